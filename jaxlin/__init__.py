@@ -1,0 +1,25 @@
+"""jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
+
+from jaxlin.attribution import Attribution, attribute
+from jaxlin.decoder import Coefficients, Decoder, coefficients, linear
+from jaxlin.errors import JaxlinError
+from jaxlin.explain import Explanation, explain
+from jaxlin.load import load
+from jaxlin.local_map import LocalMap, local_map
+from jaxlin.tokenizer import Tokenizer
+
+__all__ = [
+    "Attribution",
+    "Coefficients",
+    "Decoder",
+    "Explanation",
+    "JaxlinError",
+    "LocalMap",
+    "Tokenizer",
+    "attribute",
+    "coefficients",
+    "explain",
+    "linear",
+    "load",
+    "local_map",
+]

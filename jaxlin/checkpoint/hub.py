@@ -1,0 +1,79 @@
+"""From the name of a checkpoint to a path: a directory, a GGUF file, or the hub's cache."""
+
+import os
+import re
+from pathlib import Path
+
+from jaxlin.errors import CheckpointError
+
+NEEDED = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+    "*.safetensors",
+)
+"""The files of a repository that are downloaded."""
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def located(name: str | os.PathLike[str], revision: str | None) -> Path:
+    """The directory or GGUF file that `name` names.
+
+    A hub id is ``org/name``; ``org/name/file.gguf`` is one file of a repository. The usual environment variables of
+    huggingface_hub hold (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
+
+    Raises:
+        CheckpointError: nothing of this name, or it cannot be downloaded.
+    """
+    text = os.fspath(name)
+    path = Path(text).expanduser()
+    if path.is_dir() or path.is_file():
+        if path.is_file() and path.suffix != ".gguf":
+            raise CheckpointError(f"{path}: expected a directory or a .gguf file; found another kind of file.")
+        return path
+    repository, file = text, None
+    if text.endswith(".gguf") and text.count("/") == 2:
+        repository, _, file = text.rpartition("/")
+    if text.startswith((".", "~", os.sep)) or not _HUB_ID.fullmatch(repository):
+        raise CheckpointError(
+            f"{text}: expected a directory, a .gguf file or a hub id (org/name); no such path exists."
+        )
+    return _downloaded(repository, file, revision)
+
+
+def _downloaded(repository: str, file: str | None, revision: str | None) -> Path:
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        if file is not None:
+            return Path(hub.hf_hub_download(repository, file, revision=revision))
+        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(NEEDED)))
+    except errors.GatedRepoError as error:
+        reason = (
+            "its owner asks for an agreement. Accept it on the model's page, then set HF_TOKEN or run `hf auth login`"
+        )
+        raise CheckpointError(f"{repository}: {reason}.") from error
+    except errors.RepositoryNotFoundError as error:
+        reason = "the hub has no such model, or it is private and HF_TOKEN is not set; no such directory exists either"
+        raise CheckpointError(f"{repository}: {reason}.") from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{repository}: the hub has no revision {revision!r} of it.") from error
+    except errors.EntryNotFoundError as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise _unreachable(repository) from error
+        raise CheckpointError(f"{repository}: the hub has no file {file!r} in it.") from error
+    except errors.HFValidationError as error:
+        raise CheckpointError(f"{repository}: expected a directory, a .gguf file or a hub id (org/name).") from error
+    except (OSError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError) as error:
+        raise _unreachable(repository) from error
+
+
+def _unreachable(repository: str) -> CheckpointError:
+    return CheckpointError(
+        f"{repository}: it is not in the cache and the hub cannot be reached. Connect to the network, unset "
+        "HF_HUB_OFFLINE, or give a directory or a .gguf file."
+    )

@@ -1,0 +1,75 @@
+"""The command ``jaxlin``: what a person sees in a terminal."""
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is one message, not a traceback."""
+    from jaxlin.errors import JaxlinError
+
+    try:
+        app()
+    except JaxlinError as error:
+        Console(stderr=True).print(Text(f"jaxlin: {error}", style="red"), soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def options(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Exact local linear maps of language models."""
+    if show_version:
+        print(f"jaxlin {version('jaxlin')}")
+        raise typer.Exit
+
+
+@app.command()
+def explain(
+    text: Annotated[str, typer.Argument(help="The prompt.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
+    ] = None,
+    rule: Annotated[Literal["gate", "up", "half"], typer.Option(help="What is held of a gated MLP.")] = "gate",
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")] = "float32",
+    position: Annotated[int, typer.Option(help="The token after which the prediction is read.")] = -1,
+    target: Annotated[str | None, typer.Option(help="The word whose logit is attributed.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=100, help="How many words and singular values to show.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what the exact local linear map of one prompt says."""
+    _configure_jax(dtype)
+    import jaxlin
+    from jaxlin.explain import explain as explained
+    from jaxlin.terminal import show
+
+    loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
+    found = explained(loaded, tokenizer, text, position=position, target=target, top=top)
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        show(found, Console(highlight=False))
+
+
+def _configure_jax(dtype: str) -> None:
+    """64-bit mode if asked for, and compiled programs kept in the user's cache folder for the next call."""
+    import jax
+
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlin"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,17 @@
+"""Errors meant for users: what was expected, what was found, what to do."""
+
+
+class JaxlinError(ValueError):
+    """The base of every error that a user can mend; the command prints its message without a traceback."""
+
+
+class CheckpointError(JaxlinError):
+    """A checkpoint that cannot be had, is damaged, or is not what it says."""
+
+
+class ConfigError(JaxlinError):
+    """A config.json or GGUF metadata that jaxlin does not understand."""
+
+
+class TokenizerError(JaxlinError):
+    """A tokenizer that cannot be read or does not fit, or text that it cannot encode as asked."""

@@ -1,0 +1,109 @@
+r"""``hold``: nonlinear factors are computed through one function, and what that function does is the mode.
+
+At one input $x$ each nonlinearity of a decoder is $A(x)\,x$: an attention pattern, an inverse norm, a gate, times
+something linear in $x$. The layers write every such factor as ``hold(name, compute)``:
+
+===========  ==========================================  =======================================================
+mode         ``hold(name, compute)``                     what the model then is
+===========  ==========================================  =======================================================
+`Hold`       ``compute()``                               the ordinary model, with its ordinary Jacobian
+`Detach`     ``stop_gradient(compute())``                the same values; its Jacobian is the local linear map
+`Record`     as `Detach`, and the value is kept          the same values, and every $A(x)$ beside them
+`Replay`     the kept value; ``compute`` is never run    a function that is truly linear in its input and biases
+===========  ==========================================  =======================================================
+
+Source: James R. Golden, "Large Language Models are Locally Linear Mappings", arXiv 2505.24293.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+from jaxtyping import Array, Float
+
+Rule = Literal["gate", "up", "half"]
+"""Which factor of a gated MLP ``act(g) * u`` is held.
+
+``"gate"`` holds ``act(g)`` and is linear in ``u``; ``"up"`` holds ``u * act(g) / g`` and is linear in ``g``; ``"half"``
+is the mean of the two. All three reconstruct the output exactly: the local linear map is not unique.
+"""
+
+RULES: tuple[Rule, ...] = ("gate", "up", "half")
+
+
+class Hold:
+    """The plain mode, and the sites a block passes on its way.
+
+    A site is a named place on the residual stream: ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` and
+    ``resid_post`` in every block. There, `probes` are added (a zero probe changes nothing, and the derivative with
+    respect to it is the map from that site) and `replacements` stand in for the value.
+
+    Attributes:
+        rule: the freeze rule of gated MLPs.
+        sites: the value seen at each site so far, by kind.
+    """
+
+    def __init__(
+        self,
+        rule: Rule = "gate",
+        *,
+        probes: Mapping[str, Array] | None = None,
+        replacements: Mapping[str, Array] | None = None,
+    ) -> None:
+        self.rule: Rule = rule
+        self.probes = probes or {}
+        self.replacements = replacements or {}
+        self.sites: dict[str, Array] = {}
+        self._scope = ""
+
+    def __call__(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The nonlinear factor `name`: an array, or a pytree of arrays."""
+        return self._hold(self._scope + name, compute)
+
+    def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
+        return compute()
+
+    def within(self, part: str) -> "Hold":
+        """The same hold, for a part of the block: names below it are prefixed with ``part.``."""
+        inner = copy.copy(self)
+        inner._scope = f"{self._scope}{part}."
+        return inner
+
+    def site(self, kind: str, value: Float[Array, "t d"]) -> Float[Array, "t d"]:
+        """Pass the site `kind` with `value`; what comes back is what the block goes on with."""
+        value = self.replacements.get(kind, value)
+        if kind in self.probes:
+            value = value + self.probes[kind]
+        self.sites[kind] = value
+        return value
+
+
+class Detach(Hold):
+    """Every nonlinear factor is a constant to differentiation."""
+
+    def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
+        return jax.lax.stop_gradient(compute())
+
+
+class Record(Detach):
+    """`Detach` that keeps every factor in `values`."""
+
+    def __init__(self, rule: Rule = "gate", **sites: Any) -> None:
+        super().__init__(rule, **sites)
+        self.values: dict[str, Any] = {}
+
+    def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
+        self.values[name] = super()._hold(name, compute)
+        return self.values[name]
+
+
+class Replay(Hold):
+    """Every factor comes from `values`; nothing nonlinear is computed."""
+
+    def __init__(self, values: Mapping[str, Any], rule: Rule = "gate", **sites: Any) -> None:
+        super().__init__(rule, **sites)
+        self.values = values
+
+    def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
+        return self.values[name]

@@ -1,0 +1,166 @@
+r"""The layers of a decoder, each written as $A(x)\,x$: what is nonlinear goes through `hold`, the rest is linear.
+
+Shapes are for one sequence: ``t`` tokens (``s`` for the tokens attended to), ``d`` features, ``h`` query heads, ``n``
+key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch is a `jax.vmap`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxlin.hold import Hold
+
+HIGHEST = jax.lax.Precision.HIGHEST
+"""float32 products in float32: GPUs and TPUs multiply in TF32 or bfloat16 unless told, and the map is then wrong in
+its third digit."""
+
+
+def at_least_float32(x: Array) -> Array:
+    """`x` in float32, or as it is when it is wider: float64 must not die on the way."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def linear(
+    x: Float[Array, "*b i"], weight: Float[Array, "o i"], bias: Float[Array, " o"] | None = None
+) -> Float[Array, "*b o"]:
+    r"""$x \mapsto W x + \beta$; the parameters are widened or narrowed to the dtype of `x`."""
+    y = jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype), precision=HIGHEST)
+    return y if bias is None else y + along_last(bias.astype(x.dtype), y)
+
+
+def rms_norm(x: Float[Array, "*b d"], weight: Float[Array, " d"], eps: float, hold: Hold) -> Float[Array, "*b d"]:
+    r"""$x \mapsto w \odot x / \sqrt{\overline{x^2} + \epsilon}$; the root is held.
+
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+    """
+    wide = at_least_float32(x)
+    inv_rms = hold("inv_rms", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps))
+    return jnp.multiply((wide * inv_rms).astype(x.dtype), along_last(weight.astype(x.dtype), x))
+
+
+def layer_norm(
+    x: Float[Array, "*b d"],
+    weight: Float[Array, " d"] | None,
+    bias: Float[Array, " d"] | None,
+    eps: float,
+    hold: Hold,
+) -> Float[Array, "*b d"]:
+    r"""$x \mapsto w \odot (x - \bar x) / \sqrt{\mathrm{var}(x) + \epsilon} + \beta$; the root is held.
+
+    Centring is linear.
+
+    Source: Ba, Kiros and Hinton, "Layer Normalization", 2016.
+    """
+    wide = at_least_float32(x)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    inv_std = hold("inv_std", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps))
+    y = centred * inv_std
+    if weight is not None:
+        y = y * along_last(weight.astype(y.dtype), y)
+    if bias is not None:
+        y = y + along_last(bias.astype(y.dtype), y)
+    return y.astype(x.dtype)
+
+
+def softcap(z: Float[Array, "*b"], cap: float, hold: Hold) -> Float[Array, "*b"]:
+    r"""$z \mapsto c \tanh(z / c)$ as $z$ times a held ratio, which is 1 at 0."""
+
+    def ratio() -> Array:
+        y = z / cap
+        safe = jnp.where(y == 0, 1, y)
+        return jnp.where(y == 0, 1, jnp.tanh(safe) / safe)
+
+    return z * hold("softcap", ratio)
+
+
+def rope(
+    x: Float[Array, "t h k"], inv_freq: Float[Array, " r"], scale: Float[Array, ""], positions: Int[Array, " t"]
+) -> Float[Array, "t h k"]:
+    r"""Rotate the first $2r$ features of each head by the angles $p\,\omega_i$, half-split; the others pass.
+
+    Feature $i$ is paired with feature $i + r$, as in transformers' `rotate_half`. `scale` multiplies cosine and sine
+    (YaRN's attention factor). Source: Su et al., "RoFormer", 2021.
+    """
+    r = inv_freq.shape[0]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    angle = positions.astype(wide)[:, None, None] * inv_freq.astype(wide)[None, None, :]
+    cos, sin = (jnp.cos(angle) * scale).astype(x.dtype), (jnp.sin(angle) * scale).astype(x.dtype)
+    left, right, rest = x[..., :r], x[..., r : 2 * r], x[..., 2 * r :]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin, rest], axis=-1)
+
+
+def attention_pattern(
+    q: Float[Array, "t h k"],
+    k: Float[Array, "s n k"],
+    *,
+    scale: float,
+    window: Int[Array, ""],
+    softcap: float | None = None,
+) -> Float[Array, "h t s"]:
+    r"""Causal attention probabilities $\mathrm{softmax}_s(q_t \cdot k_s\,\text{scale})$ over $t - w < s \le t$.
+
+    The last query stands at the last key. A window counts the token itself. `softcap` $c$ turns a score $z$ into
+    $c \tanh(z / c)$ (Gemma 2).
+    """
+    t, h, _ = q.shape
+    s, n, _ = k.shape
+    grouped = q.reshape(t, n, h // n, -1)
+    scores = jnp.einsum("tngk,snk->ngts", grouped, k, precision=HIGHEST).reshape(h, t, s) * scale
+    scores = at_least_float32(scores)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    distance = jnp.arange(s - t, s)[:, None] - jnp.arange(s)[None, :]
+    visible = (distance >= 0) & (distance < window)
+    return jax.nn.softmax(jnp.where(visible[None], scores, -jnp.inf), axis=-1).astype(q.dtype)
+
+
+def attend(pattern: Float[Array, "h t s"], v: Float[Array, "s n k"]) -> Float[Array, "t h k"]:
+    r"""$\sum_s p_{hts}\,v_s$: linear in the values; query head $h$ reads key-value head $\lfloor h n / H \rfloor$."""
+    h, t, s = pattern.shape
+    n, k = v.shape[1:]
+    mixed = jnp.einsum("ngts,snk->tngk", pattern.reshape(n, h // n, t, s), v, precision=HIGHEST)
+    return mixed.reshape(t, h, k)
+
+
+SLOPES: dict[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.sigmoid,
+    "gelu": lambda x: 0.5 * (1 + jax.lax.erf(x * 0.5**0.5)),
+    "gelu_tanh": lambda x: 0.5 * (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "relu": lambda x: (x > 0).astype(x.dtype),
+}
+r"""$\mathrm{act}(x)/x$ of each activation, in closed form: nothing is divided, so $x = 0$ is no special case."""
+
+
+def ungated(x: Float[Array, "t f"], act: str, hold: Hold) -> Float[Array, "t f"]:
+    r"""$\mathrm{act}(x)$ as $x$ times its slope $\mathrm{act}(x) / x$, which is held."""
+    return x * hold("slope", lambda: SLOPES[act](x))
+
+
+def gated(
+    gate: Callable[[], Float[Array, "t f"]], up: Callable[[], Float[Array, "t f"]], act: str, hold: Hold
+) -> Float[Array, "t f"]:
+    r"""$\mathrm{act}(g) \odot u$, linear in $u$ (rule ``"gate"``), in $g$ (``"up"``) or half in each (``"half"``).
+
+    `gate` and `up` are called only where the mode needs their values. Source: Shazeer, "GLU Variants", 2020.
+    """
+    slope = SLOPES[act]
+    if hold.rule == "gate":
+
+        def activated() -> Array:
+            g = gate()
+            return g * slope(g)
+
+        return hold("gate", activated) * up()
+    g = gate()
+    if hold.rule == "up":
+        return hold("up", lambda: slope(g) * up()) * g
+    u = up()
+    of_up, of_gate = hold("half", lambda: (g * slope(g) / 2, slope(g) * u / 2))
+    return of_up * u + of_gate * g
+
+
+def along_last(vector: Float[Array, " d"], like: Array) -> Array:
+    """`vector` with leading axes of one, so that no rank is promoted silently."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

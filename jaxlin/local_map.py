@@ -1,0 +1,229 @@
+r"""`LocalMap`: the exact local linear map $f(x) = \sum_t J_t x_t + b$ of a decoder, as an operator.
+
+The nonlinear factors are recorded once; rows of $J$ are then the transpose of the replayed, truly linear model: no
+forward pass, no query, key or gate product. Source: arXiv 2505.24293; the operator form is ours.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from jaxlin.biases import has_biases, without_biases
+from jaxlin.decoder import Coefficients, Decoder, record, replay
+from jaxlin.errors import JaxlinError
+from jaxlin.hold import RULES, Rule
+from jaxlin.rows import default_block, dense
+from jaxlin.sites import Place, Site, SiteError, place
+from jaxlin.spectrum import SVD, svd
+
+CHECKS = 8
+"""Random directions in which `LocalMap.residual` is measured."""
+
+
+Leaf = Any
+"""An array, or what a transform puts in its place: JAX rebuilds a pytree with tracers, batches and shapes."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LocalMap:
+    r"""The map $v \mapsto J v$ from the `source` site to the output $f$ at one position of the `target` site.
+
+    $J$ has shape ``[d, t, d]`` and is never formed unless asked for. It is a pytree: pass it through `jax.jit`. It is
+    right *at* `x`, and it is not unique: another `rule` gives another map with the same $J x + b$.
+
+    Attributes:
+        model: the decoder.
+        x: the value at the source, ``[t, d]``: the input embeddings, or the stream at an inner site.
+        output: $f(x)$, ``[d]``, from the forward pass.
+        bias: $b$, ``[d]``: what does not pass through the source. From the embeddings, and from any site that cuts the
+            residual stream, it is what the model's additive biases bring,
+            $\sum_\beta (\partial f/\partial\beta)\,\beta$, exactly zero in a model without; never $f - Jx$.
+        coefficients: what is held.
+        position: the position of the output, counted from the first token.
+        source: the source in canonical form.
+        target: the target in canonical form.
+    """
+
+    model: Decoder
+    x: Leaf
+    output: Leaf
+    bias: Leaf
+    coefficients: Coefficients
+    position: Leaf
+    source: Place = field(metadata={"static": True})
+    target: Place = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(d, t, d)``: output features, input tokens, input features."""
+        return self.output.shape[0], *self.x.shape
+
+    @property
+    def rule(self) -> Rule:
+        """The freeze rule of gated MLPs."""
+        return self.coefficients.rule
+
+    @property
+    def T(self) -> "Transposed":  # noqa: N802  NumPy's name
+        r"""The transpose: ``lmap.T @ u`` is $J^\top u$, ``[t, d]``."""
+        return Transposed(self)
+
+    def __matmul__(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
+        return self.matvec(v)
+
+    def matvec(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
+        """$J v$ for each `v` on the leading axes."""
+        v = self._shaped(v, self.x.shape)
+        out = _push(self, v.reshape(-1, *self.x.shape))
+        return out.reshape(*v.shape[:-2], -1)
+
+    def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
+        r"""$J^\top u$ for each `u` on the leading axes: the gradient of $u \cdot f$ with every factor held."""
+        u = self._shaped(u, self.output.shape)
+        out = _pull(self, u.reshape(-1, *self.output.shape))
+        return out.reshape(*u.shape[:-1], *self.x.shape)
+
+    def _shaped(self, a: Any, tail: tuple[int, ...]) -> Array:
+        a = jnp.asarray(a, self.output.dtype)
+        if a.shape[-len(tail) :] != tail:
+            raise JaxlinError(
+                f"Local map: expected a vector of shape (..., {', '.join(map(str, tail))}); found {a.shape}."
+            )
+        return a
+
+    @functools.cached_property
+    def residual(self) -> float:
+        r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$, the proof that this map is the model.
+
+        Measured through the transpose in `CHECKS` random directions $u$ with a fixed seed, for which
+        $\mathbb{E}\,(u \cdot r)^2 = \lVert r \rVert^2$: the forward product `lmap @ x` repeats the model's own
+        arithmetic and would prove nothing. `jacobian` gives every row; `residual_of` is then exact.
+        """
+        u = jax.random.normal(jax.random.key(0), (CHECKS, self.output.shape[0]), self.output.dtype)
+        through = jnp.einsum("rtd,td->r", self.rmatvec(u), self.x, precision=jax.lax.Precision.HIGHEST)
+        defect = through + jnp.matmul(u, self.bias - self.output, precision=jax.lax.Precision.HIGHEST)
+        return float(jnp.sqrt(jnp.mean(defect**2)) / jnp.linalg.norm(self.output))
+
+    def residual_of(self, jacobian: Any) -> float:
+        r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$ of a dense $J$, ``[d, t, d]``, summed in float64."""
+        flat = np.asarray(jacobian).reshape(self.shape[0], -1)
+        reconstructed = flat @ np.asarray(self.x, flat.dtype).reshape(-1).astype(np.float64) + np.asarray(self.bias)
+        return float(np.linalg.norm(reconstructed - self.output) / np.linalg.norm(self.output))
+
+    def jacobian(
+        self, *, block: int | None = None, out: str | Path | None = None, progress: bool = True
+    ) -> jax.Array | np.ndarray:
+        """The dense $J$, ``[d, t, d]``, by blocks of rows.
+
+        Args:
+            block: rows computed together; chosen for memory unless given.
+            out: write to this ``.npy`` file and return it memory-mapped, instead of keeping $J$ in memory. Interrupted,
+                it leaves no such file, and the same call goes on where it stopped.
+            progress: show a bar where the work takes longer than a second and a person is looking.
+        """
+        identity = hashlib.sha256(repr((self.shape, self.source, self.target, int(self.position), self.rule)).encode())
+        for array in (self.x, self.output):
+            identity.update(np.asarray(array).tobytes())
+        hidden = max(self.model.config.intermediate_size, self.shape[2])
+        return dense(
+            self.rmatvec,
+            self.shape,
+            self.output.dtype,
+            block=block or default_block(self.shape[0], self.shape[1] * hidden * self.output.dtype.itemsize),
+            out=None if out is None else Path(out),
+            identity=identity.hexdigest(),
+            progress=progress,
+        )
+
+    def svd(self, k: int = 8) -> SVD:
+        """The `k` largest singular triplets of the joint map, from the dense $J$: see `jaxlin.spectrum`."""
+        return svd(np.asarray(self.jacobian()), k)
+
+
+@dataclass(frozen=True)
+class Transposed:
+    r"""$J^\top$ of a `LocalMap`: ``lmap.T @ u``."""
+
+    T: LocalMap
+
+    def __matmul__(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
+        return self.T.rmatvec(u)
+
+
+def local_map(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    *,
+    source: Site = "embed",
+    target: Site = "final",
+    position: int = -1,
+    rule: Rule | Literal["model"] = "model",
+) -> LocalMap:
+    r"""The exact local linear map of `model` at the input embeddings `x`.
+
+    Args:
+        model: any decoder, whether loaded with ``linearize=True`` or not.
+        x: the input embeddings, as `model.embed` gives them.
+        source: the site the map starts from.
+        target: the site it leads to.
+        position: the position of the output; negative counts from the last token.
+        rule: the freeze rule of gated MLPs; the model's own unless given.
+
+    Raises:
+        SiteError: no such site or position, or a target that does not come after the source.
+        JaxlinError: no such rule.
+    """
+    tokens, layers = x.shape[0], model.config.num_hidden_layers
+    start, end = place(source, layers, model.sites), place(target, layers, model.sites)
+    if not start < end:
+        raise SiteError(f"Expected a target that comes after the source; found {target!r} after {source!r}.")
+    if not -tokens <= position < tokens:
+        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {position}.")
+    chosen: Rule = model.rule if rule == "model" else rule
+    if chosen not in RULES:
+        raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+    position %= tokens
+    value, output, bias, coefficients = _record(model, x, position, start, end, chosen)
+    return LocalMap(model, value, output, bias, coefficients, position, start, end)
+
+
+@functools.partial(jax.jit, static_argnames=("start", "end", "rule"))
+def _record(model: Decoder, x: Array, position: Any, start: Place, end: Place, rule: Rule) -> tuple[Any, ...]:
+    recording = record(model, x, tuple({p.kind for p in (start, end)}), rule=rule)
+    value, reached = recording.at(start), recording.at(end)
+    if start.is_cut and not has_biases(model):
+        rest = jnp.zeros_like(reached)
+    else:
+        begin = start if start.is_cut else Place(0)
+        rest = replay(model, recording.coefficients, x, begin, end, {start: jnp.zeros_like(value)})
+    return value, reached[position], rest[position], recording.coefficients
+
+
+@jax.jit
+def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
+    return jax.vmap(lambda v: _held(lmap, v, jnp.zeros_like(v)))(v)
+
+
+@jax.jit
+def _pull(lmap: LocalMap, u: Float[Array, "b d"]) -> Float[Array, "b t d"]:
+    transpose = jax.linear_transpose(functools.partial(_held, lmap), lmap.x, lmap.x)
+    return jax.vmap(lambda u: transpose(u)[0])(u)
+
+
+def _held(lmap: LocalMap, v: Float[Array, "t d"], stream: Float[Array, "t d"]) -> Float[Array, " d"]:
+    """The map, linear in the value at its source and in the stream that enters the source's block beside it.
+
+    The stream is zero. It is an input because `v` is added to it, and a function that adds a constant, even zero, has
+    no transpose.
+    """
+    model = without_biases(lmap.model)
+    y = replay(model, lmap.coefficients, stream, lmap.source, lmap.target, {lmap.source: v})
+    return jax.lax.dynamic_index_in_dim(y, lmap.position, keepdims=False)

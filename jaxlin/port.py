@@ -1,0 +1,201 @@
+"""What a port is, and the parts of a config.json that most families share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.decoder import Decoder
+from jaxlin.rope import Rope, rope_from_parameters
+
+
+class Rows(NamedTuple):
+    """A parameter that a checkpoint keeps as some rows of a larger tensor.
+
+    Attributes:
+        tensor: the name of the tensor.
+        start: its first row.
+        stop: the row after its last.
+        total: how many rows the tensor has.
+    """
+
+    tensor: str
+    start: int
+    stop: int
+    total: int
+
+
+def stacked_rows(tensor: str, **parts: int) -> dict[str, Rows]:
+    """The parameters whose rows make up `tensor`, in order, and how many rows each has."""
+    ends = np.cumsum(list(parts.values())).tolist()
+    module = tensor.split(".")[0]
+    return {
+        f"{module}.{name}.weight": Rows(tensor, end - rows, end, ends[-1])
+        for (name, rows), end in zip(parts.items(), ends, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Port:
+    """How checkpoints of one `model_type` become a model.
+
+    Attributes:
+        model: the decoder class.
+        translate: config.json to the decoder's config; it consumes every key that can change the output.
+        names: what a checkpoint calls a parameter otherwise, by its path without ``layers.``.
+        prefix: what stands before every tensor name: the text half of a wrapper has one.
+        left_out: patterns of tensors that the model does not use, and why.
+    """
+
+    model: type[Decoder]
+    translate: Callable[[ConfigReader], Any]
+    names: Callable[[Any], Mapping[str, str | Rows]] = lambda config: {}
+    prefix: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+}
+"""transformers' names of activations, and ours."""
+
+
+def decoder_numbers(
+    json: ConfigReader,
+    *,
+    max_position_embeddings: int,
+    hidden_act: str = "silu",
+    act_key: str = "hidden_act",
+    norm_eps: float = 1e-6,
+    eps_key: str | None = "rms_norm_eps",
+    head_dim: int | None = None,
+    num_attention_heads: int | None = None,
+    num_key_value_heads: int | None = None,
+    vocab_size: int | None = None,
+    tied: bool = False,
+) -> dict[str, Any]:
+    """The fields of `Config` that most families write alike.
+
+    Args:
+        json: the config.
+        act_key: the key of the activation.
+        eps_key: the key of `norm_eps`; None if the family writes none.
+        tied: the default of `tie_word_embeddings`.
+        max_position_embeddings, hidden_act, norm_eps, head_dim, num_attention_heads, num_key_value_heads, vocab_size:
+            transformers' defaults for the family, where it has one.
+    """
+
+    def number(key: str, default: int | None) -> int:
+        return json.positive(key, default) if default is not None else json.positive(key)
+
+    d = json.positive("hidden_size")
+    heads = number("num_attention_heads", num_attention_heads)
+    kv_heads = json.positive("num_key_value_heads", num_key_value_heads or heads)
+    if heads % kv_heads:
+        raise json.error("num_key_value_heads", f"a divisor of num_attention_heads ({heads})", str(kv_heads))
+    head_dim = json.positive("head_dim", head_dim or d // heads)
+    if head_dim % 2:
+        raise json.error("head_dim", "an even number, as rotary positions pair features", str(head_dim))
+    return {
+        "vocab_size": number("vocab_size", vocab_size),
+        "hidden_size": d,
+        "intermediate_size": json.positive("intermediate_size"),
+        "num_hidden_layers": json.positive("num_hidden_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "norm_eps": norm_eps if eps_key is None else json.take(eps_key, float, norm_eps),
+        "hidden_act": activation(json, hidden_act, act_key),
+        "max_position_embeddings": json.positive("max_position_embeddings", max_position_embeddings),
+        "tie_word_embeddings": json.take("tie_word_embeddings", bool, tied),
+    }
+
+
+def activation(json: ConfigReader, default: str, key: str = "hidden_act") -> str:
+    """The activation under `key`, as a name of `jaxlin.layers.SLOPES`."""
+    name = json.take(key, str, default)
+    if name not in ACTIVATIONS:
+        raise json.error(key, f"one of {', '.join(ACTIVATIONS)}", repr(name))
+    return ACTIVATIONS[name]
+
+
+def rope_of(
+    json: ConfigReader,
+    head_dim: int,
+    max_position_embeddings: int,
+    *,
+    theta: float = 1e4,
+    partial: float | None = None,
+    replace: Mapping[str, Any] | None = None,
+) -> Rope:
+    """The rope of a config in either dialect: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``.
+
+    Args:
+        json: the config.
+        head_dim: features of a head.
+        max_position_embeddings: the config's.
+        theta: the family's default base.
+        partial: the family's default share of a head that is rotated; None if it always rotates all of it.
+        replace: parameters that stand above those of the config.
+    """
+    theta = json.take("rope_theta", float, theta)
+    share = json.take("partial_rotary_factor", float, 1.0 if partial is None else partial)
+    parameters = json.take("rope_parameters", dict, None) or {}
+    parameters = {**(json.take("rope_scaling", dict, None) or parameters), **(replace or {})}
+    share = parameters.pop("partial_rotary_factor", None) or share
+    if partial is None and share != 1:
+        raise json.error("partial_rotary_factor", "1, as this family rotates whole heads", repr(share))
+    return rope_from_parameters(
+        parameters, dim=int(head_dim * share), theta=theta, max_position_embeddings=max_position_embeddings
+    )
+
+
+def ropes_by_type(
+    json: ConfigReader, head_dim: int, max_position_embeddings: int, theta: Mapping[str, float]
+) -> dict[str, Rope]:
+    """One rope for each layer type, in either dialect: nested ``rope_parameters``, or a flat ``rope_scaling``.
+
+    A flat ``rope_scaling`` belongs to the full-attention layers, as in transformers.
+    """
+    nested = json.take("rope_parameters", dict, None) or {}
+    scaling = json.take("rope_scaling", dict, None)
+    if nested and (unknown := sorted(set(nested) - theta.keys())):
+        raise json.error("rope_parameters", f"one object for each of {', '.join(theta)}", ", ".join(unknown))
+    full = {**(nested.get("full_attention") or {}), **(scaling or {})}
+    return {
+        kind: rope_from_parameters(
+            full if kind == "full_attention" else nested.get(kind) or {},
+            dim=head_dim,
+            theta=base,
+            max_position_embeddings=max_position_embeddings,
+        )
+        for kind, base in theta.items()
+    }
+
+
+def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool]) -> tuple[str, ...]:
+    """The key `layer_types`: full or sliding attention in each layer; `default` says which slide if it is absent."""
+    found = json.take("layer_types", list, None)
+    if found is None:
+        return tuple("sliding_attention" if default(i) else "full_attention" for i in range(layers))
+    if len(found) != layers or set(found) - {"full_attention", "sliding_attention"}:
+        raise json.error(
+            "layer_types", f"{layers} of full_attention or sliding_attention", f"{len(found)}: {found}"[:200]
+        )
+    return tuple(found)
+
+
+def windows(json: ConfigReader, types: Sequence[str], default: int | None) -> tuple[int | None, ...]:
+    """The window of each layer: `sliding_window` where its type slides, None where it is full."""
+    window = json.positive("sliding_window", default)
+    if window is None and "sliding_attention" in types:
+        raise json.error("sliding_window", "an integer of at least 1, as some layers slide", "none")
+    return tuple(window if kind == "sliding_attention" else None for kind in types)

@@ -1,0 +1,119 @@
+"""A dense matrix from its rows: block by block, to memory or to a file that is whole or not there."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxlin.errors import JaxlinError
+
+WORKING_SET = 64 * 2**20
+"""Bytes of one hidden activation over a block of rows: large products run at full speed well below it."""
+
+
+def default_block(rows: int, row_bytes: int) -> int:
+    """How many rows to compute together when one takes `row_bytes` in the widest layer."""
+    return max(1, min(rows, WORKING_SET // row_bytes))
+
+
+def dense(
+    pull: Callable[[jax.Array], jax.Array],
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    block: int,
+    out: Path | None,
+    identity: str,
+    progress: bool,
+) -> jax.Array | np.ndarray:
+    """Apply `pull` to the rows of the identity, `block` at a time.
+
+    Args:
+        pull: maps ``[b, rows]`` to ``[b, ...]``, row by row.
+        shape: the shape of the result; its first axis counts the rows.
+        dtype: of the result.
+        block: rows at a time.
+        out: a ``.npy`` file to write; None to keep the result in memory.
+        identity: says what is computed: a partial file is continued only if it is the same.
+        progress: show a bar.
+
+    Raises:
+        JaxlinError: `out` exists, is not a ``.npy`` path, cannot be written, or is begun with something else.
+    """
+    rows = shape[0]
+    if block < 1:
+        raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
+    partial = None if out is None else _Partial(out, shape, dtype, identity)
+    first = 0 if partial is None else partial.done
+    blocks: list[jax.Array] = []
+    bar = tqdm(total=rows, initial=first, unit="row", desc="J", delay=1, disable=None if progress else True)
+    with bar:
+        for start in range(first, rows, block):
+            count = min(block, rows - start)
+            # One shape for all blocks: past the end the rows of the identity are zero.
+            units = jax.nn.one_hot(jnp.arange(start, start + block), rows, dtype=dtype)
+            part = pull(units)[:count]
+            if partial is None:
+                blocks.append(part)
+            else:
+                partial.write(start, np.asarray(part))
+            bar.update(count)
+    return jnp.concatenate(blocks) if partial is None else partial.finish()
+
+
+class _Partial:
+    """``NAME.npy.partial`` and a note beside it of how many rows of it are there."""
+
+    def __init__(self, out: Path, shape: tuple[int, ...], dtype: Any, identity: str) -> None:
+        self.out, self.identity, self.done = out, identity, 0
+        self.data, self.note = out.with_name(out.name + ".partial"), out.with_name(out.name + ".partial.json")
+        if out.suffix != ".npy":
+            raise JaxlinError(f"Output: expected a path that ends in .npy; found {out}.")
+        if out.exists():
+            raise JaxlinError(f"Output: {out} is there already. Delete it or choose another path.")
+        try:
+            if self.note.exists() and self.data.exists():
+                self._continue()
+                self.array = np.lib.format.open_memmap(self.data, mode="r+")
+            else:
+                self.array = np.lib.format.open_memmap(self.data, mode="w+", dtype=np.dtype(dtype), shape=shape)
+                self._say()
+        except OSError as error:
+            raise JaxlinError(f"Output: {out} cannot be written: {error.strerror or error}.") from error
+
+    def _continue(self) -> None:
+        try:
+            note = json.loads(self.note.read_text())
+            same, self.done = note["identity"] == self.identity, int(note["rows"])
+        except (ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            raise JaxlinError(
+                f"Output: {self.data} was begun with another prompt, model, site or rule. "
+                "Delete it or choose another path."
+            )
+
+    def _say(self) -> None:
+        fresh = self.note.with_name(self.note.name + ".new")
+        fresh.write_text(json.dumps({"identity": self.identity, "rows": self.done}))
+        os.replace(fresh, self.note)
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        """Put `rows` in place, then say that they are there."""
+        self.array[start : start + len(rows)] = rows
+        self.array.flush()
+        self.done = start + len(rows)
+        self._say()
+
+    def finish(self) -> np.ndarray:
+        """Give the file its name and open it for reading."""
+        del self.array
+        os.replace(self.data, self.out)
+        self.note.unlink()
+        return np.load(self.out, mmap_mode="r")

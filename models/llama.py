@@ -1,0 +1,106 @@
+r"""Llama: pre-norm blocks of grouped-query attention and a SiLU-gated MLP, with rotary positions.
+
+Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023; "The Llama 3 Herd of Models", 2024.
+Covers every checkpoint whose `model_type` is ``llama``: Llama 1 to 3.3, SmolLM and SmolLM2, TinyLlama, and others; and
+``smollm3``.
+Queries, keys, values and outputs have biases if `attention_bias`, the MLP if `mlp_bias`.
+"""
+
+from dataclasses import dataclass
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.config import Config
+from jaxlin.decoder import Decoder
+from jaxlin.hold import Hold
+from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
+from jaxlin.rope import Dynamic, no_rope
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig(Config):
+    """`Config`, and which projections have biases."""
+
+    attention_bias: bool
+    mlp_bias: bool
+
+
+class LlamaBlock(nnx.Module):
+    """One block."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        d = config.hidden_size
+        self.input_layernorm = RMSNorm(d, config.norm_eps)
+        self.self_attn = Attention(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
+        self.post_attention_layernorm = RMSNorm(d, config.norm_eps)
+        self.mlp = GatedMLP(config, bias=config.mlp_bias, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "t d"]:
+        """The residual stream after the block."""
+        x = hold.site("resid_pre", x)
+        h = self.input_layernorm(x, hold.within("input_layernorm"))
+        attn = hold.site("attn_out", self.self_attn(h, at, hold.within("self_attn")))
+        x = hold.site("resid_mid", x + attn)
+        h = self.post_attention_layernorm(x, hold.within("post_attention_layernorm"))
+        mlp = hold.site("mlp_out", self.mlp(h, hold.within("mlp")))
+        return hold.site("resid_post", x + mlp)
+
+
+class Llama(Decoder):
+    """The Llama decoder."""
+
+    Block = LlamaBlock
+
+    def final_norm(self, config: LlamaConfig) -> RMSNorm:
+        """RMSNorm."""
+        return RMSNorm(config.hidden_size, config.norm_eps)
+
+
+def translate(json: ConfigReader) -> LlamaConfig:
+    """`LlamaConfig` from config.json, with transformers' defaults."""
+    numbers = decoder_numbers(json, max_position_embeddings=2048)
+    json.expect("rope_interleaved", False)
+    depth = numbers["num_hidden_layers"]
+    rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
+    if isinstance(rope, Dynamic):  # it adapts to any length
+        numbers["max_position_embeddings"] = None
+    return LlamaConfig(
+        **numbers,
+        ropes=(rope,) * depth,
+        windows=(None,) * depth,
+        attention_bias=json.take("attention_bias", bool, False),
+        mlp_bias=json.take("mlp_bias", bool, False),
+    )
+
+
+def translate_smollm3(json: ConfigReader) -> LlamaConfig:
+    """SmolLM3: Llama without rotation in every fourth layer ("NoPE")."""
+    numbers = decoder_numbers(json, num_key_value_heads=4, max_position_embeddings=32768, tied=True)
+    depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
+    interval = json.positive("no_rope_layer_interval", 4)
+    rotated = json.take("no_rope_layers", list, [int((i + 1) % interval != 0) for i in range(depth)])
+    if len(rotated) < depth or set(rotated) - {0, 1}:
+        raise json.error("no_rope_layers", f"{depth} of 0 or 1, 1 for a layer that rotates", repr(rotated))
+    slides = json.take("use_sliding_window", bool, False)
+    window = json.optional("sliding_window", int, None) if slides else None
+    types = layer_types(json, depth, lambda i: window is not None and not rotated[i])
+    json.leave_out("sliding_window")  # without use_sliding_window it means nothing
+    rope = rope_of(json, numbers["head_dim"], length, theta=2e6)
+    return LlamaConfig(
+        **numbers,
+        ropes=tuple(rope if rotated[i] else no_rope(numbers["head_dim"]) for i in range(depth)),
+        windows=windows(json, types, None) if slides else (None,) * depth,
+        attention_bias=json.take("attention_bias", bool, False),
+        mlp_bias=json.take("mlp_bias", bool, False),
+    )
+
+
+INV_FREQ = {"model.layers.*.self_attn.rotary_emb.inv_freq": "a buffer of old files; the config says it"}
+
+PORTS = {
+    "llama": Port(Llama, translate, left_out=INV_FREQ),
+    "smollm3": Port(Llama, translate_smollm3),
+}

@@ -1,0 +1,118 @@
+r"""Mistral: Llama's block without biases, whose queries may see a sliding window.
+
+Jiang et al., "Mistral 7B", 2023; the Ministral and Mistral 3 model cards, 2024 and 2025.
+
+- ``mistral``: one window for all layers, or none.
+- ``ministral``: full and sliding layers by `layer_types`, also written as ``mistral`` with that key.
+- ``ministral3``: YaRN, and queries scaled by $1 + \beta \ln(1 + \lfloor p / p_0 \rfloor)$ at position $p$.
+- ``mistral3``: the text half of the multimodal wrapper.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxlin import layers
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.config import Config
+from jaxlin.models.gemma import VISION
+from jaxlin.models.llama import Llama, LlamaBlock
+from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class MistralConfig(Config):
+    r"""`Config`, and how queries grow with their position.
+
+    Attributes:
+        query_beta: $\beta$; 0 for queries that do not grow.
+        query_length: $p_0$, tokens.
+    """
+
+    query_beta: float = 0.0
+    query_length: int = 1
+
+
+class GrowingAttention(Attention):
+    """Attention whose queries grow with their position, after rotation: far keys keep their weight."""
+
+    def __init__(self, config: MistralConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+        self.beta, self.length = config.query_beta, config.query_length
+
+    def pattern(self, x: Float[Array, "t d"], at: Schedule) -> Float[Array, "h t s"]:
+        """The attention probabilities at `x`."""
+        q, k = (layers.rope(z, at.inv_freq, at.rope_scale, at.positions) for z in self.queries_and_keys(x))
+        growth = 1 + self.beta * jnp.log1p((at.positions // self.length).astype(at.inv_freq.dtype))
+        q = q * growth.astype(q.dtype)[:, None, None]
+        return layers.attention_pattern(q, k, scale=self.scale, window=at.window)
+
+
+class MistralBlock(LlamaBlock):
+    """Llama's block without biases."""
+
+    def __init__(self, config: MistralConfig, *, rngs: nnx.Rngs) -> None:
+        attention = GrowingAttention if config.query_beta else Attention
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = attention(config, rngs=rngs)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = GatedMLP(config, rngs=rngs)
+
+
+class Mistral(Llama):
+    """The Mistral decoder."""
+
+    Block = MistralBlock
+
+
+def translate(json: ConfigReader, *, window: int | None = 4096, **options: Any) -> MistralConfig:
+    """Mistral and Ministral; a window that is null means none, an absent one the family's default."""
+    numbers = decoder_numbers(json, num_key_value_heads=8, **{"max_position_embeddings": 131_072, **options})
+    depth = numbers["num_hidden_layers"]
+    window = json.optional("sliding_window", int, window)
+    types = layer_types(json, depth, lambda i: window is not None)
+    rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
+    return MistralConfig(**numbers, ropes=(rope,) * depth, windows=windows(json, types, window))
+
+
+def translate3(json: ConfigReader) -> MistralConfig:
+    """Ministral 3."""
+    numbers = decoder_numbers(json, norm_eps=1e-5, num_key_value_heads=8, head_dim=128, max_position_embeddings=262_144)
+    depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
+    parameters = json.take("rope_parameters", dict, None) or {
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
+        "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+    }  # fmt: skip
+    beta = parameters.pop("llama_4_scaling_beta", None) or 0.0
+    window = json.optional("sliding_window", int, None)
+    return MistralConfig(
+        **numbers,
+        ropes=(rope_of(json, numbers["head_dim"], length, replace=parameters),) * depth,
+        windows=windows(json, layer_types(json, depth, lambda i: window is not None), window),
+        query_beta=float(beta),
+        query_length=int(parameters.get("original_max_position_embeddings") or length),
+    )
+
+
+def translate_wrapper(json: ConfigReader) -> MistralConfig:
+    """The text half of the multimodal wrapper, whose own `tie_word_embeddings` decides."""
+    json.leave_out("vision_config", "image_token_index", "image_token_id", "multimodal_projector_bias")
+    json.leave_out("projector_hidden_act", "spatial_merge_size", "vision_feature_layer")
+    text = json.part("text_config")
+    text.override("tie_word_embeddings", json.take("tie_word_embeddings", bool, True))
+    kind = text.take("model_type", str, "mistral")
+    if kind not in ("mistral", "ministral", "ministral3"):
+        raise text.error("model_type", "mistral, ministral or ministral3", repr(kind))
+    return translate3(text) if kind == "ministral3" else translate(text)
+
+
+PORTS = {
+    "mistral": Port(Mistral, translate),
+    "ministral": Port(Mistral, translate),
+    "ministral3": Port(Mistral, translate3),
+    "mistral3": Port(Mistral, translate_wrapper, prefix="language_model.", left_out=VISION),
+}

@@ -1,0 +1,85 @@
+r"""Qwen: Llama's pre-norm block with biased queries, keys and values (2), or with normed queries and keys (3).
+
+"Qwen2 Technical Report", 2024; "Qwen2.5 Technical Report", 2024; "Qwen3 Technical Report", 2025. Covers the
+DeepSeek-R1 distills, whose `model_type` is ``qwen2`` or ``qwen3``. The value bias makes Qwen 2 affine: $b \ne 0$.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.config import Config
+from jaxlin.models.llama import Llama, LlamaBlock
+from jaxlin.modules import Attention, GatedMLP, HeadNormAttention, RMSNorm
+from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class QwenConfig(Config):
+    """`Config`, and whether Qwen 3's attention has biases."""
+
+    attention_bias: bool = False
+
+
+class Qwen2Block(LlamaBlock):
+    """Llama's block: queries, keys and values have biases, outputs none."""
+
+    def __init__(self, config: QwenConfig, *, rngs: nnx.Rngs) -> None:
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = Attention(config, bias=True, rngs=rngs)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = GatedMLP(config, rngs=rngs)
+
+
+class Qwen3Block(LlamaBlock):
+    """Llama's block: queries and keys are normed in each head."""
+
+    def __init__(self, config: QwenConfig, *, rngs: nnx.Rngs) -> None:
+        def norm(features: int) -> RMSNorm:
+            return RMSNorm(features, config.norm_eps)
+
+        bias = config.attention_bias
+        self.input_layernorm = norm(config.hidden_size)
+        self.self_attn = HeadNormAttention(config, norm=norm, bias=bias, out_bias=bias, rngs=rngs)
+        self.post_attention_layernorm = norm(config.hidden_size)
+        self.mlp = GatedMLP(config, rngs=rngs)
+
+
+class Qwen2(Llama):
+    """The Qwen 2 decoder."""
+
+    Block = Qwen2Block
+
+
+class Qwen3(Llama):
+    """The Qwen 3 decoder."""
+
+    Block = Qwen3Block
+
+
+def _shared(json: ConfigReader, **defaults: Any) -> dict[str, Any]:
+    numbers = decoder_numbers(json, max_position_embeddings=32768, **defaults)
+    depth = numbers["num_hidden_layers"]
+    slides = json.take("use_sliding_window", bool, False)
+    first = json.take("max_window_layers", int, 28)
+    types = layer_types(json, depth, lambda i: slides and i >= first)
+    # A window is written in every file, and means nothing unless use_sliding_window says so.
+    seen = windows(json, types, 4096) if slides else (None,) * depth
+    json.leave_out("sliding_window")
+    rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
+    return {**numbers, "ropes": (rope,) * depth, "windows": seen}
+
+
+def translate2(json: ConfigReader) -> QwenConfig:
+    """Qwen 2 and 2.5."""
+    return QwenConfig(**_shared(json))
+
+
+def translate3(json: ConfigReader) -> QwenConfig:
+    """Qwen 3."""
+    return QwenConfig(**_shared(json, head_dim=128), attention_bias=json.take("attention_bias", bool, False))
+
+
+PORTS = {"qwen2": Port(Qwen2, translate2), "qwen3": Port(Qwen3, translate3)}

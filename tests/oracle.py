@@ -1,0 +1,152 @@
+"""An oracle that shares no code with jaxlin: unmodified transformers models under PyTorch, seen through function modes.
+
+`Lift` makes a float64 model truly float64: transformers casts norms, softmax and rotary tables to float32 inside.
+`Freeze` holds the nonlinear factor of every nonlinearity, so that autograd gives the local linear map.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+SHARES = {"gate": (0.0, 1.0), "up": (1.0, 0.0), "half": (0.5, 0.5)}
+"""How much of a gated MLP's derivative goes through the gate and through the up branch, under each rule."""
+
+
+class Lift(TorchFunctionMode):
+    """Every cast to float32 becomes a cast to float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "float" and isinstance(args[0], torch.Tensor):
+            return args[0].double()
+
+        def widened(a: Any) -> Any:
+            return torch.float64 if a is torch.float32 else a
+
+        return func(*map(widened, args), **{key: widened(value) for key, value in kwargs.items()})
+
+
+@contextlib.contextmanager
+def lifted(model: torch.nn.Module) -> Iterator[None]:
+    """Float64 throughout: casts, the dtype of what is made without one, and the rotary tables, which are made anew."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with Lift():
+            for parent in list(model.modules()):
+                for name, child in list(parent.named_children()):
+                    if type(child).__name__.endswith("RotaryEmbedding"):
+                        setattr(parent, name, type(child)(child.config))
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+class Freeze(TorchFunctionMode):
+    """Attention probabilities, inverse norms and slopes of activations are constants to differentiation.
+
+    Args:
+        through_gate: how much of an activation's linear path ``x * (act(x) / x)`` is kept: 1 where nothing multiplies it.
+    """
+
+    def __init__(self, through_gate: float) -> None:
+        super().__init__()
+        self.through_gate = through_gate
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "layer_norm":
+            return self._layer_norm(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if name in ("softmax", "rsqrt"):
+            return out.detach()
+        if name == "silu":
+            return self._scaled(args[0], torch.sigmoid(args[0]), out)
+        if name == "gelu":
+            return self._scaled(args[0], _gelu_slope(args[0], kwargs.get("approximate", "none")), out)
+        if name == "tanh":
+            z = args[0]
+            return z * torch.where(z == 0, 1, out / torch.where(z == 0, 1, z)).detach()
+        if name == "clamp":
+            z = args[0]
+            return z * torch.where(z == 0, 1, out / torch.where(z == 0, 1, z)).detach()
+        return out
+
+    def _scaled(self, x: torch.Tensor, slope: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return out.detach() + self.through_gate * slope.detach() * (x - x.detach())
+
+    @staticmethod
+    def _layer_norm(
+        x: torch.Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    ) -> torch.Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps).detach()
+        y = y if weight is None else y * weight
+        return y if bias is None else y + bias
+
+
+def _gelu_slope(x: torch.Tensor, approximate: str) -> torch.Tensor:
+    if approximate == "tanh":
+        return 0.5 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    return 0.5 * (1 + torch.erf(x * 0.5**0.5))
+
+
+class Held(NamedTuple):
+    """Rows of the local linear map at one position.
+
+    Attributes:
+        rows: ``[r, t, d]``, the products of the given directions with J.
+        bias: ``[r]``, the products with b.
+        output: ``[d]``.
+    """
+
+    rows: np.ndarray
+    bias: np.ndarray
+    output: np.ndarray
+
+
+def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """The model as transformers loads it, with the attention that is written out."""
+    kind = "ForConditionalGeneration" in (folder / "config.json").read_text()
+    auto = AutoModelForImageTextToText if kind else AutoModelForCausalLM
+    return auto.from_pretrained(folder, attn_implementation="eager", dtype=dtype).eval()
+
+
+def logits(folder: Path, ids: list[int], dtype: torch.dtype) -> np.ndarray:
+    """The logits at every position; in float64 with transformers' casts lifted."""
+    model = load(folder, dtype)
+    with torch.no_grad(), lifted(model) if dtype is torch.float64 else contextlib.nullcontext():
+        return model(input_ids=torch.tensor([ids])).logits[0].numpy()
+
+
+def held_rows(folder: Path, ids: list[int], position: int, directions: np.ndarray, rule: str = "gate") -> Held:
+    """Rows of the map by autograd of the frozen model, in float64."""
+    model = load(folder, torch.float64)
+    through_gate, through_up = SHARES[rule]
+    gated = any(name.endswith(("gate_proj", "gate_up_proj")) for name, _ in model.named_modules())
+    hooks = [
+        module.register_forward_hook(lambda m, i, out: out.detach() + through_up * (out - out.detach()))
+        for name, module in model.named_modules()
+        if name.endswith("up_proj") and not name.endswith("gate_up_proj")
+    ]
+    with lifted(model), Freeze(through_gate if gated else 1.0):
+        x = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
+        states = model.base_model(inputs_embeds=x).last_hidden_state[0, position]
+        biases = [(n, p) for n, p in model.named_parameters() if n.endswith("bias") and "lm_head" not in n]
+        rows, offsets = [], []
+        for u in torch.tensor(directions):
+            inputs = [x, *(p for _, p in biases)]
+            row, *of_biases = torch.autograd.grad(states @ u, inputs, retain_graph=True, allow_unused=True)
+            rows.append(row[0].numpy())
+            parts = zip(of_biases, biases, strict=True)
+            offsets.append(sum(float((g * p).sum()) for g, (_, p) in parts if g is not None))
+    for hook in hooks:
+        hook.remove()
+    return Held(np.stack(rows), np.array(offsets), states.detach().numpy())

@@ -1,0 +1,74 @@
+"""Every variant against transformers: logits, the map, its residual and its bias."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import tiny
+import torch
+
+import jaxlin
+
+
+@pytest.mark.parametrize("name", tiny.VARIANTS)
+def test_variant(name: str, checkpoint: Callable[[str], Path], parity_row: Callable[..., None], x64: None) -> None:
+    folder, ids = checkpoint(name), tiny.ids_of(tiny.VARIANTS[name])
+    reference = oracle.logits(folder, ids, torch.float32)
+    exact = oracle.logits(folder, ids, torch.float64)
+    position = len(ids) - 2
+    directions = np.random.default_rng(0).normal(size=(3, tiny.BASE["hidden_size"]))
+    held = oracle.held_rows(folder, ids, position, directions)
+
+    figures = {}
+    for dtype, expected in (("float32", reference), ("float64", exact)):
+        model, _ = jaxlin.load(folder, linearize=True, dtype=dtype)
+        x = model.embed(ids)
+        logits = model.unembed(jax.jit(lambda model, x: model(x))(model, x))
+        lmap = jaxlin.local_map(model, x, position=position)
+        figures[dtype] = float(np.abs(logits - expected).max()), lmap.residual
+    rows = np.abs(lmap.T @ directions - held.rows).max() / np.abs(held.rows).max()
+    bias = float(jnp.linalg.norm(lmap.bias) / jnp.linalg.norm(lmap.output))
+    columns = zip(figures["float32"], figures["float64"], strict=True)
+    parity_row(name, *(figure for pair in columns for figure in pair), rows, bias)
+
+    # Logits are of order 5; where weights are stored in 16 bits both sides widen them to float32.
+    assert 1 < np.abs(reference).max() < 30
+    assert figures["float32"][0] <= 2e-5
+    assert figures["float64"][0] <= 1e-10
+    assert figures["float32"][1] <= 3e-6
+    assert figures["float64"][1] <= 1e-13
+    np.testing.assert_allclose(lmap.output, held.output, atol=1e-10)
+    assert rows <= 1e-10
+    np.testing.assert_allclose(directions @ np.asarray(lmap.bias), held.bias, atol=1e-10)
+    has_biases = any(family in name for family in ("biases", "qwen2", "phi,")) or name == "phi"
+    assert (bias > 1e-2) == has_biases
+
+
+@pytest.mark.parametrize("rule", ["up", "half"])
+@pytest.mark.parametrize("name", ["llama, biases", "gemma2", "qwen2", "olmo2", "phi"])
+def test_rules(name: str, rule: str, checkpoint: Callable[[str], Path], x64: None) -> None:
+    folder, ids = checkpoint(name), tiny.IDS
+    directions = np.random.default_rng(0).normal(size=(2, tiny.BASE["hidden_size"]))
+    held = oracle.held_rows(folder, ids, -1, directions, rule)
+    model, _ = jaxlin.load(folder, dtype="float64")
+    lmap = jaxlin.local_map(model, model.embed(ids), rule=rule)
+    assert lmap.residual <= 1e-13
+    np.testing.assert_allclose(lmap.T @ directions, held.rows, atol=1e-10 * np.abs(held.rows).max())
+    np.testing.assert_allclose(directions @ np.asarray(lmap.bias), held.bias, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["llama", "phi"])
+def test_the_oracle_can_tell(name: str, checkpoint: Callable[[str], Path], x64: None) -> None:
+    """The frozen torch model reconstructs; the ordinary Jacobian does not."""
+    folder, ids = checkpoint(name), tiny.IDS
+    model, _ = jaxlin.load(folder, dtype="float64")
+    x = np.asarray(model.embed(ids))
+    u = np.random.default_rng(0).normal(size=(1, 64))
+    held = oracle.held_rows(folder, ids, -1, u)
+    np.testing.assert_allclose((held.rows[0] * x).sum() + held.bias[0], u[0] @ held.output, rtol=1e-12)
+    ordinary = jax.vjp(lambda x: model(x)[-1], jnp.asarray(x))[1](jnp.asarray(u[0]))[0]
+    assert abs((ordinary * x).sum() + held.bias[0] - u[0] @ held.output) > 1e-3 * abs(u[0] @ held.output)

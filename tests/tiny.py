@@ -1,0 +1,213 @@
+"""Tiny random checkpoints of every variant, made by transformers: every parameter drawn, saved as on the hub."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+
+BASE: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GQA: dict[str, Any] = {**BASE, "num_key_value_heads": 2}
+IDS = [5, 17, 99, 3, 64, 3, 120, 8, 41, 77, 12, 100, 33, 6, 91, 54, 2, 19, 110, 27]
+"""Twenty tokens: longer than the windows."""
+
+
+def rope(kind: str, **parameters: Any) -> dict[str, Any]:
+    """`rope_parameters` of config.json."""
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **parameters}}
+
+
+def longrope(features: int, **parameters: Any) -> dict[str, Any]:
+    """`rope_parameters` with two tables for heads that rotate `features` pairs."""
+    short, long = [1 + 0.05 * i for i in range(features)], [1 + 0.5 * i for i in range(features)]
+    return rope("longrope", short_factor=short, long_factor=long, **parameters)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the parity table.
+
+    Attributes:
+        config: the name of transformers' config class; the model class follows from it.
+        options: what differs from its defaults.
+        tokens: how long the prompt is.
+        stored: the dtype on disk.
+        shards: whether the weights are split into shards.
+        rewrite: changes config.json after it is saved.
+    """
+
+    config: str
+    options: dict[str, Any]
+    tokens: int = 20
+    stored: torch.dtype = torch.float32
+    shards: bool = False
+    rewrite: Callable[[dict[str, Any]], None] | None = field(default=None, compare=False)
+
+
+def old_dialect(config: dict[str, Any]) -> None:
+    """config.json as transformers 4 wrote it."""
+    parameters = config.pop("rope_parameters")
+    config["rope_theta"] = parameters.pop("rope_theta")
+    config["rope_scaling"] = {"type": parameters.pop("rope_type"), **parameters}
+    config["torch_dtype"] = config.pop("dtype")
+
+
+LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
+NESTED = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+OLMO3 = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+    "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, **YARN, "attention_factor": 1.2, "beta_fast": 32},
+}
+GEMMA = {**GQA, "head_dim": 32, "sliding_window": 6, "query_pre_attn_scalar": 24}
+SIGLIP = {
+    "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_use_head": False,
+}  # fmt: skip
+PIXTRAL = {
+    "model_type": "pixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+}  # fmt: skip
+
+VARIANTS: dict[str, Variant] = {
+    "llama": Variant("LlamaConfig", GQA),
+    "llama, MHA": Variant("LlamaConfig", BASE),
+    "llama, MQA": Variant("LlamaConfig", {**BASE, "num_key_value_heads": 1}),
+    "llama, head_dim": Variant("LlamaConfig", {**GQA, "head_dim": 32}),
+    "llama, tied": Variant("LlamaConfig", {**GQA, "tie_word_embeddings": True}),
+    "llama, biases": Variant("LlamaConfig", {**GQA, "attention_bias": True, "mlp_bias": True}),
+    "llama, rope linear": Variant("LlamaConfig", {**GQA, **rope("linear", factor=4.0)}),
+    "llama, rope dynamic": Variant("LlamaConfig", {**GQA, **rope("dynamic", factor=4.0)}),
+    "llama, rope dynamic, long": Variant("LlamaConfig", {**GQA, **rope("dynamic", factor=4.0)}, tokens=80),
+    "llama, rope yarn": Variant("LlamaConfig", {**GQA, **rope("yarn", **YARN)}),
+    "llama, rope yarn, mscale": Variant(
+        "LlamaConfig", {**GQA, **rope("yarn", **YARN, mscale=0.7, mscale_all_dim=0.9, beta_fast=16.0, truncate=False)}
+    ),
+    "llama, rope llama3": Variant("LlamaConfig", {**GQA, **LLAMA3}),
+    "llama, rope llama3, old": Variant("LlamaConfig", {**GQA, **LLAMA3}, rewrite=old_dialect),
+    "llama, bfloat16": Variant("LlamaConfig", GQA, stored=torch.bfloat16),
+    "llama, float16": Variant("LlamaConfig", GQA, stored=torch.float16),
+    "llama, shards": Variant("LlamaConfig", GQA, shards=True),
+    "smollm3": Variant("SmolLM3Config", GQA),
+    "gemma": Variant("GemmaConfig", {**GQA, "head_dim": 32, "num_key_value_heads": 1}),
+    "gemma2": Variant("Gemma2Config", GEMMA),
+    "gemma3_text": Variant("Gemma3TextConfig", {**GEMMA, "num_hidden_layers": 7, "rope_parameters": NESTED}),
+    "gemma3": Variant(
+        "Gemma3Config",
+        {
+            "text_config": {**GEMMA, "model_type": "gemma3_text", "num_hidden_layers": 7},
+            "vision_config": SIGLIP,
+            **{"mm_tokens_per_image": 4, "image_token_index": 121, "boi_token_index": 122, "eoi_token_index": 123},
+        },
+    ),
+    "qwen2": Variant("Qwen2Config", GQA),
+    "qwen2, window": Variant(
+        "Qwen2Config", {**GQA, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}
+    ),
+    "qwen3": Variant("Qwen3Config", {**GQA, "head_dim": 32}),
+    "qwen3, tied": Variant("Qwen3Config", {**GQA, "head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3, R1-0528": Variant("Qwen3Config", {**GQA, "head_dim": 32, **rope("yarn", **YARN, attn_factor=0.8782)}),
+    "phi3": Variant("Phi3Config", GQA),
+    "phi3, longrope, short": Variant(
+        "Phi3Config",
+        {**GQA, "original_max_position_embeddings": 32, "sliding_window": 6, **longrope(6, partial_rotary_factor=0.75)},
+    ),
+    "phi3, longrope, long": Variant(
+        "Phi3Config",
+        {**GQA, "original_max_position_embeddings": 32, "tie_word_embeddings": True, **longrope(8)},
+        tokens=40,
+    ),
+    "phi": Variant("PhiConfig", BASE),
+    "phi, qk_layernorm": Variant("PhiConfig", {**BASE, "qk_layernorm": True, "partial_rotary_factor": 0.25}),
+    "mistral": Variant("MistralConfig", {**GQA, "head_dim": 32, "sliding_window": None}),
+    "mistral, window": Variant("MistralConfig", {**GQA, "sliding_window": 6}),
+    "ministral": Variant(
+        "MinistralConfig",
+        {**GQA, "sliding_window": 6, "layer_types": ["full_attention"] + ["sliding_attention"] * 3},
+    ),
+    "ministral3": Variant(
+        "Ministral3Config",
+        {
+            **GQA,
+            "head_dim": 32,
+            **rope("yarn", factor=16.0, original_max_position_embeddings=4, max_position_embeddings=64,
+                   mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1),
+        },
+    ),  # fmt: skip
+    "mistral3": Variant(
+        "Mistral3Config",
+        {
+            "text_config": {**GQA, "model_type": "mistral", "head_dim": 32, "sliding_window": None},
+            "vision_config": PIXTRAL,
+            "image_token_index": 121,
+        },
+    ),
+    "olmo": Variant("OlmoConfig", GQA),
+    "olmo, clip_qkv": Variant("OlmoConfig", {**GQA, "clip_qkv": 0.5}),
+    "olmo2": Variant("Olmo2Config", GQA),
+    "olmo3": Variant("Olmo3Config", {**GQA, "sliding_window": 6, "rope_parameters": OLMO3}),
+}
+
+
+def ids_of(variant: Variant) -> list[int]:
+    """The prompt of a variant."""
+    return (IDS * 4)[: variant.tokens]
+
+
+def build(variant: Variant, folder: Path) -> Path:
+    """Write a random checkpoint with a tokenizer, and return its folder."""
+    config = getattr(transformers, variant.config)(**variant.options)
+    wrapper = hasattr(config, "vision_config")
+    name = variant.config.removesuffix("Config").removesuffix("Text")
+    name += "ForConditionalGeneration" if wrapper else "ForCausalLM"
+    model = getattr(transformers, name)._from_config(config, attn_implementation="eager")
+    randomise(model)
+    size = "60KB" if variant.shards else "1GB"
+    model.to(variant.stored).save_pretrained(folder, max_shard_size=size)
+    if variant.rewrite:
+        path = folder / "config.json"
+        written = json.loads(path.read_text())
+        variant.rewrite(written)
+        path.write_text(json.dumps(written))
+    write_tokenizer(folder)
+    return folder
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> None:
+    """Draw every parameter: default norms of one and biases of zero hide what is mapped wrongly."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * drawn)
+            elif "embed" in name or "lm_head" in name:
+                parameter.copy_(0.5 * drawn)
+            else:
+                parameter.copy_(1.2 * drawn / parameter.shape[-1] ** 0.5)
+
+
+def write_tokenizer(folder: Path, size: int = 128) -> None:
+    """A tokenizer of single characters."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {chr(29 + i): i for i in range(3, size)}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
