@@ -252,7 +252,7 @@ def main() -> None:
     print(f"{len(texts)} texts, {tokens} tokens, {len(validation)} rows of validation; sha256 {corpus_hash}")
 
     config = PORTS["llama"].translate(ConfigReader(CONFIG, "train_small.py"))
-    model = PORTS["llama"].model(config, rngs=nnx.Rngs(args.seed))
+    model: Any = PORTS["llama"].model(config, rngs=nnx.Rngs(args.seed))
     update_rule = optimizer(args.steps, args.rate)
     state, done = (model, update_rule.init(model)), 0
     checkpoint = args.work / f"{corpus_hash[:12]}.npz"

@@ -1,9 +1,10 @@
 """jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
 
 from jaxlin.attribution import Attribution, attribute
-from jaxlin.decoder import Coefficients, Decoder, coefficients, linear
+from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.explain import Explanation, explain
+from jaxlin.held import Coefficients, coefficients, linear
 from jaxlin.load import load
 from jaxlin.local_map import LocalMap, local_map
 from jaxlin.tokenizer import Tokenizer

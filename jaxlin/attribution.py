@@ -1,14 +1,16 @@
 r"""Exact additive attribution: what each part of the input contributes to a logit, summing to it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
+from jaxlin.hold import Record, Replay
 from jaxlin.layers import HIGHEST
 from jaxlin.local_map import LocalMap, local_map
 
@@ -18,12 +20,15 @@ Target = int | tuple[int, int] | Float[Array, " d"]
 
 @dataclass(frozen=True)
 class Attribution:
-    r"""$u \cdot f(x) = \sum_t u \cdot J_t x_t + u \cdot b$ for a direction $u$, the target's row of the unembedding.
+    r"""$u \cdot f(x) = \sum_t u \cdot J_t x_t + u \cdot b$ for the direction $u$ that a target reads.
+
+    For a logit, $u$ is its row of the unembedding, times the held ratio where the model caps its logits; a bias of the
+    unembedding counts to that of the model.
 
     Attributes:
-        value: $u \cdot f(x)$ of the forward pass: the logit, or difference of logits.
+        value: the logit, difference of logits or $u \cdot f(x)$, from the forward pass.
         tokens: the contribution $u \cdot J_t x_t$ of each input token, ``[t]``.
-        bias: the contribution $u \cdot b$ of the additive biases.
+        bias: the contribution of the additive biases.
     """
 
     value: float
@@ -57,29 +62,35 @@ def attribute(
 
 def attribute_map(lmap: LocalMap, target: Target | Sequence[int]) -> Attribution:
     """`attribute` for a map at hand."""
-    u = direction(lmap.model, target).astype(lmap.output.dtype)
+    reads, value = _reading(lmap.model, lmap.output, target)
+    offset, u = float(reads(jnp.zeros_like(lmap.output))), jax.grad(reads)(lmap.output)
     tokens = jnp.einsum("td,td->t", lmap.rmatvec(u), lmap.x, precision=HIGHEST)
-    value, bias = (float(jnp.dot(u, part, precision=HIGHEST)) for part in (lmap.output, lmap.bias))
-    return Attribution(value, np.asarray(tokens), bias)
+    bias = offset + float(jnp.dot(u, lmap.bias, precision=HIGHEST))
+    return Attribution(float(value), np.asarray(tokens), bias)
 
 
-def direction(model: Decoder, target: Target | Sequence[int]) -> Float[Array, " d"]:
-    """The direction of the output that `target` reads: a row of the unembedding, a difference of two, or itself."""
+def _reading(
+    model: Decoder, output: Float[Array, " d"], target: Target | Sequence[int]
+) -> tuple[Callable[[Array], Array], Array]:
+    """What `target` reads of a point after the final norm, with a softcap of the logits held; and its value."""
     given = np.asarray(target)
     if given.dtype.kind == "f":
-        if given.shape != (model.config.hidden_size,):
-            raise JaxlinError(
-                f"Target: expected a direction of shape ({model.config.hidden_size},); found {given.shape}."
-            )
-        return jnp.asarray(target)
+        features = model.config.hidden_size
+        if given.shape != (features,):
+            raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")
+        u = jnp.asarray(given, output.dtype)
+        return lambda h: jnp.dot(u, h, precision=HIGHEST), jnp.dot(u, output, precision=HIGHEST)
     if given.dtype.kind not in "iu" or given.shape not in ((), (2,)):
         raise JaxlinError(f"Target: expected a token id, a pair of them, or a direction; found {target!r}.")
-    vocab = model.config.vocab_size
-    if (given < 0).any() or (given >= vocab).any():
+    vocab, ids = model.config.vocab_size, given.reshape(-1)
+    if (ids < 0).any() or (ids >= vocab).any():
         raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {target!r}.")
-    rows = model.unembedding(given.reshape(-1))
-    if len(rows) == 1:
-        return rows[0]
-    if given[0] == given[1]:
-        raise JaxlinError(f"Target: expected two different tokens; found {int(given[0])} twice.")
-    return rows[0] - rows[1]
+    if len(set(ids.tolist())) < len(ids):
+        raise JaxlinError(f"Target: expected two different tokens; found {ids[0]} twice.")
+
+    def read(logits: Array) -> Array:
+        return logits[ids[0]] if len(ids) == 1 else logits[ids[0]] - logits[ids[1]]
+
+    recorded = Record()
+    value = read(model.unembed(output, recorded))
+    return lambda h: read(model.unembed(h, Replay(recorded.values))), value

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from jaxlin.biases import has_biases, without_biases
-from jaxlin.decoder import Coefficients, Decoder, record, replay
+from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
+from jaxlin.held import Coefficients, record, replay
 from jaxlin.hold import RULES, Rule
 from jaxlin.rows import default_block, dense
 from jaxlin.sites import Place, Site, SiteError, place

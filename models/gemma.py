@@ -108,7 +108,7 @@ class Gemma(Decoder):
 
     Block = GemmaBlock
 
-    def final_norm(self, config: Any) -> OffsetRMSNorm:
+    def final_norm(self, config: Config) -> OffsetRMSNorm:
         """RMSNorm, its weight stored as its difference from one."""
         return OffsetRMSNorm(config.hidden_size, config.norm_eps)
 

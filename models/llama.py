@@ -54,7 +54,7 @@ class Llama(Decoder):
 
     Block = LlamaBlock
 
-    def final_norm(self, config: LlamaConfig) -> RMSNorm:
+    def final_norm(self, config: Config) -> RMSNorm:
         """RMSNorm."""
         return RMSNorm(config.hidden_size, config.norm_eps)
 

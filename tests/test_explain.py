@@ -1,0 +1,163 @@
+"""What a person sees: the explanation, the command, its errors."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxlin
+from jaxlin.spectrum import effective_rank, stable_rank, svd
+from jaxlin.words import nearest_embeddings, promoted
+
+PROMPT = "The bridge out of the town is the"
+
+
+def jaxlin_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    command = [sys.executable, "-c", "from jaxlin.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+
+
+def test_explanation_of_the_small_model() -> None:
+    model, tokenizer = jaxlin.load()
+    found = jaxlin.explain(model, tokenizer, PROMPT, top=6)
+    assert "".join(found.tokens).endswith(PROMPT)
+    assert found.residual <= 3e-6
+    assert found.defect <= 1e-5
+    np.testing.assert_allclose(sum(found.contributions) + found.bias, found.logit, atol=1e-4)
+    assert found.target == found.next_tokens[0][0]
+    x = model.embed(tokenizer.encode(PROMPT))
+    logits = np.asarray(model.unembed(model(x)[-1]), np.float64)
+    np.testing.assert_allclose(found.logit, logits.max(), rtol=1e-5)
+    np.testing.assert_allclose(found.next_tokens[0][1], np.exp(logits.max()) / np.exp(logits).sum(), rtol=1e-5)
+    values = [triplet.value for triplet in found.triplets]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == 6
+    assert 1 <= found.ranks.stable <= found.ranks.effective
+    assert all(abs(sum(share for _, share, _ in triplet.reads)) <= 1 + 1e-6 for triplet in found.triplets)
+
+
+def test_target_and_position() -> None:
+    model, tokenizer = jaxlin.load()
+    found = jaxlin.explain(model, tokenizer, PROMPT, position=2, target="the")
+    assert found.target.strip() == "the"
+    assert found.position == 2
+    assert not any(found.contributions[3:])
+    with pytest.raises(jaxlin.JaxlinError, match="one token"):
+        jaxlin.explain(model, tokenizer, PROMPT, target="antidisestablishmentarianism")
+
+
+def test_spectrum_of_the_map() -> None:
+    model, tokenizer = jaxlin.load()
+    lmap = jaxlin.local_map(model, model.embed(tokenizer.encode(PROMPT)))
+    dense = np.asarray(lmap.jacobian())
+    u, s, v = lmap.svd(k=5)
+    for i in range(5):
+        np.testing.assert_allclose(lmap @ v[i], s[i] * u[:, i], atol=1e-4 * s[0])
+        np.testing.assert_allclose(lmap.T @ u[:, i], s[i] * v[i], atol=1e-4 * s[0])
+    np.testing.assert_allclose(stable_rank(svd(dense).s), np.sum(dense**2) / s[0] ** 2, rtol=1e-4)
+    for k in (0, 10_000):
+        with pytest.raises(jaxlin.JaxlinError, match=r"k in 1\.\."):
+            lmap.svd(k=k)
+
+
+def test_ranks() -> None:
+    assert stable_rank(np.array([2.0, 2.0, 2.0])) == pytest.approx(3)
+    assert effective_rank(np.array([5.0, 5.0, 0.0])) == pytest.approx(2)
+    assert effective_rank(np.array([1.0, 0.0])) == pytest.approx(1)
+
+
+def test_words() -> None:
+    model, tokenizer = jaxlin.load()
+    bridge = tokenizer.to_single_token(" the")
+    x = model.embed([bridge])
+    near = nearest_embeddings(model, 3 * x[0], 4)
+    assert int(near.ids[0]) == bridge
+    assert float(near.scores[0]) == pytest.approx(1, abs=1e-5)
+    assert int(promoted(model, model.unembedding([bridge])[0], 4).ids[0]) >= 0
+
+
+def test_embeddings_of_zero_are_never_near() -> None:
+    import jax
+
+    model, _ = jaxlin.load()
+    path = lambda keys: ".".join(getattr(key, "name", "") for key in keys)
+    zeroed = jax.tree_util.tree_map_with_path(
+        lambda keys, a: a.at[:50].set(0) if path(keys).startswith("embed_tokens") else a, model
+    )
+    near = nearest_embeddings(zeroed, zeroed.embed([60])[0], 2000)
+    assert np.isfinite(near.scores[:-50]).all()
+    assert not set(range(50)) & set(np.asarray(near.ids[: zeroed.config.vocab_size - 50]).tolist())
+
+
+class TestAttribution:
+    """Contributions sum to what they explain."""
+
+    @pytest.mark.parametrize("name", ["llama, biases", "gemma2", "qwen2", "phi", "olmo2", "mistral"])
+    def test_they_sum_to_the_logit(self, name: str, checkpoint: Callable[[str], Path]) -> None:
+        model, _ = jaxlin.load(checkpoint(name))
+        x = model.embed([5, 6, 7, 8])
+        logits = np.asarray(model.unembed(model(x)[-1]))
+        one, pair = jaxlin.attribute(model, x, 9), jaxlin.attribute(model, x, (9, 11))
+        np.testing.assert_allclose(one.value, logits[9], atol=1e-5)
+        np.testing.assert_allclose(pair.value, logits[9] - logits[11], atol=1e-5)
+        for found in (one, pair):
+            assert found.defect <= 1e-5
+            np.testing.assert_allclose(found.tokens.sum() + found.bias, found.value, atol=1e-5)
+
+    def test_a_direction(self, checkpoint: Callable[[str], Path]) -> None:
+        model, _ = jaxlin.load(checkpoint("llama"))
+        x = model.embed([5, 6, 7])
+        u = np.linspace(-1, 1, 64).astype(np.float32)
+        found = jaxlin.attribute(model, x, u, position=1)
+        np.testing.assert_allclose(found.value, u @ np.asarray(model(x)[1]), rtol=1e-4)
+        assert found.defect <= 1e-5
+
+    @pytest.mark.parametrize("target", [128, -1, (3, 3), (1, 2, 3), "word", np.ones(3, np.float32)])
+    def test_targets_that_are_none(self, target: object, checkpoint: Callable[[str], Path]) -> None:
+        model, _ = jaxlin.load(checkpoint("llama"))
+        with pytest.raises(jaxlin.JaxlinError, match="Target: expected"):
+            jaxlin.attribute(model, model.embed([5, 6]), target)
+
+
+class TestCommand:
+    """The command on the shell."""
+
+    def test_answer(self, tmp_path: Path) -> None:
+        done = jaxlin_command("explain", PROMPT, "--top", "3", XDG_CACHE_HOME=str(tmp_path), COLUMNS="120")
+        assert done.returncode == 0, done.stderr
+        for word in ("next", "residual", "sum", "singular", "rank", "without the first token"):
+            assert word in done.stdout
+        assert any((tmp_path / "jaxlin").iterdir())
+
+    def test_json(self) -> None:
+        done = jaxlin_command("explain", PROMPT, "--json", "--rule", "up", "--dtype", "float64", "--position", "3")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["residual"] <= 1e-13
+        assert (found["rule"], found["dtype"], found["position"]) == ("up", "float64", 3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((PROMPT, "--model", "./nowhere"), "no such path"),
+            ((PROMPT, "--position", "99"), "Position: expected one in"),
+            ((PROMPT, "--target", "two words"), "one token"),
+            (("",), "one token id or more"),
+            (("word " * 5000,), "this model's context"),
+        ],
+    )
+    def test_errors_are_one_message(self, arguments: tuple[str, ...], message: str) -> None:
+        done = jaxlin_command("explain", *arguments)
+        assert done.returncode == 2
+        assert message in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+        assert not done.stdout
+
+    def test_version(self) -> None:
+        assert jaxlin_command("--version").stdout.startswith("jaxlin ")

@@ -1,0 +1,68 @@
+"""The wheel: what is in it, and that it works away from the checkout."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of what is committed to it."""
+    import shutil
+
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("jaxlin", "models"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
+def test_contents(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert len(names) == len(set(names))
+    modules = {name for name in names if name.endswith(".py")}
+    expected = {f"jaxlin/{path.relative_to(ROOT / 'jaxlin')}" for path in (ROOT / "jaxlin").glob("*.py")}
+    expected |= {f"jaxlin/checkpoint/{path.name}" for path in (ROOT / "jaxlin" / "checkpoint").glob("*.py")}
+    expected |= {f"jaxlin/models/{path.name}" for path in (ROOT / "models").glob("*.py")}
+    assert modules == expected
+    small = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
+    assert {name for name in names if name.startswith("jaxlin/small/")} == {f"jaxlin/small/{name}" for name in small}
+    assert "jaxlin/py.typed" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"jaxlin"}
+
+
+def test_small_model_is_small() -> None:
+    files = ("config.json", "model.safetensors", "tokenizer.json")
+    assert sum((ROOT / "jaxlin" / "small" / name).stat().st_size for name in files) <= 4 * 2**20
+
+
+def test_it_runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """Installed in an environment of its own, which sees this one's dependencies but not this checkout."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    # Appended, so that the installed package comes first; an editable install elsewhere is not followed.
+    (Path(site) / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    program = "import jaxlin, jaxlin.models.llama as llama; print(jaxlin.__file__, llama.__file__)"
+    found = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert all(path.startswith(str(tmp_path / "venv")) for path in found.stdout.split())
+    command = [tmp_path / "venv" / "bin" / "jaxlin", "explain", "Once upon a time there was a", "--json"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert '"residual"' in answer.stdout
