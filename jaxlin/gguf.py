@@ -58,7 +58,7 @@ class GGUFModel:
                 f"{source}: expected only metadata that jaxlin understands; found "
                 + ", ".join(f"{arch}.{key} = {given[key]!r}"[:120] for key in unknown)
             )
-        config = {_KEYS[key]: value for key, value in given.items() if key in _KEYS}
+        config = {_KEYS[key]: _decimal(value) for key, value in given.items() if key in _KEYS}
         config["model_type"] = GGUF_ARCHITECTURES[arch]
         if "model.embed_tokens.weight" not in self._tensors:
             raise ConfigError(f"{source}: expected a tensor token_embd.weight; found none.")
@@ -105,3 +105,8 @@ class GGUFModel:
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Some rows of one."""
         return self.read(name)[start:stop]
+
+
+def _decimal(value: Any) -> Any:
+    """A float as it was written: GGUF keeps 1e-05 as the float32 nearest to it."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value

@@ -8,7 +8,7 @@ mode         ``hold(name, compute)``                     what the model then is
 ===========  ==========================================  =======================================================
 `Hold`       ``compute()``                               the ordinary model, with its ordinary Jacobian
 `Detach`     ``stop_gradient(compute())``                the same values; its Jacobian is the local linear map
-`Record`     as `Detach`, and the value is kept          the same values, and every $A(x)$ beside them
+`Record`     ``compute()``, and the value is kept        the ordinary model, and every $A(x)$ beside it
 `Replay`     the kept value; ``compute`` is never run    a function that is truly linear in its input and biases
 ===========  ==========================================  =======================================================
 
@@ -86,8 +86,8 @@ class Detach(Hold):
         return jax.lax.stop_gradient(compute())
 
 
-class Record(Detach):
-    """`Detach` that keeps every factor in `values`."""
+class Record(Hold):
+    """The plain mode that keeps every factor in `values`; they are differentiable in the input."""
 
     def __init__(self, rule: Rule = "gate", **sites: Any) -> None:
         super().__init__(rule, **sites)

@@ -53,7 +53,7 @@ def load(
     name: str | os.PathLike[str] | None = None,
     *,
     linearize: bool = False,
-    rule: Rule = "gate",
+    rule: Rule | str = "gate",
     dtype: Any = None,
     revision: str | None = None,
 ) -> tuple[Decoder, Tokenizer]:

@@ -8,7 +8,7 @@ import functools
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,7 @@ def local_map(
     source: Site = "embed",
     target: Site = "final",
     position: int = -1,
-    rule: Rule | Literal["model"] = "model",
+    rule: Rule | str | None = None,
 ) -> LocalMap:
     r"""The exact local linear map of `model` at the input embeddings `x`.
 
@@ -188,7 +188,7 @@ def local_map(
         raise SiteError(f"Expected a target that comes after the source; found {target!r} after {source!r}.")
     if not -tokens <= position < tokens:
         raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {position}.")
-    chosen: Rule = model.rule if rule == "model" else rule
+    chosen = model.rule if rule is None else rule
     if chosen not in RULES:
         raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
     position %= tokens

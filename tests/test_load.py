@@ -256,8 +256,9 @@ def write_gguf(path: Path, source: Path, arch: str = "llama", **metadata: int) -
         writer.add_uint32(key.replace("__", "."), value)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([chr(256 + i) for i in range(config["vocab_size"])])
-    writer.add_token_merges([])
+    letters = [chr(256 + i) for i in range(config["vocab_size"] - 1)]
+    writer.add_token_list([*letters, letters[0] + letters[1]])
+    writer.add_token_merges([f"{letters[0]} {letters[1]}"])
     names = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k"}
     names |= {"self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.down_proj": "ffn_down"}
     names |= {"post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up"}

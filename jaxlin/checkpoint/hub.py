@@ -30,14 +30,15 @@ def located(name: str | os.PathLike[str], revision: str | None) -> Path:
     """
     text = os.fspath(name)
     path = Path(text).expanduser()
-    if path.is_dir() or path.is_file():
+    if text and (path.is_dir() or path.is_file()):
         if path.is_file() and path.suffix != ".gguf":
             raise CheckpointError(f"{path}: expected a directory or a .gguf file; found another kind of file.")
         return path
     repository, file = text, None
     if text.endswith(".gguf") and text.count("/") == 2:
         repository, _, file = text.rpartition("/")
-    if text.startswith((".", "~", os.sep)) or not _HUB_ID.fullmatch(repository):
+    a_path = text.startswith((".", "~", os.sep)) or (file is None and text.endswith(".gguf"))
+    if a_path or not _HUB_ID.fullmatch(repository):
         raise CheckpointError(
             f"{text}: expected a directory, a .gguf file or a hub id (org/name); no such path exists."
         )
