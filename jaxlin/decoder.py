@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -40,9 +41,13 @@ class Decoder(nnx.Module):
         dtype: what is computed in, static.
     """
 
-    Block: ClassVar[Callable[..., nnx.Module]]
+    Block: ClassVar[Callable[..., Any]]
     sites: ClassVar[tuple[str, ...]] = KINDS
     head_bias: ClassVar[bool] = False
+    config: Any
+    linearize: bool
+    rule: Rule
+    dtype: str
 
     def __init__(
         self,
@@ -72,9 +77,8 @@ class Decoder(nnx.Module):
         Raises:
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
         """
-        if not isinstance(ids, jax.core.Tracer):
-            ids = self._checked(ids)
-        return self.embed_tokens.weight[...][jnp.asarray(ids)].astype(self.dtype)
+        known = ids if isinstance(ids, jax.core.Tracer) else self._checked(ids)
+        return self.embed_tokens.weight[...][jnp.asarray(known)].astype(self.dtype)
 
     def _checked(self, ids: Any) -> np.ndarray:
         ids, config = np.asarray(ids), self.config
@@ -120,7 +124,7 @@ class Decoder(nnx.Module):
         *,
         start: int = 0,
         stop: int | None = None,
-        keep: Callable[[Hold], Any] = lambda hold: None,
+        keep: Callable[[Any], Any] = lambda hold: None,
     ) -> tuple[Float[Array, "t d"], Any]:
         """`x` through the blocks from `start` to before `stop`.
 
@@ -141,6 +145,7 @@ class Decoder(nnx.Module):
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def body(x: Array, row: Any) -> tuple[Array, Any]:
             # A slice of the stack would be a second copy of the weights; an index, taken here, is not.
+            block: Any
             block, schedule, row = row if whole else jax.tree.map(lambda a: a[row], stack)
             hold = make_hold(row)
             return block(x, Schedule(*schedule, positions), hold), keep(hold)
@@ -149,6 +154,7 @@ class Decoder(nnx.Module):
 
     def block(self, layer: int, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "t d"]:
         """`x` through one block."""
+        block: Any
         block, schedule = jax.tree.map(lambda a: a[layer], (self.layers, self._schedule(x.shape[0])))
         return block(x, Schedule(*schedule, jnp.arange(x.shape[0])), hold)
 

@@ -1,9 +1,10 @@
 """`explain`: what the local linear map of one prompt says, as numbers and words."""
 
+import contextlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlin.attribution import attribute_map
@@ -149,12 +150,10 @@ def _ranks(jacobian: np.ndarray) -> Ranks:
 def _target(tokenizer: Tokenizer, word: str, logits: np.ndarray) -> int:
     found = []
     for form in (word, f" {word}"):
-        try:
+        with contextlib.suppress(TokenizerError):
             found.append(tokenizer.to_single_token(form))
-        except TokenizerError as error:
-            refused = error
     if not found:
-        raise refused
+        return tokenizer.to_single_token(word)  # to say what it is instead
     return max(found, key=lambda token: logits[token])
 
 
@@ -169,17 +168,17 @@ def _triplet(
     top: int,
 ) -> Triplet:
     sign = 1.0 if u @ output >= 0 else -1.0
-    u, v = jax.numpy.asarray(sign * u), sign * v
+    left, right = jnp.asarray(sign * u), sign * v
 
     def words(ids: Any) -> list[str]:
         return [tokenizer.token(int(i)) for i in ids]
 
-    share = np.sum(np.square(v), axis=-1)
+    share = np.sum(np.square(right), axis=-1)
     heaviest = np.argsort(-share)[:2]
-    near = nearest_embeddings(model, jax.numpy.asarray(v[heaviest]), top)
+    near = nearest_embeddings(model, jnp.asarray(right[heaviest]), top)
     return Triplet(
         value=value,
-        promotes=words(promoted(model, u, top).ids),
-        demotes=words(promoted(model, -u, top).ids),
+        promotes=words(promoted(model, left, top).ids),
+        demotes=words(promoted(model, -left, top).ids),
         reads=[(tokens[t], float(share[t]), words(row)) for t, row in zip(heaviest, near.ids, strict=True)],
     )

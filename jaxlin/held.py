@@ -56,13 +56,13 @@ def record(
     model: Decoder, x: Float[Array, "t d"], kinds: tuple[str, ...] = (), *, rule: Rule | None = None
 ) -> Recording:
     """Run `model` at `x` and keep every nonlinear factor, and the values at the sites of `kinds`."""
-    rule = model.rule if rule is None else rule
+    chosen: Rule = model.rule if rule is None else rule
     stream, (factors, sites) = model.scan(
-        x, lambda _: Record(rule), keep=lambda hold: (hold.values, {kind: hold.sites[kind] for kind in kinds})
+        x, lambda _: Record(chosen), keep=lambda hold: (hold.values, {kind: hold.sites[kind] for kind in kinds})
     )
-    last = Record(rule)
+    last = Record(chosen)
     output = model.norm(stream, last)
-    return Recording(Coefficients(factors, last.values, rule), stream, output, sites)
+    return Recording(Coefficients(factors, last.values, chosen), stream, output, sites)
 
 
 def coefficients(model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None) -> Coefficients:

@@ -112,7 +112,7 @@ def _checked_dtype(dtype: Any) -> str:
         name = repr(dtype)
     if name not in ("float64", "float32", "bfloat16", "float16"):
         raise JaxlinError(f"dtype: expected float64, float32, bfloat16 or float16; found {name}.")
-    if name == "float64" and not jax.config.jax_enable_x64:
+    if name == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise JaxlinError(
             "dtype: float64 needs JAX's 64-bit mode, which is off. Set JAX_ENABLE_X64=1, or call "
             'jax.config.update("jax_enable_x64", True) before anything else.'

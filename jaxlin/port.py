@@ -101,9 +101,9 @@ def decoder_numbers(
     kv_heads = json.positive("num_key_value_heads", num_key_value_heads or heads)
     if heads % kv_heads:
         raise json.error("num_key_value_heads", f"a divisor of num_attention_heads ({heads})", str(kv_heads))
-    head_dim = json.positive("head_dim", head_dim or d // heads)
-    if head_dim % 2:
-        raise json.error("head_dim", "an even number, as rotary positions pair features", str(head_dim))
+    k = json.positive("head_dim", head_dim or d // heads)
+    if k % 2:
+        raise json.error("head_dim", "an even number, as rotary positions pair features", str(k))
     return {
         "vocab_size": number("vocab_size", vocab_size),
         "hidden_size": d,
@@ -111,7 +111,7 @@ def decoder_numbers(
         "num_hidden_layers": json.positive("num_hidden_layers"),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
+        "head_dim": k,
         "norm_eps": norm_eps if eps_key is None else json.take(eps_key, float, norm_eps),
         "hidden_act": activation(json, hidden_act, act_key),
         "max_position_embeddings": json.positive("max_position_embeddings", max_position_embeddings),

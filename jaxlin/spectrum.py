@@ -32,11 +32,11 @@ def svd(jacobian: Shaped[np.ndarray, "d t e"], k: int | None = None) -> SVD:
         JaxlinError: `k` is not in 1..rank.
     """
     rank = min(jacobian.shape[0], jacobian.shape[1] * jacobian.shape[2])
-    k = rank if k is None else k
-    if not 1 <= k <= rank:
+    kept = rank if k is None else k
+    if not 1 <= kept <= rank:
         raise JaxlinError(f"SVD: expected k in 1..{rank}, the largest rank this map can have; found {k}.")
     u, s, vt = np.linalg.svd(jacobian.reshape(jacobian.shape[0], -1), full_matrices=False)
-    return SVD(u[:, :k], s[:k], vt[:k].reshape(k, *jacobian.shape[1:]))
+    return SVD(u[:, :kept], s[:kept], vt[:kept].reshape(kept, *jacobian.shape[1:]))
 
 
 def stable_rank(s: Float[np.ndarray, " k"]) -> float:

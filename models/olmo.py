@@ -34,9 +34,9 @@ class OlmoConfig(Config):
 class ClippedAttention(Attention):
     r"""Attention whose queries, keys and values are clipped to $[-c, c]$: a value times a held ratio."""
 
-    def __init__(self, config: OlmoConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: OlmoConfig, clip: float, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
-        self.clip = config.clip_qkv
+        self.clip = clip
 
     def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation, clipped."""
@@ -58,7 +58,7 @@ class OlmoBlock(LlamaBlock):
         if config.clip_qkv is None:
             self.self_attn = Attention(config, bias=bias, out_bias=bias, rngs=rngs)
         else:
-            self.self_attn = ClippedAttention(config, rngs=rngs)
+            self.self_attn = ClippedAttention(config, config.clip_qkv, rngs=rngs)
         self.post_attention_layernorm = LayerNorm(config.hidden_size, config.norm_eps, affine=False)
         self.mlp = GatedMLP(config, rngs=rngs)
 

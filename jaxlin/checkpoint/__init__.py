@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,13 +17,13 @@ class Checkpoint(Protocol):
 
     Attributes:
         source: where it is, for messages.
-        format: of its weights.
+        format: of its weights, ``"safetensors"`` or ``"gguf"``.
         config: config.json as it is, or the metadata of a GGUF file.
         tokenizer_files: the files of its tokenizer that are there, by name.
     """
 
     source: str
-    format: Literal["safetensors", "gguf"]
+    format: str
     config: dict[str, Any]
     tokenizer_files: dict[str, Path]
 

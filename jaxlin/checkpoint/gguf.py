@@ -20,7 +20,7 @@ FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 class GGUFFile:
     """A GGUF file: its metadata is read and checked, its tensors are decoded when asked for."""
 
-    format: Literal["gguf"] = "gguf"
+    format = "gguf"
 
     def __init__(self, path: Path) -> None:
         self.source = str(path)

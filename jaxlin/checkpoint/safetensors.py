@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ml_dtypes  # noqa: F401  gives NumPy the bfloat16 that safetensors asks it for
 import numpy as np
@@ -50,7 +50,7 @@ class SafetensorsFile:
 class Folder:
     """A directory with config.json and its weights, in one safetensors file or in the shards of an index."""
 
-    format: Literal["safetensors"] = "safetensors"
+    format = "safetensors"
 
     def __init__(self, path: Path) -> None:
         self.source = str(path)
