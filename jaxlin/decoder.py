@@ -45,6 +45,7 @@ class Decoder(nnx.Module):
     sites: ClassVar[tuple[str, ...]] = KINDS
     head_bias: ClassVar[bool] = False
     config: Any
+    layers: Any
     linearize: bool
     rule: Rule
     dtype: str
@@ -140,26 +141,26 @@ class Decoder(nnx.Module):
         stop = depth if stop is None else stop
         whole = (start, stop) == (0, depth)
         stack = (self.layers, self._schedule(x.shape[0]), rows)
-        positions = jnp.arange(x.shape[0])
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def body(x: Array, row: Any) -> tuple[Array, Any]:
             # A slice of the stack would be a second copy of the weights; an index, taken here, is not.
-            block: Any
             block, schedule, row = row if whole else jax.tree.map(lambda a: a[row], stack)
             hold = make_hold(row)
-            return block(x, Schedule(*schedule, positions), hold), keep(hold)
+            return block(x, schedule, hold), keep(hold)
 
         return jax.lax.scan(body, x, stack if whole else jnp.arange(start, stop))
 
     def block(self, layer: int, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "t d"]:
         """`x` through one block."""
-        block: Any
         block, schedule = jax.tree.map(lambda a: a[layer], (self.layers, self._schedule(x.shape[0])))
-        return block(x, Schedule(*schedule, jnp.arange(x.shape[0])), hold)
+        return block(x, schedule, hold)
 
-    def _schedule(self, tokens: int) -> tuple[Array, Array, Array]:
+    def _schedule(self, tokens: int) -> Schedule:
+        """The schedules of all blocks, stacked."""
         wide = jnp.promote_types(self.dtype, jnp.float32)
         inv_freq, scale = zip(*(rope.frequencies(tokens) for rope in self.config.ropes), strict=True)
         windows = [tokens if window is None else window for window in self.config.windows]
-        return jnp.asarray(np.stack(inv_freq), wide), jnp.asarray(scale, wide), jnp.asarray(windows)
+        positions = np.broadcast_to(np.arange(tokens), (len(windows), tokens))
+        frequencies = jnp.asarray(np.stack(inv_freq), wide)
+        return Schedule(frequencies, jnp.asarray(scale, wide), jnp.asarray(windows), jnp.asarray(positions))

@@ -6,7 +6,6 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import gguf
 import numpy as np
