@@ -100,7 +100,9 @@ def replay(
     start: Place,
     target: Place,
     replacements: Mapping[Place, Float[Array, "t d"]],
-) -> Float[Array, "t d"]:
+    *,
+    queries: int = 0,
+) -> Float[Array, "q d"]:
     """The held model from the block of `start` to `target`, with the values at some places replaced.
 
     Jointly linear in `stream`, the replacements and the biases.
@@ -112,29 +114,36 @@ def replay(
         start: where to begin.
         target: where to read.
         replacements: what stands in for the value at each place.
+        queries: at how many of the last positions the target is read; 0 for all. The block that leads to it computes
+            those alone.
     """
     inside = {
         p.layer: {q.kind: v for q, v in replacements.items() if q.layer == p.layer and q.inside} for p in replacements
     }
     before = {p.layer: v for p, v in replacements.items() if not p.inside}
 
+    rule, final_block = coefficients.rule, target.layer if target.inside else target.layer - 1
+    alone = {p.layer for p in replacements} | {final_block, final_block + 1}
+
     def through(layer: int, x: Array) -> tuple[Array, Hold]:
         factors = jax.tree.map(lambda a: a[layer], coefficients.layers)
-        hold = Replay(factors, coefficients.rule, replacements=inside.get(layer))
+        asked = queries if layer == final_block else 0
+        hold = Replay(factors, rule, replacements=inside.get(layer), queries=asked)
         return model.block(layer, x, hold), hold
 
     x, layer = stream, start.layer
-    for stop in sorted({p.layer for p in replacements} | {target.layer}):
-        if layer < stop:
-            x, _ = model.scan(
-                x, lambda row: Replay(row, coefficients.rule), coefficients.layers, start=layer, stop=stop
-            )
-        x, layer = before.get(stop, x), stop
-        if target.layer == stop:
+    while True:
+        x = before.get(layer, x)
+        if layer == target.layer:
             break
-        if inside[stop]:
-            x, _ = through(stop, x)
-            layer = stop + 1
+        if layer in alone:
+            x, _ = through(layer, x)
+            layer += 1
+        else:
+            stop = min(place for place in alone if place > layer)
+            x, _ = model.scan(x, lambda row: Replay(row, rule), coefficients.layers, start=layer, stop=stop)
+            layer = stop
     if target.inside:
-        return through(target.layer, x)[1].sites[target.kind]
-    return model.norm(x, Replay(coefficients.norm, coefficients.rule)) if target.final else x
+        x = through(layer, x)[1].sites[target.kind]
+    y = model.norm(x, Replay(coefficients.norm, rule)) if target.final else x
+    return y[-queries:]

@@ -41,6 +41,7 @@ class Hold:
 
     Attributes:
         rule: the freeze rule of gated MLPs.
+        queries: at how many of the last positions the block's output is asked for; 0 for all.
         sites: the value seen at each site so far, by kind.
     """
 
@@ -50,8 +51,10 @@ class Hold:
         *,
         probes: Mapping[str, Array] | None = None,
         replacements: Mapping[str, Array] | None = None,
+        queries: int = 0,
     ) -> None:
         self.rule: Rule = rule
+        self.queries = queries
         self.probes = probes or {}
         self.replacements = replacements or {}
         self.sites: dict[str, Array] = {}

@@ -22,6 +22,17 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def residual(x: Float[Array, "t d"], update: Float[Array, "u d"]) -> Float[Array, "v d"]:
+    """`x + update`, at the positions that both have: the last ones, where queries stand when some are asked for."""
+    positions = min(x.shape[0], update.shape[0])
+    return x[-positions:] + update[-positions:]
+
+
+def of_last(factor: Array, x: Array) -> Array:
+    """The rows of a held `factor` that belong to the positions of `x`, which are the last ones."""
+    return factor[-x.shape[0] :]
+
+
 def linear(
     x: Float[Array, "*b i"], weight: Float[Array, "o i"], bias: Float[Array, " o"] | None = None
 ) -> Float[Array, "*b o"]:
@@ -37,7 +48,7 @@ def rms_norm(x: Float[Array, "*b d"], weight: Float[Array, " d"], eps: float, ho
     """
     wide = at_least_float32(x)
     inv_rms = hold("inv_rms", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps))
-    return jnp.multiply((wide * inv_rms).astype(x.dtype), along_last(weight.astype(x.dtype), x))
+    return (wide * of_last(inv_rms, x)).astype(x.dtype) * along_last(weight.astype(x.dtype), x)
 
 
 def layer_norm(
@@ -56,7 +67,7 @@ def layer_norm(
     wide = at_least_float32(x)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     inv_std = hold("inv_std", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps))
-    y = centred * inv_std
+    y = centred * of_last(inv_std, x)
     if weight is not None:
         y = y * along_last(weight.astype(y.dtype), y)
     if bias is not None:
@@ -135,7 +146,7 @@ r"""$\mathrm{act}(x)/x$ of each activation, in closed form: nothing is divided, 
 
 def ungated(x: Float[Array, "t f"], act: str, hold: Hold) -> Float[Array, "t f"]:
     r"""$\mathrm{act}(x)$ as $x$ times its slope $\mathrm{act}(x) / x$, which is held."""
-    return x * hold("slope", lambda: SLOPES[act](x))
+    return x * of_last(hold("slope", lambda: SLOPES[act](x)), x)
 
 
 def gated(
@@ -152,13 +163,14 @@ def gated(
             g = gate()
             return g * slope(g)
 
-        return hold("gate", activated) * up()
+        u = up()
+        return of_last(hold("gate", activated), u) * u
     g = gate()
     if hold.rule == "up":
-        return hold("up", lambda: slope(g) * up()) * g
+        return of_last(hold("up", lambda: slope(g) * up()), g) * g
     u = up()
     of_up, of_gate = hold("half", lambda: (g * slope(g) / 2, slope(g) * u / 2))
-    return of_up * u + of_gate * g
+    return of_last(of_up, u) * u + of_last(of_gate, g) * g
 
 
 def along_last(vector: Float[Array, " d"], like: Array) -> Array:

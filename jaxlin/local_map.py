@@ -51,6 +51,7 @@ class LocalMap:
         position: the position of the output, counted from the first token.
         source: the source in canonical form.
         target: the target in canonical form.
+        at_last: whether the position is the last, for which the last block needs no other.
     """
 
     model: Decoder
@@ -61,6 +62,7 @@ class LocalMap:
     position: Leaf
     source: Place = field(metadata={"static": True})
     target: Place = field(metadata={"static": True})
+    at_last: bool = field(metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -193,7 +195,7 @@ def local_map(
         raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
     position %= tokens
     value, output, bias, coefficients = _record(model, x, position, start, end, chosen)
-    return LocalMap(model, value, output, bias, coefficients, position, start, end)
+    return LocalMap(model, value, output, bias, coefficients, position, start, end, position == tokens - 1)
 
 
 @functools.partial(jax.jit, static_argnames=("start", "end", "rule"))
@@ -226,5 +228,6 @@ def _held(lmap: LocalMap, v: Float[Array, "t d"], stream: Float[Array, "t d"]) -
     no transpose.
     """
     model = without_biases(lmap.model)
-    y = replay(model, lmap.coefficients, stream, lmap.source, lmap.target, {lmap.source: v})
-    return jax.lax.dynamic_index_in_dim(y, lmap.position, keepdims=False)
+    queries, position = (1, 0) if lmap.at_last else (0, lmap.position)
+    y = replay(model, lmap.coefficients, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries)
+    return jax.lax.dynamic_index_in_dim(y, position, keepdims=False)

@@ -109,10 +109,10 @@ class Attention(nnx.Module):
         self.v_proj = Linear(d, kv_heads * k, bias=bias, rngs=rngs)
         self.o_proj = Linear(heads * k, d, bias=out_bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
         """What attention gives, before it is added."""
         pattern = hold("pattern", lambda: self.pattern(x, at))
-        z = layers.attend(pattern, self.values(x, hold))
+        z = layers.attend(pattern[:, -hold.queries :], self.values(x, hold))
         return self.o_proj(z.reshape(z.shape[0], -1))
 
     def pattern(self, x: Float[Array, "t d"], at: Schedule) -> Float[Array, "h t s"]:

@@ -15,8 +15,10 @@ from tqdm import tqdm
 from jaxlin.errors import JaxlinError
 
 WORKING_SET = 8 * 2**20
-"""Bytes of one hidden activation over a block of rows. On a CPU it should stay in the cache between the products and the
-elementwise work: with SmolLM2, blocks of 8 MiB take 3 % less time than of 32 MiB or of 2 MiB."""
+"""Bytes of one hidden activation over a block of rows.
+
+On a CPU it should stay in the cache between the products and the elementwise work.
+"""
 
 
 def default_block(rows: int, row_bytes: int) -> int:

@@ -22,6 +22,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
 from jaxlin.hold import Hold
+from jaxlin.layers import residual
 from jaxlin.modules import Attention, GatedMLP, HeadNormAttention, RMSNorm, Schedule
 from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, ropes_by_type, windows
 
@@ -58,15 +59,15 @@ class GemmaBlock(nnx.Module):
         bias, scale, cap = config.attention_bias, config.attention_scale, config.attn_logit_softcapping
         return Attention(config, scale=scale, softcap=cap, bias=bias, out_bias=bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.input_layernorm(x, hold.within("input_layernorm"))
         attn = hold.site("attn_out", self.self_attn(h, at, hold.within("self_attn")))
-        x = hold.site("resid_mid", x + attn)
+        x = hold.site("resid_mid", residual(x, attn))
         h = self.post_attention_layernorm(x, hold.within("post_attention_layernorm"))
         mlp = hold.site("mlp_out", self.mlp(h, hold.within("mlp")))
-        return hold.site("resid_post", x + mlp)
+        return hold.site("resid_post", residual(x, mlp))
 
 
 class Gemma2Block(GemmaBlock):
@@ -77,17 +78,17 @@ class Gemma2Block(GemmaBlock):
         self.pre_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
         self.post_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.input_layernorm(x, hold.within("input_layernorm"))
         h = self.self_attn(h, at, hold.within("self_attn"))
         attn = hold.site("attn_out", self.post_attention_layernorm(h, hold.within("post_attention_layernorm")))
-        x = hold.site("resid_mid", x + attn)
+        x = hold.site("resid_mid", residual(x, attn))
         h = self.pre_feedforward_layernorm(x, hold.within("pre_feedforward_layernorm"))
         h = self.mlp(h, hold.within("mlp"))
         mlp = hold.site("mlp_out", self.post_feedforward_layernorm(h, hold.within("post_feedforward_layernorm")))
-        return hold.site("resid_post", x + mlp)
+        return hold.site("resid_post", residual(x, mlp))
 
 
 class Gemma3Block(Gemma2Block):

@@ -15,6 +15,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
 from jaxlin.hold import Hold
+from jaxlin.layers import residual
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
 from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
 from jaxlin.rope import Dynamic, no_rope
@@ -38,15 +39,15 @@ class LlamaBlock(nnx.Module):
         self.post_attention_layernorm = RMSNorm(d, config.norm_eps)
         self.mlp = GatedMLP(config, bias=config.mlp_bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.input_layernorm(x, hold.within("input_layernorm"))
         attn = hold.site("attn_out", self.self_attn(h, at, hold.within("self_attn")))
-        x = hold.site("resid_mid", x + attn)
+        x = hold.site("resid_mid", residual(x, attn))
         h = self.post_attention_layernorm(x, hold.within("post_attention_layernorm"))
         mlp = hold.site("mlp_out", self.mlp(h, hold.within("mlp")))
-        return hold.site("resid_post", x + mlp)
+        return hold.site("resid_post", residual(x, mlp))
 
 
 class Llama(Decoder):

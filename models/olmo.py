@@ -18,6 +18,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
 from jaxlin.hold import Hold
+from jaxlin.layers import residual
 from jaxlin.models.llama import LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, LayerNorm, RMSNorm, Schedule
 from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, ropes_by_type, windows
@@ -86,15 +87,15 @@ class Olmo2Block(nnx.Module):
         self.mlp = GatedMLP(config, rngs=rngs)
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.self_attn(x, at, hold.within("self_attn"))
         attn = hold.site("attn_out", self.post_attention_layernorm(h, hold.within("post_attention_layernorm")))
-        x = hold.site("resid_mid", x + attn)
+        x = hold.site("resid_mid", residual(x, attn))
         h = self.mlp(x, hold.within("mlp"))
         mlp = hold.site("mlp_out", self.post_feedforward_layernorm(h, hold.within("post_feedforward_layernorm")))
-        return hold.site("resid_post", x + mlp)
+        return hold.site("resid_post", residual(x, mlp))
 
 
 class Olmo(Decoder):

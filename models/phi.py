@@ -19,6 +19,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
 from jaxlin.hold import Hold
+from jaxlin.layers import residual
 from jaxlin.models.mistral import Mistral, MistralConfig
 from jaxlin.modules import Attention, HeadNormAttention, LayerNorm, Linear, Schedule
 from jaxlin.port import Port, Rows, decoder_numbers, rope_of, stacked_rows
@@ -58,13 +59,13 @@ class PhiBlock(nnx.Module):
             self.self_attn = Attention(config, bias=True, out_bias=True, rngs=rngs)
         self.mlp = UngatedMLP(config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.input_layernorm(x, hold.within("input_layernorm"))
         attn = hold.site("attn_out", self.self_attn(h, at, hold.within("self_attn")))
         mlp = hold.site("mlp_out", self.mlp(h, hold.within("mlp")))
-        return hold.site("resid_post", x + attn + mlp)
+        return hold.site("resid_post", residual(residual(x, attn), mlp))
 
 
 class Phi(Decoder):

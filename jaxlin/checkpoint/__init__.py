@@ -6,9 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxlin.checkpoint.folder import Folder
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.checkpoint.hub import located
-from jaxlin.checkpoint.safetensors import Folder
 
 
 @runtime_checkable
@@ -19,7 +19,7 @@ class Checkpoint(Protocol):
         source: where it is, for messages.
         format: of its weights, ``"safetensors"`` or ``"gguf"``.
         config: config.json as it is, or the metadata of a GGUF file.
-        tokenizer_files: the files of its tokenizer that are there, by name.
+        tokenizer_files: the files of its tokenizer and generation_config.json, those that are there, by name.
     """
 
     source: str
@@ -39,8 +39,16 @@ class Checkpoint(Protocol):
         """The dtype of a tensor as the format names it."""
         ...
 
+    def file_of(self, name: str) -> Path:
+        """The file that holds a tensor, for messages."""
+        ...
+
     def read(self, name: str) -> np.ndarray:
-        """The values of a tensor; quantised GGUF types are decoded to float32."""
+        """The values of a tensor in their stored dtype; quantised GGUF types are decoded to float32."""
+        ...
+
+    def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, one slice an axis; what leading axes leave out is not read."""
         ...
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""GGUF: one file with metadata, tokenizer and weights, read and decoded by the `gguf` library.
+"""GGUF: one file with metadata, tokenizer and weights. The `gguf` library decodes its packed types.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -6,42 +6,39 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
+import ml_dtypes
 import numpy as np
 
+from jaxlin.checkpoint.gguf_header import read_header
 from jaxlin.errors import CheckpointError
 
-FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
-"""The types that are not packed, but for BF16, which is decoded like the packed ones."""
+FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+"""The types that are not packed, and are read as they are stored."""
+
+CHUNK = 2**22
+"""How many values are decoded at once: the library needs several times their memory meanwhile."""
 
 
 class GGUFFile:
-    """A GGUF file: its metadata is read and checked, its tensors are decoded when asked for."""
+    """A GGUF file: its metadata is read and checked, its tensors are mapped, and decoded when asked for."""
 
     format = "gguf"
 
     def __init__(self, path: Path) -> None:
         self.source = str(path)
         self.tokenizer_files: dict[str, Path] = {}
+        self._path = path
         try:
-            with path.open("rb") as file:
-                magic = file.read(4)
-            if magic != b"GGUF":
-                raise CheckpointError(f"{path}: expected the magic bytes GGUF; found {magic!r}.")
-            reader = gguf.GGUFReader(path)
-            self.config = {name: field.contents() for name, field in reader.fields.items()}
-        except CheckpointError:
-            raise
-        # The library checks nothing: a damaged file fails wherever the damage leads it.
-        except Exception as error:
+            self._data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+            self.config, self._tensors = read_header(self._data.data)
+        except (ValueError, OSError) as error:
             raise CheckpointError(
-                f"{path}: expected a whole GGUF file; found one that cannot be read ({type(error).__name__}: {error})."[
-                    :300
-                ]
+                f"{path}: expected a whole GGUF file; found one that cannot be read ({error})."[:400]
                 + " It is truncated or damaged: download it again."
             ) from error
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def names(self) -> frozenset[str]:
         """The tensors there are, by ggml's names."""
@@ -49,28 +46,55 @@ class GGUFFile:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, ``[out, in]``: the file counts its fastest axis first."""
-        return tuple(int(n) for n in reversed(self._tensors[name].shape))
+        return self._tensors[name].shape
 
     def dtype(self, name: str) -> str:
         """The ggml type of a tensor."""
-        return self._tensors[name].tensor_type.name
+        return self._tensors[name].kind.name
+
+    def file_of(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        del name
+        return self._path
 
     def read(self, name: str) -> np.ndarray:
-        """The values of a tensor, packed ones decoded to float32."""
-        tensor = self._tensors[name]
-        kind = tensor.tensor_type.name
-        if kind in FLOATS:
-            return np.asarray(tensor.data).view(FLOATS[kind]).reshape(self.shape(name))
-        try:
-            return gguf.dequantize(tensor.data, tensor.tensor_type).reshape(self.shape(name))
-        except (NotImplementedError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.source}, tensor {name}: expected a type that the gguf library decodes; found {kind}."
-            ) from error
+        """The values of a tensor, packed ones decoded to float32. Floats are mapped, not copied: they are read-only."""
+        return self.read_slice(name, ())
+
+    def read_raw(self, name: str) -> np.ndarray:
+        """The bytes of a tensor as they are packed, ``[..., out, bytes]``: one row of blocks for each row of values."""
+        _, shape, start, size = self._tensors[name]
+        return np.asarray(self._data[start : start + size]).reshape(*shape[:-1], -1)
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Some rows of a tensor."""
-        return self.read(name)[start:stop]
+        """Some rows of a tensor; the others are not decoded."""
+        return self.read_slice(name, (slice(start, stop),))
+
+    def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, one slice an axis; what leading axes leave out is not decoded."""
+        kind, shape, _, _ = self._tensors[name]
+        raw = self.read_raw(name)
+        if kind.name in FLOATS:
+            return raw.view(FLOATS[kind.name]).reshape(shape)[(*index, ...)]
+        # A block spans the last axis, so that one is cut after decoding.
+        leading = index[: len(shape) - 1]
+        packed = raw[leading]
+        try:
+            decoded = _decoded(packed.reshape(-1, raw.shape[-1]), kind, shape[-1])
+        except (NotImplementedError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.source}, tensor {name}: expected a type that the gguf library decodes; found {kind.name}."
+            ) from error
+        whole = (slice(None),) * len(leading)
+        return decoded.reshape(*packed.shape[:-1], shape[-1])[whole + index[len(leading) :]]
+
+
+def _decoded(rows: np.ndarray, kind: gguf.GGMLQuantizationType, width: int) -> np.ndarray:
+    decoded = np.empty((len(rows), width), np.float32)
+    step = max(1, CHUNK // width)
+    for start in range(0, len(rows), step):
+        decoded[start : start + step] = gguf.dequantize(rows[start : start + step], kind)
+    return decoded
 
 
 _BLOCK = {
@@ -78,28 +102,44 @@ _BLOCK = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
     "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "post_ffw_norm": "post_feedforward_layernorm",
 }
+"""ggml's names within a block. `ffn_norm` is the norm before the MLP, which Gemma names pre_feedforward_layernorm;
+Phi-3 keeps gate and up fused in `ffn_up`: such an architecture gives its own name as an override."""
+
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.(?P<kind>weight|bias)")
 
 
-def hf_name(name: str, block: Mapping[str, str] = _BLOCK) -> str:
-    """Hugging Face's name of a tensor that ggml calls `name`; `name` itself where there is none."""
+def hf_name(name: str, overrides: Mapping[str, str] | None = None) -> str:
+    """Hugging Face's name of a tensor that ggml calls `name`; `name` itself where there is none, as for rope_freqs.
+
+    Args:
+        name: as the GGUF file gives it.
+        overrides: parts that an architecture names differently, such as ``{"ffn_norm": "pre_feedforward_layernorm"}``.
+    """
     found = _NAME.fullmatch(name)
     if not found:
         return name
     layer, part, kind = found["layer"], found["part"], found["kind"]
-    table = _TOP if layer is None else block
+    table = {**(_TOP if layer is None else _BLOCK), **(overrides or {})}
     if part not in table:
         return name
     return f"{table[part]}.{kind}" if layer is None else f"model.layers.{layer}.{table[part]}.{kind}"
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Undo llama.cpp's order of the rows of queries and keys: pairs side by side become halves of each head."""
+    """Undo llama.cpp's order of the rows of queries and keys: pairs side by side become halves of each head.
+
+    Whole rows move, so it serves weights, biases and the packed rows of `GGUFFile.read_raw` alike.
+    """
     return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

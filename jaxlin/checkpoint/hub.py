@@ -8,6 +8,7 @@ from jaxlin.errors import CheckpointError
 
 NEEDED = (
     "config.json",
+    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -16,32 +17,39 @@ NEEDED = (
 )
 """The files of a repository that are downloaded."""
 
+NOT_NEEDED = ("*/*", "consolidated*", "adapter_model*")
+"""Of those, the files that hold the weights a second time in another layout, or only a change of them."""
+
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)[/:](?P<file>[\w.-]+\.gguf)")
 
 
 def located(name: str | os.PathLike[str], revision: str | None) -> Path:
     """The directory or GGUF file that `name` names.
 
-    A hub id is ``org/name``; ``org/name/file.gguf`` is one file of a repository. The usual environment variables of
-    huggingface_hub hold (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
+    A hub id is ``org/name``; ``org/name/file.gguf`` or ``org/name:file.gguf`` is one file of a repository. The usual
+    environment variables of huggingface_hub hold (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
 
     Raises:
         CheckpointError: nothing of this name, or it cannot be downloaded.
     """
     text = os.fspath(name)
-    path = Path(text).expanduser()
-    if text and (path.is_dir() or path.is_file()):
+    try:
+        path = Path(text).expanduser()
+        there = text != "" and (path.is_dir() or path.is_file())
+    # No such home directory, or a name that the file system cannot hold.
+    except (RuntimeError, OSError):
+        path, there = Path(text), False
+    if there:
         if path.is_file() and path.suffix != ".gguf":
             raise CheckpointError(f"{path}: expected a directory or a .gguf file; found another kind of file.")
         return path
     repository, file = text, None
-    if text.endswith(".gguf") and text.count("/") == 2:
-        repository, _, file = text.rpartition("/")
+    if found := _HUB_FILE.fullmatch(text):
+        repository, file = found["repository"], found["file"]
     a_path = text.startswith((".", "~", os.sep)) or (file is None and text.endswith(".gguf"))
     if a_path or not _HUB_ID.fullmatch(repository):
-        raise CheckpointError(
-            f"{text}: expected a directory, a .gguf file or a hub id (org/name); no such path exists."
-        )
+        raise _no_such(text)
     return _downloaded(repository, file, revision)
 
 
@@ -52,7 +60,11 @@ def _downloaded(repository: str, file: str | None, revision: str | None) -> Path
     try:
         if file is not None:
             return Path(hub.hf_hub_download(repository, file, revision=revision))
-        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(NEEDED)))
+        return Path(
+            hub.snapshot_download(
+                repository, revision=revision, allow_patterns=list(NEEDED), ignore_patterns=list(NOT_NEEDED)
+            )
+        )
     except errors.GatedRepoError as error:
         reason = (
             "its owner asks for an agreement. Accept it on the model's page, then set HF_TOKEN or run `hf auth login`"
@@ -68,13 +80,25 @@ def _downloaded(repository: str, file: str | None, revision: str | None) -> Path
             raise _unreachable(repository) from error
         raise CheckpointError(f"{repository}: the hub has no file {file!r} in it.") from error
     except errors.HFValidationError as error:
-        raise CheckpointError(f"{repository}: expected a directory, a .gguf file or a hub id (org/name).") from error
+        raise _no_such(repository) from error
     except (OSError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError) as error:
         raise _unreachable(repository) from error
+    # What the client below huggingface_hub raises depends on its version, and on HF_ENDPOINT being an address at all.
+    except Exception as error:
+        raise CheckpointError(
+            f"{repository}: the download failed ({type(error).__name__}: {error}). "[:300]
+            + "Check HF_ENDPOINT and the network, or give a directory or a .gguf file."
+        ) from error
 
 
 def _unreachable(repository: str) -> CheckpointError:
     return CheckpointError(
         f"{repository}: it is not in the cache and the hub cannot be reached. Connect to the network, unset "
         "HF_HUB_OFFLINE, or give a directory or a .gguf file."
+    )
+
+
+def _no_such(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name[:200]}: expected a directory, a .gguf file or a hub id (org/name); no such path exists."
     )

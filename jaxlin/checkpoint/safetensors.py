@@ -1,140 +1,163 @@
-"""A directory with config.json and safetensors: one file, or the shards of an index."""
+"""One safetensors file: a strict header, and tensors that are read when asked for.
 
-import json
+Format: https://huggingface.co/docs/safetensors/index#format. Eight bytes give the length of a JSON header, which gives
+the dtype, shape and place of every tensor; the tensors fill the rest of the file without gap or overlap.
+
+The header is parsed here and then once more by the safetensors library, so that what either refuses is refused. The
+values are read here, because the NumPy side of the library has no float8.
+"""
+
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes  # noqa: F401  gives NumPy the bfloat16 that safetensors asks it for
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxlin.checkpoint.strict_json import parse_object
 from jaxlin.errors import CheckpointError
 
-PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "BOOL": np.bool_,
+        "U8": np.uint8,
+        "I8": np.int8,
+        "U16": np.uint16,
+        "I16": np.int16,
+        "U32": np.uint32,
+        "I32": np.int32,
+        "U64": np.uint64,
+        "I64": np.int64,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+        "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "F32": np.float32,
+        "F64": np.float64,
+        "C64": np.complex64,
+    }.items()
+}
+"""The dtypes that are read, by the format's names; those below one byte are not among them."""
+
+LONGEST_HEADER = 100_000_000
+"""The bound of the safetensors library: what is longer is damaged or hostile."""
+
+
+class Entry(NamedTuple):
+    """What the header says of one tensor; `start` counts from the beginning of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
 class SafetensorsFile:
-    """One file: its header is checked by the safetensors library, its tensors are read when asked for."""
+    """One file: its header is checked when it is opened, its tensors are read when asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = safe_open(path, framework="numpy")
+            with path.open("rb") as file:
+                self._entries = _header(file)
+            with safe_open(path, framework="numpy") as checked:
+                checked.keys()
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(
-                f"{path}: expected a whole safetensors file; found one that cannot be read ({error}). "
-                "It is truncated or damaged: download it again."
+                f"{path}: expected a whole safetensors file; found one that cannot be read ({error})."[:400]
+                + " It is truncated or damaged: download it again."
             ) from error
 
     def names(self) -> list[str]:
         """The tensors there are."""
-        return list(self._file.keys())
+        return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
-        return tuple(self._file.get_slice(name).get_shape())
+        return self._entries[name].shape
 
     def dtype(self, name: str) -> str:
         """The format's name of a tensor's dtype."""
-        return self._file.get_slice(name).get_dtype()
+        return self._entries[name].dtype
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor."""
-        return self._file.get_tensor(name)
+        """A tensor, in its stored dtype."""
+        return self.read_slice(name, ())
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Some rows of a tensor; the others are not read."""
-        return self._file.get_slice(name)[start:stop]
+    def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, one slice an axis; trailing axes that are left out are whole.
 
-
-class Folder:
-    """A directory with config.json and its weights, in one safetensors file or in the shards of an index."""
-
-    format = "safetensors"
-
-    def __init__(self, path: Path) -> None:
-        self.source = str(path)
-        self.config = read_json(path / "config.json")
-        known = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-        self.tokenizer_files = {name: path / name for name in known if (path / name).is_file()}
-        self._files: dict[str, SafetensorsFile] = {}
-        for file, named in self._weights(path).items():
-            opened = SafetensorsFile(path / file)
-            if missing := sorted((named or set()) - set(opened.names())):
-                raise CheckpointError(
-                    f"{opened.path}: expected tensor {missing[0]}, which the index names; found none."
-                )
-            if twice := sorted(set(opened.names()) & self._files.keys()):
-                raise CheckpointError(
-                    f"{opened.path}: expected each tensor in one shard; found {twice[0]} in another too."
-                )
-            self._files.update(dict.fromkeys(opened.names(), opened))
-
-    @staticmethod
-    def _weights(path: Path) -> dict[str, set[str] | None]:
-        """The files to open, and the tensors that an index says are in each."""
-        index, single = path / "model.safetensors.index.json", path / "model.safetensors"
-        if not index.exists():
-            if single.is_file():
-                return {single.name: None}
-            pickles = sorted(found.name for pattern in PICKLES for found in path.glob(pattern))
-            if pickles:
-                raise CheckpointError(
-                    f"{path}: expected model.safetensors; found only {pickles[0]}, a pickle, which could run code "
-                    "and is never opened. Convert it to safetensors, or take a revision that has them."
-                )
-            raise CheckpointError(f"{path}: expected model.safetensors or model.safetensors.index.json; found neither.")
-        shards: dict[str, set[str] | None] = {}
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index}: expected an object under 'weight_map'; found {type(weight_map).__name__}.")
-        for tensor, file in weight_map.items():
-            if not isinstance(file, str) or Path(file).name != file or "\\" in file or file in ("", ".", ".."):
-                raise CheckpointError(
-                    f"{index}, {tensor}: expected the name of a file in the same folder; found {file!r}."
-                )
-            if not (path / file).is_file():
-                raise CheckpointError(f"{index}: expected the shard {file} beside it; found none. Download it again.")
-            named = shards.setdefault(file, set())
-            assert named is not None
-            named.add(tensor)
-        return shards
-
-    def names(self) -> frozenset[str]:
-        """The tensors there are."""
-        return frozenset(self._files)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor."""
-        return self._files[name].shape(name)
-
-    def dtype(self, name: str) -> str:
-        """The format's name of a tensor's dtype."""
-        return self._files[name].dtype(name)
-
-    def read(self, name: str) -> np.ndarray:
-        """A tensor."""
-        return self._files[name].read(name)
-
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Some rows of a tensor; the others are not read."""
-        return self._files[name].read_rows(name, start, stop)
+        Of the file, only the span between the first and the last element of the slices is read, as far as leading axes
+        narrow it down.
+        """
+        dtype, shape, start, _ = self._entries[name]
+        kind = DTYPES[dtype]
+        index = index + (slice(None),) * (len(shape) - len(index))
+        # The span is contiguous as long as every axis before the one sliced holds a single element.
+        narrowed, span = list(index), list(shape)
+        for axis, (part, size) in enumerate(zip(index, shape, strict=True)):
+            wanted = range(size)[part]
+            low, high = (min(wanted), max(wanted) + 1) if wanted else (0, 0)
+            start += low * math.prod(shape[axis + 1 :]) * kind.itemsize
+            span[axis] = high - low
+            stop = wanted.stop - low if wanted.step > 0 else None
+            narrowed[axis] = slice(wanted.start - low, stop, wanted.step) if wanted else slice(0, 0)
+            if span[axis] > 1:
+                break
+        count = math.prod(span)
+        try:
+            with self.path.open("rb") as file:
+                values = np.fromfile(file, np.uint8, count * kind.itemsize, offset=start)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}, tensor {name}: cannot be read: {error.strerror}.") from error
+        if values.size != count * kind.itemsize:
+            raise CheckpointError(f"{self.path}, tensor {name}: the file became shorter while it was open.")
+        return values.view(kind).reshape(span)[(*narrowed, ...)]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+def _header(file: BinaryIO) -> dict[str, Entry]:
+    """Parse the header of a file, and check that its tensors fill the rest.
 
     Raises:
-        CheckpointError: no such file, or not an object.
+        ValueError: saying what is wrong.
     """
+    size = file.seek(0, 2)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, LONGEST_HEADER):
+        raise ValueError(f"a header of {length} bytes in a file of {size} bytes")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent}: expected a {path.name}; found none.") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected JSON; found text that is not ({error})."[:300]) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; found {type(found).__name__}.")
-    return found
+        header = parse_object(file.read(length))
+    except ValueError as error:
+        raise ValueError(f"a header that is not a JSON object: {error}") from error
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+        raise ValueError("a __metadata__ that does not map strings to strings")
+    entries = {name: _entry(name, found, 8 + length) for name, found in header.items()}
+    place = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != place:
+            raise ValueError(f"tensor {name} at byte {entry.start}; the one before it ends at {place}")
+        place = entry.stop
+    if place != size:
+        raise ValueError(f"tensors that end at byte {place} of {size}")
+    return entries
+
+
+def _entry(name: str, found: Any, base: int) -> Entry:
+    if not isinstance(found, dict) or not {"dtype", "shape", "data_offsets"} <= found.keys():
+        raise ValueError(f"tensor {name} without dtype, shape and data_offsets")
+    dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"tensor {name} of dtype {dtype!r}; known are {', '.join(DTYPES)}")
+    for numbers in (shape, offsets):
+        # A bool is an int to Python, not to the format.
+        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+            raise ValueError(f"tensor {name} with shape {shape!r} and data_offsets {offsets!r}")
+    expected = math.prod(shape) * DTYPES[dtype].itemsize
+    if len(offsets) != 2 or offsets[1] - offsets[0] != expected:
+        raise ValueError(f"tensor {name} of {dtype} {shape}, {expected} bytes, at data_offsets {offsets}")
+    return Entry(dtype, tuple(shape), base + offsets[0], base + offsets[1])

@@ -1,0 +1,170 @@
+"""The header of a GGUF file, read within bounds: metadata as plain values, and where each tensor lies.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every count and length is held against the size of
+the file before it is believed. The reader of the `gguf` library does not: an array length with one wrong bit makes it
+loop until memory ends. It also makes a NumPy array of every token, which takes seconds for a vocabulary.
+"""
+
+import math
+import struct
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+
+VERSIONS = (2, 3)
+MAX_AXES = 4
+"""GGML_MAX_DIMS: ggml has no tensor of more axes."""
+
+_SCALARS: dict[GGUFValueType, np.dtype[Any]] = {
+    GGUFValueType.UINT8: np.dtype("<u1"),
+    GGUFValueType.INT8: np.dtype("<i1"),
+    GGUFValueType.UINT16: np.dtype("<u2"),
+    GGUFValueType.INT16: np.dtype("<i2"),
+    GGUFValueType.UINT32: np.dtype("<u4"),
+    GGUFValueType.INT32: np.dtype("<i4"),
+    GGUFValueType.FLOAT32: np.dtype("<f4"),
+    GGUFValueType.BOOL: np.dtype("?"),
+    GGUFValueType.UINT64: np.dtype("<u8"),
+    GGUFValueType.INT64: np.dtype("<i8"),
+    GGUFValueType.FLOAT64: np.dtype("<f8"),
+}
+
+
+class Tensor(NamedTuple):
+    """What the header says of one tensor: its shape, slowest axis first, and the bytes of the file it takes."""
+
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+def read_header(data: memoryview) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metadata and the tensors of a whole GGUF file.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    return _Cursor(data).header()
+
+
+class _Cursor:
+    """A place in the file, and what is read there."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def header(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        magic = bytes(self._take(min(4, len(self._data))))
+        if magic != b"GGUF":
+            raise ValueError(f"expected the magic bytes GGUF; found {magic!r}")
+        version = self._number("<I")
+        if version not in VERSIONS:
+            big_endian = int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS
+            raise ValueError(f"version {version}" + (", a big-endian file, which is not read" if big_endian else ""))
+        tensors, pairs = self._number("<Q"), self._number("<Q")
+        metadata: dict[str, Any] = {}
+        for _ in range(pairs):
+            key = self._string()
+            if key in metadata:
+                raise ValueError(f"the key {key} is given twice")
+            metadata[key] = self._value(self._number("<I"))
+        found: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int]] = {}
+        for _ in range(tensors):
+            name = self._string()
+            if name in found:
+                raise ValueError(f"tensor {name} is given twice")
+            found[name] = self._tensor(name)
+        # Numbers become Python values last: a wrong length has taken no memory before it is found out.
+        return {key: _plain(value) for key, value in metadata.items()}, self._placed(metadata, found)
+
+    def _take(self, size: int) -> memoryview:
+        if size > len(self._data) - self._at:
+            raise ValueError(f"it ends within what byte {self._at} begins, {size} bytes long")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def _number(self, code: str) -> int:
+        return struct.unpack(code, self._take(struct.calcsize(code)))[0]
+
+    def _string(self) -> str:
+        at = self._at
+        try:
+            return str(self._take(self._number("<Q")), "utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"the string at byte {at} is not UTF-8") from None
+
+    def _value(self, code: int, depth: int = 0) -> Any:
+        try:
+            kind = GGUFValueType(code)
+        except ValueError:
+            raise ValueError(f"a value of unknown type {code} before byte {self._at}") from None
+        if kind is GGUFValueType.STRING:
+            return self._string()
+        if kind is not GGUFValueType.ARRAY:
+            return self._numbers(kind, 1)[0]
+        if depth == MAX_AXES:
+            raise ValueError(f"arrays nested more than {MAX_AXES} deep before byte {self._at}")
+        code, length = self._number("<I"), self._number("<Q")
+        if code in _SCALARS:
+            return self._numbers(GGUFValueType(code), length)
+        # A string takes 8 bytes at least, an array 12.
+        if length * 8 > len(self._data) - self._at:
+            raise ValueError(f"an array of {length} values before byte {self._at}, more than the file can hold")
+        return [self._value(code, depth + 1) for _ in range(length)]
+
+    def _numbers(self, kind: GGUFValueType, count: int) -> np.ndarray:
+        dtype = _SCALARS[kind]
+        return np.frombuffer(self._take(count * dtype.itemsize), dtype)
+
+    def _tensor(self, name: str) -> tuple[GGMLQuantizationType, tuple[int, ...], int]:
+        axes = self._number("<I")
+        if axes > MAX_AXES:
+            raise ValueError(f"tensor {name} of {axes} axes; at most {MAX_AXES} are possible")
+        shape = tuple(self._number("<Q") for _ in range(axes))[::-1]
+        code, offset = self._number("<I"), self._number("<Q")
+        try:
+            kind = GGMLQuantizationType(code)
+            block, _ = gguf.GGML_QUANT_SIZES[kind]
+        except (ValueError, KeyError):
+            raise ValueError(f"tensor {name} of type {code}, which gguf {_version()} does not know") from None
+        if 0 in shape or (shape[-1] if shape else 1) % block:
+            raise ValueError(f"tensor {name} of {kind.name}, blocks of {block}, and of shape {shape}")
+        return kind, shape, offset
+
+    def _placed(
+        self, metadata: dict[str, Any], found: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int]]
+    ) -> dict[str, Tensor]:
+        """The tensors at their places in the file, none beyond its end or within another."""
+        alignment = _plain(metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT))
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"general.alignment {alignment!r}, which is no power of two")
+        base = -(-self._at // alignment) * alignment
+        tensors: dict[str, Tensor] = {}
+        end = base
+        for name, (kind, shape, offset) in sorted(found.items(), key=lambda item: item[1][2]):
+            block, block_size = gguf.GGML_QUANT_SIZES[kind]
+            size = math.prod(shape) // block * block_size
+            start = base + offset
+            if offset % alignment or start < end:
+                raise ValueError(f"tensor {name} at byte {start}; expected a multiple of {alignment} from {end} on")
+            end = start + size
+            if end > len(self._data):
+                raise ValueError(f"tensor {name} ends at byte {end} of {len(self._data)}")
+            tensors[name] = Tensor(kind, shape, start, size)
+        return tensors
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("gguf")
