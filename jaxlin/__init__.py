@@ -7,6 +7,7 @@ from jaxlin.explain import Explanation, explain
 from jaxlin.held import Coefficients, coefficients, linear
 from jaxlin.load import load
 from jaxlin.local_map import LocalMap, local_map
+from jaxlin.sweep import sweep
 from jaxlin.tokenizer import Tokenizer
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "linear",
     "load",
     "local_map",
+    "sweep",
 ]

@@ -28,6 +28,11 @@ class Coefficients:
     norm: dict[str, Any]
     rule: Rule = field(metadata={"static": True})
 
+    @property
+    def tokens(self) -> int:
+        """How many positions they were recorded at."""
+        return jax.tree.leaves(self.norm)[0].shape[0]
+
 
 class Recording(NamedTuple):
     """One forward pass: what `record` returns.

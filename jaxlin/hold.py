@@ -73,7 +73,7 @@ class Hold:
         inner._scope = f"{self._scope}{part}."
         return inner
 
-    def site(self, kind: str, value: Float[Array, "t d"]) -> Float[Array, "t d"]:
+    def site(self, kind: str, value: Float[Array, "t d"]) -> Float[Array, "u d"]:
         """Pass the site `kind` with `value`; what comes back is what the block goes on with."""
         value = self.replacements.get(kind, value)
         if kind in self.probes:

@@ -171,7 +171,10 @@ def _filled(abstract: Decoder, tensors: Tensors, port: Port, source: str) -> Dec
         stack = np.empty(leaf.shape, first.dtype)
         stack[0] = first
         for row, name in enumerate(names[1:], 1):
-            stack[row] = one(name, leaf.shape[1:])
+            values = one(name, leaf.shape[1:])
+            if (wider := np.promote_types(stack.dtype, values.dtype)) != stack.dtype:
+                stack = stack.astype(wider)  # a file may keep some layers in more bits
+            stack[row] = values
         return jnp.asarray(stack)
 
     renamed = port.names(abstract.config)

@@ -79,6 +79,20 @@ def test_peak_memory(tmp_path: Path) -> None:
     assert int(found.stdout) <= 1.3 * size
 
 
+def test_layers_of_different_dtypes(folder: Path) -> None:
+    """No layer loses bits to another."""
+    import ml_dtypes
+
+    name = "model.layers.0.mlp.up_proj.weight"
+    expected = load_file(folder / "model.safetensors")
+    rewrite(folder, lambda tensors: tensors.update({name: tensors[name].astype(ml_dtypes.bfloat16)}))
+    model, _ = jaxlin.load(folder)
+    found = np.asarray(model.layers.mlp.up_proj.weight[...])
+    np.testing.assert_array_equal(found[0], expected[name].astype(ml_dtypes.bfloat16).astype(np.float32))
+    for layer in (1, 2, 3):
+        np.testing.assert_array_equal(found[layer], expected[f"model.layers.{layer}.mlp.up_proj.weight"])
+
+
 class TestRefused:
     """Bad input: what was expected, what was found, and nothing half done."""
 

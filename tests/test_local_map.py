@@ -136,6 +136,21 @@ def test_every_site_reconstructs(source: jaxlin.sites.Site) -> None:
     assert compared or source == "final"
 
 
+@pytest.mark.parametrize("position", [-1, 2])
+def test_one_sweep_is_every_layer(position: int) -> None:
+    model = build()
+    x = model.embed(IDS)
+    u = jax.random.normal(jax.random.key(0), (2, 32))
+    found = jaxlin.sweep(model, jaxlin.coefficients(model, x), u, kinds=KINDS, position=position)
+    for kind in KINDS:
+        assert found[kind].shape == (2, 3, 7, 32)
+        for layer in range(3):
+            lmap = local_map(model, x, source=(kind, layer), position=position)
+            np.testing.assert_allclose(found[kind][:, layer], lmap.T @ u, atol=2e-5)
+    with pytest.raises(SiteError, match="nowhere"):
+        jaxlin.sweep(model, jaxlin.coefficients(model, x), u, kinds=("nowhere",))
+
+
 def test_maps_compose() -> None:
     # The map embed -> layer 1 and the maps layer 1 -> output multiply to the map embed -> output.
     model = build()

@@ -53,7 +53,8 @@ def test_greedy_continuation(smollm2_gguf: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", ["up", "half"])
-def test_other_rules(smollm2_gguf: Path, rule: jaxlin.hold.Rule) -> None:
-    model, tokenizer = jaxlin.load(smollm2_gguf)
+def test_other_rules(smollm2_gguf: Path, rule: str, x64: None) -> None:
+    """In float64: their maps are larger than the output they reconstruct, and float32 rounds by more."""
+    model, tokenizer = jaxlin.load(smollm2_gguf, dtype="float64")
     lmap = jaxlin.local_map(model, model.embed(tokenizer.encode(PROMPT)), rule=rule)
-    assert lmap.residual <= 3e-6
+    assert lmap.residual <= 1e-13

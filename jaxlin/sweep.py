@@ -1,0 +1,67 @@
+r"""The maps from every layer to the output, from one backward pass."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlin.biases import without_biases
+from jaxlin.decoder import Decoder
+from jaxlin.held import Coefficients
+from jaxlin.hold import Replay
+from jaxlin.sites import SiteError
+
+
+def sweep(
+    model: Decoder,
+    coefficients: Coefficients,
+    u: Float[Array, "*b d"],
+    *,
+    kinds: tuple[str, ...] = ("resid_pre",),
+    position: int = -1,
+) -> dict[str, Float[Array, "*b l t d"]]:
+    r"""$J_l^\top u$ for the map $J_l$ from each layer's site to the output at `position`, after the final norm.
+
+    A probe, a zero, is added at every site; the derivative with respect to it is the map from there. Probes ride the
+    layer scan, so that one backward pass yields the rows of all layers.
+
+    Args:
+        model: the decoder.
+        coefficients: what is held, from `jaxlin.coefficients`.
+        u: directions of the output.
+        kinds: the kinds of sites, of ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` and ``resid_post``.
+        position: the position of the output.
+
+    Returns:
+        For each kind the rows, stacked over layers.
+
+    Raises:
+        SiteError: a kind that the model does not have.
+    """
+    if missing := set(kinds) - set(model.sites):
+        raise SiteError(f"Sites: expected kinds of {', '.join(model.sites)}; found {', '.join(sorted(missing))}.")
+    rows = _sweep(model, coefficients, u.reshape(-1, u.shape[-1]), position, tuple(kinds))
+    return {kind: row.reshape(*u.shape[:-1], *row.shape[1:]) for kind, row in rows.items()}
+
+
+@functools.partial(jax.jit, static_argnames="kinds")
+def _sweep(
+    model: Decoder, coefficients: Coefficients, u: Float[Array, "b d"], position: Array, kinds: tuple[str, ...]
+) -> dict[str, Float[Array, "b l t d"]]:
+    bare = without_biases(model)
+    layers, tokens, d = model.config.num_hidden_layers, coefficients.tokens, u.shape[-1]
+
+    def held(stream: Array, probes: dict[str, Array]) -> Array:
+        # The stream is zero: an input, because a function that adds a constant has no transpose.
+        x, _ = bare.scan(
+            stream,
+            lambda row: Replay(row[0], coefficients.rule, probes=row[1]),
+            (coefficients.layers, probes),
+        )
+        return bare.norm(x, Replay(coefficients.norm, coefficients.rule))[position]
+
+    stream = jnp.zeros((tokens, d), u.dtype)
+    probes = {kind: jnp.zeros((layers, tokens, d), u.dtype) for kind in kinds}
+    transpose = jax.linear_transpose(held, stream, probes)
+    return jax.vmap(lambda u: transpose(u)[1])(u)
