@@ -130,7 +130,7 @@ def optimizer(steps: int, rate: float) -> optax.GradientTransformation:
     """Muon for the matrices of the blocks, AdamW for the embedding and the norms; clipped, and decayed to zero.
 
     The rate is level up to the last third, so that a run stopped and continued with other --steps is the same run
-    until then. Muon needs far fewer steps than AdamW here (validation 3.5 against 4.2 after 120 steps).
+    until then. Muon needs far fewer steps than AdamW here (3.5 against 4.2 nats after 120 steps of 8 rows).
     """
     warmup, decay = min(30, steps // 10), steps // 3
 
@@ -189,6 +189,7 @@ def export(model: Decoder, tokenizer: Tokenizer, folder: Path) -> int:
             tensors[f"model.{name}"] = values
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone, and so would the wheel
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     (folder / "tokenizer_config.json").write_text(
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, nargs="+", help="what sample_stories.py wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "jaxlin" / "small")
     parser.add_argument("--work", type=Path, default=Path("train_small"), help="folder of checkpoints")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
