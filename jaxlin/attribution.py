@@ -1,6 +1,6 @@
 r"""Exact additive attribution: what each part of the input contributes to a logit, summing to it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -14,7 +14,7 @@ from jaxlin.hold import Record, Replay
 from jaxlin.layers import HIGHEST
 from jaxlin.local_map import LocalMap, local_map
 
-Target = int | tuple[int, int] | Float[Array, " d"]
+Target = int | tuple[int, int] | Float[Array | np.ndarray, " k"]
 """A token id; a pair of them, for the difference of their logits; or a direction of the output."""
 
 
@@ -42,9 +42,7 @@ class Attribution:
         return abs(float(self.tokens.sum()) + self.bias - self.value) / scale if scale else 0.0
 
 
-def attribute(
-    model: Decoder, x: Float[Array, "t d"], target: Target | Sequence[int], *, position: int = -1
-) -> Attribution:
+def attribute(model: Decoder, x: Float[Array, "t d"], target: Target, *, position: int = -1) -> Attribution:
     """The exact contribution of each input token, and of the biases, to the logit of `target` at `position`.
 
     Args:
@@ -60,7 +58,7 @@ def attribute(
     return attribute_map(local_map(model, x, position=position), target)
 
 
-def attribute_map(lmap: LocalMap, target: Target | Sequence[int]) -> Attribution:
+def attribute_map(lmap: LocalMap, target: Target) -> Attribution:
     """`attribute` for a map at hand."""
     reads, value = _reading(lmap.model, lmap.output, target)
     offset, u = float(reads(jnp.zeros_like(lmap.output))), jax.grad(reads)(lmap.output)
@@ -69,9 +67,7 @@ def attribute_map(lmap: LocalMap, target: Target | Sequence[int]) -> Attribution
     return Attribution(float(value), np.asarray(tokens), bias)
 
 
-def _reading(
-    model: Decoder, output: Float[Array, " d"], target: Target | Sequence[int]
-) -> tuple[Callable[[Array], Array], Array]:
+def _reading(model: Decoder, output: Float[Array, " d"], target: Target) -> tuple[Callable[[Array], Array], Array]:
     """What `target` reads of a point after the final norm, with a softcap of the logits held; and its value."""
     given = np.asarray(target)
     if given.dtype.kind == "f":

@@ -71,5 +71,7 @@ def _configure_jax(dtype: str) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlin"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    # XLA logs a screenful for each program it reads from the cache on a CPU; what matters is raised.
+    jax.config.update("jax_logging_level", "CRITICAL")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlin.attribution import attribute_map
-from jaxlin.decoder import Decoder
+from jaxlin.decoder import Decoder, PromptError
 from jaxlin.errors import TokenizerError
 from jaxlin.hold import Rule
 from jaxlin.local_map import local_map
@@ -104,6 +104,8 @@ def explain(
         SiteError: a position that the prompt does not have.
         TokenizerError: a target that is not one token.
     """
+    if not text:
+        raise PromptError("Prompt: expected a text of one token or more; found none.")
     ids = tokenizer.encode(text)
     x = model.embed(ids)
     lmap = local_map(model, x, position=position)

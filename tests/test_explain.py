@@ -79,7 +79,10 @@ def test_words() -> None:
     near = nearest_embeddings(model, 3 * x[0], 4)
     assert int(near.ids[0]) == bridge
     assert float(near.scores[0]) == pytest.approx(1, abs=1e-5)
-    assert int(promoted(model, model.unembedding([bridge])[0], 4).ids[0]) >= 0
+    logits = model.unembed(x[0])
+    up, down = promoted(model, x[0], 4), promoted(model, -x[0], 4)
+    assert int(up.ids[0]) == int(np.argmax(logits))
+    assert int(down.ids[0]) == int(np.argmin(logits))
 
 
 def test_embeddings_of_zero_are_never_near() -> None:
@@ -118,7 +121,7 @@ class TestAttribution:
         np.testing.assert_allclose(found.value, u @ np.asarray(model(x)[1]), rtol=1e-4)
         assert found.defect <= 1e-5
 
-    @pytest.mark.parametrize("target", [128, -1, (3, 3), (1, 2, 3), "word", np.ones(3, np.float32)])
+    @pytest.mark.parametrize("target", [128, -1, (3, 3), (3, 128), np.ones(3, np.float32)])
     def test_targets_that_are_none(self, target: object, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"))
         with pytest.raises(jaxlin.JaxlinError, match="Target: expected"):
@@ -134,6 +137,8 @@ class TestCommand:
         for word in ("next", "residual", "sum", "singular", "rank", "without the first token"):
             assert word in done.stdout
         assert any((tmp_path / "jaxlin").iterdir())
+        again = jaxlin_command("explain", PROMPT, "--top", "3", XDG_CACHE_HOME=str(tmp_path), COLUMNS="120")
+        assert (again.stdout, again.stderr) == (done.stdout, "")
 
     def test_json(self) -> None:
         done = jaxlin_command("explain", PROMPT, "--json", "--rule", "up", "--dtype", "float64", "--position", "3")
@@ -148,7 +153,7 @@ class TestCommand:
             ((PROMPT, "--model", "./nowhere"), "no such path"),
             ((PROMPT, "--position", "99"), "Position: expected one in"),
             ((PROMPT, "--target", "two words"), "one token"),
-            (("",), "one token id or more"),
+            (("",), "one token or more"),
             (("word " * 5000,), "this model's context"),
         ],
     )
