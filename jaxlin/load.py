@@ -143,15 +143,14 @@ def _filled(abstract: Decoder, tensors: Tensors, port: Port, source: str) -> Dec
     refused too.
     """
     there, used = set(tensors.names()), set()
-    ignored = {
-        **port.left_out,
-        **({f"{port.prefix}lm_head.weight": "tied"} if abstract.config.tie_word_embeddings else {}),
-    }
+    ignored = set(port.left_out)
+    if abstract.config.tie_word_embeddings:
+        ignored.add(f"{port.prefix}lm_head.weight")
 
     def one(name: str | Rows, shape: tuple[int, ...]) -> np.ndarray:
-        tensor, rows, whole = (
-            (name, None, shape) if isinstance(name, str) else (name.tensor, name, (name.total, *shape[1:]))
-        )
+        rows = name if isinstance(name, Rows) else None
+        tensor = name.tensor if isinstance(name, Rows) else name
+        whole = shape if rows is None else (rows.total, *shape[1:])
         if tensor not in there:
             raise CheckpointError(f"{source}: expected a tensor {tensor} of shape {whole}; found none.")
         if tensors.shape(tensor) != whole:

@@ -70,6 +70,18 @@ def test_jacfwd_jacrev_and_rows_agree(model: Decoder) -> None:
     assert lmap.residual <= 3e-6
 
 
+@pytest.mark.parametrize("rule", ["gate", "up", "half"])
+def test_in_float64_they_agree_to_its_rounding(rule: str, x64: None) -> None:
+    model = build(linearize=True, rule=rule, dtype="float64")
+    x = model.embed(IDS)
+    lmap = local_map(model, x)
+    rows = lmap.jacobian()
+    assert rows.dtype == np.float64
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(last, argnums=1))(model, x), rows, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(last, argnums=1))(model, x), rows, atol=1e-12)
+    assert lmap.residual_of(rows) <= 1e-13
+
+
 def test_linearize_does_not_change_the_output(model: Decoder) -> None:
     plain = build(linearize=False, rule=model.rule)
     x = model.embed(IDS)
