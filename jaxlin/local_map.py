@@ -24,7 +24,7 @@ from jaxlin.rows import default_block, dense
 from jaxlin.sites import Place, Site, SiteError, place
 from jaxlin.spectrum import SVD, svd
 
-CHECKS = 8
+CHECKS = 32
 """Random directions in which `LocalMap.residual` is measured."""
 
 
