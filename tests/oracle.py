@@ -98,6 +98,18 @@ def _gelu_slope(x: torch.Tensor, approximate: str) -> torch.Tensor:
     return 0.5 * (1 + torch.erf(x * 0.5**0.5))
 
 
+class Reference(NamedTuple):
+    """What the untouched model gives.
+
+    Attributes:
+        logits: ``[t, vocab]``.
+        states: ``[t, d]``, after the final norm.
+    """
+
+    logits: np.ndarray
+    states: np.ndarray
+
+
 class Held(NamedTuple):
     """Rows of the local linear map at one position.
 
@@ -112,44 +124,119 @@ class Held(NamedTuple):
     output: np.ndarray
 
 
-def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def load(folder: Path, dtype: torch.dtype) -> Any:
     """The model as transformers loads it, with the attention that is written out."""
     kind = "ForConditionalGeneration" in (folder / "config.json").read_text()
     auto = AutoModelForImageTextToText if kind else AutoModelForCausalLM
     return auto.from_pretrained(folder, attn_implementation="eager", dtype=dtype).eval()
 
 
-def logits(folder: Path, ids: list[int], dtype: torch.dtype) -> np.ndarray:
-    """The logits at every position; in float64 with transformers' casts lifted."""
+def precision(model: torch.nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
+    """Lifted in float64, as transformers computes in everything else."""
+    return lifted(model) if dtype is torch.float64 else contextlib.nullcontext()
+
+
+def reference(folder: Path, ids: list[int], dtype: torch.dtype) -> Reference:
+    """Logits and final states at every position; in float64 with transformers' casts lifted."""
     model = load(folder, dtype)
-    with torch.no_grad(), lifted(model) if dtype is torch.float64 else contextlib.nullcontext():
-        return model(input_ids=torch.tensor([ids])).logits[0].numpy()
+    kept: list[torch.Tensor] = []
+    model.base_model.register_forward_hook(lambda m, i, out: kept.append(out.last_hidden_state[0]))
+    with torch.no_grad(), precision(model, dtype):
+        return Reference(model(input_ids=torch.tensor([ids])).logits[0].numpy(), kept[0].numpy())
 
 
-def held_rows(folder: Path, ids: list[int], position: int, directions: np.ndarray, rule: str = "gate") -> Held:
-    """Rows of the map by autograd of the frozen model, in float64."""
-    model = load(folder, torch.float64)
+def logits(folder: Path, ids: list[int], dtype: torch.dtype) -> np.ndarray:
+    """The logits at every position."""
+    return reference(folder, ids, dtype).logits
+
+
+def embeddings(folder: Path, ids: list[int], dtype: torch.dtype = torch.float64) -> np.ndarray:
+    """The input x, ``[t, d]``, at which maps are taken."""
+    model = load(folder, dtype)
+    with torch.no_grad(), precision(model, dtype):
+        return model.get_input_embeddings()(torch.tensor([ids]))[0].numpy()
+
+
+@contextlib.contextmanager
+def frozen(model: torch.nn.Module, rule: str) -> Iterator[None]:
+    """Hold every nonlinear factor; the rule says through which branch of a gated MLP the derivative goes."""
     through_gate, through_up = SHARES[rule]
-    gated = any(name.endswith(("gate_proj", "gate_up_proj")) for name, _ in model.named_modules())
-    for module in model.modules():
-        if type(module).__name__ == "NewGELUActivation":  # the tanh form, written out: through the function, to hold it
+    gated = False
+    hooks = []
+
+    def up(output: torch.Tensor) -> torch.Tensor:
+        return output.detach() + through_up * (output - output.detach())
+
+    def gate_and_up(output: torch.Tensor) -> torch.Tensor:
+        gate, rest = output.chunk(2, dim=-1)
+        return torch.cat([gate, up(rest)], dim=-1)
+
+    for name, module in model.named_modules():
+        if name.endswith("gate_up_proj"):
+            gated = True
+            hooks.append(module.register_forward_hook(lambda m, i, output: gate_and_up(output)))
+        elif name.endswith("up_proj"):
+            gated = True
+            hooks.append(module.register_forward_hook(lambda m, i, output: up(output)))
+        elif type(module).__name__ == "NewGELUActivation":  # its tanh form, written out: the function can be held
             module.forward = lambda x: torch.nn.functional.gelu(x, approximate="tanh")
-    hooks = [
-        module.register_forward_hook(lambda m, i, out: out.detach() + through_up * (out - out.detach()))
-        for name, module in model.named_modules()
-        if name.endswith("up_proj") and not name.endswith("gate_up_proj")
-    ]
-    with lifted(model), Freeze(through_gate if gated else 1.0):
-        x = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
-        states = model.base_model(inputs_embeds=x).last_hidden_state[0, position]
-        biases = [(n, p) for n, p in model.named_parameters() if n.endswith("bias") and "lm_head" not in n]
-        rows, offsets = [], []
-        for u in torch.tensor(directions):
-            inputs = [x, *(p for _, p in biases)]
-            row, *of_biases = torch.autograd.grad(states @ u, inputs, retain_graph=True, allow_unused=True)
-            rows.append(row[0].numpy())
-            parts = zip(of_biases, biases, strict=True)
-            offsets.append(sum(float((g * p.detach()).sum()) for g, (_, p) in parts if g is not None))
-    for hook in hooks:
-        hook.remove()
-    return Held(np.stack(rows), np.array(offsets), states.detach().numpy())
+    try:
+        with Freeze(through_gate if gated else 1.0):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def held_rows(
+    folder: Path,
+    ids: list[int],
+    position: int,
+    directions: np.ndarray,
+    rule: str = "gate",
+    dtype: torch.dtype = torch.float64,
+) -> Held:
+    """Rows of the map by autograd of the frozen model."""
+    model = load(folder, dtype)
+    with precision(model, dtype), frozen(model, rule):
+        return _rows(model, ids, position, torch.as_tensor(directions, dtype=dtype))
+
+
+def held_map(
+    folder: Path, ids: list[int], position: int, rule: str = "gate", dtype: torch.dtype = torch.float64
+) -> Held:
+    """The whole map: J ``[d, t, d]``, b and f."""
+    model = load(folder, dtype)
+    with precision(model, dtype), frozen(model, rule):
+        return _rows(model, ids, position, torch.eye(model.get_input_embeddings().embedding_dim, dtype=dtype))
+
+
+def ordinary_jacobian(folder: Path, ids: list[int], position: int, dtype: torch.dtype = torch.float64) -> np.ndarray:
+    """The derivative of the model with nothing held, ``[d, t, d]``."""
+    model = load(folder, dtype)
+    with precision(model, dtype):
+        return _rows(model, ids, position, torch.eye(model.get_input_embeddings().embedding_dim, dtype=dtype)).rows
+
+
+def held_logits(folder: Path, ids: list[int], position: int, tokens: list[int], rule: str = "gate") -> Held:
+    """The map to the logits of some tokens, through the unembedding and its held softcap."""
+    model = load(folder, torch.float64)
+    with precision(model, torch.float64), frozen(model, rule):
+        directions = torch.nn.functional.one_hot(torch.tensor(tokens), model.get_output_embeddings().out_features)
+        held = _rows(model, ids, position, directions.double(), of_logits=True)
+        return held._replace(output=held.output[tokens])
+
+
+def _rows(model: Any, ids: list[int], position: int, directions: torch.Tensor, of_logits: bool = False) -> Held:
+    """Backward passes of the model as it stands; b is the sum over additive biases of (df/dbias) bias."""
+    x = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
+    outputs = model(inputs_embeds=x).logits if of_logits else model.base_model(inputs_embeds=x).last_hidden_state
+    output = outputs[0, position]
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    rows, offsets = [], []
+    for u in directions:
+        row, *slopes = torch.autograd.grad(output @ u, [x, *biases], retain_graph=True, allow_unused=True)
+        rows.append(row[0].numpy())
+        pairs = zip(slopes, biases, strict=True)
+        offsets.append(sum(float((slope * p.detach()).sum()) for slope, p in pairs if slope is not None))
+    return Held(np.stack(rows), np.array(offsets), output.detach().numpy())

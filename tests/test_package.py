@@ -1,5 +1,6 @@
 """The wheel: what is in it, and that it works away from the checkout."""
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,15 +16,16 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of what is committed to it."""
-    import shutil
-
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("jaxlin", "models"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
+    built = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert built.returncode == 0, built.stdout
+    # setuptools says so where a folder that goes into the wheel is not among `packages`, and will leave it out one day.
+    assert "is absent from the `packages` configuration" not in built.stdout, built.stdout
     return next(out.glob("*.whl"))
 
 
@@ -62,7 +64,11 @@ def test_it_runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     program = "import jaxlin, jaxlin.models.llama as llama; print(jaxlin.__file__, llama.__file__)"
     found = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert all(path.startswith(str(tmp_path / "venv")) for path in found.stdout.split())
-    command = [tmp_path / "venv" / "bin" / "jaxlin", "explain", "Once upon a time there was a", "--json"]
+    jaxlin = tmp_path / "venv" / "bin" / "jaxlin"
+    usage = subprocess.run([jaxlin, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert usage.returncode == 0, usage.stderr
+    assert "explain" in usage.stdout
+    command = [jaxlin, "explain", "Once upon a time there was a", "--json"]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert '"residual"' in answer.stdout

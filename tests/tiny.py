@@ -100,6 +100,9 @@ VARIANTS: dict[str, Variant] = {
     "llama, rope yarn, mscale": Variant(
         "LlamaConfig", {**GQA, **rope("yarn", **YARN, mscale=0.7, mscale_all_dim=0.9, beta_fast=16.0, truncate=False)}
     ),
+    "llama, rope yarn, factor": Variant(
+        "LlamaConfig", {**GQA, **rope("yarn", **YARN, attention_factor=1.3, beta_fast=8.0, beta_slow=2.0)}
+    ),
     "llama, rope llama3": Variant("LlamaConfig", {**GQA, **LLAMA3}),
     "llama, rope llama3, old": Variant("LlamaConfig", {**GQA, **LLAMA3}, rewrite=old_dialect),
     "llama, bfloat16": Variant("LlamaConfig", GQA, stored=torch.bfloat16),
