@@ -107,6 +107,7 @@ def replay(
     replacements: Mapping[Place, Float[Array, "t d"]],
     *,
     queries: int = 0,
+    fold: bool = False,
 ) -> Float[Array, "q d"]:
     """The held model from the block of `start` to `target`, with the values at some places replaced.
 
@@ -121,6 +122,7 @@ def replay(
         replacements: what stands in for the value at each place.
         queries: at how many of the last positions the target is read; 0 for all. The block that leads to it computes
             those alone.
+        fold: whether MLPs multiply their matrices together first; the model must have no biases.
     """
     inside = {
         p.layer: {q.kind: v for q, v in replacements.items() if q.layer == p.layer and q.inside} for p in replacements
@@ -133,7 +135,7 @@ def replay(
     def through(layer: int, x: Array) -> tuple[Array, Hold]:
         factors = jax.tree.map(lambda a: a[layer], coefficients.layers)
         asked = queries if layer == final_block else 0
-        hold = Replay(factors, rule, replacements=inside.get(layer), queries=asked)
+        hold = Replay(factors, rule, fold=fold, replacements=inside.get(layer), queries=asked)
         return model.block(layer, x, hold), hold
 
     x, layer = stream, start.layer
@@ -146,7 +148,7 @@ def replay(
             layer += 1
         else:
             stop = min(place for place in alone if place > layer)
-            x, _ = model.scan(x, lambda row: Replay(row, rule), coefficients.layers, start=layer, stop=stop)
+            x, _ = model.scan(x, lambda row: Replay(row, rule, fold=fold), coefficients.layers, start=layer, stop=stop)
             layer = stop
     if target.inside:
         x = through(layer, x)[1].sites[target.kind]

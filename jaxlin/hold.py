@@ -42,8 +42,12 @@ class Hold:
     Attributes:
         rule: the freeze rule of gated MLPs.
         queries: at how many of the last positions the block's output is asked for; 0 for all.
+        fold: whether an MLP without biases multiplies its held matrices together before they meet the stream, see
+            `jaxlin.layers.folded`; only a replay can.
         sites: the value seen at each site so far, by kind.
     """
+
+    fold = False
 
     def __init__(
         self,
@@ -66,6 +70,14 @@ class Hold:
 
     def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
         return compute()
+
+    def kept(self, name: str) -> Any:
+        """The nonlinear factor `name` of a replay."""
+
+        def missing() -> Any:
+            raise TypeError(f"{type(self).__name__} keeps no {name}")
+
+        return self(name, missing)
 
     def within(self, part: str) -> "Hold":
         """The same hold, for a part of the block: names below it are prefixed with ``part.``."""
@@ -104,9 +116,10 @@ class Record(Hold):
 class Replay(Hold):
     """Every factor comes from `values`; nothing nonlinear is computed."""
 
-    def __init__(self, values: Mapping[str, Any], rule: Rule = "gate", **sites: Any) -> None:
+    def __init__(self, values: Mapping[str, Any], rule: Rule = "gate", *, fold: bool = False, **sites: Any) -> None:
         super().__init__(rule, **sites)
         self.values = values
+        self.fold = fold
 
     def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
         return self.values[name]

@@ -20,7 +20,8 @@ from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.held import Coefficients, record, replay
 from jaxlin.hold import RULES, Rule
-from jaxlin.rows import default_block, dense
+from jaxlin.layers import folding_pays
+from jaxlin.rows import WHOLE, default_block, dense
 from jaxlin.sites import Place, Site, SiteError, place
 from jaxlin.spectrum import SVD, svd
 
@@ -135,16 +136,27 @@ class LocalMap:
         identity = hashlib.sha256(repr((self.shape, self.source, self.target, int(self.position), self.rule)).encode())
         for array in (self.x, self.output):
             identity.update(np.asarray(array).tobytes())
-        hidden = max(self.model.config.intermediate_size, self.shape[2])
         return dense(
             self.rmatvec,
             self.shape,
             self.output.dtype,
-            block=block or default_block(self.shape[0], self.shape[1] * hidden * self.output.dtype.itemsize),
+            block=block or self.default_block,
             out=None if out is None else Path(out),
             identity=identity.hexdigest(),
             progress=progress,
         )
+
+    @property
+    def default_block(self) -> int:
+        """How many rows `jacobian` computes together: all of them where they fit and it saves operations.
+
+        See `jaxlin.layers.folded`. Otherwise as many as keep the widest layer in a CPU's cache.
+        """
+        (rows, tokens, d), size = self.shape, self.output.dtype.itemsize
+        f = self.model.config.intermediate_size
+        if rows * tokens * d * size <= WHOLE and folding_pays(rows, d, f):
+            return rows
+        return default_block(rows, tokens * max(d, f) * size)
 
     def svd(self, k: int = 8) -> SVD:
         """The `k` largest singular triplets of the joint map, from the dense $J$: see `jaxlin.spectrum`."""
@@ -217,11 +229,15 @@ def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
 
 @jax.jit
 def _pull(lmap: LocalMap, u: Float[Array, "b d"]) -> Float[Array, "b t d"]:
-    transpose = jax.linear_transpose(functools.partial(_held, lmap), lmap.x, lmap.x)
+    config = lmap.model.config
+    fold = folding_pays(u.shape[0], config.hidden_size, config.intermediate_size)
+    transpose = jax.linear_transpose(functools.partial(_held, lmap, fold=fold), lmap.x, lmap.x)
     return jax.vmap(lambda u: transpose(u)[0])(u)
 
 
-def _held(lmap: LocalMap, v: Float[Array, "t d"], stream: Float[Array, "t d"]) -> Float[Array, " d"]:
+def _held(
+    lmap: LocalMap, v: Float[Array, "t d"], stream: Float[Array, "t d"], *, fold: bool = False
+) -> Float[Array, " d"]:
     """The map, linear in the value at its source and in the stream that enters the source's block beside it.
 
     The stream is zero. It is an input because `v` is added to it, and a function that adds a constant, even zero, has
@@ -229,5 +245,5 @@ def _held(lmap: LocalMap, v: Float[Array, "t d"], stream: Float[Array, "t d"]) -
     """
     model = without_biases(lmap.model)
     queries, position = (1, 0) if lmap.at_last else (0, lmap.position)
-    y = replay(model, lmap.coefficients, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries)
+    y = replay(model, lmap.coefficients, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries, fold=fold)
     return jax.lax.dynamic_index_in_dim(y, position, keepdims=False)

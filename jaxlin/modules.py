@@ -163,6 +163,9 @@ class GatedMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "t d"]:
         """What the MLP gives, before it is added."""
+        if hold.fold:
+            branches = layers.held_branches(self.gate_proj.weight[...], self.up_proj.weight[...], hold)
+            return layers.folded(x, self.down_proj.weight[...], branches)
         return self.down_proj(layers.gated(lambda: self.gate_proj(x), lambda: self.up_proj(x), self.act, hold))
 
 

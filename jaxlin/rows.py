@@ -21,6 +21,10 @@ On a CPU it should stay in the cache between the products and the elementwise wo
 """
 
 
+WHOLE = 256 * 2**20
+"""Bytes of a dense map up to which its rows are best computed all together, where that saves operations."""
+
+
 def default_block(rows: int, row_bytes: int) -> int:
     """How many rows to compute together when one takes `row_bytes` in the widest layer; blocks are of one size."""
     largest = max(1, min(rows, WORKING_SET // row_bytes))

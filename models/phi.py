@@ -42,6 +42,8 @@ class UngatedMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "t d"]:
         """What the MLP gives, before it is added."""
+        if hold.fold:
+            return layers.folded(x, self.fc2.weight[...], [(hold.kept("slope"), self.fc1.weight[...])])
         return self.fc2(layers.ungated(self.fc1(x), self.act, hold))
 
 
