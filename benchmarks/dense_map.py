@@ -96,10 +96,9 @@ def main() -> None:
     print(f"products folded    {folded_products(lmap) / products(lmap):.3f} of those of the floor")
     print(f"compilation        {compiling:.2f} s")
     print(f"residual           {lmap.residual_of(lmap.jacobian(progress=False)):.1e}")
-    print(f"temporary memory   {temporary_bytes(lmap, lmap.default_block) / 2**20:.1f} MiB at {depth} layers,", end=" ")
-    print(
-        f"{temporary_bytes(quarter, lmap.default_block) / 2**20:.1f} MiB at {max(1, depth // 4)}; blocks of {lmap.default_block} rows"
-    )
+    whole, part = (temporary_bytes(lmap, lmap.default_block) / 2**20 for lmap in (lmap, quarter))
+    print(f"temporary memory   {whole:.1f} MiB at {depth} layers, {part:.1f} MiB at {max(1, depth // 4)}; ", end="")
+    print(f"blocks of {lmap.default_block} rows")
 
 
 if __name__ == "__main__":

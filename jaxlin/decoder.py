@@ -79,7 +79,7 @@ class Decoder(nnx.Module):
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
         """
         known = ids if isinstance(ids, jax.core.Tracer) else self._checked(ids)
-        return self.embed_tokens.weight[...][jnp.asarray(known)].astype(self.dtype)
+        return self.embed_tokens.weight[jnp.asarray(known)].astype(self.dtype)
 
     def _checked(self, ids: Any) -> np.ndarray:
         ids, config = np.asarray(ids), self.config

@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
     def of(name: str) -> Path:
         if name not in made:
-            made[name] = tiny.build(tiny.VARIANTS[name], tmp_path_factory.mktemp("checkpoint"))
+            made[name] = tiny.build({**tiny.VARIANTS, **tiny.WIDE}[name], tmp_path_factory.mktemp("checkpoint"))
         return made[name]
 
     return of

@@ -21,12 +21,14 @@ IDS = [3, 1, 4, 1, 5, 9, 2]
 ROPE = rope_from_parameters({}, dim=8, theta=1e4, max_position_embeddings=64)
 
 
-def build(layers: int = 3, *, biases: bool = True, seed: int = 0, **options: object) -> Decoder:
+def build(
+    layers: int = 3, *, biases: bool = True, seed: int = 0, size: tuple[int, int] = (32, 48), **options: object
+) -> Decoder:
     """A small random Llama, every parameter drawn."""
     config = LlamaConfig(
         vocab_size=40,
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=size[0],
+        intermediate_size=size[1],
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -175,6 +175,13 @@ VARIANTS: dict[str, Variant] = {
     "olmo3": Variant("Olmo3Config", {**GQA, "sliding_window": 6, "rope_parameters": OLMO3}),
 }
 
+SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
+WIDE: dict[str, Variant] = {
+    "llama, wide": Variant("LlamaConfig", {**GQA, **SIZES}),
+    "phi3, wide": Variant("Phi3Config", {**GQA, **SIZES}),
+}
+"""Rows of whole blocks of 64 values, for quantised weights."""
+
 
 def ids_of(variant: Variant) -> list[int]:
     """The prompt of a variant."""

@@ -1,0 +1,52 @@
+"""`Packed`: a matrix in the bytes of its file, unpacked where it is used."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+
+class Packed:
+    """A matrix ``[..., out, in]`` whose values are computed from what is stored, exactly as its format says.
+
+    A pytree: leading axes of its leaves are leading axes of the matrix, so a stack of them rides a scan, and one layer
+    at a time is unpacked in its body. It stands where an array would: ``packed[...]`` is the matrix, ``packed[rows]``
+    some of its rows.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the matrix."""
+        return jax.eval_shape(type(self).unpack, self).shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of its values, that of the reference decoder."""
+        return jax.eval_shape(type(self).unpack, self).dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes it takes as it is."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    def is_finite(self) -> bool:
+        """Whether every value is: whether every float that is stored is, where codes are integers."""
+        floats = (leaf for leaf in map(np.asarray, jax.tree.leaves(self)) if not np.issubdtype(leaf.dtype, np.integer))
+        return all(bool(np.isfinite(leaf).all()) for leaf in floats)
+
+    def unpack(self) -> Array:
+        """The values."""
+        raise NotImplementedError
+
+    def rows(self, index: Any) -> "Packed":
+        """Some rows of a single matrix, still packed: a slice or an array of indices."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.unpack() if index is Ellipsis else self.rows(index).unpack()
