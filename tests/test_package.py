@@ -35,7 +35,8 @@ def test_contents(wheel: Path) -> None:
     assert len(names) == len(set(names))
     modules = {name for name in names if name.endswith(".py")}
     expected = {f"jaxlin/{path.relative_to(ROOT / 'jaxlin')}" for path in (ROOT / "jaxlin").glob("*.py")}
-    expected |= {f"jaxlin/checkpoint/{path.name}" for path in (ROOT / "jaxlin" / "checkpoint").glob("*.py")}
+    for package in ("checkpoint", "packed"):
+        expected |= {f"jaxlin/{package}/{path.name}" for path in (ROOT / "jaxlin" / package).glob("*.py")}
     expected |= {f"jaxlin/models/{path.name}" for path in (ROOT / "models").glob("*.py")}
     assert modules == expected
     small = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
