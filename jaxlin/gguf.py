@@ -25,6 +25,7 @@ _KEYS = {
 """Metadata below ``{arch}.`` that all architectures write, and the keys of config.json they are."""
 
 _REQUIRED = {"embedding_length", "block_count", "feed_forward_length", "attention.head_count"}
+_INTEGERS = _KEYS.keys() - {"rope.freq_base"}
 _EPSILONS = {"attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"}
 
 _FIXED = {"attention.causal": True, "rope.scaling.yarn_ext_factor": 1.0}
@@ -72,7 +73,7 @@ class GGUFModel:
             self._port = gguf_port(arch)
         except ConfigError as error:
             raise ConfigError(f"{checkpoint.source}: {error}") from error
-        if (files := checkpoint.config.get("split.count", 1)) > 1:
+        if (files := checkpoint.config.get("split.count", 1)) not in (0, 1):
             raise ConfigError(
                 f"{checkpoint.source}, split.count: expected one file; found one of {files}. Merge them first: "
                 "llama-gguf-split --merge."
@@ -96,6 +97,15 @@ class GGUFModel:
         for key, value in fixed.items():
             if given.get(key, value) != value:
                 raise ConfigError(f"{source}, {arch}.{key}: expected {value!r}; found {given[key]!r}.")
+        for key in sorted(_INTEGERS & given.keys()):
+            if type(given[key]) is not int or given[key] < 1:
+                raise ConfigError(f"{source}, {arch}.{key}: expected an integer of at least 1; found {given[key]!r}.")
+        blocks = {int(name.split(".")[1]) for name in names.values() if name.startswith("blk.")}
+        if blocks != set(range(len(blocks))) or len(blocks) != given["block_count"]:
+            raise ConfigError(
+                f"{source}, {arch}.block_count: expected {given['block_count']} blocks of tensors, from blk.0 on; "
+                f"found {len(blocks)}."
+            )
         if "model.embed_tokens.weight" not in names:
             raise ConfigError(f"{source}: expected a tensor token_embd.weight; found none.")
 
@@ -105,25 +115,27 @@ class GGUFModel:
         config["tie_word_embeddings"] = "lm_head.weight" not in names
         config |= {key: True for key, tensor in port.flags.items() if f"model.layers.0.{tensor}" in names}
         config |= self._heads(arch, given, config)
-        vectors = {
-            name: self._checkpoint.read(f"{name}.weight").astype(float).tolist()
-            for name in _ROPE_TENSORS
-            if f"{name}.weight" in names
-        }
         try:
-            if scaling := rope_scaling(given, vectors):
+            if scaling := rope_scaling(given, self._rope_vectors(names)):
                 config["rope_scaling"] = scaling
+            config |= port.derive(given, config)
         except ValueError as error:
             raise ConfigError(f"{source}, {arch}.{error}.") from error
-        config |= port.derive(given, config)
         return {key: value for key, value in config.items() if value is not None}
+
+    def _rope_vectors(self, names: Mapping[str, str]) -> dict[str, list[float]]:
+        """The divisors of rotary frequencies that are kept as tensors."""
+        found = {n: self._checkpoint.read(f"{n}.weight").astype(float) for n in _ROPE_TENSORS if f"{n}.weight" in names}
+        for name, divisors in found.items():
+            if divisors.ndim != 1 or not (np.isfinite(divisors) & (divisors > 0)).all():
+                raise ConfigError(
+                    f"{self._checkpoint.source}, tensor {name}.weight: expected positive numbers; found others."
+                )
+        return {name: divisors.tolist() for name, divisors in found.items()}
 
     def _heads(self, arch: str, given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         """`head_dim`, and the share of a head that is rotated if it is not all of it."""
         source = self._checkpoint.source
-        for key in ("attention.head_count", "attention.head_count_kv", "block_count", "embedding_length"):
-            if not isinstance(given.get(key, 1), int) or given.get(key, 1) < 1:
-                raise ConfigError(f"{source}, {arch}.{key}: expected an integer of at least 1; found {given[key]!r}.")
         head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
         if given.get("attention.value_length", head_dim) != head_dim:
             found = given["attention.value_length"]

@@ -71,11 +71,18 @@ def sliding_types(given: Mapping[str, Any], config: Mapping[str, Any], period: i
     """`sliding_window` and `layer_types`: no layer slides without a window; `period` layers end with a full one.
 
     A file may say the pattern itself: a period (0: all slide), or whether each layer slides.
+
+    Raises:
+        ValueError: a pattern that is neither.
     """
     depth = config["num_hidden_layers"]
     if not given.get("attention.sliding_window"):
         return {"sliding_window": None, "layer_types": ["full_attention"] * depth}
     pattern = given.get("attention.sliding_window_pattern", period)
+    if len(pattern) != depth if isinstance(pattern, list) else type(pattern) is not int:
+        raise ValueError(
+            f"attention.sliding_window_pattern: expected a period or {depth} layers; found {pattern!r}"[:200]
+        )
     slides = pattern if isinstance(pattern, list) else [pattern == 0 or i % pattern < pattern - 1 for i in range(depth)]
     return {"layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides]}
 
@@ -90,6 +97,10 @@ def rope_scaling(given: Mapping[str, Any], tensors: Mapping[str, Sequence[float]
     Raises:
         ValueError: saying which key is not understood.
     """
+    numbers = {key for key in given if key.startswith("rope.scal")} - {"rope.scaling.type", "rope.scaling.finetuned"}
+    for key in sorted(numbers):
+        if type(given[key]) not in (int, float) or not 0 <= given[key] < math.inf:
+            raise ValueError(f"{key}: expected a number; found {given[key]!r}")
     kind = given.get("rope.scaling.type", "none")
     parameters: dict[str, Any] = {"rope_type": kind}
     if "rope_factors_long" in tensors and kind in ("none", "longrope"):

@@ -10,6 +10,9 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+PERMUTED = ("llama", "smollm3", "mistral3", "olmo")
+"""Architectures whose converters move rows of queries and keys."""
+
 Config = dict[str, Any]
 Kinds = Callable[[str], str]
 
@@ -27,7 +30,7 @@ def packed(values: np.ndarray, kind: str) -> np.ndarray:
     draw = np.random.default_rng(values.size)
     raw = draw.integers(0, 256, (len(values), values.shape[1] // block, size), np.uint8)
     scales = slice(0, 4) if kind == "Q4_K" else slice(size - 2, size)
-    drawn = draw.uniform(1e-4, 3e-4, (*raw.shape[:2], 2 if kind == "Q4_K" else 1)).astype(np.float16)
+    drawn = draw.uniform(5e-5, 1.5e-4, (*raw.shape[:2], 2 if kind == "Q4_K" else 1)).astype(np.float16)
     raw[..., scales] = drawn.view(np.uint8)
     return raw.reshape(len(values), -1)
 

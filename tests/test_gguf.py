@@ -10,6 +10,7 @@ import oracle
 import pytest
 import tiny
 import torch
+import transformers
 
 import jaxlin
 
@@ -83,3 +84,58 @@ def test_logits(name: str, folder: Callable[[str], Path], tmp_path: Path, x64: N
         expected = oracle.logits(exact, ids, getattr(torch, dtype))
         assert 1 < np.abs(expected).max() < 30
         np.testing.assert_allclose(logits(path, ids, dtype), expected, rtol=0, atol=bound)
+
+
+GEMMA_256 = {**tiny.GEMMA, "head_dim": 256, "query_pre_attn_scalar": 256}
+READ_BY_TRANSFORMERS = {
+    "llama": tiny.VARIANTS["llama, head_dim"],
+    "gemma2": tiny.Variant("Gemma2Config", GEMMA_256),
+    "gemma3": tiny.Variant("Gemma3TextConfig", {**GEMMA_256, "num_hidden_layers": 7}),
+    "qwen2": tiny.VARIANTS["qwen2"],
+    "qwen3": tiny.Variant("Qwen3Config", {**tiny.GQA, "head_dim": 128}),
+    "phi3": tiny.Variant("Phi3Config", {**tiny.GQA, "vocab_size": 32064}),
+}
+"""Where transformers' reader is right: it knows no rope scaling and takes the usual head sizes and scales."""
+
+
+@pytest.mark.parametrize("arch", READ_BY_TRANSFORMERS)
+def test_transformers_reads_the_same(arch: str, tmp_path: Path) -> None:
+    """Its own reader of GGUF shares no code with the writer of these tests."""
+    path = tmp_path / "tiny.gguf"
+    gguf_files.write(path, tiny.build(READ_BY_TRANSFORMERS[arch], tmp_path / "checkpoint"), arch)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        expected = model(torch.tensor([tiny.IDS])).logits[0].numpy()
+    np.testing.assert_allclose(logits(path, tiny.IDS, "float32"), expected, rtol=0, atol=2e-5)
+
+
+WIDE = {**tiny.GQA, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+PACKED = {
+    "llama, Q8_0": ("llama", tiny.VARIANTS["llama"], lambda name: "Q8_0"),
+    "qwen3, Q4_0": ("qwen3", tiny.VARIANTS["qwen3"], lambda name: "Q4_0"),
+    "phi3, Q8_0": ("phi3", tiny.VARIANTS["phi3"], lambda name: "Q8_0"),
+    "mistral3, BF16": ("mistral3", tiny.VARIANTS["ministral3"], lambda name: "BF16"),
+    "llama, mixed": (
+        "llama",
+        tiny.Variant("LlamaConfig", WIDE),
+        lambda name: "Q6_K" if "embed" in name or "v_proj" in name else "Q8_0" if "layers.0" in name else "Q4_K",
+    ),
+    "gemma3, mixed": (
+        "gemma3",
+        tiny.Variant("Gemma3TextConfig", {**GEMMA, **WIDE, "num_hidden_layers": 7}),
+        lambda name: "Q8_0" if "v_proj" in name else "Q5_0" if "layers" in name else "Q4_K",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed(name: str, tmp_path: Path, x64: None) -> None:
+    """Against transformers with what the gguf library decodes put in the place of the weights."""
+    arch, variant, kinds = PACKED[name]
+    path = tmp_path / "packed.gguf"
+    exact = gguf_files.write(path, tiny.build(variant, tmp_path / "checkpoint"), arch, kinds)
+    for dtype, bound in (("float32", 2e-5), ("float64", 1e-10)):
+        expected = oracle.logits(exact, tiny.IDS, getattr(torch, dtype))
+        np.testing.assert_allclose(logits(path, tiny.IDS, dtype), expected, rtol=0, atol=bound)
