@@ -80,7 +80,7 @@ def load(
     if checkpoint.format == "gguf":
         gguf = GGUFModel(checkpoint)
         tensors, json = gguf, gguf.config
-        tokenizer = Tokenizer.from_gguf(checkpoint.config)
+        tokenizer = Tokenizer.from_gguf(checkpoint.config, checkpoint.source)
     else:
         tensors, json = checkpoint, checkpoint.config
         _refuse_other_dtypes(checkpoint)
