@@ -1,14 +1,18 @@
 """A GGUF file as if it were a Hugging Face checkpoint: llama.cpp's metadata and tensor names, translated."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from math import nextafter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlin.checkpoint import Checkpoint
-from jaxlin.checkpoint.gguf import hf_name, unpermute
+from jaxlin.checkpoint.gguf import GGUFFile, hf_name
 from jaxlin.errors import ConfigError
-from jaxlin.registry import GGUF_ARCHITECTURES
+from jaxlin.gguf_port import LONGROPE, decimal, halves, rope_scaling
+from jaxlin.packed import Blocks, Packed
+from jaxlin.packed.gguf import FLOATS, TYPES
+from jaxlin.registry import gguf_port
 
 _KEYS = {
     "embedding_length": "hidden_size",
@@ -17,21 +21,47 @@ _KEYS = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "context_length": "max_position_embeddings",
     "rope.freq_base": "rope_theta",
 }
-"""Metadata below ``{arch}.``, and the keys of config.json they are."""
+"""Metadata below ``{arch}.`` that all architectures write, and the keys of config.json they are."""
+
+_REQUIRED = {"embedding_length", "block_count", "feed_forward_length", "attention.head_count"}
+_INTEGERS = _KEYS.keys() - {"rope.freq_base"}
+_EPSILONS = {"attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"}
+
+_FIXED = {"attention.causal": True, "rope.scaling.yarn_ext_factor": 1.0}
+"""Metadata that is understood at one value only."""
 
 _HARMLESS = {
     "vocab_size": "the embedding matrix says it",
-    "rope.dimension_count": "checked against head_dim",
+    "tensor_data_layout": "a name that files of 2023 give to the order of the rows, which the architecture says",
+    "rope.dimension_count": "read with head_dim",
     "attention.value_length": "checked against attention.key_length",
     "rope.scaling.finetuned": "how the model was trained",
-    "rope.scaling.type": "read with the other rope.scaling keys",
-    "rope.scaling.factor": "read with rope.scaling.type",
-    "rope.scaling.original_context_length": "read with rope.scaling.type",
+    "rope.scaling.type": "read by rope_scaling, as all below",
+    "rope.scaling.factor": "",
+    "rope.scaling.original_context_length": "",
+    "rope.scaling.attn_factor": "",
+    "rope.scaling.yarn_attn_factor": "",
+    "rope.scaling.yarn_beta_fast": "",
+    "rope.scaling.yarn_beta_slow": "",
+    "rope.scaling.yarn_log_multiplier": "",
+    "rope.scale_linear": "",
 }
+
+_ROPE_TENSORS = ("rope_freqs", *LONGROPE)
+
+
+_LAYER = re.compile(r"(?<=layers\.)\d+\.")
+
+
+class _Part(NamedTuple):
+    """The tensor of a file that holds one of Hugging Face's; `rows` of it in this order, all as they are if None."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    rows: np.ndarray | None = None
 
 
 class GGUFModel:
@@ -41,72 +71,177 @@ class GGUFModel:
         config: as config.json would say it.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: GGUFFile) -> None:
         self._checkpoint = checkpoint
-        self._tensors = {hf_name(name): name for name in checkpoint.names()}
         arch = checkpoint.config.get("general.architecture")
-        if arch not in GGUF_ARCHITECTURES:
-            known = ", ".join(GGUF_ARCHITECTURES)
-            raise ConfigError(f"{checkpoint.source}: expected a GGUF architecture of {known}; found {arch!r}.")
-        self.config = self._translated(arch)
+        try:
+            self._port = gguf_port(arch)
+        except ConfigError as error:
+            raise ConfigError(f"{checkpoint.source}: {error}") from error
+        if (files := checkpoint.config.get("split.count", 1)) not in (0, 1):
+            raise ConfigError(
+                f"{checkpoint.source}, split.count: expected one file; found one of {files}. Merge them first: "
+                "llama-gguf-split --merge."
+            )
+        names = {hf_name(name, self._port.parts): name for name in checkpoint.names()}
+        self.config = self._translated(str(arch), names)
+        self._parts = self._placed(names)
+        self._kinds: dict[str, set[str]] = {}
+        for name in self._parts:
+            self._kinds.setdefault(_LAYER.sub("", name), set()).add(self.dtype(name))
 
-    def _translated(self, arch: str) -> dict[str, Any]:
-        source, metadata = self._checkpoint.source, self._checkpoint.config
-        given = {k.removeprefix(f"{arch}."): v for k, v in metadata.items() if k.startswith(f"{arch}.")}
-        if unknown := sorted(set(given) - _KEYS.keys() - _HARMLESS.keys()):
+    def _translated(self, arch: str, names: Mapping[str, str]) -> dict[str, Any]:
+        source, metadata, port = self._checkpoint.source, self._checkpoint.config, self._port
+        given = {k.removeprefix(f"{arch}."): decimal(v) for k, v in metadata.items() if k.startswith(f"{arch}.")}
+        keys, fixed = {**_KEYS, **port.keys}, {**_FIXED, **port.fixed}
+        if unknown := sorted(set(given) - keys.keys() - fixed.keys() - {*port.read} - _HARMLESS.keys()):
             raise ConfigError(
                 f"{source}: expected only metadata that jaxlin understands; found "
                 + ", ".join(f"{arch}.{key} = {given[key]!r}"[:120] for key in unknown)
             )
-        config = {_KEYS[key]: _decimal(value) for key, value in given.items() if key in _KEYS}
-        config["model_type"] = GGUF_ARCHITECTURES[arch]
-        if "model.embed_tokens.weight" not in self._tensors:
+        for key in sorted(_REQUIRED | (_EPSILONS & (keys.keys() | fixed.keys()))):
+            if key not in given:
+                raise ConfigError(f"{source}: expected metadata {arch}.{key}; found none.")
+        for key, value in fixed.items():
+            if given.get(key, value) != value:
+                raise ConfigError(f"{source}, {arch}.{key}: expected {value!r}; found {given[key]!r}.")
+        for key in sorted(_INTEGERS & given.keys()):
+            if type(given[key]) is not int or given[key] < 1:
+                raise ConfigError(f"{source}, {arch}.{key}: expected an integer of at least 1; found {given[key]!r}.")
+        blocks = {int(name.split(".")[1]) for name in names.values() if name.startswith("blk.")}
+        if blocks != set(range(len(blocks))) or len(blocks) != given["block_count"]:
+            raise ConfigError(
+                f"{source}, {arch}.block_count: expected {given['block_count']} blocks of tensors, from blk.0 on; "
+                f"found {len(blocks)}."
+            )
+        if "model.embed_tokens.weight" not in names:
             raise ConfigError(f"{source}: expected a tensor token_embd.weight; found none.")
-        config["vocab_size"] = self.shape("model.embed_tokens.weight")[0]
-        config["tie_word_embeddings"] = "lm_head.weight" not in self._tensors
-        for projection, key in (("self_attn.q_proj", "attention_bias"), ("mlp.up_proj", "mlp_bias")):
-            config[key] = f"model.layers.0.{projection}.bias" in self._tensors
-        config["rope_parameters"] = self._rope(given, config)
-        return config
 
-    def _rope(self, given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-        head_dim = config.get("head_dim", config.get("hidden_size", 0) // max(1, config.get("num_attention_heads", 1)))
-        for key in ("rope.dimension_count", "attention.value_length"):
-            if given.get(key, head_dim) != head_dim:
-                raise ConfigError(f"{self._checkpoint.source}, {key}: expected {head_dim}; found {given[key]}.")
-        kind = given.get("rope.scaling.type", "none")
-        if "rope_freqs.weight" in self._tensors:
-            divisors = self._checkpoint.read("rope_freqs.weight").astype(float)
-            return {"rope_type": "divisors", "divisors": divisors.tolist()}
-        if kind == "none":
-            return {}
-        parameters = {"rope_type": kind, "factor": given.get("rope.scaling.factor")}
-        if "rope.scaling.original_context_length" in given:
-            parameters["original_max_position_embeddings"] = given["rope.scaling.original_context_length"]
-        return parameters
+        config = {keys[key]: value for key, value in given.items() if key in keys}
+        config["model_type"] = port.model_type
+        config["vocab_size"] = self._checkpoint.shape(names["model.embed_tokens.weight"])[0]
+        config["tie_word_embeddings"] = "lm_head.weight" not in names
+        first = {name.removeprefix("model.layers.0.").replace("qkv_proj", "q_proj") for name in names}
+        config |= {key: True for key, tensor in port.flags.items() if tensor in first}
+        config |= self._heads(arch, given, config)
+        try:
+            if scaling := rope_scaling(given, self._rope_vectors(names)):
+                config["rope_scaling"] = scaling
+            config |= port.derive(given, config)
+        except ValueError as error:
+            raise ConfigError(f"{source}, {arch}.{error}.") from error
+        return {key: value for key, value in config.items() if value is not None}
+
+    def _rope_vectors(self, names: Mapping[str, str]) -> dict[str, list[float]]:
+        """The divisors of rotary frequencies that are kept as tensors."""
+        found = {n: self._checkpoint.read(f"{n}.weight").astype(float) for n in _ROPE_TENSORS if f"{n}.weight" in names}
+        for name, divisors in found.items():
+            if divisors.ndim != 1 or not (np.isfinite(divisors) & (divisors > 0)).all():
+                raise ConfigError(
+                    f"{self._checkpoint.source}, tensor {name}.weight: expected positive numbers; found others."
+                )
+        return {name: divisors.tolist() for name, divisors in found.items()}
+
+    def _heads(self, arch: str, given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """`head_dim`, and the share of a head that is rotated if it is not all of it."""
+        source = self._checkpoint.source
+        head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+        if given.get("attention.value_length", head_dim) != head_dim:
+            found = given["attention.value_length"]
+            raise ConfigError(f"{source}, {arch}.attention.value_length: expected {head_dim}; found {found!r}.")
+        rotated = given.get("rope.dimension_count", head_dim)
+        if not isinstance(rotated, int) or not 0 < rotated <= head_dim:
+            raise ConfigError(f"{source}, {arch}.rope.dimension_count: expected 1 to {head_dim}; found {rotated!r}.")
+        # One float up, so that the product with head_dim is not cut to one feature less.
+        share = {} if rotated == head_dim else {"partial_rotary_factor": nextafter(rotated / head_dim, 1)}
+        return {"head_dim": head_dim, **share}
+
+    def _placed(self, names: Mapping[str, str]) -> dict[str, _Part]:
+        """Where each of Hugging Face's tensors is, and which rows of the file's tensor it takes."""
+        heads = self.config["num_attention_heads"]
+        kv_heads, head_dim = self.config.get("num_key_value_heads", heads), self.config["head_dim"]
+        sizes = {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}
+        parts: dict[str, _Part] = {}
+        for name, tensor in names.items():
+            shape = self._checkpoint.shape(tensor)
+            module, _, kind = name.rpartition(".")
+            if tensor.removesuffix(".weight") in _ROPE_TENSORS:
+                continue
+            if module.endswith(".self_attn.qkv_proj") and not self._port.fused:
+                start = 0
+                for projection, n in sizes.items():
+                    rows, start = np.arange(start, start + n * head_dim), start + n * head_dim
+                    parts[f"{module.removesuffix('qkv_proj')}{projection}.{kind}"] = _Part(
+                        tensor, (len(rows), *shape[1:]), rows
+                    )
+                if shape[0] != start:
+                    raise ConfigError(
+                        f"{self._checkpoint.source}, tensor {tensor}: expected {start} rows; found {shape[0]}."
+                    )
+            else:
+                parts[name] = _Part(tensor, shape)
+        return {name: self._in_halves(name, part, sizes) for name, part in parts.items()}
+
+    def _in_halves(self, name: str, part: _Part, sizes: Mapping[str, int]) -> _Part:
+        projection = name.rsplit(".", 2)[-2] if ".self_attn." in name else ""
+        if not self._port.pairs or projection not in ("q_proj", "k_proj"):
+            return part
+        rows, heads = part.shape[0], sizes[projection]
+        if rows % (2 * heads):
+            raise ConfigError(
+                f"{self._checkpoint.source}, tensor {part.tensor}: expected pairs of rows for {heads} heads; "
+                f"found {rows} rows."
+            )
+        order = halves(rows, heads)
+        return part._replace(rows=order if part.rows is None else part.rows[order])
 
     def names(self) -> set[str]:
         """The tensors there are; what the config has consumed is not among them."""
-        return set(self._tensors) - {"rope_freqs.weight"}
+        return set(self._parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one."""
-        return self._checkpoint.shape(self._tensors[name])
+        return self._parts[name].shape
 
-    def read(self, name: str) -> np.ndarray:
-        """The values of one, decoded; llama.cpp's interleaved rows of queries and keys are put back in halves."""
-        values = self._checkpoint.read(self._tensors[name])
-        if ".self_attn.q_proj." in name:
-            return unpermute(values, self.config["num_attention_heads"])
-        if ".self_attn.k_proj." in name:
-            return unpermute(values, self.config.get("num_key_value_heads", self.config["num_attention_heads"]))
-        return values
+    def dtype(self, name: str) -> str:
+        """The ggml type of one."""
+        return self._checkpoint.dtype(self._parts[name].tensor)
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+    def rows(self, name: str) -> tuple[str, np.ndarray | None]:
+        """The file's tensor that holds one, and which of its rows, in order; None for all as they are.
+
+        Whole rows are named, so this serves packed bytes as well as values.
+        """
+        return self._parts[name].tensor, self._parts[name].rows
+
+    def read(self, name: str) -> np.ndarray | Packed:
+        """The values of one; a matrix of quantised blocks stays packed."""
+        return self.read_rows(name, 0, self._parts[name].shape[0])
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | Packed:
         """Some rows of one."""
-        return self.read(name)[start:stop]
+        tensor, rows = self.rows(name)
+        if kinds := self._packed_kinds(name):
+            wanted = slice(start, stop) if rows is None else rows[start:stop]
+            raw, width = self._checkpoint.read_raw(tensor), self._parts[name].shape[1]
+            return Blocks.of(raw[wanted], self._checkpoint.dtype(tensor), kinds, width)
+        if rows is None:
+            values = self._checkpoint.read_rows(tensor, start, stop)
+        else:
+            wanted = rows[start:stop]
+            first, last = (int(wanted.min()), int(wanted.max()) + 1) if len(wanted) else (0, 0)
+            values = self._checkpoint.read_rows(tensor, first, last)[wanted - first]
+        return self._unshifted(name, values)
 
+    def _packed_kinds(self, name: str) -> tuple[str, ...]:
+        """The types that one has over the layers of its stack, if it stays packed."""
+        if len(self._parts[name].shape) != 2:
+            return ()
+        kinds = self._kinds[_LAYER.sub("", name)]
+        # A type without a decoder in JAX is decoded to float32 when it is read, with its stack.
+        return () if kinds <= FLOATS.keys() or not kinds <= TYPES.keys() else tuple(sorted(kinds))
 
-def _decimal(value: Any) -> Any:
-    """A float as it was written: GGUF keeps 1e-05 as the float32 nearest to it."""
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    def _unshifted(self, name: str, values: np.ndarray) -> np.ndarray:
+        if not self._port.norm_offset or not name.endswith("norm.weight"):
+            return values
+        return values.astype(np.promote_types(values.dtype, np.float32)) - values.dtype.type(self._port.norm_offset)

@@ -61,7 +61,7 @@ def load(
     else:
         tensors = gguf = GGUFModel(checkpoint)
         reader = ConfigReader(gguf.config, checkpoint.source)
-        tokenizer = Tokenizer.from_gguf(checkpoint.config)
+        tokenizer = Tokenizer.from_gguf(checkpoint.config, checkpoint.source)
     port = port_of(reader.peek("model_type"))
     config = port.translate(reader)
     reader.finish()

@@ -3,22 +3,31 @@
 import importlib
 
 from jaxlin.errors import ConfigError
+from jaxlin.gguf_port import GGUFPort
 from jaxlin.port import Port
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "smollm3"),
-    "gemma": ("gemma", "gemma2", "gemma3_text", "gemma3"),
+    "gemma": ("gemma",),
+    "gemma2": ("gemma2",),
+    "gemma3": ("gemma3_text", "gemma3"),
     "qwen": ("qwen2", "qwen3"),
-    "phi": ("phi3", "phi"),
+    "phi3": ("phi3",),
+    "phi": ("phi",),
     "mistral": ("mistral", "ministral", "ministral3", "mistral3"),
-    "olmo": ("olmo", "olmo2", "olmo3"),
+    "olmo": ("olmo",),
+    "olmo2": ("olmo2", "olmo3"),
 }
 """The family files in ``models/``, and the `model_type`s each of them ports."""
 
 GGUF_ARCHITECTURES: dict[str, str] = {
-    "llama": "llama",
+    **dict.fromkeys(("llama", "smollm3"), "llama"),
+    **{name: name for name in ("gemma", "gemma2", "gemma3", "phi3", "olmo", "olmo2")},
+    **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
+    "phi2": "phi",
+    "mistral3": "mistral",
 }
-"""llama.cpp's ``general.architecture``, and the `model_type` it is read as."""
+"""llama.cpp's ``general.architecture``, and the family file that says how to read it."""
 
 
 def port(model_type: object) -> Port:
@@ -32,3 +41,15 @@ def port(model_type: object) -> Port:
             return importlib.import_module(f"jaxlin.models.{family}").PORTS[model_type]
     known = ", ".join(name for types in FAMILIES.values() for name in types)
     raise ConfigError(f"model_type: expected one of {known}; found {model_type!r}, which jaxlin has no port for.")
+
+
+def gguf_port(arch: object) -> GGUFPort:
+    """How GGUF files of an architecture are read.
+
+    Raises:
+        ConfigError: an unknown one; the message lists those there are.
+    """
+    if not isinstance(arch, str) or arch not in GGUF_ARCHITECTURES:
+        known = ", ".join(GGUF_ARCHITECTURES)
+        raise ConfigError(f"general.architecture: expected one of {known}; found {arch!r}, which jaxlin cannot read.")
+    return importlib.import_module(f"jaxlin.models.{GGUF_ARCHITECTURES[arch]}").GGUF[arch]

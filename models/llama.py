@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
+from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.layers import residual
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
@@ -105,3 +106,11 @@ PORTS = {
     "llama": Port(Llama, translate, left_out=INV_FREQ),
     "smollm3": Port(Llama, translate_smollm3),
 }
+
+BIASES = {"attention_bias": "self_attn.q_proj.bias", "mlp_bias": "mlp.up_proj.bias"}
+
+GGUF = {
+    "llama": GGUFPort(model_type="llama", flags=BIASES, pairs=True),
+    "smollm3": GGUFPort(model_type="smollm3", flags=BIASES, pairs=True),
+}
+"""``llama`` is also what older Mistral models are converted to, without their window."""

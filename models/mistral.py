@@ -8,6 +8,7 @@ Jiang et al., "Mistral 7B", 2023; the Ministral and Mistral 3 model cards, 2024 
 - ``mistral3``: the text half of the multimodal wrapper.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from jaxtyping import Array, Float
 from jaxlin import layers
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
-from jaxlin.models.gemma import VISION
+from jaxlin.gguf_port import GGUFPort
+from jaxlin.models.gemma3 import VISION
 from jaxlin.models.llama import Llama, LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
 from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
@@ -115,4 +117,16 @@ PORTS = {
     "ministral": Port(Mistral, translate),
     "ministral3": Port(Mistral, translate3),
     "mistral3": Port(Mistral, translate_wrapper, prefix="language_model.", left_out=VISION),
+}
+
+
+def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rope parameters in the words of Ministral 3, which stand for a Mistral without any of them too."""
+    parameters = {"rope_type": "default", **config.get("rope_scaling", {})}
+    parameters["llama_4_scaling_beta"] = given.get("attention.temperature_scale", 0.0)
+    return {"rope_parameters": parameters, "rope_scaling": None}
+
+
+GGUF = {
+    "mistral3": GGUFPort(model_type="ministral3", read=("attention.temperature_scale",), derive=derive, pairs=True),
 }

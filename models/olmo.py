@@ -1,10 +1,6 @@
-r"""OLMo: Llama's block with weightless LayerNorms (1), or with norms after attention and MLP (2, 3).
+r"""OLMo 1: Llama's block with LayerNorms that have no weight and no bias; queries, keys and values may be clipped.
 
-Groeneveld et al., "OLMo", 2024; "2 OLMo 2 Furious", 2024; "Olmo 3", 2025.
-
-- ``olmo``: LayerNorm without weight or bias; queries, keys and values may be clipped.
-- ``olmo2``: no norm before attention and MLP, one after each; queries and keys normed over their full width.
-- ``olmo3``: three sliding layers to a full one; YaRN in the full ones only.
+Groeneveld et al., "OLMo", 2024.
 """
 
 from dataclasses import dataclass
@@ -17,11 +13,11 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
+from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
-from jaxlin.layers import residual
 from jaxlin.models.llama import LlamaBlock
-from jaxlin.modules import Attention, GatedMLP, LayerNorm, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, ropes_by_type, windows
+from jaxlin.modules import Attention, GatedMLP, LayerNorm
+from jaxlin.port import Port, decoder_numbers, rope_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,40 +60,6 @@ class OlmoBlock(LlamaBlock):
         self.mlp = GatedMLP(config, rngs=rngs)
 
 
-class WidthNormAttention(Attention):
-    """Attention whose queries and keys are normed over all heads together, before they are split."""
-
-    def __init__(self, config: OlmoConfig, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
-        self.q_norm = RMSNorm(config.num_attention_heads * config.head_dim, config.norm_eps)
-        self.k_norm = RMSNorm(config.num_key_value_heads * config.head_dim, config.norm_eps)
-
-    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
-        """Queries and keys before rotation, normed."""
-        # The whole pattern is held, so nothing within it needs to be.
-        return self.split(self.q_norm(self.q_proj(x), Hold())), self.split(self.k_norm(self.k_proj(x), Hold()))
-
-
-class Olmo2Block(nnx.Module):
-    """Norms stand after attention and MLP, before what they give is added."""
-
-    def __init__(self, config: OlmoConfig, *, rngs: nnx.Rngs) -> None:
-        self.self_attn = WidthNormAttention(config, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = GatedMLP(config, rngs=rngs)
-        self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
-        """The residual stream after the block."""
-        x = hold.site("resid_pre", x)
-        h = self.self_attn(x, at, hold.within("self_attn"))
-        attn = hold.site("attn_out", self.post_attention_layernorm(h, hold.within("post_attention_layernorm")))
-        x = hold.site("resid_mid", residual(x, attn))
-        h = self.mlp(x, hold.within("mlp"))
-        mlp = hold.site("mlp_out", self.post_feedforward_layernorm(h, hold.within("post_feedforward_layernorm")))
-        return hold.site("resid_post", residual(x, mlp))
-
-
 class Olmo(Decoder):
     """The OLMo 1 decoder."""
 
@@ -106,16 +68,6 @@ class Olmo(Decoder):
     def final_norm(self, config: Config) -> Any:
         """LayerNorm without parameters."""
         return LayerNorm(config.hidden_size, config.norm_eps, affine=False)
-
-
-class Olmo2(Decoder):
-    """The decoder of OLMo 2 and 3."""
-
-    Block = Olmo2Block
-
-    def final_norm(self, config: Config) -> Any:
-        """RMSNorm."""
-        return RMSNorm(config.hidden_size, config.norm_eps)
 
 
 def translate(json: ConfigReader) -> OlmoConfig:
@@ -131,32 +83,13 @@ def translate(json: ConfigReader) -> OlmoConfig:
     )
 
 
-def translate2(json: ConfigReader) -> OlmoConfig:
-    """OLMo 2."""
-    numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=2048)
-    depth = numbers["num_hidden_layers"]
-    rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
-    bias = json.take("attention_bias", bool, False)
-    return OlmoConfig(**numbers, ropes=(rope,) * depth, windows=(None,) * depth, attention_bias=bias)
+PORTS = {"olmo": Port(Olmo, translate)}
 
-
-def translate3(json: ConfigReader) -> OlmoConfig:
-    """Olmo 3."""
-    numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=2048)
-    types = layer_types(json, numbers["num_hidden_layers"], lambda i: (i + 1) % 4 != 0)
-    theta = json.take("rope_theta", float, 5e5)
-    ropes = ropes_by_type(
-        json,
-        numbers["head_dim"],
-        numbers["max_position_embeddings"],
-        dict.fromkeys(("full_attention", "sliding_attention"), theta),
-    )
-    return OlmoConfig(
-        **numbers,
-        ropes=tuple(ropes[kind] for kind in types),
-        windows=windows(json, types, 4096),
-        attention_bias=json.take("attention_bias", bool, False),
-    )
-
-
-PORTS = {"olmo": Port(Olmo, translate), "olmo2": Port(Olmo2, translate2), "olmo3": Port(Olmo2, translate3)}
+GGUF = {
+    "olmo": GGUFPort(
+        model_type="olmo",
+        keys={"attention.clamp_kqv": "clip_qkv"},
+        fixed={"attention.layer_norm_epsilon": 1e-5},
+        pairs=True,
+    ),
+}

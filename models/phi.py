@@ -1,14 +1,8 @@
-r"""Phi: Llama's block with fused projections (3, 4), or a parallel block of LayerNorms and biases (1.5, 2).
+r"""Phi-1, 1.5 and 2: one LayerNorm feeds attention and an ungated MLP side by side.
 
-"Phi-3 Technical Report", 2024; "Phi-4 Technical Report", 2024; "Textbooks Are All You Need II: phi-1.5", 2023.
-
-- ``phi3`` (Phi-3, 3.5, Phi-4, Phi-4-mini and their reasoning models): a checkpoint keeps queries, keys and values as
-  one tensor, gate and up as another. Split, it is Llama, with partial rotation and LongRoPE where the config says so.
-- ``phi`` (Phi-1, 1.5, 2): one LayerNorm feeds attention and an ungated MLP side by side, with biases everywhere: a
-  truly affine map.
+"Textbooks Are All You Need II: phi-1.5", 2023. Biases stand everywhere, so that the map is truly affine.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flax import nnx
@@ -18,11 +12,11 @@ from jaxlin import layers
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
+from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.layers import residual
-from jaxlin.models.mistral import Mistral, MistralConfig
 from jaxlin.modules import Attention, HeadNormAttention, LayerNorm, Linear, Schedule
-from jaxlin.port import Port, Rows, decoder_numbers, rope_of, stacked_rows
+from jaxlin.port import Port, decoder_numbers, rope_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,34 +76,6 @@ class Phi(Decoder):
         return LayerNorm(config.hidden_size, config.norm_eps)
 
 
-def translate3(json: ConfigReader) -> MistralConfig:
-    """Phi-3 and 4: Llama without biases, perhaps with a window, as Mistral."""
-    numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=4096)
-    original = json.positive("original_max_position_embeddings", 4096)
-    depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
-    window = json.optional("sliding_window", int, None)
-    if window is not None:
-        json.positive("sliding_window")
-    # The first files call LongRoPE "su" or "yarn"; the trained length stands outside the rope parameters.
-    given = {"original_max_position_embeddings": original}
-    for dialect in ("rope_scaling", "rope_parameters"):
-        kind = (json.peek(dialect) or {}).get("rope_type") or (json.peek(dialect) or {}).get("type")
-        if kind in ("su", "yarn"):
-            given["rope_type"] = "longrope"
-    rope = rope_of(json, numbers["head_dim"], length, partial=1.0, replace=given)
-    return MistralConfig(**numbers, ropes=(rope,) * depth, windows=(window,) * depth)
-
-
-def fused(config: MistralConfig) -> Mapping[str, Rows]:
-    """Which rows of a checkpoint's tensors are queries, keys and values, gate and up."""
-    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    f = config.intermediate_size
-    return {
-        **stacked_rows("self_attn.qkv_proj.weight", q_proj=q, k_proj=kv, v_proj=kv),
-        **stacked_rows("mlp.gate_up_proj.weight", gate_proj=f, up_proj=f),
-    }
-
-
 def translate(json: ConfigReader) -> PhiConfig:
     """Phi-1, 1.5 and 2."""
     numbers = decoder_numbers(
@@ -136,7 +102,18 @@ NAMES = {
     "norm.bias": "final_layernorm.bias",
 }
 
-PORTS = {
-    "phi3": Port(Mistral, translate3, names=fused),
-    "phi": Port(Phi, translate, names=lambda config: NAMES),
+PORTS = {"phi": Port(Phi, translate, names=lambda config: NAMES)}
+
+GGUF = {
+    "phi2": GGUFPort(
+        model_type="phi",
+        keys={"attention.layer_norm_epsilon": "layer_norm_eps"},
+        parts={
+            "attn_output": "self_attn.dense",
+            "ffn_up": "mlp.fc1",
+            "ffn_down": "mlp.fc2",
+            "output_norm": "model.final_layernorm",
+        },
+        derive=lambda given, config: {"partial_rotary_factor": config.get("partial_rotary_factor", 1.0)},
+    ),
 }

@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
+from jaxlin.gguf_port import GGUFPort
 from jaxlin.models.llama import Llama, LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, HeadNormAttention, RMSNorm
 from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
@@ -83,3 +84,8 @@ def translate3(json: ConfigReader) -> QwenConfig:
 
 
 PORTS = {"qwen2": Port(Qwen2, translate2), "qwen3": Port(Qwen3, translate3)}
+
+GGUF = {
+    "qwen2": GGUFPort(model_type="qwen2"),
+    "qwen3": GGUFPort(model_type="qwen3", flags={"attention_bias": "self_attn.q_proj.bias"}),
+}

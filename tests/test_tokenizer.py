@@ -3,6 +3,7 @@
 import json
 import random
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def learned(pre: tokenizers.pre_tokenizers.PreTokenizer, alphabet: list[str]) ->
     return sorted(model["vocab"], key=model["vocab"].get), [" ".join(pair) for pair in model["merges"]]
 
 
-@pytest.mark.parametrize("pre", ["llama-bpe", "qwen2", "tekken", "dbrx", "gpt-2", "smollm"])
+@pytest.mark.parametrize("pre", ["llama-bpe", "qwen2", "tekken", "gpt-4o", "dbrx", "gpt-2", "smollm"])
 def test_pre_tokenizers(pre: str, tmp_path: Path) -> None:
     """Each splits as transformers does, numerals of smollm apart."""
     byte_level = tokenizers.pre_tokenizers.ByteLevel
@@ -237,6 +238,51 @@ def test_sentencepiece(space: bool, tmp_path: Path) -> None:
     assert ours.token(3 + 0xE2) == "\N{REPLACEMENT CHARACTER}"
 
 
+def pieces_of(text: str, tokens: list[str], scores: list[float], atoms: list[str]) -> list[int]:
+    """SentencePiece's BPE by its definition: whole atoms first, then the pair of the best score, leftmost, joined."""
+    ids = {token: i for i, token in enumerate(tokens)}
+    if not text:
+        return []
+    for atom in sorted(atoms, key=len, reverse=True):
+        if atom in text:
+            before, after = text.split(atom, 1)
+            return [*pieces_of(before, tokens, scores, atoms), ids[atom], *pieces_of(after, tokens, scores, atoms)]
+    pieces = list(text.replace(" ", "\u2581"))
+    while True:
+        joined = [(scores[ids[a + b]], -i) for i, (a, b) in enumerate(pairwise(pieces)) if a + b in ids]
+        if not joined:
+            break
+        at = -max(joined)[1]
+        pieces[at : at + 2] = ["".join(pieces[at : at + 2])]
+    known = ([piece] if piece in ids else [f"<0x{byte:02X}>" for byte in piece.encode()] for piece in pieces)
+    return [ids[piece] for found in known for piece in found]
+
+
+def test_sentencepiece_of_gemma() -> None:
+    """No space before the text, and runs of spaces and lines that are tokens of the user: by the definition."""
+    atoms = ["  ", "    ", "\n\n", "\n", "<table>"]
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *atoms]
+    learned_pieces = learned(tokenizers.pre_tokenizers.Metaspace(prepend_scheme="never"), [])[0]
+    pieces = [piece for piece in learned_pieces if piece not in tokens]
+    kinds = [3, 3, 3, 2] + [6] * 256 + [4] * len(atoms) + [1] * len(pieces)
+    scores = [0.0] * (260 + len(atoms)) + [-float(i) for i in range(len(pieces))]
+    metadata = {"model": "llama", "tokens": [*tokens, *pieces], "scores": scores, "token_type": kinds}
+    metadata |= {"bos_token_id": 2, "eos_token_id": 1, "unknown_token_id": 3, "add_space_prefix": False}
+    ours = Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+    for text in [*varied_texts(), "a     b\n\n\nc<table>", "<table>  def"]:
+        expected = pieces_of(text, metadata["tokens"], scores, atoms)
+        assert ours.encode(text) == [2, *expected], text
+        assert ours.decode(expected) == text
+    assert ours.to_str_tokens("def  test", prepend_bos=False)[-1].endswith("test")
+
+
+def test_sentencepiece_without_bytes() -> None:
+    """What is not in the vocabulary is the unknown token, not nothing."""
+    metadata = {"model": "llama", "tokens": ["<unk>", "a", "\u2581"], "scores": [0.0, -1.0, -2.0]}
+    tokenizer = Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+    assert tokenizer.encode("aé") == [2, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("pre", "add_bos_token", "expected"),
     [("llama-bpe", None, True), ("tekken", None, True), ("llama-bpe", False, False), ("gpt-2", None, False)],
@@ -251,7 +297,13 @@ def test_bos_of_files_that_do_not_say(pre: str, add_bos_token: bool | None, expe
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"tokens": ["a", "a"]}, "'a' twice"), ({"model": "llama", "scores": [0.0]}, "2 scores")]
+    ("change", "message"),
+    [
+        ({"tokens": ["a", "a"]}, "'a' twice"),
+        ({"model": "llama", "scores": [0.0]}, "2 scores"),
+        ({"model": "llama", "scores": ["a", "b"]}, "scores: expected numbers"),
+        ({"tokens": ["a", 1]}, "tokens: expected strings"),
+    ],
 )
 def test_gguf_lists_that_do_not_fit(change: dict, message: str) -> None:
     metadata = {"model": "gpt2", "tokens": ["a", "b"], "merges": []} | change

@@ -56,7 +56,7 @@ class Checkpoint(Protocol):
         ...
 
 
-def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
+def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Folder | GGUFFile:
     """Open a directory, a ``.gguf`` file, or what a hub id names, which is downloaded if it is not in the cache.
 
     Raises:

@@ -1,0 +1,97 @@
+r"""Gemma 2: a norm before and after attention and MLP (sandwich), softcaps, and a window in every other layer.
+
+Gemma Team, "Gemma 2", 2024. The softcaps bound attention scores and logits.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.gguf_port import RMS_NORM, GGUFPort
+from jaxlin.hold import Hold
+from jaxlin.layers import residual
+from jaxlin.models.gemma import Gemma, GemmaBlock, GemmaConfig, OffsetRMSNorm, gemma_numbers
+from jaxlin.modules import Schedule
+from jaxlin.port import Port, layer_types, rope_of, windows
+
+
+class Gemma2Block(GemmaBlock):
+    """The sandwich: what is added to the stream is normed too, and a site holds what is really added."""
+
+    def __init__(self, config: GemmaConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+        self.pre_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
+        self.post_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
+
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
+        """The residual stream after the block."""
+        x = hold.site("resid_pre", x)
+        h = self.input_layernorm(x, hold.within("input_layernorm"))
+        h = self.self_attn(h, at, hold.within("self_attn"))
+        attn = hold.site("attn_out", self.post_attention_layernorm(h, hold.within("post_attention_layernorm")))
+        x = hold.site("resid_mid", residual(x, attn))
+        h = self.pre_feedforward_layernorm(x, hold.within("pre_feedforward_layernorm"))
+        h = self.mlp(h, hold.within("mlp"))
+        mlp = hold.site("mlp_out", self.post_feedforward_layernorm(h, hold.within("post_feedforward_layernorm")))
+        return hold.site("resid_post", residual(x, mlp))
+
+
+class Gemma2(Gemma):
+    """The Gemma 2 decoder."""
+
+    Block = Gemma2Block
+
+
+def score_scales(json: ConfigReader, final: float | None, attention: float | None) -> dict[str, Any]:
+    """The scale of attention scores, and the softcaps with their defaults."""
+    return {
+        "attention_scale": json.positive("query_pre_attn_scalar", 256) ** -0.5,
+        "final_logit_softcapping": json.optional("final_logit_softcapping", float, final),
+        "attn_logit_softcapping": json.optional("attn_logit_softcapping", float, attention),
+    }
+
+
+def translate2(json: ConfigReader) -> GemmaConfig:
+    """Gemma 2."""
+    numbers = gemma_numbers(json, 8192)
+    json.expect("cache_implementation", "hybrid")
+    depth = numbers["num_hidden_layers"]
+    types = layer_types(json, depth, lambda i: i % 2 == 0)
+    rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
+    return GemmaConfig(
+        **numbers, **score_scales(json, 30.0, 50.0), ropes=(rope,) * depth, windows=windows(json, types, 4096)
+    )
+
+
+PORTS = {"gemma2": Port(Gemma2, translate2)}
+
+
+def query_scale(depth_of_27b: int) -> Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]:
+    """`query_pre_attn_scalar`, which files leave out: `head_dim`, or in the 27B model hidden size over heads."""
+
+    def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        del given
+        is_27b = config["num_hidden_layers"] == depth_of_27b
+        mean = config["hidden_size"] // config["num_attention_heads"]
+        return {"query_pre_attn_scalar": mean if is_27b else config["head_dim"]}
+
+    return derive
+
+
+GGUF = {
+    "gemma2": GGUFPort(
+        model_type="gemma2",
+        keys={
+            **RMS_NORM,
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+            "attention.sliding_window": "sliding_window",
+        },
+        parts={"ffn_norm": "pre_feedforward_layernorm"},
+        derive=query_scale(46),
+        norm_offset=1.0,
+    ),
+}

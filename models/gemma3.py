@@ -1,0 +1,98 @@
+r"""Gemma 3: Gemma 2's sandwich without softcaps; queries and keys normed in each head; two ropes.
+
+Gemma Team, "Gemma 3 Technical Report", 2025.
+
+- ``gemma3_text``: five sliding layers to a full one, each kind with a rope of its own.
+- ``gemma3``: the text half of the multimodal wrapper.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.gguf_port import RMS_NORM, GGUFPort, sliding_types
+from jaxlin.models.gemma import GemmaConfig, OffsetRMSNorm, gemma_numbers
+from jaxlin.models.gemma2 import Gemma2, Gemma2Block, query_scale, score_scales
+from jaxlin.modules import Attention, HeadNormAttention
+from jaxlin.port import Port, layer_types, ropes_by_type, windows
+
+
+class Gemma3Block(Gemma2Block):
+    """The sandwich with queries and keys normed in each head."""
+
+    def attention(self, config: GemmaConfig, rngs: nnx.Rngs) -> Attention:
+        """Attention with head norms."""
+
+        def norm(features: int) -> OffsetRMSNorm:
+            return OffsetRMSNorm(features, config.norm_eps)
+
+        bias, scale, cap = config.attention_bias, config.attention_scale, config.attn_logit_softcapping
+        return HeadNormAttention(config, norm=norm, scale=scale, softcap=cap, bias=bias, out_bias=bias, rngs=rngs)
+
+
+class Gemma3(Gemma2):
+    """The Gemma 3 decoder."""
+
+    Block = Gemma3Block
+
+
+def translate3(json: ConfigReader) -> GemmaConfig:
+    """Gemma 3, text; the wrapper's text_config leaves out what is transformers' default."""
+    numbers = gemma_numbers(json, 131_072, vocab_size=262_208, num_attention_heads=8, num_key_value_heads=4)
+    depth = numbers["num_hidden_layers"]
+    pattern = json.positive("sliding_window_pattern", json.positive("_sliding_window_pattern", 6))
+    types = layer_types(json, depth, lambda i: (i + 1) % pattern != 0)
+    theta = {
+        "full_attention": json.take("rope_theta", float, 1e6),
+        "sliding_attention": json.take("rope_local_base_freq", float, 1e4),
+    }
+    ropes = ropes_by_type(json, numbers["head_dim"], numbers["max_position_embeddings"], theta)
+    return GemmaConfig(
+        **numbers,
+        **score_scales(json, None, None),
+        ropes=tuple(ropes[kind] for kind in types),
+        windows=windows(json, types, 4096),
+    )
+
+
+def translate3_wrapper(json: ConfigReader) -> GemmaConfig:
+    """The text half of the multimodal wrapper."""
+    json.leave_out("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index")
+    json.leave_out("boi_token_id", "eoi_token_id", "image_token_id")
+    json.expect("tie_word_embeddings", True)
+    return translate3(json.part("text_config"))
+
+
+VISION = {
+    "vision_tower.*": "the vision half of the model",
+    "multi_modal_projector.*": "the vision half of the model",
+}
+
+PORTS = {
+    "gemma3_text": Port(Gemma3, translate3),
+    "gemma3": Port(Gemma3, translate3_wrapper, prefix="language_model.", left_out=VISION),
+}
+
+
+def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The scale of queries and which layers slide, neither of which files say."""
+    return {**query_scale(62)(given, config), **sliding_types(given, config, period=6)}
+
+
+GGUF = {
+    "gemma3": GGUFPort(
+        model_type="gemma3_text",
+        keys={
+            **RMS_NORM,
+            "attention.sliding_window": "sliding_window",
+            "final_logit_softcapping": "final_logit_softcapping",
+            "rope.freq_base_swa": "rope_local_base_freq",
+        },
+        read=("attention.sliding_window_pattern",),
+        parts={"ffn_norm": "pre_feedforward_layernorm"},
+        derive=derive,
+        norm_offset=1.0,
+    ),
+}

@@ -1,0 +1,117 @@
+r"""OLMo 2 and 3: norms stand after attention and MLP, and queries and keys are normed over their full width.
+
+"2 OLMo 2 Furious", 2024; "Olmo 3", 2025.
+
+- ``olmo2``: no norm before attention and MLP, one after each.
+- ``olmo3``: three sliding layers to a full one; YaRN in the full ones only.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.config import Config
+from jaxlin.decoder import Decoder
+from jaxlin.gguf_port import RMS_NORM, GGUFPort, sliding_types
+from jaxlin.hold import Hold
+from jaxlin.layers import residual
+from jaxlin.models.olmo import OlmoConfig
+from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, ropes_by_type, windows
+
+
+class WidthNormAttention(Attention):
+    """Attention whose queries and keys are normed over all heads together, before they are split."""
+
+    def __init__(self, config: OlmoConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
+        self.q_norm = RMSNorm(config.num_attention_heads * config.head_dim, config.norm_eps)
+        self.k_norm = RMSNorm(config.num_key_value_heads * config.head_dim, config.norm_eps)
+
+    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries and keys before rotation, normed."""
+        # The whole pattern is held, so nothing within it needs to be.
+        return self.split(self.q_norm(self.q_proj(x), Hold())), self.split(self.k_norm(self.k_proj(x), Hold()))
+
+
+class Olmo2Block(nnx.Module):
+    """Norms stand after attention and MLP, before what they give is added."""
+
+    def __init__(self, config: OlmoConfig, *, rngs: nnx.Rngs) -> None:
+        self.self_attn = WidthNormAttention(config, rngs=rngs)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = GatedMLP(config, rngs=rngs)
+        self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+
+    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
+        """The residual stream after the block."""
+        x = hold.site("resid_pre", x)
+        h = self.self_attn(x, at, hold.within("self_attn"))
+        attn = hold.site("attn_out", self.post_attention_layernorm(h, hold.within("post_attention_layernorm")))
+        x = hold.site("resid_mid", residual(x, attn))
+        h = self.mlp(x, hold.within("mlp"))
+        mlp = hold.site("mlp_out", self.post_feedforward_layernorm(h, hold.within("post_feedforward_layernorm")))
+        return hold.site("resid_post", residual(x, mlp))
+
+
+class Olmo2(Decoder):
+    """The decoder of OLMo 2 and 3."""
+
+    Block = Olmo2Block
+
+    def final_norm(self, config: Config) -> Any:
+        """RMSNorm."""
+        return RMSNorm(config.hidden_size, config.norm_eps)
+
+
+def translate2(json: ConfigReader) -> OlmoConfig:
+    """OLMo 2."""
+    numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=2048)
+    depth = numbers["num_hidden_layers"]
+    rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
+    bias = json.take("attention_bias", bool, False)
+    return OlmoConfig(**numbers, ropes=(rope,) * depth, windows=(None,) * depth, attention_bias=bias)
+
+
+def translate3(json: ConfigReader) -> OlmoConfig:
+    """Olmo 3."""
+    numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=2048)
+    types = layer_types(json, numbers["num_hidden_layers"], lambda i: (i + 1) % 4 != 0)
+    theta = json.take("rope_theta", float, 5e5)
+    ropes = ropes_by_type(
+        json,
+        numbers["head_dim"],
+        numbers["max_position_embeddings"],
+        dict.fromkeys(("full_attention", "sliding_attention"), theta),
+    )
+    return OlmoConfig(
+        **numbers,
+        ropes=tuple(ropes[kind] for kind in types),
+        windows=windows(json, types, 4096),
+        attention_bias=json.take("attention_bias", bool, False),
+    )
+
+
+PORTS = {"olmo2": Port(Olmo2, translate2), "olmo3": Port(Olmo2, translate3)}
+
+
+def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One architecture for both: Olmo 3 is the one with a window."""
+    if not given.get("attention.sliding_window"):
+        return {"sliding_window": None}
+    base = given.get("rope.freq_base_swa", config.get("rope_theta"))
+    ropes = {"rope_parameters": {"sliding_attention": {"rope_theta": base}}}
+    return {"model_type": "olmo3", **ropes, **sliding_types(given, config, period=4)}
+
+
+GGUF = {
+    "olmo2": GGUFPort(
+        model_type="olmo2",
+        keys={**RMS_NORM, "attention.sliding_window": "sliding_window"},
+        read=("attention.sliding_window_pattern", "rope.freq_base_swa"),
+        derive=derive,
+    ),
+}

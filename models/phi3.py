@@ -1,0 +1,65 @@
+r"""Phi-3, 3.5, Phi-4, Phi-4-mini and their reasoning models: Llama with fused projections.
+
+"Phi-3 Technical Report", 2024; "Phi-4 Technical Report", 2024. A checkpoint of ``phi3`` keeps queries, keys and values
+as one tensor, gate and up as another. Split, it is Llama, with partial rotation and LongRoPE where the config says so.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.gguf_port import RMS_NORM, GGUFPort
+from jaxlin.models.mistral import Mistral, MistralConfig
+from jaxlin.port import Port, Rows, decoder_numbers, rope_of, stacked_rows
+
+
+def translate3(json: ConfigReader) -> MistralConfig:
+    """Phi-3 and 4: Llama without biases, perhaps with a window, as Mistral."""
+    numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=4096)
+    original = json.positive("original_max_position_embeddings", 4096)
+    depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
+    window = json.optional("sliding_window", int, None)
+    if window is not None:
+        json.positive("sliding_window")
+    # The first files call LongRoPE "su" or "yarn"; the trained length stands outside the rope parameters.
+    given = {"original_max_position_embeddings": original}
+    for dialect in ("rope_scaling", "rope_parameters"):
+        kind = (json.peek(dialect) or {}).get("rope_type") or (json.peek(dialect) or {}).get("type")
+        if kind in ("su", "yarn"):
+            given["rope_type"] = "longrope"
+    rope = rope_of(json, numbers["head_dim"], length, partial=1.0, replace=given)
+    return MistralConfig(**numbers, ropes=(rope,) * depth, windows=(window,) * depth)
+
+
+def fused(config: MistralConfig) -> Mapping[str, Rows]:
+    """Which rows of a checkpoint's tensors are queries, keys and values, gate and up."""
+    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    f = config.intermediate_size
+    return {
+        **stacked_rows("self_attn.qkv_proj.weight", q_proj=q, k_proj=kv, v_proj=kv),
+        **stacked_rows("mlp.gate_up_proj.weight", gate_proj=f, up_proj=f),
+    }
+
+
+PORTS = {"phi3": Port(Mistral, translate3, names=fused)}
+
+
+def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A window of 0 is none; the trained length stands outside the rope parameters."""
+    del config
+    original = given.get("rope.scaling.original_context_length")
+    return {
+        "sliding_window": given.get("attention.sliding_window") or None,
+        "original_max_position_embeddings": original,
+    }
+
+
+GGUF = {
+    "phi3": GGUFPort(
+        model_type="phi3",
+        keys={**RMS_NORM, "attention.sliding_window": "sliding_window"},
+        parts={"ffn_up": "mlp.gate_up_proj"},
+        derive=derive,
+        fused=True,
+    ),
+}

@@ -1,0 +1,235 @@
+"""GGUF files of tiny checkpoints, written as llama.cpp's converter writes them, with the names of the gguf library."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+PERMUTED = ("llama", "smollm3", "mistral3", "olmo")
+"""Architectures whose converters move rows of queries and keys."""
+
+Config = dict[str, Any]
+Kinds = Callable[[str], str]
+
+
+def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Halves of each head become pairs side by side: `LlamaModel.permute` of the converter."""
+    return np.ascontiguousarray(rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape))
+
+
+def packed(values: np.ndarray, kind: str) -> np.ndarray:
+    """The bytes of a matrix; K-quants, which the library cannot quantise, are drawn at random."""
+    if kind not in ("Q4_K", "Q6_K"):
+        return gguf.quantize(values, gguf.GGMLQuantizationType[kind])
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    draw = np.random.default_rng(values.size)
+    raw = draw.integers(0, 256, (len(values), values.shape[1] // block, size), np.uint8)
+    scales = slice(0, 4) if kind == "Q4_K" else slice(size - 2, size)
+    drawn = draw.uniform(5e-5, 1.5e-4, (*raw.shape[:2], 2 if kind == "Q4_K" else 1)).astype(np.float16)
+    raw[..., scales] = drawn.view(np.uint8)
+    return raw.reshape(len(values), -1)
+
+
+def write(
+    path: Path,
+    source: Path,
+    arch: str,
+    kinds: Kinds = lambda name: "F32",
+    extra: Mapping[str, np.ndarray] | None = None,
+    change: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+    rename: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors,
+) -> Path:
+    """Write `source` as a GGUF file, and return the folder of a checkpoint with the very values that are in it.
+
+    Args:
+        path: of the file.
+        source: the folder of the checkpoint.
+        arch: ``general.architecture``.
+        kinds: the type of a matrix, by Hugging Face's name.
+        extra: more tensors.
+        change: adds metadata.
+        rename: changes the tensors under ggml's names.
+    """
+    config = json.loads((source / "config.json").read_text())
+    model = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    name_of = gguf.get_tensor_name_map(model, config["num_hidden_layers"])
+    writer = gguf.GGUFWriter(path, arch)
+    METADATA[arch](writer, config)
+    vocabulary(writer, config["vocab_size"])
+    change(writer)
+    exact, tensors = {}, {}
+    for hf, values in load_file(source / "model.safetensors").items():
+        ggml = name_of.get_name(hf, try_suffixes=(".weight", ".bias"))
+        assert ggml is not None, hf
+        kind = kinds(hf) if values.ndim > 1 else "F32"
+        if arch.startswith("gemma") and hf.endswith("norm.weight"):
+            values = values + 1
+            exact[hf] = values - 1
+        elif kind == "F32":
+            exact[hf] = values
+        else:
+            values = packed(values, kind)
+            exact[hf] = gguf.dequantize(values, gguf.GGMLQuantizationType[kind])
+        if (arch in ("llama", "smollm3", "mistral3", "olmo") and ".q_proj." in hf) or ".k_proj." in hf:
+            key = "num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"
+            if arch in ("llama", "smollm3", "mistral3", "olmo"):
+                values = permuted(values, config[key])
+        tensors[ggml] = (values, kind)
+    for name, values in rename({name: values for name, (values, _) in tensors.items()}).items():
+        kind = tensors[name][1] if name in tensors else "F32"
+        writer.add_tensor(name, values, raw_dtype=gguf.GGMLQuantizationType[kind] if kind != "F32" else None)
+    for name, values in (extra or {}).items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    folder = path.with_suffix("")
+    shutil.copytree(source, folder)
+    save_file(exact, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
+    """A byte-level BPE of `size` tokens, one of them merged."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    letters = [chr(256 + i) for i in range(size - 1)]
+    writer.add_token_list([*letters, letters[0] + letters[1]])
+    writer.add_token_types([1] * size)
+    writer.add_token_merges([f"{letters[0]} {letters[1]}"])
+
+
+def _rope(config: Config) -> dict[str, Any]:
+    parameters = config.get("rope_parameters") or {}
+    return parameters.get("full_attention", parameters)
+
+
+def _sizes(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+
+
+def _head_dim(writer: gguf.GGUFWriter, config: Config) -> None:
+    if config.get("head_dim"):
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+
+
+def base(writer: gguf.GGUFWriter, config: Config) -> None:
+    """What the converter writes of most models."""
+    _sizes(writer, config)
+    rope = _rope(config)
+    kind = rope.get("rope_type")
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        for key, add in (
+            ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
+            ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
+        ):
+            if rope.get(key) is not None:
+                add(rope[key])
+        factor = rope.get("attention_factor", rope.get("attn_factor"))
+        if factor is not None:
+            writer.add_rope_scaling_yarn_attn_factor(factor)
+    if "rope_theta" in rope:
+        writer.add_rope_freq_base(rope["rope_theta"])
+    local = (config.get("rope_parameters") or {}).get("sliding_attention")
+    if local:
+        writer.add_rope_freq_base_swa(local["rope_theta"])
+    if "rms_norm_eps" in config:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    _head_dim(writer, config)
+    writer.add_file_type(0)
+
+
+def llama(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Llama and what is built on its converter."""
+    base(writer, config)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def mistral3(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Mistral 3 and Ministral 3."""
+    llama(writer, config)
+    if config["model_type"] == "ministral3":
+        writer.add_rope_scaling_yarn_log_mul(config["rope_parameters"]["mscale_all_dim"])
+        writer.add_attn_temperature_scale(config["rope_parameters"]["llama_4_scaling_beta"])
+
+
+def gemma(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Gemma 1, and 2 with its softcaps and its window."""
+    _sizes(writer, config)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    _head_dim(writer, config)
+    if config["model_type"] == "gemma2":
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+        writer.add_sliding_window(config["sliding_window"])
+
+
+def gemma3(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Gemma 3."""
+    base(writer, config)
+    writer.add_sliding_window(config["sliding_window"])
+
+
+def phi3(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Phi-3 and 4."""
+    rope, width = config["rope_parameters"], config["hidden_size"]
+    _sizes(writer, config)
+    writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    share = rope.get("partial_rotary_factor", 1.0)
+    writer.add_rope_dimension_count(int(share * width) // config["num_attention_heads"])
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_sliding_window(config.get("sliding_window") or 0)
+    if "long_factor" in rope:
+        length, original = config["max_position_embeddings"], config["original_max_position_embeddings"]
+        writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(length / original) / np.log(original))))
+        writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
+        writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
+
+
+def phi2(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Phi-1, 1.5 and 2."""
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    _sizes(writer, {**config, "intermediate_size": 4 * width, "num_key_value_heads": heads})
+    writer.add_layer_norm_eps(config["layer_norm_eps"])
+    writer.add_rope_dimension_count(int(config["rope_parameters"]["partial_rotary_factor"] * width) // heads)
+
+
+def olmo(writer: gguf.GGUFWriter, config: Config) -> None:
+    """OLMo 1."""
+    base(writer, config)
+    writer.add_layer_norm_eps(1e-5)
+    if config.get("clip_qkv") is not None:
+        writer.add_clamp_kqv(config["clip_qkv"])
+
+
+def olmo2(writer: gguf.GGUFWriter, config: Config) -> None:
+    """OLMo 2 and 3."""
+    base(writer, config)
+    if "sliding_window" in config:
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+
+
+METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
+    **{"llama": llama, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
+    **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
+}
+"""What the converter of each architecture writes."""
