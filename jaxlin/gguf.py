@@ -9,7 +9,7 @@ import numpy as np
 from jaxlin.checkpoint import Checkpoint
 from jaxlin.checkpoint.gguf import hf_name
 from jaxlin.errors import ConfigError
-from jaxlin.gguf_port import decimal, halves, rope_scaling
+from jaxlin.gguf_port import LONGROPE, decimal, halves, rope_scaling
 from jaxlin.registry import gguf_port
 
 _KEYS = {
@@ -48,7 +48,7 @@ _HARMLESS = {
     "rope.scale_linear": "",
 }
 
-_ROPE_TENSORS = ("rope_freqs", "rope_factors_short", "rope_factors_long")
+_ROPE_TENSORS = ("rope_freqs", *LONGROPE)
 
 
 class _Part(NamedTuple):
@@ -113,7 +113,8 @@ class GGUFModel:
         config["model_type"] = port.model_type
         config["vocab_size"] = self._checkpoint.shape(names["model.embed_tokens.weight"])[0]
         config["tie_word_embeddings"] = "lm_head.weight" not in names
-        config |= {key: True for key, tensor in port.flags.items() if f"model.layers.0.{tensor}" in names}
+        first = {name.removeprefix("model.layers.0.").replace("qkv_proj", "q_proj") for name in names}
+        config |= {key: True for key, tensor in port.flags.items() if tensor in first}
         config |= self._heads(arch, given, config)
         try:
             if scaling := rope_scaling(given, self._rope_vectors(names)):

@@ -13,6 +13,9 @@ import numpy as np
 
 from jaxlin.checkpoint.gguf import unpermute
 
+LONGROPE = {"rope_factors_short": "short_factor", "rope_factors_long": "long_factor"}
+"""Tensors that divide rotary frequencies, for prompts within the trained length and for longer ones."""
+
 RMS_NORM = {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 """The epsilon of an RMSNorm."""
 
@@ -102,10 +105,17 @@ def rope_scaling(given: Mapping[str, Any], tensors: Mapping[str, Sequence[float]
         if type(given[key]) not in (int, float) or not 0 <= given[key] < math.inf:
             raise ValueError(f"{key}: expected a number; found {given[key]!r}")
     kind = given.get("rope.scaling.type", "none")
+    if kind not in (known := ("none", "linear", "yarn", "longrope")):
+        raise ValueError(f"rope.scaling.type: expected one of {', '.join(known)}; found {kind!r}")
     parameters: dict[str, Any] = {"rope_type": kind}
-    if "rope_factors_long" in tensors and kind in ("none", "longrope"):
-        parameters = {"rope_type": "longrope", "long_factor": decimal(tensors["rope_factors_long"])}
-        parameters["short_factor"] = decimal(tensors.get("rope_factors_short"))
+    factors = {name: decimal(values) for name, values in tensors.items() if name in LONGROPE}
+    if factors or kind == "longrope":
+        if len(factors) != len(LONGROPE) or kind not in ("none", "longrope"):
+            raise ValueError(
+                f"rope.scaling.type: expected longrope and tensors {' and '.join(LONGROPE)} together; "
+                f"found {kind!r} and {', '.join(factors) or 'none of them'}"
+            )
+        parameters = {"rope_type": "longrope"} | {LONGROPE[name]: values for name, values in factors.items()}
         factor, computed = given.get("rope.scaling.attn_factor"), _longrope_factor(given)
         # The file rounds to float32 what is computed from the two lengths.
         if factor is not None and not math.isclose(factor, computed, rel_tol=1e-6):

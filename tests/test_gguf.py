@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gguf
 import gguf_files
 import jax
 import numpy as np
@@ -13,6 +15,10 @@ import torch
 import transformers
 
 import jaxlin
+from jaxlin.checkpoint import open_checkpoint
+from jaxlin.checkpoint.gguf import GGUFFile
+from jaxlin.errors import CheckpointError, ConfigError, TokenizerError
+from jaxlin.gguf import GGUFModel
 
 GEMMA = {**tiny.GEMMA, "query_pre_attn_scalar": 32}
 NESTED = {**tiny.OLMO3, "full_attention": {**tiny.OLMO3["full_attention"], "attention_factor": 1 + 0.1 * np.log(4)}}
@@ -139,3 +145,161 @@ def test_packed(name: str, tmp_path: Path, x64: None) -> None:
     for dtype, bound in (("float32", 2e-5), ("float64", 1e-10)):
         expected = oracle.logits(exact, tiny.IDS, getattr(torch, dtype))
         np.testing.assert_allclose(logits(path, tiny.IDS, dtype), expected, rtol=0, atol=bound)
+
+
+def test_rows_of_packed_bytes(tmp_path: Path) -> None:
+    """Picking rows of blocks and decoding them gives what decoding and then picking gives."""
+    path = tmp_path / "packed.gguf"
+    gguf_files.write(path, tiny.build(tiny.VARIANTS["llama"], tmp_path / "checkpoint"), "llama", lambda name: "Q8_0")
+    checkpoint = open_checkpoint(path)
+    assert isinstance(checkpoint, GGUFFile)
+    model = GGUFModel(checkpoint)
+    moved = set()
+    for name in model.names():
+        tensor, rows = model.rows(name)
+        if rows is not None:
+            raw = checkpoint.read_raw(tensor)[rows]
+            decoded = gguf.dequantize(raw, gguf.GGMLQuantizationType[model.dtype(name)])
+            np.testing.assert_array_equal(decoded, model.read(name))
+            np.testing.assert_array_equal(decoded[3:9], model.read_rows(name, 3, 9))
+            moved.add(name.split(".")[-2])
+    assert moved == {"q_proj", "k_proj"}
+
+
+@pytest.mark.parametrize("name", ["llama, biases", "phi2"])
+def test_one_tensor_of_queries_keys_and_values(name: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """As files of phi-2 of 2023 have it, and what llama.cpp reads of any architecture."""
+
+    def fused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for kind in ("weight", "bias"):
+            for layer in range(4):
+                parts = [tensors.pop(f"blk.{layer}.attn_{part}.{kind}") for part in "qkv"]
+                tensors[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate(parts)
+        return tensors
+
+    arch, path = VARIANTS[name][0], tmp_path / "fused.gguf"
+    gguf_files.write(path, folder(name), arch, rename=fused)
+    expected, _ = jaxlin.load(folder(name))
+    found, _ = jaxlin.load(path)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(found), jax.tree.leaves(expected))
+
+
+def test_divisors_of_llama3(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    source, path = checkpoint("llama, rope llama3"), tmp_path / "llama3.gguf"
+    model, _ = jaxlin.load(source)
+    plain = 1 / 1e4 ** (np.arange(0, 16, 2) / 16)
+    divisors = (plain / np.array(model.config.ropes[0].inv_freq)).astype(np.float32)
+    gguf_files.write(path, source, "llama", extra={"rope_freqs.weight": divisors})
+    expected = oracle.logits(source, tiny.IDS, torch.float32)
+    np.testing.assert_allclose(logits(path, tiny.IDS, "float32"), expected, rtol=0, atol=2e-5)
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    return GGUFModel(open_checkpoint(path)).config
+
+
+@pytest.mark.parametrize(
+    ("period", "slides"), [(None, [1, 1, 1, 1, 1, 0, 1]), (3, [1, 1, 0, 1, 1, 0, 1]), (0, [1] * 7), (1, [0] * 7)]
+)
+def test_a_pattern_of_windows(
+    period: int | None, slides: list[int], folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def change(writer: gguf.GGUFWriter) -> None:
+        if period is not None:
+            writer.add_uint32("gemma3.attention.sliding_window_pattern", period)
+
+    gguf_files.write(tmp_path / "any.gguf", folder("gemma3"), "gemma3", change=change)
+    types = config_of(tmp_path / "any.gguf")["layer_types"]
+    assert types == ["sliding_attention" if slide else "full_attention" for slide in slides]
+
+
+def edited(path: Path, source: Path, arch: str, key: str, value: Any) -> Path:
+    """The file with one key of its metadata set, or left out where `value` is None."""
+
+    def change(writer: gguf.GGUFWriter) -> None:
+        found = writer.kv_data[0].pop(key, None)
+        if value is not None:
+            kind = found.type if found else gguf.GGUFValueType.get_type(value)
+            kind = gguf.GGUFValueType.FLOAT32 if isinstance(value, float) else kind
+            writer.add_key_value(key, value, gguf.GGUFValueType.STRING if isinstance(value, str) else kind)
+
+    gguf_files.write(path, source, arch, change=change)
+    return path
+
+
+def test_a_model_without_windows(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    path = edited(tmp_path / "any.gguf", folder("gemma3"), "gemma3", "gemma3.attention.sliding_window", None)
+    model, _ = jaxlin.load(path)
+    assert set(model.config.windows) == {None}
+    path = edited(tmp_path / "zero.gguf", folder("phi3"), "phi3", "phi3.attention.sliding_window", 0)
+    model, _ = jaxlin.load(path)
+    assert set(model.config.windows) == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("qwen3", "general.architecture", "mamba", "general.architecture: expected one of .*'mamba'"),
+        ("qwen3", "qwen3.embedding_length", None, "expected metadata qwen3.embedding_length; found none"),
+        ("qwen3", "qwen3.attention.layer_norm_rms_epsilon", None, "qwen3.attention.layer_norm_rms_epsilon; found none"),
+        ("qwen3", "qwen3.expert_count", 8, "qwen3.expert_count = 8"),
+        ("qwen3", "qwen3.attention.scale", 0.5, "qwen3.attention.scale = 0.5"),
+        ("qwen3", "qwen3.attention.causal", False, "qwen3.attention.causal: expected True; found False"),
+        ("qwen3", "qwen3.attention.head_count", 0, "qwen3.attention.head_count: expected an integer of at least 1"),
+        ("qwen3", "qwen3.attention.value_length", 8, "qwen3.attention.value_length: expected 32; found 8"),
+        ("qwen3", "qwen3.rope.dimension_count", 16, "partial_rotary_factor"),
+        ("qwen3", "qwen3.block_count", 5, "qwen3.block_count: expected 5 blocks .* found 4"),
+        ("qwen3", "qwen3.rope.scaling.type", "spiral", "rope.scaling.type: .*'spiral'"),
+        ("qwen3", "split.count", 3, "split.count: expected one file"),
+        (
+            "qwen3, R1-0528",
+            "qwen3.rope.scaling.yarn_attn_factor",
+            1.5,
+            "expected 1.13863.* found 1.5",
+        ),
+        ("qwen3, R1-0528", "qwen3.rope.scaling.attn_factor", 0.5, "rope.scaling.attn_factor: expected 1; found 0.5"),
+        ("olmo", "olmo.attention.layer_norm_epsilon", 1e-3, "layer_norm_epsilon: expected 1e-05; found 0.001"),
+        ("olmo3", "olmo2.attention.sliding_window_pattern", "abc", "sliding_window_pattern: expected a period or 4"),
+        ("qwen2", "qwen2.attention.sliding_window", 6, "qwen2.attention.sliding_window = 6"),
+    ],
+)
+def test_metadata_that_is_refused(
+    name: str, key: str, value: Any, message: str, folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = edited(tmp_path / "wrong.gguf", folder(name), VARIANTS[name][0], key, value)
+    with pytest.raises(ConfigError, match=f"wrong.gguf.*{message}"):
+        jaxlin.load(path)
+
+
+def test_a_tokenizer_that_is_refused(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    path = edited(tmp_path / "wrong.gguf", folder("qwen3"), "qwen3", "tokenizer.ggml.model", "bert")
+    with pytest.raises(TokenizerError, match=r"wrong.gguf: expected tokenizer.ggml.model gpt2 or llama; found 'bert'"):
+        jaxlin.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blk.1.attn_q_norm.weight": None}, "q_norm.weight of shape .*; found none"),
+        ({"blk.1.attn_sinks.weight": np.ones(4, np.float32)}, "blk.1.attn_sinks.weight"),
+        ({"blk.1.attn_q.weight": np.ones((60, 64), np.float32)}, r"q_proj.weight: expected shape \(128, 64\)"),
+        ({"rope_freqs.weight": np.zeros(16, np.float32)}, "rope_freqs.weight: expected positive numbers"),
+        ({"rope_factors_long.weight": np.ones(16, np.float32)}, "rope_factors_long"),
+        ({"token_embd.weight": None}, "token_embd.weight; found none"),
+    ],
+)
+def test_tensors_that_are_refused(
+    change: dict[str, np.ndarray | None], message: str, folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def renamed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: values for name, values in {**tensors, **change}.items() if values is not None}
+
+    gguf_files.write(tmp_path / "wrong.gguf", folder("qwen3"), "qwen3", rename=renamed)
+    with pytest.raises((CheckpointError, ConfigError), match=message):
+        jaxlin.load(tmp_path / "wrong.gguf")
+
+
+def test_every_architecture_is_written_here() -> None:
+    from jaxlin.registry import GGUF_ARCHITECTURES
+
+    assert {arch for arch, _ in VARIANTS.values()} == set(GGUF_ARCHITECTURES)
