@@ -33,22 +33,20 @@ _EPSILONS = {"attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"}
 _FIXED = {"attention.causal": True, "rope.scaling.yarn_ext_factor": 1.0}
 """Metadata that is understood at one value only."""
 
-_HARMLESS = {
+_ELSEWHERE = {
     "vocab_size": "the embedding matrix says it",
     "tensor_data_layout": "a name that files of 2023 give to the order of the rows, which the architecture says",
     "rope.dimension_count": "read with head_dim",
     "attention.value_length": "checked against attention.key_length",
     "rope.scaling.finetuned": "how the model was trained",
-    "rope.scaling.type": "read by rope_scaling, as all below",
-    "rope.scaling.factor": "",
-    "rope.scaling.original_context_length": "",
-    "rope.scaling.attn_factor": "",
-    "rope.scaling.yarn_attn_factor": "",
-    "rope.scaling.yarn_beta_fast": "",
-    "rope.scaling.yarn_beta_slow": "",
-    "rope.scaling.yarn_log_multiplier": "",
-    "rope.scale_linear": "",
+    **dict.fromkeys(
+        ("rope.scale_linear", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length")
+        + ("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast")
+        + ("rope.scaling.yarn_beta_slow", "rope.scaling.yarn_log_multiplier"),
+        "read by rope_scaling",
+    ),
 }
+"""Metadata that is no key of config.json, and why it need not be."""
 
 _ROPE_TENSORS = ("rope_freqs", *LONGROPE)
 
@@ -94,7 +92,7 @@ class GGUFModel:
         source, metadata, port = self._checkpoint.source, self._checkpoint.config, self._port
         given = {k.removeprefix(f"{arch}."): decimal(v) for k, v in metadata.items() if k.startswith(f"{arch}.")}
         keys, fixed = {**_KEYS, **port.keys}, {**_FIXED, **port.fixed}
-        if unknown := sorted(set(given) - keys.keys() - fixed.keys() - {*port.read} - _HARMLESS.keys()):
+        if unknown := sorted(set(given) - keys.keys() - fixed.keys() - {*port.read} - _ELSEWHERE.keys()):
             raise ConfigError(
                 f"{source}: expected only metadata that jaxlin understands; found "
                 + ", ".join(f"{arch}.{key} = {given[key]!r}"[:120] for key in unknown)

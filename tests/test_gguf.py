@@ -62,6 +62,8 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "olmo2": ("olmo2", tiny.VARIANTS["olmo2"]),
     "olmo3": ("olmo2", tiny.Variant("Olmo3Config", {**tiny.VARIANTS["olmo3"].options, "rope_parameters": NESTED})),
 }
+FIRST = {next(name for name, (arch, _) in VARIANTS.items() if arch == one) for one, _ in VARIANTS.values()}
+"""One variant of each architecture."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,9 @@ def test_logits(name: str, folder: Callable[[str], Path], tmp_path: Path, x64: N
     arch, variant = VARIANTS[name]
     path, ids = tmp_path / "tiny.gguf", tiny.ids_of(variant)
     exact = gguf_files.write(path, folder(name), arch)
-    for dtype, bound in (("float32", 2e-5), ("float64", 1e-10)):
+    # Float64 tells a wrong mapping from rounding; float32 is measured once for each architecture.
+    bounds = {"float64": 1e-10} | ({"float32": 2e-5} if name in FIRST else {})
+    for dtype, bound in bounds.items():
         expected = oracle.logits(exact, ids, getattr(torch, dtype))
         assert 1 < np.abs(expected).max() < 30
         np.testing.assert_allclose(logits(path, ids, dtype), expected, rtol=0, atol=bound)
