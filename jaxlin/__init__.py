@@ -7,6 +7,7 @@ from jaxlin.explain import Explanation, explain
 from jaxlin.held import Coefficients, coefficients, linear
 from jaxlin.load import load
 from jaxlin.local_map import LocalMap, local_map
+from jaxlin.plan import MemoryPlan, memory_plan
 from jaxlin.sweep import sweep
 from jaxlin.tokenizer import Tokenizer
 
@@ -17,6 +18,7 @@ __all__ = [
     "Explanation",
     "JaxlinError",
     "LocalMap",
+    "MemoryPlan",
     "Tokenizer",
     "attribute",
     "coefficients",
@@ -24,5 +26,6 @@ __all__ = [
     "linear",
     "load",
     "local_map",
+    "memory_plan",
     "sweep",
 ]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -61,6 +62,48 @@ def explain(
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:
         show(found, Console(highlight=False))
+
+
+@app.command()
+def models() -> None:
+    """Say which models are supported."""
+    from jaxlin.registry import families
+
+    table = Table("family file", "model_type in config.json", "GGUF architecture")
+    for family in families():
+        table.add_row(f"models/{family.name}.py", ", ".join(family.types), ", ".join(family.gguf))
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A hub id or a directory; only its config.json is read.")],
+    tokens: Annotated[int, typer.Option(min=1, help="The length of the prompt.")] = 8,
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")] = "float32",
+    memory: Annotated[float | None, typer.Option(help="GB there are; those of the present device if absent.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a model and its map will take in memory, before anything is read."""
+    _configure_jax(dtype)
+    from jaxlin.plan import memory_plan, physical_memory
+
+    there = physical_memory() if memory is None else int(memory * 1e9)
+    found = memory_plan(model, tokens=tokens, dtype=dtype, memory=there)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return
+    table = Table("", "GB", title=f"{model}: {found.parameters / 1e9:.2f} G parameters, {tokens} tokens, {dtype}")
+    for name, size in (
+        ("weights, as stored", found.weights),
+        ("coefficients", found.coefficients),
+        ("forward pass", found.forward),
+        (f"a block of {found.block} rows", found.rows),
+        ("the dense J", found.jacobian),
+        ("peak, J in memory", found.peak),
+        ("there is", there),
+    ):
+        table.add_row(name, f"{size / 1e9:.3f}")
+    Console(highlight=False).print(table)
 
 
 def _configure_jax(dtype: str) -> None:

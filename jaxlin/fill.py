@@ -1,6 +1,7 @@
 """A model's parameters from a checkpoint's tensors: each read once, straight to its place in the stack of layers."""
 
 import fnmatch
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +15,8 @@ from jaxlin.decoder import Decoder
 from jaxlin.errors import CheckpointError
 from jaxlin.packed import BFloat16, Packed
 from jaxlin.port import Port, Rows
+
+LOG = logging.getLogger("jaxlin")
 
 FLOATS = tuple(map(np.dtype, (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)))
 """The dtypes of weights that are computed with as they are stored."""
@@ -97,6 +100,9 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str) -> Deco
             f"{source}: expected only tensors that the model has; found {', '.join(extra[:4])}"
             f"{f' and {len(extra) - 4} more' if len(extra) > 4 else ''}. They could change the output."
         )
+    for pattern, why in port.left_out.items():
+        if count := len(fnmatch.filter(there - used, pattern)):
+            LOG.warning("%s: left out %d tensors %s: %s", source, count, pattern, why)
     return model
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlin.checkpoint import Checkpoint, open_checkpoint
+from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import Folder
 from jaxlin.checkpoint.quantized import quantized
@@ -97,7 +97,7 @@ def _checked_dtype(dtype: Any) -> str:
     return name
 
 
-def _tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, Path | None]:
+def _tokenizer_files(checkpoint: Folder) -> tuple[Path, Path | None]:
     files = checkpoint.tokenizer_files
     if "tokenizer.json" not in files:
         raise TokenizerError(f"{checkpoint.source}: expected a tokenizer.json; found none.")

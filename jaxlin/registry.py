@@ -1,6 +1,7 @@
 """`model_type` to port: the only place in ``jaxlin/`` that names a family."""
 
 import importlib
+from typing import NamedTuple
 
 from jaxlin.errors import ConfigError
 from jaxlin.gguf_port import GGUFPort
@@ -28,6 +29,30 @@ GGUF_ARCHITECTURES: dict[str, str] = {
     "mistral3": "mistral",
 }
 """llama.cpp's ``general.architecture``, and the family file that says how to read it."""
+
+
+class Family(NamedTuple):
+    """What a family file supports.
+
+    Attributes:
+        name: of the file.
+        types: the `model_type`s it ports.
+        gguf: the GGUF architectures it reads.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    gguf: tuple[str, ...]
+
+
+def families() -> list[Family]:
+    """What is supported, as it is loaded."""
+    found = []
+    for name in FAMILIES:
+        module = importlib.import_module(f"jaxlin.models.{name}")
+        gguf = tuple(arch for arch, file in GGUF_ARCHITECTURES.items() if file == name)
+        found.append(Family(name, tuple(module.PORTS), gguf))
+    return found
 
 
 def port(model_type: object) -> Port:

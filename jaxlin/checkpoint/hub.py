@@ -53,6 +53,21 @@ def located(name: str | os.PathLike[str], revision: str | None) -> Path:
     return _downloaded(repository, file, revision)
 
 
+def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
+    """The config.json that `name` names; of a hub id nothing else is downloaded.
+
+    Raises:
+        CheckpointError: nothing of this name, or it cannot be downloaded.
+    """
+    text = os.fspath(name)
+    if not Path(text).expanduser().exists() and _HUB_ID.fullmatch(text) and not text.endswith(".gguf"):
+        return _downloaded(text, "config.json", revision)
+    path = located(name, revision)
+    if path.is_file():
+        raise CheckpointError(f"{path}: expected a directory or a hub id, with a config.json; found a file.")
+    return path / "config.json"
+
+
 def _downloaded(repository: str, file: str | None, revision: str | None) -> Path:
     import huggingface_hub as hub
     from huggingface_hub import errors

@@ -1,0 +1,182 @@
+"""What a model will take in memory, from its config alone: nothing is read and nothing is computed."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.hub import config_file
+from jaxlin.checkpoint.strict_json import read_json
+from jaxlin.decoder import Decoder
+from jaxlin.errors import JaxlinError
+from jaxlin.hold import Rule
+from jaxlin.local_map import LocalMap, local_map
+from jaxlin.packed import BFloat16, FourBit, Int8, Nested, Scaled
+from jaxlin.registry import port as port_of
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes, but for the first three.
+
+    Attributes:
+        parameters: how many there are.
+        tokens: the length of the prompt.
+        block: rows of J computed together.
+        weights: as they are stored.
+        coefficients: what is held for the prompt.
+        forward: the temporary memory of the forward pass that records them.
+        rows: the temporary memory of a block of rows, and the rows themselves.
+        jacobian: the dense J.
+    """
+
+    parameters: int
+    tokens: int
+    block: int
+    weights: int
+    coefficients: int
+    forward: int
+    rows: int
+    jacobian: int
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at a time, J in memory included."""
+        return self.weights + self.coefficients + max(self.forward, self.rows + self.jacobian)
+
+    def to_dict(self) -> dict[str, int]:
+        """All of it, for JSON."""
+        return {**asdict(self), "peak": self.peak}
+
+
+def memory_plan(
+    name_or_config: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    tokens: int,
+    dtype: Any = "float32",
+    rule: Rule = "gate",
+    block: int | None = None,
+    memory: int | None = None,
+    revision: str | None = None,
+) -> MemoryPlan:
+    """What the weights, the coefficients and a block of rows will take, before anything is read.
+
+    The programs are compiled for the present device from shapes alone, and it is the compiler that says what they take.
+
+    Args:
+        name_or_config: a hub id or a directory, of which only config.json is read, or its contents.
+        tokens: the length of the prompt.
+        dtype: what is computed in.
+        rule: the freeze rule.
+        block: rows of J computed together; what `LocalMap.jacobian` chooses unless given.
+        memory: bytes there are; the block is halved until a block of rows fits beside the weights.
+        revision: of a hub id.
+
+    Raises:
+        ConfigError: a config that no port understands.
+        JaxlinError: no rows fit in `memory`, or `tokens` is no positive number.
+    """
+    if tokens < 1:
+        raise JaxlinError(f"Tokens: expected at least 1; found {tokens}.")
+    if isinstance(name_or_config, Mapping):
+        said, source = dict(name_or_config), "config"
+    else:
+        path = config_file(name_or_config, revision)
+        said, source = read_json(path), str(path)
+    model = abstract_model(said, source, str(jnp.dtype(dtype)), rule)
+    x = jax.ShapeDtypeStruct((tokens, model.config.hidden_size), jnp.dtype(model.dtype))
+    lmap = jax.eval_shape(lambda model, x: local_map(model, x), model, x)
+    weights, held = _nbytes(model), _nbytes(lmap.coefficients)
+    d, size = lmap.shape[0], lmap.output.dtype.itemsize
+    count = min(block or lmap.default_block, d)
+    forward = _temporary(lambda model, x: local_map(model, x), model, x)
+    while True:
+        u = jax.ShapeDtypeStruct((count, d), lmap.output.dtype)
+        rows = _temporary(LocalMap.rmatvec, lmap, u) + count * tokens * d * size
+        if memory is None or weights + held + rows <= memory:
+            break
+        if count == 1:
+            raise JaxlinError(
+                f"Memory: expected at least {weights + held + rows} bytes for the weights and one row of J; "
+                f"found {memory}."
+            )
+        count = -(-count // 2)
+    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(_plain(said, source, "float32", rule)))
+    return MemoryPlan(parameters, tokens, count, weights, held, forward, rows, d * tokens * d * size)
+
+
+def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
+    """A model of shapes without values, its weights in the format that a config names."""
+    model = _plain(said, source, dtype, rule)
+    text = said.get("text_config") or {}
+    stored = said.get("dtype") or said.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype") or "float32"
+    quantization = said.get("quantization_config") or {}
+
+    def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
+        in_layers, matrix = getattr(path[0], "name", None) == "layers", leaf.ndim == 2 + _in_layers(path)
+        if in_layers and matrix and quantization:
+            return _packed(leaf.shape, quantization, stored)
+        if matrix and stored == "bfloat16":
+            return BFloat16(jax.ShapeDtypeStruct(leaf.shape, jnp.uint16))
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(stored))
+
+    return jax.tree_util.tree_map_with_path(as_stored, model)
+
+
+def _in_layers(path: tuple[Any, ...]) -> bool:
+    return getattr(path[0], "name", None) == "layers"
+
+
+def _plain(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
+    port = port_of(said.get("model_type"))
+    reader = ConfigReader(said, source)
+    config = port.translate(reader)
+    return jax.eval_shape(lambda: port.model(config, rngs=nnx.Rngs(0), rule=rule, dtype=dtype))
+
+
+def _packed(shape: tuple[int, ...], said: Mapping[str, Any], stored: str) -> Any:
+    """A stack of quantised matrices, as `jaxlin.checkpoint.quantized` reads it."""
+    leaf = jax.ShapeDtypeStruct
+    depth, out, width = shape
+    if said.get("quant_method") == "bitsandbytes" and said.get("load_in_4bit"):
+        blocks, nested = width // 64, None
+        if said.get("bnb_4bit_use_double_quant"):
+            nested = Nested(
+                leaf((depth, -(-out * blocks // 256)), jnp.float32),
+                leaf((depth, 256), jnp.float32),
+                leaf((depth,), jnp.float32),
+                leaf((depth, out), jnp.int32),
+            )
+        scales = leaf((depth, out, blocks), jnp.uint8 if nested else jnp.float32)
+        return FourBit(
+            leaf((depth, out, width // 2), jnp.uint8), scales, leaf((depth, 16), jnp.float32), nested, stored
+        )
+    if said.get("quant_method") == "bitsandbytes":
+        return Int8(leaf(shape, jnp.int8), leaf((depth, out), jnp.float32))
+    if said.get("quant_method") == "fp8":
+        high, wide = said.get("weight_block_size") or (out, width)
+        grid = (depth, -(-out // high), -(-width // wide))
+        return Scaled(leaf(shape, jnp.uint8), leaf(grid, jnp.float32), (high, wide), "float8_e4m3fn")
+    return Scaled(leaf(shape, jnp.uint8), leaf((depth, out, 1), jnp.bfloat16), (1, width), "float8_e4m3fn")
+
+
+def _nbytes(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _temporary(function: Any, *shapes: Any) -> int:
+    """What the compiler says a program takes beside its arguments and results."""
+    analysis: Any = jax.jit(function).lower(*shapes).compile().memory_analysis()
+    return analysis.temp_size_in_bytes
+
+
+def physical_memory() -> int:
+    """Bytes of the present device, or of the machine where it says nothing."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,110 @@
+"""The plan against what is then there and measured."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from test_packed import FORMATS, quantise
+
+import jaxlin
+from jaxlin.errors import ConfigError, JaxlinError
+from jaxlin.registry import FAMILIES
+
+LLAMA_70B: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+    "tie_word_embeddings": False,
+    "quantization_config": {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_quant_type": "nf4",
+    },
+}
+
+MEASURE = r"""
+import re, sys, jax, jax.numpy as jnp, jaxlin
+jax.jit(lambda a: a @ a)(jnp.ones((64, 64))).block_until_ready()
+peak = lambda: 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
+before = peak()
+plan = jaxlin.memory_plan(sys.argv[1], tokens=16)
+model, _ = jaxlin.load(sys.argv[1])
+weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+lmap = jaxlin.local_map(model, model.embed(list(range(16))))
+lmap.jacobian(progress=False).block_until_ready()
+print(plan.weights, weights, plan.peak, peak() - before)
+"""
+
+
+@pytest.mark.parametrize("form", ["nf4", "nf4, nested", "int8", "fp8", "compressed-tensors"])
+def test_weights_and_coefficients(form: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """To the byte: the plan knows the formats."""
+    write, said, _ = FORMATS[form]
+    said = {**said, "bnb_4bit_use_double_quant": "nested" in form} if "nf4" in form else said
+    folder = quantise(checkpoint("llama, wide"), tmp_path, write, said)
+    plan = jaxlin.memory_plan(folder, tokens=5)
+    model, _ = jaxlin.load(folder)
+    assert plan.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+    lmap = jaxlin.local_map(model, model.embed([1, 2, 3, 4, 5]))
+    assert plan.coefficients == sum(leaf.nbytes for leaf in jax.tree.leaves(lmap.coefficients))
+    assert plan.block == lmap.default_block
+
+
+def test_measured_peak(tmp_path: Path) -> None:
+    """The estimate is within 15 % of the memory that a process then comes to hold."""
+    import tiny
+
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "vocab_size": 8192}
+    folder = tiny.build(tiny.Variant("LlamaConfig", {**tiny.GQA, **sizes, "num_attention_heads": 16}), tmp_path)
+    command = [sys.executable, "-c", MEASURE, str(folder)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    planned_weights, weights, planned, measured = map(int, printed)
+    assert planned_weights == weights
+    assert abs(planned / measured - 1) <= 0.15, (planned, measured)
+
+
+def test_70b_in_four_bits() -> None:
+    plan = jaxlin.memory_plan(LLAMA_70B, tokens=8, block=64)
+    assert 70e9 < plan.parameters < 71e9
+    assert 38e9 < plan.weights < 41e9
+    widest_layer = 4 * 3 * 8192 * 28672
+    assert plan.rows < 2 * widest_layer
+    less = jaxlin.memory_plan(LLAMA_70B, tokens=8, block=64, memory=int(44.05e9))
+    assert less.block < 64
+    assert less.weights + less.coefficients + less.rows <= 44.05e9
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(JaxlinError, match="weights and one row of J; found 1000000000"):
+        jaxlin.memory_plan(LLAMA_70B, tokens=8, memory=10**9)
+    with pytest.raises(JaxlinError, match="at least 1; found 0"):
+        jaxlin.memory_plan(LLAMA_70B, tokens=0)
+    with pytest.raises(ConfigError, match="mamba"):
+        jaxlin.memory_plan({"model_type": "mamba"}, tokens=8)
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(JaxlinError, match=r"hub id, with a config.json; found a file"):
+        jaxlin.memory_plan(tmp_path / "model.gguf", tokens=8)
+
+
+def test_on_the_shell(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA_70B, "num_hidden_layers": 2}))
+    command = [sys.executable, "-c", "from jaxlin.cli import main; main()"]
+    said = subprocess.run([*command, "plan", str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    assert "weights, as stored" in said
+    asked = [*command, "plan", str(tmp_path), "--json", "--memory", "40"]
+    found = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    assert found["peak"] > found["weights"] > 0
+    listed = subprocess.run([*command, "models"], capture_output=True, text=True, check=True).stdout
+    assert all(model_type in listed for types in FAMILIES.values() for model_type in types)
