@@ -154,7 +154,7 @@ def attribute(
     hidden = config.num_hidden_layers * config.intermediate_size
     if not 0 <= neurons <= hidden:
         raise JaxlinError(f"Neurons: expected a number in 0..{hidden}; found {neurons}.")
-    at, chosen, read = position_in(x.shape[0], position), rule_of(model, rule), _checked(model, target, x.dtype)
+    at, chosen, read = position_in(x.shape[0], position), rule_of(model, rule), checked_target(model, target, x.dtype)
     parts = jax.device_get(contributions(model, x, at, read, chosen, neurons))
     layer, index = np.divmod(parts.pop("neurons"), config.intermediate_size)
     fields: dict[str, Any] = {name: a if np.ndim(a) else float(a) for name, a in parts.items()}
@@ -162,7 +162,7 @@ def attribute(
     return Attribution(**fields)
 
 
-def _checked(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
+def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
     """A direction, or the ids of one token or two."""
     given = np.asarray(target)
     if given.dtype.kind == "f":

@@ -32,11 +32,11 @@ def contributions(
     recording = record(model, x, ("attn_out", "mlp_out", "heads", "neurons"), rule=rule, position=position)
     held, seen = recording.coefficients, recording.sites
     head = Record(rule)
-    value = _reading(model, recording.output[position], target, head)
+    value = read(model, recording.output[position], target, head)
 
     def after(stream: Array) -> Array:
         output = model.norm(stream, Replay(held.norm, rule))
-        return _reading(model, output[position], target, Replay(head.values, rule))
+        return read(model, output[position], target, Replay(head.values, rule))
 
     # Affine: its value at zero is what is added after the blocks.
     final_bias, pull = jax.vjp(after, jnp.zeros_like(x))
@@ -70,7 +70,7 @@ def contributions(
     }
 
 
-def _reading(model: Decoder, output: Float[Array, " d"], target: Array, hold: Hold) -> Float[Array, ""]:
+def read(model: Decoder, output: Float[Array, " d"], target: Array, hold: Hold) -> Float[Array, ""]:
     """What `target` reads of a point after the final norm."""
     if jnp.issubdtype(target.dtype, jnp.floating):
         return jnp.dot(target, output, precision=HIGHEST)

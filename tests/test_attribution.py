@@ -17,9 +17,8 @@ from jaxlin.sites import SiteError
 
 Checkpoint = Callable[[str], Path]
 FAMILIES = [
-    "llama, MQA", "llama, tied", "llama, biases", "smollm3", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3",
-    "phi3, longrope, short", "phi", "phi, qk_layernorm", "mistral, window", "ministral3", "olmo, clip_qkv", "olmo2",
-    "olmo3",
+    "llama, MQA", "llama, biases", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3, tied", "phi3, longrope, short",
+    "phi, qk_layernorm", "mistral, window", "ministral3", "olmo, clip_qkv", "olmo2", "olmo3",
 ]  # fmt: skip
 POSITION = 11
 
@@ -56,20 +55,17 @@ def test_every_list_sums_to_the_value(name: str, checkpoint: Checkpoint, x64: No
         model, _ = jaxlin.load(checkpoint(name), dtype=dtype)
         x = model.embed(tiny.IDS)
         found = jaxlin.attribute(model, x, (9, 11), position=POSITION, neurons=all_neurons(model))
-        logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[POSITION]))
-        np.testing.assert_allclose(found.value, logits[9] - logits[11], atol=10 * tolerance)
         check_sums(model, found, tolerance)
         assert found.heads.shape == (model.config.num_hidden_layers, model.config.num_attention_heads)
         assert not found.tokens[POSITION + 1 :].any()
         values.append([found.value, found.bias, *found.tokens, *found.attn, *found.heads.ravel()])
     np.testing.assert_allclose(*values, atol=1e-4)
-    config = model.config
     biased = "phi" in name and "phi3" not in name
     assert bool(found.final_bias) == biased
     assert bool(np.all(found.attn_bias)) == (biased or name == "llama, biases")
     assert bool(np.all(found.mlp_bias)) == (biased or name == "llama, biases")
     assert bool(found.bias) == (biased or name in ("llama, biases", "qwen2"))
-    assert len(found.attn) == len(found.mlp) == config.num_hidden_layers
+    assert len(found.attn) == len(found.mlp) == model.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("rule", ["up", "half"])
@@ -93,7 +89,7 @@ def test_targets_and_positions(checkpoint: Checkpoint, x64: None) -> None:
         np.testing.assert_allclose(found.value, u @ states[position], rtol=1e-12)
         check_sums(model, found, 1e-12)
     # No softcap here: a difference of logits is the difference of their attributions.
-    nine, eleven, both = (jaxlin.attribute(model, x, target, neurons=0) for target in (9, 11, (9, 11)))
+    nine, eleven, both = (jaxlin.attribute(model, x, target, position=-1, neurons=0) for target in (9, 11, (9, 11)))
     for field in ("value", "tokens", "embed", "attn", "mlp", "heads"):
         difference = getattr(nine, field) - getattr(eleven, field)
         np.testing.assert_allclose(getattr(both, field), difference, atol=1e-11)
@@ -129,7 +125,7 @@ def by_hooks(folder: Path, token: int, heads: int) -> dict[str, Any]:
     base = hf.base_model
     final = base.final_layernorm if hasattr(base, "final_layernorm") else base.norm
 
-    def array(parameter: torch.Tensor) -> np.ndarray:
+    def array(parameter: Any) -> np.ndarray:
         return parameter.detach().numpy()
 
     def scaled(norm: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
@@ -159,9 +155,7 @@ def by_hooks(folder: Path, token: int, heads: int) -> dict[str, Any]:
             contributions = read(columns.T, norm)
             out[parts].append(contributions.reshape(heads, -1).sum(-1) if parts == "heads" else contributions)
             out[kind].append(read(seen[module][1], norm))
-    # The first block's input: transformers scales Gemma's embeddings outside the table's module or within it.
-    x = oracle.embeddings(folder, tiny.IDS)[POSITION] * (64**0.5 if "gemma2" in str(hf.config.model_type) else 1)
-    return out | {"embed": read(x)}
+    return out | {"embed": read(oracle.embeddings(folder, tiny.IDS)[POSITION])}
 
 
 def test_the_largest_neurons(checkpoint: Checkpoint) -> None:
@@ -204,8 +198,7 @@ def test_contributions_of_nothing() -> None:
     [
         ({"target": 128}, "0..127"),
         ({"target": (3, 3)}, "two different tokens"),
-        ({"target": (1, 2, 3)}, "a token id, a pair"),
-        ({"target": 1.5}, "direction of shape"),
+        ({"target": np.ones(63, np.float32)}, "direction of shape"),
         ({"neurons": 385}, "0..384; found 385"),
         ({"neurons": -1}, "0..384; found -1"),
         ({"rule": "down"}, "gate, up, half"),
