@@ -81,8 +81,8 @@ class Validity:
     Attributes:
         distance: $\lVert x' - x \rVert$, for each token swapped and each substitute, ``[p, n]``.
         error: $\lVert J x' + b - f(x') \rVert / \lVert f(x') \rVert$, ``[p, n]``.
-        unchanged: $\lVert f(x) - f(x') \rVert / \lVert f(x') \rVert$, ``[p, n]``: the error of predicting no change. The
-            map says something of $x'$ only where its error is smaller.
+        unchanged: $\lVert f(x) - f(x') \rVert / \lVert f(x') \rVert$, ``[p, n]``: the error of predicting no change.
+            The map says something of $x'$ only where its error is smaller.
     """
 
     distance: Float[np.ndarray, "p n"]
@@ -163,9 +163,8 @@ def removal(
         raise JaxlinError(
             f"Removal: expected vectors of shape {whole.shape}, as the prompt's; found {directions.shape[1:]}."
         )
-    part = jnp.tensordot(
-        jnp.tensordot(directions, whole, whole.ndim, precision=HIGHEST), directions, 1, precision=HIGHEST
-    )
+    along = jnp.tensordot(directions, whole, whole.ndim, precision=HIGHEST)
+    part = jnp.tensordot(along, directions, 1, precision=HIGHEST)
     size = jnp.linalg.norm(part)
     noise = jax.random.normal(jax.random.key(seed), (samples, *whole.shape), x.dtype)
     norms = jnp.sqrt(jnp.sum(jnp.square(noise), axis=tuple(range(1, noise.ndim)), keepdims=True))
