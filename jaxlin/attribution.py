@@ -1,81 +1,175 @@
-r"""Exact additive attribution: what each part of the input contributes to a logit, summing to it."""
+r"""Exact additive attribution: what each part of the input, and each part of the model, contributes to a logit.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+Two lists of one value $u \cdot f(x)$, both exact. Over the input, $\sum_t u \cdot J_t x_t + u \cdot b$: everything that
+a token's embedding brings, by whatever path. Over the model, the parts that are added to the residual stream at the
+position read, each through the held final norm: the direct path alone (logit attribution; Elhage et al., "A
+Mathematical Framework for Transformer Circuits", 2021).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from jaxlin.contributions import contributions
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
-from jaxlin.hold import Record, Replay
-from jaxlin.layers import HIGHEST
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.held import rule_of
+from jaxlin.hold import Rule
+from jaxlin.sites import position_in
 
 Target = int | tuple[int, int] | Float[Array | np.ndarray, " k"]
 """A token id; a pair of them, for the difference of their logits; or a direction of the output."""
 
+NEURONS = 20
+"""How many neurons `attribute` names unless told."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """Hidden neurons of MLPs, those of the largest absolute contribution first.
+
+    Attributes:
+        layer: the block of each.
+        index: its place among the hidden features of the MLP.
+        contribution: what it contributes.
+    """
+
+    layer: Int[np.ndarray, " k"]
+    index: Int[np.ndarray, " k"]
+    contribution: Float[np.ndarray, " k"]
+
+
+@dataclass(frozen=True, eq=False)
 class Attribution:
-    r"""$u \cdot f(x) = \sum_t u \cdot J_t x_t + u \cdot b$ for the direction $u$ that a target reads.
+    r"""$u \cdot f(x)$ for the direction $u$ that a target reads, taken apart in two ways.
 
-    For a logit, $u$ is its row of the unembedding, times the held ratio where the model caps its logits; a bias of the
-    unembedding counts to that of the model.
+    For a logit, $u$ is its row of the unembedding, times the held ratio where the model caps its logits.
+
+    - By input: ``tokens.sum() + bias + set_aside == value``.
+    - By part of the model, at the position read: ``embed + attn.sum() + mlp.sum() + final_bias == value``. In a layer
+      ``heads[l].sum() + attn_bias[l] == attn[l]``, and all its neurons and ``mlp_bias[l]`` sum to ``mlp[l]``.
+
+    What attention and MLPs contribute is measured after any norm that follows them, where it is added to the stream.
 
     Attributes:
         value: the logit, difference of logits or $u \cdot f(x)$, from the forward pass.
         tokens: the contribution $u \cdot J_t x_t$ of each input token, ``[t]``.
-        bias: the contribution of the additive biases.
+        bias: the contribution $u \cdot b$ of all additive biases, that of the unembedding included.
+        embed: the contribution of the embedding at the position itself.
+        attn: the contribution of each layer's attention, ``[layers]``.
+        mlp: the contribution of each layer's MLP, ``[layers]``.
+        heads: the contribution of each query head, ``[layers, h]``.
+        neurons: the MLP neurons of the largest absolute contribution.
+        attn_bias: what of `attn` is no head's: the bias of the output projection, ``[layers]``.
+        mlp_bias: what of `mlp` is no neuron's: the bias of the last projection, ``[layers]``.
+        final_bias: what is added after the last block: the biases of the final norm and of the unembedding.
+        set_aside: what `exclude_first` took from `tokens`; else 0.
     """
 
     value: float
     tokens: Float[np.ndarray, " t"]
     bias: float
+    embed: float
+    attn: Float[np.ndarray, " l"]
+    mlp: Float[np.ndarray, " l"]
+    heads: Float[np.ndarray, "l h"]
+    neurons: Neurons
+    attn_bias: Float[np.ndarray, " l"]
+    mlp_bias: Float[np.ndarray, " l"]
+    final_bias: float
+    set_aside: float = 0.0
 
     @property
     def defect(self) -> float:
-        """How far the contributions miss the value, relative to the largest of them."""
-        scale = max(abs(self.value), float(np.abs(self.tokens).max()), abs(self.bias))
-        return abs(float(self.tokens.sum()) + self.bias - self.value) / scale if scale else 0.0
+        """How far `tokens`, `bias` and `set_aside` miss `value`, relative to the largest of them all."""
+        return _defect(self.value, [*self.tokens.tolist(), self.bias, self.set_aside])
+
+    @property
+    def component_defect(self) -> float:
+        """How far `embed`, `attn`, `mlp` and `final_bias` miss `value`, relative to the largest of them all."""
+        return _defect(self.value, [self.embed, *self.attn.tolist(), *self.mlp.tolist(), self.final_bias])
+
+    @property
+    def shares(self) -> Float[np.ndarray, " t"]:
+        r"""$c_t / \sum_s |c_s|$ of the tokens' contributions: signed, their absolute values sum to one.
+
+        Not shares of the value: contributions of both signs may cancel in it. All zero where all contributions are.
+        """
+        strength = np.abs(self.tokens).sum()
+        return self.tokens / strength if strength else np.zeros_like(self.tokens)
+
+    def exclude_first(self) -> "Attribution":
+        """The same with the first token set aside: its contribution stands in `set_aside`, and 0 in its place.
+
+        Many models park attention on the first token, whose contribution then dwarfs the others. `shares` are those
+        among the tokens that are left. Both lists still sum to the value.
+
+        Raises:
+            JaxlinError: the first token is the only one.
+        """
+        if len(self.tokens) < 2:
+            raise JaxlinError("Attribution: expected two tokens or more, to set the first aside; found one.")
+        tokens = np.concatenate([np.zeros_like(self.tokens[:1]), self.tokens[1:]])
+        return replace(self, tokens=tokens, set_aside=self.set_aside + float(self.tokens[0]))
 
 
-def attribute(model: Decoder, x: Float[Array, "t d"], target: Target, *, position: int = -1) -> Attribution:
-    """The exact contribution of each input token, and of the biases, to the logit of `target` at `position`.
+def _defect(value: float, contributions: Sequence[float]) -> float:
+    scale = max(map(abs, (value, *contributions)))
+    return abs(sum(contributions) - value) / scale if scale else 0.0
+
+
+def attribute(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    target: Target,
+    *,
+    position: int = -1,
+    rule: Rule | str | None = None,
+    neurons: int = NEURONS,
+) -> Attribution:
+    """The exact contribution of each input token, layer, head and neuron, and of the biases, to the logit of `target`.
+
+    One forward pass that records, and one backward pass of what it held.
 
     Args:
-        model: any decoder.
+        model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings.
         target: a token id, a pair of ids for the difference of their logits, or a direction ``[d]``.
         position: where the logit is read; negative counts from the last token.
+        rule: the freeze rule of gated MLPs; the model's own unless given. Contributions of tokens depend on it, those
+            of layers, heads and neurons do not.
+        neurons: how many neurons are named.
 
     Raises:
-        JaxlinError: a target outside the vocabulary, or a pair of equal ones.
+        JaxlinError: a target outside the vocabulary, a pair of equal ones, more neurons than there are, or no such
+            rule.
         SiteError: no such position.
     """
-    return attribute_map(local_map(model, x, position=position), target)
+    config = model.config
+    hidden = config.num_hidden_layers * config.intermediate_size
+    if not 0 <= neurons <= hidden:
+        raise JaxlinError(f"Neurons: expected a number in 0..{hidden}; found {neurons}.")
+    at, chosen, read = position_in(x.shape[0], position), rule_of(model, rule), checked_target(model, target, x.dtype)
+    parts = jax.device_get(contributions(model, x, at, read, chosen, neurons))
+    layer, index = np.divmod(parts.pop("neurons"), config.intermediate_size)
+    fields: dict[str, Any] = {name: a if np.ndim(a) else float(a) for name, a in parts.items()}
+    fields["neurons"] = Neurons(layer, index, fields.pop("largest"))
+    return Attribution(**fields)
 
 
-def attribute_map(lmap: LocalMap, target: Target) -> Attribution:
-    """`attribute` for a map at hand."""
-    reads, value = _reading(lmap.model, lmap.output, target)
-    offset, u = float(reads(jnp.zeros_like(lmap.output))), jax.grad(reads)(lmap.output)
-    tokens = jnp.einsum("td,td->t", lmap.rmatvec(u), lmap.x, precision=HIGHEST)
-    bias = offset + float(jnp.dot(u, lmap.bias, precision=HIGHEST))
-    return Attribution(float(value), np.asarray(tokens), bias)
-
-
-def _reading(model: Decoder, output: Float[Array, " d"], target: Target) -> tuple[Callable[[Array], Array], Array]:
-    """What `target` reads of a point after the final norm, with a softcap of the logits held; and its value."""
+def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
+    """A direction, or the ids of one token or two."""
     given = np.asarray(target)
     if given.dtype.kind == "f":
         features = model.config.hidden_size
         if given.shape != (features,):
             raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")
-        u = jnp.asarray(given, output.dtype)
-        return lambda h: jnp.dot(u, h, precision=HIGHEST), jnp.dot(u, output, precision=HIGHEST)
+        return jnp.asarray(given, dtype)
     if given.dtype.kind not in "iu" or given.shape not in ((), (2,)):
         raise JaxlinError(f"Target: expected a token id, a pair of them, or a direction; found {target!r}.")
     vocab, ids = model.config.vocab_size, given.reshape(-1)
@@ -83,10 +177,4 @@ def _reading(model: Decoder, output: Float[Array, " d"], target: Target) -> tupl
         raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {target!r}.")
     if len(set(ids.tolist())) < len(ids):
         raise JaxlinError(f"Target: expected two different tokens; found {ids[0]} twice.")
-
-    def read(logits: Array) -> Array:
-        return logits[ids[0]] if len(ids) == 1 else logits[ids[0]] - logits[ids[1]]
-
-    recorded = Record()
-    value = read(model.unembed(output, recorded))
-    return lambda h: read(model.unembed(h, Replay(recorded.values))), value
+    return jnp.asarray(ids)

@@ -17,5 +17,15 @@ def without_biases(model: M) -> M:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: None if _is_bias(path) else leaf, model)
 
 
+def biases_of(model: M) -> M:
+    """The additive biases of `model` alone: every other parameter is empty."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if _is_bias(path) else None, model)
+
+
+def with_biases(bare: M, biases: M) -> M:
+    """The model of which `bare` is `without_biases` and `biases` is `biases_of`."""
+    return jax.tree.map(lambda a, bias: a if bias is None else bias, bare, biases, is_leaf=lambda a: a is None)
+
+
 def _is_bias(path: tuple[object, ...]) -> bool:
     return any(getattr(key, "name", None) == "bias" for key in path)

@@ -101,15 +101,21 @@ class Decoder(nnx.Module):
         x, _ = self.scan(x, lambda _: make(self.rule))
         return self.norm(x, make(self.rule))
 
-    def unembed(self, h: Float[Array, "*b d"], hold: Hold | None = None) -> Float[Array, "*b vocab"]:
+    def unembed(
+        self, h: Float[Array, "*b d"], hold: Hold | None = None, ids: Int[Array, " n"] | None = None
+    ) -> Float[Array, "*b vocab"]:
         """The logits of `h`, a point after the final norm.
 
         Args:
             h: the residual stream after the final norm.
             hold: the mode of the softcap, which some models apply to their logits; plain unless given.
+            ids: the tokens whose logits are computed; all unless given.
         """
         bias = None if self.lm_head is None or self.lm_head.bias is None else self.lm_head.bias[...]
-        logits = layers.linear(h, self._head[...], bias)
+        weight = self._head[...]
+        if ids is not None:
+            weight, bias = weight[ids], None if bias is None else bias[ids]
+        logits = layers.linear(h, weight, bias)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else layers.softcap(logits, cap, hold or Hold())
 

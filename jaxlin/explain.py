@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlin.attribution import attribute_map
+from jaxlin.attribution import attribute
 from jaxlin.decoder import Decoder, PromptError
 from jaxlin.errors import TokenizerError
 from jaxlin.hold import Rule
@@ -113,7 +113,7 @@ def explain(
     likeliest = np.argsort(-logits)[:top]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     chosen = int(likeliest[0]) if target is None else _target(tokenizer, target, logits)
-    attribution = attribute_map(lmap, chosen)
+    attribution = attribute(model, x, chosen, position=position)
 
     # Tokens after the position cannot reach it: their columns are zero and left out of the spectrum.
     jacobian = np.asarray(lmap.jacobian())

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxlin.decoder import Decoder
-from jaxlin.hold import Hold, Record, Replay, Rule
+from jaxlin.errors import JaxlinError
+from jaxlin.hold import RULES, Hold, Record, Replay, Rule
 from jaxlin.sites import Place, Site, place
 
 
@@ -41,13 +42,13 @@ class Recording(NamedTuple):
         coefficients: every nonlinear factor.
         stream: the residual stream before the final norm.
         output: the residual stream after it.
-        sites: the values of the recorded kinds of sites, stacked over layers.
+        sites: the values of the recorded kinds of sites, stacked over layers; at one position if one was asked for.
     """
 
     coefficients: Coefficients
     stream: Float[Array, "t d"]
     output: Float[Array, "t d"]
-    sites: dict[str, Float[Array, "l t d"]]
+    sites: dict[str, Float[Array, "l ..."]]
 
     def at(self, place: Place) -> Float[Array, "t d"]:
         """The value at `place`, whose kind must have been recorded."""
@@ -57,14 +58,38 @@ class Recording(NamedTuple):
         return self.stream if place.layer == values.shape[0] else values[place.layer]
 
 
+def rule_of(model: Decoder, rule: Rule | str | None) -> Rule:
+    """`rule`, or that of `model` where None is given.
+
+    Raises:
+        JaxlinError: no such rule.
+    """
+    chosen = model.rule if rule is None else rule
+    for known in RULES:
+        if chosen == known:
+            return known
+    raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+
+
 def record(
-    model: Decoder, x: Float[Array, "t d"], kinds: tuple[str, ...] = (), *, rule: Rule | None = None
+    model: Decoder,
+    x: Float[Array, "t d"],
+    kinds: tuple[str, ...] = (),
+    *,
+    rule: Rule | str | None = None,
+    position: int | Int[Array, ""] | None = None,
 ) -> Recording:
-    """Run `model` at `x` and keep every nonlinear factor, and the values at the sites of `kinds`."""
-    chosen: Rule = model.rule if rule is None else rule
-    stream, (factors, sites) = model.scan(
-        x, lambda _: Record(chosen), keep=lambda hold: (hold.values, {kind: hold.sites[kind] for kind in kinds})
-    )
+    """Run `model` at `x` and keep every nonlinear factor, and the values at the sites of `kinds`.
+
+    With a `position`, the values at the sites are kept there alone.
+    """
+    chosen = rule_of(model, rule)
+
+    def keep(hold: Any) -> Any:
+        sites = {kind: hold.sites[kind] for kind in kinds}
+        return hold.values, sites if position is None else jax.tree.map(lambda a: a[position], sites)
+
+    stream, (factors, sites) = model.scan(x, lambda _: Record(chosen), keep=keep)
     last = Record(chosen)
     output = model.norm(stream, last)
     return Recording(Coefficients(factors, last.values, chosen), stream, output, sites)

@@ -37,7 +37,9 @@ class Hold:
 
     A site is a named place on the residual stream: ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` and
     ``resid_post`` in every block. There, `probes` are added (a zero probe changes nothing, and the derivative with
-    respect to it is the map from that site) and `replacements` stand in for the value.
+    respect to it is the map from that site) and `replacements` stand in for the value. Two more sites lie within: the
+    query ``heads``, ``[t, h, k]``, before the output projection mixes them, and the hidden ``neurons`` of the MLP,
+    ``[t, f]``, before the last projection.
 
     Attributes:
         rule: the freeze rule of gated MLPs.
@@ -85,7 +87,7 @@ class Hold:
         inner._scope = f"{self._scope}{part}."
         return inner
 
-    def site(self, kind: str, value: Float[Array, "t d"]) -> Float[Array, "u d"]:
+    def site(self, kind: str, value: Float[Array, "t *d"]) -> Float[Array, "u *d"]:
         """Pass the site `kind` with `value`; what comes back is what the block goes on with."""
         value = self.replacements.get(kind, value)
         if kind in self.probes:

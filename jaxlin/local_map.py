@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Shaped
 from jaxlin.biases import has_biases, without_biases
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
-from jaxlin.held import Coefficients, record, replay
-from jaxlin.hold import RULES, Rule
+from jaxlin.held import Coefficients, record, replay, rule_of
+from jaxlin.hold import Rule
 from jaxlin.layers import folding_pays
 from jaxlin.rows import WHOLE, default_block, dense
-from jaxlin.sites import Place, Site, SiteError, place
+from jaxlin.sites import Place, Site, SiteError, place, position_in
 from jaxlin.spectrum import SVD, svd
 
 CHECKS = 32
@@ -200,12 +200,7 @@ def local_map(
     start, end = place(source, layers, model.sites), place(target, layers, model.sites)
     if not start < end:
         raise SiteError(f"Expected a target that comes after the source; found {target!r} after {source!r}.")
-    if not -tokens <= position < tokens:
-        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {position}.")
-    chosen = model.rule if rule is None else rule
-    if chosen not in RULES:
-        raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
-    position %= tokens
+    position, chosen = position_in(tokens, position), rule_of(model, rule)
     value, output, bias, coefficients = _record(model, x, position, start, end, chosen)
     return LocalMap(model, value, output, bias, coefficients, position, start, end, position == tokens - 1)
 

@@ -112,7 +112,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
         """What attention gives, before it is added."""
         pattern = hold("pattern", lambda: self.pattern(x, at))
-        z = layers.attend(pattern[:, -hold.queries :], self.values(x, hold))
+        z = hold.site("heads", layers.attend(pattern[:, -hold.queries :], self.values(x, hold)))
         return self.o_proj(z.reshape(z.shape[0], -1))
 
     def pattern(self, x: Float[Array, "t d"], at: Schedule) -> Float[Array, "h t s"]:
@@ -166,7 +166,8 @@ class GatedMLP(nnx.Module):
         if hold.fold:
             branches = layers.held_branches(self.gate_proj.weight[...], self.up_proj.weight[...], hold)
             return layers.folded(x, self.down_proj.weight[...], branches)
-        return self.down_proj(layers.gated(lambda: self.gate_proj(x), lambda: self.up_proj(x), self.act, hold))
+        hidden = layers.gated(lambda: self.gate_proj(x), lambda: self.up_proj(x), self.act, hold)
+        return self.down_proj(hold.site("neurons", hidden))
 
 
 def value(parameter: nnx.Param | None) -> Array | None:

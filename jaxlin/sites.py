@@ -66,3 +66,14 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
         raise SiteError(f"Site {site!r}: expected a layer in 0..{layers - 1}; found {layer}.")
     layer %= layers
     return Place(layer + 1) if kind == "resid_post" else Place(layer, KINDS.index(kind))
+
+
+def position_in(tokens: int, position: int) -> int:
+    """`position` in a prompt of `tokens`, counted from the first; a negative one counts from the last.
+
+    Raises:
+        SiteError: no such position.
+    """
+    if not -tokens <= position < tokens:
+        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {position}.")
+    return position % tokens

@@ -38,7 +38,7 @@ class UngatedMLP(nnx.Module):
         """What the MLP gives, before it is added."""
         if hold.fold:
             return layers.folded(x, self.fc2.weight[...], [(hold.kept("slope"), self.fc1.weight[...])])
-        return self.fc2(layers.ungated(self.fc1(x), self.act, hold))
+        return self.fc2(hold.site("neurons", layers.ungated(self.fc1(x), self.act, hold)))
 
 
 class PhiBlock(nnx.Module):

@@ -1,0 +1,245 @@
+r"""Causal checks: what the untouched model does when what the map points at is taken away.
+
+The local linear map is exact at one input and says nothing of its neighbourhood. These functions measure, by forward
+passes of the ordinary model, how far its account holds: whether the tokens it credits are those whose deletion matters,
+whether its singular directions carry the prediction, and how soon it fails when the prompt changes.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxlin.attribution import Target, attribute, checked_target
+from jaxlin.contributions import read
+from jaxlin.decoder import Decoder
+from jaxlin.errors import JaxlinError
+from jaxlin.hold import Hold
+from jaxlin.layers import HIGHEST
+from jaxlin.local_map import LocalMap, local_map
+from jaxlin.sites import position_in
+from jaxlin.spectrum import SVD
+
+BATCH = 8
+"""Prompts whose forward passes are in memory together."""
+
+Side = Literal["right", "left"]
+
+
+@dataclass(frozen=True, eq=False)
+class Deletion:
+    """Leave-one-out deletion of tokens beside what the map attributes to them.
+
+    Attributes:
+        value: the logit, difference of logits or projection that the target reads of the whole prompt.
+        effects: how much `value` falls when a token is deleted, for each up to the position read, ``[p]``.
+        contributions: what `jaxlin.attribute` gives each of them, ``[p]``.
+    """
+
+    value: float
+    effects: Float[np.ndarray, " p"]
+    contributions: Float[np.ndarray, " p"]
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's, between effects and contributions; not a number where either is constant."""
+        return spearman(self.effects, self.contributions)
+
+    @property
+    def rank_correlation_without_first(self) -> float:
+        """The same without the first token, whose deletion disturbs many models as no other does."""
+        return spearman(self.effects[1:], self.contributions[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """A prediction without some singular directions, beside the same without random ones of the same size.
+
+    Attributes:
+        size: the norm of what was removed.
+        kl: $KL(p || p')$ in nats, of the prediction before from the prediction after.
+        change: how much the target rises.
+        random_kl: of each random removal of the same norm, ``[n]``.
+        random_change: of each random removal of the same norm, ``[n]``.
+    """
+
+    size: float
+    kl: float
+    change: float
+    random_kl: Float[np.ndarray, " n"]
+    random_change: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Validity:
+    r"""How the map at $x$ predicts the output at $x'$, where one token is swapped.
+
+    Attributes:
+        distance: $\lVert x' - x \rVert$, for each token swapped and each substitute, ``[p, n]``.
+        error: $\lVert J x' + b - f(x') \rVert / \lVert f(x') \rVert$, ``[p, n]``.
+        unchanged: $\lVert f(x) - f(x') \rVert / \lVert f(x') \rVert$, ``[p, n]``: the error of predicting no change.
+            The map says something of $x'$ only where its error is smaller.
+    """
+
+    distance: Float[np.ndarray, "p n"]
+    error: Float[np.ndarray, "p n"]
+    unchanged: Float[np.ndarray, "p n"]
+
+
+def deletion(model: Decoder, x: Float[Array, "t d"], target: Target, *, position: int = -1) -> Deletion:
+    """Delete each token up to `position` and read `target` anew, at the last token that is left.
+
+    Tokens after a deleted one move up by one position. Without the token at the position itself, the prediction of the
+    token before it is read. Tokens after the position
+    cannot matter and are left out.
+
+    Args:
+        model: any decoder.
+        x: the input embeddings.
+        target: what is read, as in `jaxlin.attribute`.
+        position: where it is read; negative counts from the last token.
+
+    Raises:
+        JaxlinError: a target that is none, or no token that could be deleted.
+        SiteError: no such position.
+    """
+    found = attribute(model, x, target, position=position, neurons=0)
+    seen = position_in(x.shape[0], position) + 1
+    if seen < 2:
+        raise JaxlinError("Deletion: expected a position with a token before it; found the first.")
+    without = _without_each(model, x[:seen], checked_target(model, target, x.dtype))
+    return Deletion(found.value, found.value - np.asarray(without), found.tokens[:seen])
+
+
+def removal(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    triplets: SVD,
+    target: Target,
+    *,
+    side: Side = "right",
+    k: int | None = None,
+    position: int = -1,
+    samples: int = 16,
+    seed: int = 0,
+) -> Removal:
+    r"""Remove the leading singular directions, and as many times random ones of the same norm.
+
+    On the right the embeddings lose their part along $v_1 \dots v_k$ and the untouched model runs anew; on the left the
+    output $f(x)$ loses its part along $u_1 \dots u_k$, before the unembedding. A random removal subtracts a random
+    vector of the norm of what the directions took.
+
+    Args:
+        model: any decoder.
+        x: the input embeddings.
+        triplets: of the map at `x` from the embeddings to the output at `position`, as `LocalMap.svd` gives them.
+        target: whose change is measured, as in `jaxlin.attribute`.
+        side: which vectors are removed.
+        k: how many of the triplets; all unless given.
+        position: where the prediction is read; negative counts from the last token.
+        samples: how many random removals.
+        seed: of the random vectors.
+
+    Raises:
+        JaxlinError: a target that is none, no such side, or more triplets than there are.
+        SiteError: no such position.
+    """
+    kept = len(triplets.s) if k is None else k
+    if not 1 <= kept <= len(triplets.s):
+        raise JaxlinError(f"Removal: expected k in 1..{len(triplets.s)}, the triplets given; found {k}.")
+    if side not in ("right", "left"):
+        raise JaxlinError(f'Removal: expected the side "right" or "left"; found {side!r}.')
+    at, what = position_in(x.shape[0], position), checked_target(model, target, x.dtype)
+    if side == "right":
+        whole, directions = x, jnp.asarray(triplets.v[:kept], x.dtype)
+    else:
+        whole = jax.jit(lambda model, x: model(x))(model, x)[at]
+        directions = jnp.asarray(triplets.u[:, :kept].T, x.dtype)
+    if directions.shape[1:] != whole.shape:
+        raise JaxlinError(
+            f"Removal: expected vectors of shape {whole.shape}, as the prompt's; found {directions.shape[1:]}."
+        )
+    along = jnp.tensordot(directions, whole, whole.ndim, precision=HIGHEST)
+    part = jnp.tensordot(along, directions, 1, precision=HIGHEST)
+    size = jnp.linalg.norm(part)
+    noise = jax.random.normal(jax.random.key(seed), (samples, *whole.shape), x.dtype)
+    norms = jnp.sqrt(jnp.sum(jnp.square(noise), axis=tuple(range(1, noise.ndim)), keepdims=True))
+    removed = jnp.concatenate([jnp.zeros_like(part)[None], part[None], noise / norms * size])
+    kl, values = (np.asarray(a) for a in _changed(model, whole[None] - removed, at, what, side))
+    change = values - values[0]
+    return Removal(float(size), float(kl[1]), float(change[1]), kl[2:], change[2:])
+
+
+def validity(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    substitutes: Float[Array, "n d"],
+    *,
+    position: int = -1,
+    fraction: float = 1.0,
+) -> Validity:
+    r"""Swap each token up to `position` for each substitute, and compare the map at `x` with the model there.
+
+    Args:
+        model: any decoder.
+        x: the input embeddings.
+        substitutes: embeddings of other tokens.
+        position: where the output is read; negative counts from the last token.
+        fraction: how much of the way from the token to its substitute is gone, for a radius.
+
+    Raises:
+        SiteError: no such position.
+    """
+    lmap = local_map(model, x, position=position)
+    seen = int(lmap.position) + 1
+    return Validity(*(np.asarray(a).reshape(seen, -1) for a in _swapped(lmap, substitutes, fraction, seen)))
+
+
+def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
+    """Spearman's rank correlation, ties sharing their mean rank; not a number where either is constant."""
+    ranks = [np.searchsorted(np.sort(v), v) + np.searchsorted(np.sort(v), v, side="right") for v in (a, b)]
+    centred = [r - r.mean() if len(r) else r for r in ranks]
+    scale = np.sqrt(np.sum(centred[0] ** 2) * np.sum(centred[1] ** 2))
+    return float(np.sum(centred[0] * centred[1]) / scale) if scale else float("nan")
+
+
+@jax.jit
+def _without_each(model: Decoder, x: Float[Array, "p d"], target: Array) -> Float[Array, " p"]:
+    indices = jnp.arange(x.shape[0] - 1)
+
+    def without(token: Array) -> Array:
+        # Those after the deleted one move up.
+        return read(model, model(x[indices + (indices >= token)])[-1], target, Hold())
+
+    return jax.lax.map(without, jnp.arange(x.shape[0]), batch_size=BATCH)
+
+
+@functools.partial(jax.jit, static_argnames="side")
+def _changed(
+    model: Decoder, inputs: Float[Array, "n *x"], position: Any, target: Array, side: Side
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """The divergence of the first input's prediction from each one's, and what `target` reads of each."""
+    outputs = jax.lax.map(lambda x: model(x)[position], inputs, batch_size=BATCH) if side == "right" else inputs
+    log_p = jax.nn.log_softmax(model.unembed(outputs), axis=-1)
+    kl = jnp.sum(jnp.exp(log_p[:1]) * (log_p[:1] - log_p), axis=-1)
+    return kl, jax.vmap(lambda output: read(model, output, target, Hold()))(outputs)
+
+
+@functools.partial(jax.jit, static_argnames="seen")
+def _swapped(
+    lmap: LocalMap, substitutes: Float[Array, "n d"], fraction: Any, seen: int
+) -> tuple[Float[Array, " pn"], Float[Array, " pn"], Float[Array, " pn"]]:
+    def swap(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        token, substitute = pair
+        step = fraction * (substitutes[substitute] - lmap.x[token])
+        x = lmap.x.at[token].add(step)
+        reached, predicted = lmap.model(x)[lmap.position], lmap @ x + lmap.bias
+        norm = jnp.linalg.norm
+        return norm(step), *(norm(y - reached) / norm(reached) for y in (predicted, lmap.output))
+
+    pairs = jnp.divmod(jnp.arange(seen * substitutes.shape[0]), substitutes.shape[0])
+    return jax.lax.map(swap, pairs, batch_size=BATCH)
