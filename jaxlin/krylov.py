@@ -18,14 +18,16 @@ from jaxtyping import Float
 from jaxlin.errors import JaxlinError
 from jaxlin.spectrum import SVD, check_count
 
-WIDTH = 4
-"""Left vectors in the first block."""
-
 FULL = 128
 """Positions in one product from which its cost is in proportion to them: below, reading the weights costs more."""
 
-CLUSTER = 1e-2
-"""Values that are as near to each other, relatively, may stand for more of their kind than a block is wide."""
+CROWDED = 1e-4
+"""Values that are as near to each other, relatively, count as one that is repeated."""
+
+
+def default_width(tokens: int) -> int:
+    """Left vectors in a block: as few as fill a product."""
+    return min(max(2, -(-FULL // tokens)), 8)
 
 
 def krylov(
@@ -37,12 +39,12 @@ def krylov(
     *,
     tol: float | None = None,
     seed: int = 0,
-    width: int = WIDTH,
+    width: int | None = None,
 ) -> SVD:
     r"""The `k` largest singular triplets of an operator ``[d, t, e]``, each value to `tol` of itself.
 
-    A block of width $w$ finds at most $w$ copies of a repeated value. Where $w$ values of the answer lie within
-    `CLUSTER` of each other there may be more, and it begins anew with a wider one. What the bounds do not exclude is a
+    A block of width $w$ finds at most $w$ copies of a repeated value. Where $w$ values of the answer are as near to each
+    other as their residuals, or `CROWDED`, there may be more, and it begins anew with a wider one. What the bounds do not exclude is a
     larger value to whose vector every random one happened to be orthogonal.
 
     Args:
@@ -54,7 +56,7 @@ def krylov(
         tol: iterate until every `SVD.bound` is below this, relative to its value, or as low as products in
             `dtype` allow; 1e-5 in float32 and 1e-12 in float64 unless given.
         seed: of the random start.
-        width: left vectors in the first block.
+        width: left vectors in a block; `default_width` unless given.
 
     Raises:
         JaxlinError: `k` is larger than the rank of the operator, or `tol` is not positive.
@@ -64,9 +66,11 @@ def krylov(
         tol = 1e-12 if np.dtype(dtype) == np.float64 else 1e-5
     if not tol > 0:
         raise JaxlinError(f"SVD: expected a positive tolerance; found {tol}.")
+    width = min(k, width or default_width(shape[1]))
     while True:
-        found, exhausted = _run(matvec, rmatvec, shape, np.dtype(dtype), k, tol, np.random.default_rng(seed), width)
-        if exhausted or width >= k or not _crowded(found.s, width):
+        rng = np.random.default_rng(seed)
+        found, complete = _run(matvec, rmatvec, shape, np.dtype(dtype), k, tol, rng, width)
+        if complete or width >= k:
             return found
         width = min(2 * width, k)
 
@@ -81,7 +85,7 @@ def _run(
     rng: np.random.Generator,
     width: int,
 ) -> tuple[SVD, bool]:
-    """The triplets from one start, and whether the whole operator was seen."""
+    """The triplets from one start, and whether none can be missing beside them."""
     d, right = shape[0], shape[1:]
     bases = _Bases(d, int(np.prod(right)), dtype)
     block, drawn = bases.random(rng, width), True
@@ -96,9 +100,9 @@ def _run(
         if exhausted and rank < k:
             raise JaxlinError(f"SVD: expected k in 1..{rank}, the rank of this map; found {k}.")
         if rank >= k:
-            s, bound, rounding = bases.bounds(k)
+            s, r, bound, rounding = bases.bounds(k)
             if exhausted or np.all(bound <= np.maximum(tol * s, 2 * rounding)):
-                return bases.triplets(k, right, bound), exhausted
+                return bases.triplets(k, right, bound), exhausted or not _crowded(s, r, width)
         if not len(block):
             block, drawn = bases.random(rng, width), True
 
@@ -135,8 +139,8 @@ class _Bases:
         self.q, self.jq = np.concatenate([self.q, fresh]), np.concatenate([self.jq, pushed])
         return _split(pushed, self.p, 8 * self.eps * self.scale)[1]
 
-    def bounds(self, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], float]:
-        r"""The `k` largest values, how far each is from exact, and how much of that is rounding.
+    def bounds(self, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"], float]:
+        r"""The `k` largest values, their residuals, how far each is from exact, and how much of that is rounding.
 
         $J^\top u = \sigma v$ by construction, so $r = \lVert J v - \sigma u \rVert / \sqrt 2$ is the residual of
         $(u, v) / \sqrt 2$ as an eigenvector of $[0, J; J^\top, 0]$; the error is at most $r$, and at most $r^2$ over
@@ -150,7 +154,7 @@ class _Bases:
         gap = np.minimum(apart.min(axis=-1), s)
         squared = np.where(gap > 0, r**2 / np.where(gap > 0, gap, 1), np.inf)
         rounding = float(np.linalg.norm(self.p @ self.jq.T - self.b, 2)) + self.eps * float(s[0])
-        return s[:k], (np.minimum(r, squared) + rounding)[:k], rounding
+        return s[:k], r[:k], (np.minimum(r, squared) + rounding)[:k], rounding
 
     def triplets(self, k: int, right: tuple[int, ...], bound: Float[np.ndarray, " k"]) -> SVD:
         """The `k` largest."""
@@ -164,7 +168,7 @@ class _Bases:
 def _split(
     rows: Float[np.ndarray, "b n"], basis: Float[np.ndarray, "m n"], floor: float
 ) -> tuple[Float[np.ndarray, "b m"], Float[np.ndarray, "c n"], Float[np.ndarray, "b c"]]:
-    """Coefficients of `rows` along `basis`, an orthonormal rest, and coefficients along that; short ones are dropped."""
+    """Coefficients of `rows` along `basis`; an orthonormal rest, without what is short; and coefficients along that."""
     along = np.zeros((len(rows), len(basis)))
     for _ in range(2):
         step = rows @ basis.T
@@ -187,17 +191,19 @@ def _padded(rows: Float[np.ndarray, "c n"], width: int) -> Float[np.ndarray, "b 
     return np.concatenate([rows, np.zeros((width - len(rows), rows.shape[1]), rows.dtype)])
 
 
-def _crowded(s: Float[np.ndarray, " k"], width: int) -> bool:
-    """Whether `width` of the values lie within `CLUSTER` of each other."""
-    return bool(np.any(s[: len(s) - width + 1] - s[width - 1 :] <= CLUSTER * s[: len(s) - width + 1]))
+def _crowded(s: Float[np.ndarray, " k"], r: Float[np.ndarray, " k"], width: int) -> bool:
+    """Whether `width` of the values cannot be told from one that is repeated."""
+    runs = len(s) - width + 1
+    residual = np.max([r[i : i + runs] for i in range(width)], axis=0)
+    return bool(np.any(s[:runs] - s[width - 1 :] <= 8 * residual + CROWDED * s[:runs]))
 
 
 def cheaper(shape: tuple[int, int, int], k: int) -> str:
     r"""``"krylov"`` or ``"dense"``: which is expected to take fewer operations for `k` triplets of ``[d, t, e]``.
 
-    The dense map takes $d$ products, all together. Krylov takes about $6 (k + w)$, a few at a time; where those are
+    The dense map takes $d$ products, all together. Krylov takes about $5 k + 32$, a few at a time; where those are
     of fewer than `FULL` positions together they cost as much as if they were of so many.
     """
     d, tokens, _ = shape
-    products = 6 * (k + WIDTH)
-    return "krylov" if products * max(1.0, FULL / (WIDTH * tokens)) < d else "dense"
+    products = 5 * k + 32
+    return "krylov" if products * max(1.0, FULL / (default_width(tokens) * tokens)) < d else "dense"
