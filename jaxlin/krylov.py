@@ -21,6 +21,9 @@ from jaxlin.spectrum import SVD, check_count
 FULL = 128
 """Positions in one product from which its cost is in proportion to them: below, reading the weights costs more."""
 
+LAPACK = 64 * 2.0**-52
+"""What the SVD of the small matrix, in float64, may round, relative to its norm."""
+
 CROWDED = 1e-4
 """Values that are as near to each other, relatively, count as one that is repeated."""
 
@@ -43,9 +46,9 @@ def krylov(
 ) -> SVD:
     r"""The `k` largest singular triplets of an operator ``[d, t, e]``, each value to `tol` of itself.
 
-    A block of width $w$ finds at most $w$ copies of a repeated value. Where $w$ values of the answer are as near to each
-    other as their residuals, or `CROWDED`, there may be more, and it begins anew with a wider one. What the bounds do not exclude is a
-    larger value to whose vector every random one happened to be orthogonal.
+    A block of width $w$ finds at most $w$ copies of a repeated value. Where $w$ values of the answer are as near to
+    each other as their residuals, or `CROWDED`, there may be more, and it begins anew with a wider block. What the
+    bounds do not exclude is a larger value to whose vector every random one happened to be orthogonal.
 
     Args:
         matvec: $v \mapsto J v$, with a leading batch axis.
@@ -144,8 +147,8 @@ class _Bases:
 
         $J^\top u = \sigma v$ by construction, so $r = \lVert J v - \sigma u \rVert / \sqrt 2$ is the residual of
         $(u, v) / \sqrt 2$ as an eigenvector of $[0, J; J^\top, 0]$; the error is at most $r$, and at most $r^2$ over
-        the distance to the other eigenvalues. $J Q$ against $Q$ as it comes from $J^\top P$ shows what the products
-        round.
+        the distance to the other eigenvalues. $J Q$ against the same entries of $B$ from $J^\top P$ shows what the
+        products round.
         """
         y, s, zt = np.linalg.svd(self.b, full_matrices=False)
         r = np.linalg.norm(zt @ self.jq - s[:, None] * (y.T @ self.p), axis=-1) / np.sqrt(2)
@@ -153,7 +156,7 @@ class _Bases:
         np.fill_diagonal(apart, np.inf)
         gap = np.minimum(apart.min(axis=-1), s)
         squared = np.where(gap > 0, r**2 / np.where(gap > 0, gap, 1), np.inf)
-        rounding = float(np.linalg.norm(self.p @ self.jq.T - self.b, 2)) + self.eps * float(s[0])
+        rounding = float(np.linalg.norm(self.p @ self.jq.T - self.b, 2) + (self.eps + LAPACK) * s[0])
         return s[:k], r[:k], (np.minimum(r, squared) + rounding)[:k], rounding
 
     def triplets(self, k: int, right: tuple[int, ...], bound: Float[np.ndarray, " k"]) -> SVD:

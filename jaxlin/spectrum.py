@@ -68,7 +68,7 @@ def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], A
     right = np.asarray(matvec(v)) - s[:, None] * u.T
     left = u.T @ jacobian.reshape(len(jacobian), -1) - s[:, None] * v.reshape(k, -1)
     squares = np.sum(np.square(right), axis=-1) + np.sum(np.square(left), axis=-1)
-    return SVD(u, s, v, np.sqrt(squares / 2) + eps * s[0])
+    return SVD(u, s, v, np.sqrt(squares / 2) + 8 * eps * s[0])
 
 
 def check_count(k: int | None, shape: tuple[int, ...]) -> int:
