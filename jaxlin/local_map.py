@@ -20,10 +20,11 @@ from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.held import Coefficients, record, replay, rule_of
 from jaxlin.hold import Rule
+from jaxlin.krylov import cheaper, krylov
 from jaxlin.layers import folding_pays
 from jaxlin.rows import WHOLE, default_block, dense
 from jaxlin.sites import Place, Site, SiteError, place, position_in
-from jaxlin.spectrum import SVD, svd
+from jaxlin.spectrum import SVD, bounded_svd, check_count
 
 CHECKS = 32
 """Random directions in which `LocalMap.residual` is measured."""
@@ -158,9 +159,29 @@ class LocalMap:
             return rows
         return default_block(rows, tokens * max(d, f) * size)
 
-    def svd(self, k: int = 8) -> SVD:
-        """The `k` largest singular triplets of the joint map, from the dense $J$: see `jaxlin.spectrum`."""
-        return svd(np.asarray(self.jacobian()), k)
+    def svd(self, k: int = 8, *, method: str = "auto", tol: float | None = None, seed: int = 0) -> SVD:
+        r"""The `k` largest singular triplets of the joint map, each with a bound, signed so that $u \cdot f \ge 0$.
+
+        Args:
+            k: how many.
+            method: ``"dense"`` takes all rows of $J$; ``"krylov"`` takes products until the bounds hold, see
+                `jaxlin.krylov`; ``"auto"`` the one that `jaxlin.krylov.cheaper` expects to take less.
+            tol: of each value, relative, for ``"krylov"``; 1e-5 in float32 and 1e-12 in float64 unless given.
+            seed: of the start of ``"krylov"``.
+
+        Raises:
+            JaxlinError: `k` is larger than the rank of the map; no such method; a tolerance that is not positive.
+        """
+        check_count(k, self.shape)
+        if method == "auto":
+            method = cheaper(self.shape, k)
+        if method == "dense":
+            found = bounded_svd(np.asarray(self.jacobian()), self.matvec, k)
+        elif method == "krylov":
+            found = krylov(self.matvec, self.rmatvec, self.shape, self.output.dtype, k, tol=tol, seed=seed)
+        else:
+            raise JaxlinError(f"SVD: expected the method auto, dense or krylov; found {method!r}.")
+        return found.signed(np.asarray(self.output))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@ r"""The spectrum of a local linear map: singular values, vectors and what they s
 The joint map is the matrix ``[d, t * d]`` that takes the embeddings of all tokens at once.
 """
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -11,18 +14,32 @@ from jaxtyping import Float, Shaped
 from jaxlin.errors import JaxlinError
 
 
-class SVD(NamedTuple):
-    r"""The largest singular triplets, $J \approx \sum_i \sigma_i u_i v_i^\top$.
+@dataclass(frozen=True)
+class SVD:
+    r"""The largest singular triplets, $J \approx \sum_i \sigma_i u_i v_i^\top$; it unpacks as ``u, s, v``.
 
     Attributes:
         u: left vectors, ``[d, k]``: directions of the output.
         s: singular values, ``[k]``, the largest first.
         v: right vectors, ``[k, t, d]``: directions of the input, over all tokens together.
+        bound: how far each value may be from that of the exact $J$, rounding included, ``[k]``; None where it was not
+            measured.
+        method: ``"dense"`` or ``"krylov"``.
     """
 
     u: Float[np.ndarray, "d k"]
     s: Float[np.ndarray, " k"]
-    v: Float[np.ndarray, "k t d"]
+    v: Float[np.ndarray, "k t e"]
+    bound: Float[np.ndarray, " k"] | None = None
+    method: str = "dense"
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.u, self.s, self.v)
+
+    def signed(self, output: Float[np.ndarray, " d"]) -> "SVD":
+        r"""The same triplets with $u \cdot f \ge 0$: a singular vector has no sign of its own."""
+        sign = np.where(output @ self.u < 0, -1, 1).astype(self.u.dtype)
+        return replace(self, u=self.u * sign[None], v=self.v * sign[:, None, None])
 
 
 def svd(jacobian: Shaped[np.ndarray, "d t e"], k: int | None = None) -> SVD:
@@ -31,12 +48,40 @@ def svd(jacobian: Shaped[np.ndarray, "d t e"], k: int | None = None) -> SVD:
     Raises:
         JaxlinError: `k` is not in 1..rank.
     """
-    rank = min(jacobian.shape[0], jacobian.shape[1] * jacobian.shape[2])
+    kept = check_count(k, jacobian.shape)
+    u, s, vt = np.linalg.svd(jacobian.reshape(jacobian.shape[0], -1), full_matrices=False)
+    return SVD(u[:, :kept], s[:kept], vt[:kept].reshape(kept, *jacobian.shape[1:]))
+
+
+def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], Any], k: int) -> SVD:
+    r"""`svd` with bounds: $\lVert J v - \sigma u \rVert$ by `matvec`, which is another program than that of the rows.
+
+    Raises:
+        JaxlinError: `k` is larger than the rank of the map.
+    """
+    whole = svd(jacobian)
+    eps = float(np.finfo(jacobian.dtype).eps)
+    rank = int(np.sum(whole.s > eps * max(len(whole.u), whole.v[0].size) * whole.s[0]))
+    if k > rank:
+        raise JaxlinError(f"SVD: expected k in 1..{rank}, the rank of this map; found {k}.")
+    u, s, v = whole.u[:, :k], whole.s[:k], whole.v[:k]
+    right = np.asarray(matvec(v)) - s[:, None] * u.T
+    left = u.T @ jacobian.reshape(len(jacobian), -1) - s[:, None] * v.reshape(k, -1)
+    squares = np.sum(np.square(right), axis=-1) + np.sum(np.square(left), axis=-1)
+    return SVD(u, s, v, np.sqrt(squares / 2) + 8 * eps * s[0])
+
+
+def check_count(k: int | None, shape: tuple[int, ...]) -> int:
+    """`k`, or the largest rank of a map ``[d, t, e]``.
+
+    Raises:
+        JaxlinError: `k` is not in 1..rank.
+    """
+    rank = min(shape[0], math.prod(shape[1:]))
     kept = rank if k is None else k
     if not 1 <= kept <= rank:
         raise JaxlinError(f"SVD: expected k in 1..{rank}, the largest rank this map can have; found {k}.")
-    u, s, vt = np.linalg.svd(jacobian.reshape(jacobian.shape[0], -1), full_matrices=False)
-    return SVD(u[:, :kept], s[:kept], vt[:kept].reshape(kept, *jacobian.shape[1:]))
+    return kept
 
 
 def stable_rank(s: Float[np.ndarray, " k"]) -> float:

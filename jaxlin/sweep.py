@@ -10,6 +10,7 @@ from jaxlin.biases import without_biases
 from jaxlin.decoder import Decoder
 from jaxlin.held import Coefficients
 from jaxlin.hold import Replay
+from jaxlin.layers import folding_pays
 from jaxlin.sites import SiteError
 
 
@@ -45,18 +46,55 @@ def sweep(
     return {kind: row.reshape(*u.shape[:-1], *row.shape[1:]) for kind, row in rows.items()}
 
 
+def layer_maps(
+    model: Decoder,
+    coefficients: Coefficients,
+    *,
+    kinds: tuple[str, ...] = ("resid_pre",),
+    position: int = -1,
+    block: int | None = None,
+) -> dict[str, Float[Array, "l d t e"]]:
+    r"""The dense maps $J_l$ from each layer's site to the output at `position`, after the final norm.
+
+    All layers' rows come from one backward pass: see `sweep`.
+
+    Args:
+        model: the decoder.
+        coefficients: what is held, from `jaxlin.coefficients`.
+        kinds: the kinds of sites.
+        position: the position of the output.
+        block: rows computed together; all of them unless given.
+
+    Returns:
+        For each kind the maps, stacked over layers: as many numbers as that many Jacobians.
+
+    Raises:
+        SiteError: a kind that the model does not have.
+    """
+    d = model.config.hidden_size
+    count = block or d
+    parts = []
+    for start in range(0, d, count):
+        # One shape for all blocks: past the end the rows of the identity are zero.
+        u = jax.nn.one_hot(jnp.arange(start, start + count), d, dtype=model.dtype)
+        rows = sweep(model, coefficients, u, kinds=kinds, position=position)
+        parts.append({kind: row[: d - start] for kind, row in rows.items()})
+    return {kind: jnp.moveaxis(jnp.concatenate([part[kind] for part in parts]), 1, 0) for kind in kinds}
+
+
 @functools.partial(jax.jit, static_argnames="kinds")
 def _sweep(
     model: Decoder, coefficients: Coefficients, u: Float[Array, "b d"], position: Array, kinds: tuple[str, ...]
 ) -> dict[str, Float[Array, "b l t d"]]:
     bare = without_biases(model)
     layers, tokens, d = model.config.num_hidden_layers, coefficients.tokens, u.shape[-1]
+    fold = folding_pays(u.shape[0], d, model.config.intermediate_size)
 
     def held(stream: Array, probes: dict[str, Array]) -> Array:
         # The stream is zero: an input, because a function that adds a constant has no transpose.
         x, _ = bare.scan(
             stream,
-            lambda row: Replay(row[0], coefficients.rule, probes=row[1]),
+            lambda row: Replay(row[0], coefficients.rule, fold=fold, probes=row[1]),
             (coefficients.layers, probes),
         )
         return bare.norm(x, Replay(coefficients.norm, coefficients.rule))[position]

@@ -1,0 +1,212 @@
+r"""The largest singular triplets of an operator by block Golub-Kahan-Lanczos, with a bound on each.
+
+From a random block of left vectors the basis $P$ grows by $J$ and $J^\top$ in turn, and a basis $Q$ of right vectors
+with it; both are orthogonalised in full. With $J^\top P = Q B^\top$ the triplets of the small $B$ give those of $J$.
+Memory: the vectors of $Q$, as large as the input each, and at most as many as $J$ has rows.
+
+Sources: Golub and Kahan, 1965; Golub, Luk and Overton, "A block Lanczos method for computing the singular values and
+corresponding singular vectors of a matrix", 1981; the bound with a gap is Kato and Temple's, used so in PROPACK
+(Larsen, 1998).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxlin.errors import JaxlinError
+from jaxlin.spectrum import SVD, check_count
+
+FULL = 128
+"""Positions in one product from which its cost is in proportion to them: below, reading the weights costs more."""
+
+LAPACK = 64 * 2.0**-52
+"""What the SVD of the small matrix, in float64, may round, relative to its norm."""
+
+CROWDED = 1e-4
+"""Values that are as near to each other, relatively, count as one that is repeated."""
+
+
+def default_width(tokens: int) -> int:
+    """Left vectors in a block: as few as fill a product."""
+    return min(max(2, -(-FULL // tokens)), 8)
+
+
+def krylov(
+    matvec: Callable[[Any], Any],
+    rmatvec: Callable[[Any], Any],
+    shape: tuple[int, int, int],
+    dtype: Any,
+    k: int,
+    *,
+    tol: float | None = None,
+    seed: int = 0,
+    width: int | None = None,
+) -> SVD:
+    r"""The `k` largest singular triplets of an operator ``[d, t, e]``, each value to `tol` of itself.
+
+    A block of width $w$ finds at most $w$ copies of a repeated value. Where $w$ values of the answer are as near to
+    each other as their residuals, or `CROWDED`, there may be more, and it begins anew with a wider block. What the
+    bounds do not exclude is a larger value to whose vector every random one happened to be orthogonal.
+
+    Args:
+        matvec: $v \mapsto J v$, with a leading batch axis.
+        rmatvec: $u \mapsto J^\top u$, with a leading batch axis.
+        shape: ``(d, t, e)``.
+        dtype: of the products.
+        k: how many triplets.
+        tol: iterate until every `SVD.bound` is below this, relative to its value, or as low as products in
+            `dtype` allow; 1e-5 in float32 and 1e-12 in float64 unless given.
+        seed: of the random start.
+        width: left vectors in a block; `default_width` unless given.
+
+    Raises:
+        JaxlinError: `k` is larger than the rank of the operator, or `tol` is not positive.
+    """
+    check_count(k, shape)
+    if tol is None:
+        tol = 1e-12 if np.dtype(dtype) == np.float64 else 1e-5
+    if not tol > 0:
+        raise JaxlinError(f"SVD: expected a positive tolerance; found {tol}.")
+    width = min(k, width or default_width(shape[1]))
+    while True:
+        rng = np.random.default_rng(seed)
+        found, complete = _run(matvec, rmatvec, shape, np.dtype(dtype), k, tol, rng, width)
+        if complete or width >= k:
+            return found
+        width = min(2 * width, k)
+
+
+def _run(
+    matvec: Callable[[Any], Any],
+    rmatvec: Callable[[Any], Any],
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    k: int,
+    tol: float,
+    rng: np.random.Generator,
+    width: int,
+) -> tuple[SVD, bool]:
+    """The triplets from one start, and whether none can be missing beside them."""
+    d, right = shape[0], shape[1:]
+    bases = _Bases(d, int(np.prod(right)), dtype)
+    block, drawn = bases.random(rng, width), True
+    while True:
+        pulled = np.asarray(rmatvec(_padded(block, width))).reshape(width, -1)[: len(block)]
+        fresh = bases.add_left(block, pulled)
+        # What random vectors do not reach is not there.
+        exhausted = len(bases.p) == d or (drawn and not len(fresh))
+        pushed = np.asarray(matvec(_padded(fresh, width).reshape(width, *right)))[: len(fresh)]
+        block, drawn = bases.add_right(fresh, pushed)[: d - len(bases.p)], False
+        rank = len(bases.q)
+        if exhausted and rank < k:
+            raise JaxlinError(f"SVD: expected k in 1..{rank}, the rank of this map; found {k}.")
+        if rank >= k:
+            s, r, bound, rounding = bases.bounds(k)
+            if exhausted or np.all(bound <= np.maximum(tol * s, 2 * rounding)):
+                return bases.triplets(k, right, bound), exhausted or not _crowded(s, r, width)
+        if not len(block):
+            block, drawn = bases.random(rng, width), True
+
+
+class _Bases:
+    r"""$P$, $Q$ and $B$ with $J^\top P = Q B^\top$, and the products $J Q$; vectors are rows."""
+
+    def __init__(self, left: int, right: int, dtype: np.dtype[Any]) -> None:
+        self.p, self.q, self.b = np.zeros((0, left), dtype), np.zeros((0, right), dtype), np.zeros((0, 0))
+        self.jq = np.zeros((0, left), dtype)
+        self.eps = float(np.finfo(dtype).eps)
+
+    @property
+    def scale(self) -> float:
+        """The norm of $J$ as far as it is known."""
+        return float(np.linalg.norm(self.b, 2)) if self.b.size else 0.0
+
+    def random(self, rng: np.random.Generator, count: int) -> Float[np.ndarray, "b d"]:
+        """At most `count` random left vectors orthogonal to $P$."""
+        m, d = self.p.shape
+        return _orthonormal(rng.standard_normal((min(count, d - m), d)).astype(self.p.dtype), self.p)
+
+    def add_left(self, block: Float[np.ndarray, "b d"], pulled: Float[np.ndarray, "b e"]) -> Float[np.ndarray, "c e"]:
+        """Take `block` into $P$ with its products; return the right vectors that they bring."""
+        along, fresh, lengths = _split(pulled, self.q, 8 * self.eps * max(self.scale, float(np.linalg.norm(pulled))))
+        (m, n), c = self.b.shape, len(fresh)
+        b = np.zeros((m + len(block), n + c))
+        b[:m, :n], b[m:, :n], b[m:, n:] = self.b, along, lengths
+        self.p, self.b = np.concatenate([self.p, block]), b
+        return fresh
+
+    def add_right(self, fresh: Float[np.ndarray, "c e"], pushed: Float[np.ndarray, "c d"]) -> Float[np.ndarray, "b d"]:
+        """Take `fresh` into $Q$ with its products; return the left vectors that they bring."""
+        self.q, self.jq = np.concatenate([self.q, fresh]), np.concatenate([self.jq, pushed])
+        return _split(pushed, self.p, 8 * self.eps * self.scale)[1]
+
+    def bounds(self, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"], float]:
+        r"""The `k` largest values, their residuals, how far each is from exact, and how much of that is rounding.
+
+        $J^\top u = \sigma v$ by construction, so $r = \lVert J v - \sigma u \rVert / \sqrt 2$ is the residual of
+        $(u, v) / \sqrt 2$ as an eigenvector of $[0, J; J^\top, 0]$; the error is at most $r$, and at most $r^2$ over
+        the distance to the other eigenvalues. $J Q$ against the same entries of $B$ from $J^\top P$ shows what the
+        products round.
+        """
+        y, s, zt = np.linalg.svd(self.b, full_matrices=False)
+        r = np.linalg.norm(zt @ self.jq - s[:, None] * (y.T @ self.p), axis=-1) / np.sqrt(2)
+        apart = np.abs(s[:, None] - s[None, :]) - r[None, :]
+        np.fill_diagonal(apart, np.inf)
+        gap = np.minimum(apart.min(axis=-1), s)
+        squared = np.where(gap > 0, r**2 / np.where(gap > 0, gap, 1), np.inf)
+        rounding = float(np.linalg.norm(self.p @ self.jq.T - self.b, 2) + (self.eps + LAPACK) * s[0])
+        return s[:k], r[:k], (np.minimum(r, squared) + rounding)[:k], rounding
+
+    def triplets(self, k: int, right: tuple[int, ...], bound: Float[np.ndarray, " k"]) -> SVD:
+        """The `k` largest."""
+        y, s, zt = np.linalg.svd(self.b, full_matrices=False)
+        dtype = self.p.dtype
+        u = self.p.T @ y[:, :k].astype(dtype)
+        v = (zt[:k].astype(dtype) @ self.q).reshape(k, *right)
+        return SVD(u, s[:k].astype(dtype), v, bound, "krylov")
+
+
+def _split(
+    rows: Float[np.ndarray, "b n"], basis: Float[np.ndarray, "m n"], floor: float
+) -> tuple[Float[np.ndarray, "b m"], Float[np.ndarray, "c n"], Float[np.ndarray, "b c"]]:
+    """Coefficients of `rows` along `basis`; an orthonormal rest, without what is short; and coefficients along that."""
+    along = np.zeros((len(rows), len(basis)))
+    for _ in range(2):
+        step = rows @ basis.T
+        rows, along = rows - step @ basis, along + step
+    _, lengths, rest = np.linalg.svd(rows, full_matrices=False)
+    rest = _orthonormal(rest[lengths > floor], basis)
+    return along, rest, (rows @ rest.T).astype(np.float64)
+
+
+def _orthonormal(rows: Float[np.ndarray, "c n"], basis: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "c n"]:
+    """An orthonormal basis of `rows`, orthogonal to `basis`; a second time for what the first rounds."""
+    for _ in range(2):
+        rows = rows - (rows @ basis.T) @ basis
+        rows = np.linalg.qr(rows.T)[0].T
+    return rows
+
+
+def _padded(rows: Float[np.ndarray, "c n"], width: int) -> Float[np.ndarray, "b n"]:
+    """`rows` and zeros: one shape for all products, which are compiled for it."""
+    return np.concatenate([rows, np.zeros((width - len(rows), rows.shape[1]), rows.dtype)])
+
+
+def _crowded(s: Float[np.ndarray, " k"], r: Float[np.ndarray, " k"], width: int) -> bool:
+    """Whether `width` of the values cannot be told from one that is repeated."""
+    runs = len(s) - width + 1
+    residual = np.max([r[i : i + runs] for i in range(width)], axis=0)
+    return bool(np.any(s[:runs] - s[width - 1 :] <= 8 * residual + CROWDED * s[:runs]))
+
+
+def cheaper(shape: tuple[int, int, int], k: int) -> str:
+    r"""``"krylov"`` or ``"dense"``: which is expected to take fewer operations for `k` triplets of ``[d, t, e]``.
+
+    The dense map takes $d$ products, all together. Krylov takes about $5 k + 32$, a few at a time; where those are
+    of fewer than `FULL` positions together they cost as much as if they were of so many.
+    """
+    d, tokens, _ = shape
+    products = 5 * k + 32
+    return "krylov" if products * max(1.0, FULL / (default_width(tokens) * tokens)) < d else "dense"
