@@ -226,6 +226,8 @@ def _continued(
             break
         prefill = rounded(max(lengths) + start - lengths[0])
         schedule = model.schedule(start)
+        # Its positions are not read, and their shape would be one more program.
+        schedule = schedule._replace(positions=schedule.positions[:, :1])
         texts = _grow(model, schedule, texts, starts, end - start, sampling, keys, ends, edits, prefill=prefill)
     counts = [int(end) - start for end, start in zip(texts.lengths, lengths, strict=True)]
     ids, rows = np.asarray(texts.ids), np.asarray(texts.logits)
