@@ -23,7 +23,6 @@ from jaxlin.hold import Detach, Hold, Rule
 from jaxlin.modules import Embedding, Linear, Schedule
 from jaxlin.sites import KINDS
 
-
 UNLIMITED = np.iinfo(np.int32).max
 """The window of a layer that has none."""
 

@@ -21,8 +21,8 @@ E = TypeVar("E", bound="Edit")
 Where = Literal["all", "new"]
 """Which positions are edited.
 
-``"all"``: every one. ``"new"``: those that predict the continuation: the last of the prompt and all generated ones, each
-of which was the last when it was computed.
+``"all"``: every one. ``"new"``: those that predict the continuation: the last of the prompt and all generated ones,
+each of which was the last when it was computed.
 """
 
 Leaf = Any

@@ -1,7 +1,7 @@
 r"""Generation with a cache of keys and values: one pass for the prompt, then one compiled step a token.
 
 Sequences are padded on the right, so that one program serves prompts of any length up to a multiple of `ROUND`: what
-stands past a text's end is never attended to, and is overwritten as the text grows. A batch is a `jax.vmap` of the step.
+stands past a text's end is never attended to, and is overwritten as the text grows. A batch is a `jax.vmap` of a step.
 
 A rope whose frequencies depend on the length of the text turns *every* token anew when they change, and with that the
 keys and values of all layers but the first: a cache from before is wrong then. So frequencies are asked for at each
@@ -11,7 +11,6 @@ the old keys there, and its cached and uncached outputs differ).
 """
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,9 +22,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.decoder import Decoder, PromptError
 from jaxlin.edits import Edit, Past, checked, forward, no_past
-from jaxlin.errors import JaxlinError
 from jaxlin.layers import at_least_float32
 from jaxlin.modules import Schedule
+from jaxlin.sampling import Sampling, SamplingError, chosen, sampling_of
 from jaxlin.tokenizer import Tokenizer
 
 ROUND = 16
@@ -33,24 +32,6 @@ ROUND = 16
 
 Prompt = str | Sequence[int]
 """A text, or its token ids."""
-
-
-class SamplingError(JaxlinError):
-    """A temperature, top-k or top-p that says nothing."""
-
-
-class Sampling(NamedTuple):
-    """How a token is drawn.
-
-    Attributes:
-        temperature: what logits are divided by.
-        top_k: only the `top_k` likeliest tokens, and those as likely as the last of them.
-        top_p: of these, only the likeliest that together hold this probability: the one that reaches it is in.
-    """
-
-    temperature: Any
-    top_k: Any
-    top_p: Any
 
 
 @dataclass(frozen=True)
@@ -112,7 +93,9 @@ def generate_all(
         SiteError: an edit at a site that the model does not have.
         SteeringError: what is no edit, or one for a residual stream of another width.
     """
-    sampling = _sampling(model, new_tokens, temperature, top_k, top_p)
+    if new_tokens < 1:
+        raise SamplingError(f"New tokens: expected 1 or more; found {new_tokens}.")
+    sampling = sampling_of(model.config.vocab_size, temperature, top_k, top_p)
     edits, given = checked(model, edits), [_ids(model, tokenizer, prompt, new_tokens) for prompt in prompts]
     ends = [tokenizer.eos_id] if stop is None and tokenizer.eos_id is not None else list(stop or ())
     keys = [jax.random.fold_in(jax.random.key(seed), index) for index in range(len(given))]
@@ -126,24 +109,6 @@ def generate_all(
         Generation(ids, new, bool(new) and new[-1] in ends, _text(tokenizer, ids, new), kept)
         for ids, (new, kept) in zip(given, found, strict=True)
     ]
-
-
-def _sampling(
-    model: Decoder, new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
-) -> Sampling | None:
-    """How tokens are drawn; None for the likeliest."""
-    if not new_tokens >= 1:
-        raise SamplingError(f"New tokens: expected 1 or more; found {new_tokens}.")
-    if not 0 <= temperature < math.inf:
-        raise SamplingError(f"Temperature: expected 0 (the likeliest token) or more; found {temperature}.")
-    if top_k is not None and top_k < 1:
-        raise SamplingError(f"top_k: expected 1 or more; found {top_k}.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise SamplingError(f"top_p: expected a probability above 0; found {top_p}.")
-    vocab = model.config.vocab_size
-    if temperature == 0:
-        return None
-    return Sampling(temperature, min(top_k or vocab, vocab), 1.0 if top_p is None else top_p)
 
 
 def _ids(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, new_tokens: int) -> list[int]:
@@ -291,18 +256,3 @@ def _grow(
     outputs, past = jax.vmap(begin)(texts.ids, texts.lengths, starts)
     _, texts, _ = jax.lax.while_loop(more, step, (jnp.ones((), int), add(texts, outputs), past))
     return texts
-
-
-def chosen(sampling: Sampling | None, logits: Float[Array, " vocab"], key: Array) -> Int[Array, ""]:
-    """The likeliest token, the first among equals; or one drawn as `sampling` says."""
-    if sampling is None:
-        return jnp.argmax(logits)
-    scaled = logits / sampling.temperature
-    ordered = jnp.sort(scaled, descending=True)
-    rank = jnp.arange(ordered.shape[0])
-    probabilities = jax.nn.softmax(jnp.where(rank < sampling.top_k, ordered, -jnp.inf))
-    before = jnp.cumsum(probabilities) - probabilities
-    # A sum over a vocabulary may round to above one, and then would cut the tail of a draw that asks for all.
-    kept = (rank < sampling.top_k) & ((before < sampling.top_p) | (sampling.top_p >= 1))
-    least = jnp.min(jnp.where(kept, ordered, jnp.inf))
-    return jax.random.categorical(key, jnp.where(scaled >= least, scaled, -jnp.inf))

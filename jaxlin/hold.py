@@ -140,7 +140,8 @@ class Cached(Hold):
     The cache is not written to. What is new in it is kept in `new`, for the caller to write.
 
     Args:
-        cache: ``"keys"`` and ``"values"``, slot ``s`` for the token at position ``s``; empty for tokens that begin a text.
+        cache: ``"keys"`` and ``"values"``, slot ``s`` for the token at position ``s``; empty for tokens that begin
+            a text.
         start: the position of the first token at hand.
         rule: as in `Hold`.
         sites: as in `Hold`.

@@ -114,8 +114,8 @@ def attention_pattern(
 ) -> Float[Array, "h t s"]:
     r"""Causal attention probabilities $\mathrm{softmax}_s(q_t \cdot k_s\,\text{scale})$ over $t - w < s \le t$.
 
-    Queries stand at `positions`, key $s$ at position $s$. A window counts the token itself. `softcap` $c$ turns a score $z$ into
-    $c \tanh(z / c)$ (Gemma 2).
+    Queries stand at `positions`, key $s$ at position $s$. A window counts the token itself. `softcap` $c$ turns a score
+    $z$ into $c \tanh(z / c)$ (Gemma 2).
     """
     t, h, _ = q.shape
     s, n, _ = k.shape
