@@ -8,13 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxlin.decoder import Decoder
-from jaxlin.edits import Edit, SteeringError, forward, no_past
+from jaxlin.edits import Edit, SteeringError, checked, schedule_at, whole
 from jaxlin.generation import Generation, Prompt, generate_all, rounded, spans
 from jaxlin.layers import at_least_float32
-from jaxlin.modules import Schedule
 from jaxlin.tokenizer import Tokenizer
 
 
@@ -142,20 +141,11 @@ def continuation_logits(
 
     Where the rotary frequencies depend on the length of the text, it is one pass for each set of them.
     """
-    ids = np.zeros(rounded(len(prompt) + len(tokens)), np.int32)
-    ids[: len(prompt) + len(tokens)] = [*prompt, *tokens]
-    rows = []
-    for start, stop in spans(model, len(prompt), len(prompt) + len(tokens)):
-        schedule = model.schedule(start)
-        schedule = schedule._replace(positions=schedule.positions[:, :1])
-        outputs = _outputs(model, schedule, jnp.asarray(ids), tuple(edits), len(prompt))
+    ids = [*prompt, *tokens]
+    x = model.embed(ids)
+    x = jnp.pad(x, ((0, rounded(len(ids)) - len(ids)), (0, 0)))  # texts of about one length share a program
+    edits, rows = checked(model, edits), []
+    for start, stop in spans(model, len(prompt), len(ids)):
+        outputs = whole(model, x, schedule_at(model, start), edits, len(prompt) - 1)
         rows.append(model.unembed(outputs[start - 1 : stop - 1]))
     return at_least_float32(jnp.concatenate(rows))
-
-
-@jax.jit
-def _outputs(
-    model: Decoder, schedule: Schedule, ids: Int[Array, " t"], edits: tuple[Edit, ...], prompt: Int[Array, ""]
-) -> Float[Array, "t d"]:
-    past = no_past(model, edits)
-    return forward(model, model.embed(ids), schedule, past, edits, start=0, first=prompt - 1).output

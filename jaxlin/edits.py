@@ -46,7 +46,7 @@ class Edit:
 
     site: Site = field(metadata={"static": True})
     strength: Leaf = 1.0
-    where: Where = field(default="all", metadata={"static": True})
+    where: Where | str = field(default="all", metadata={"static": True})
 
     def at_strength(self: E, strength: float) -> E:
         """The same edit at another strength: another argument of the same compiled step."""
@@ -81,7 +81,7 @@ class Edit:
         return {}
 
 
-def checked(model: Decoder, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+def checked(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:
     """`edits`, if they can be made in `model`.
 
     Raises:
@@ -205,7 +205,7 @@ def _step(edit: Edit, drive: Float[Array, "t e"], new: Array) -> Callable[[Array
     return lambda value: jnp.where(new[:, None], edit(value, drive), value)
 
 
-def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Edit], *, prompt: int | None = None) -> Array:
+def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prompt: int | None = None) -> Array:
     """The residual stream after the final norm, ``[t, d]``, of `model` with `edits`, in one pass and without a cache.
 
     Args:
@@ -218,6 +218,24 @@ def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Edit], *, pro
         SiteError: a site that the model does not have.
         SteeringError: what is no edit, or one for a residual stream of another width.
     """
-    edits, tokens = checked(model, edits), x.shape[0]
+    tokens = x.shape[0]
     first = (tokens if prompt is None else prompt) - 1
-    return forward(model, x, model.schedule(tokens), no_past(model, edits), edits, start=0, first=first).output
+    return whole(model, x, schedule_at(model, tokens), checked(model, edits), first)
+
+
+@jax.jit
+def whole(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    schedule: Schedule,
+    edits: tuple[Edit, ...],
+    first: Int[Array, ""],
+) -> Float[Array, "t d"]:
+    """The output of `forward` for a text from its first token on."""
+    return forward(model, x, schedule, no_past(model, edits), edits, start=0, first=first).output
+
+
+def schedule_at(model: Decoder, tokens: int) -> Schedule:
+    """The schedule of a text of `tokens`, for `forward`: of one shape whatever their number."""
+    schedule = model.schedule(tokens)
+    return schedule._replace(positions=schedule.positions[:, :1])

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.decoder import Decoder, PromptError
-from jaxlin.edits import Edit, Past, checked, forward, no_past
+from jaxlin.edits import Edit, Past, checked, forward, no_past, schedule_at
 from jaxlin.layers import at_least_float32
 from jaxlin.modules import Schedule
 from jaxlin.sampling import Sampling, SamplingError, chosen, sampling_of
@@ -69,7 +69,7 @@ def generate_all(
     top_p: float | None = None,
     seed: int = 0,
     stop: Sequence[int] | None = None,
-    edits: Sequence[Edit] = (),
+    edits: Sequence[Any] = (),
     logits: bool = False,
 ) -> list[Generation]:
     """Continue prompts, each by itself, side by side; the tokens are those of the uncached model.
@@ -190,9 +190,7 @@ def _continued(
         if bool(texts.done.all()):
             break
         prefill = rounded(max(lengths) + start - lengths[0])
-        schedule = model.schedule(start)
-        # Its positions are not read, and their shape would be one more program.
-        schedule = schedule._replace(positions=schedule.positions[:, :1])
+        schedule = schedule_at(model, start)
         texts = _grow(model, schedule, texts, starts, end - start, sampling, keys, ends, edits, prefill=prefill)
     counts = [int(end) - start for end, start in zip(texts.lengths, lengths, strict=True)]
     ids, rows = np.asarray(texts.ids), np.asarray(texts.logits)

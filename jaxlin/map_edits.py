@@ -76,7 +76,7 @@ class PaperCode(MapEdit):
 
 
 def paper_equation(
-    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 0.5, *, where: Where = "new"
+    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 0.5, *, where: Where | str = "new"
 ) -> PaperEquation:
     r"""The operator of the paper: $f_\text{steered}(x') = \lambda f(x') + (1 - \lambda) J(x_\text{steer})\, x'$.
 
@@ -102,7 +102,7 @@ def paper_equation(
 
 
 def paper_code(
-    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 1.0, *, where: Where = "all"
+    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 1.0, *, where: Where | str = "all"
 ) -> PaperCode:
     r"""What the paper's code does in place of eq. 16: a push of $\lambda / 2$ of the norm of the stream along $c_k$.
 

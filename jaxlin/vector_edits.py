@@ -104,7 +104,7 @@ class Swap(Edit):
         return {"apart": self.apart, "reads": self.reads}
 
 
-def add(site: Site, along: Any, strength: float = 1.0, *, where: Where = "all") -> Add:
+def add(site: Site, along: Any, strength: float = 1.0, *, where: Where | str = "all") -> Add:
     """`Add` along a vector of any length, ``[d]``.
 
     Raises:
@@ -113,7 +113,7 @@ def add(site: Site, along: Any, strength: float = 1.0, *, where: Where = "all") 
     return Add(site=site, strength=strength, where=where, along=direction(along))
 
 
-def ablate(site: Site, along: Any, strength: float = 1.0, *, where: Where = "all") -> Ablate:
+def ablate(site: Site, along: Any, strength: float = 1.0, *, where: Where | str = "all") -> Ablate:
     """`Ablate` one direction, ``[d]``, or the span of several, ``[k, d]``.
 
     Raises:
@@ -125,7 +125,7 @@ def ablate(site: Site, along: Any, strength: float = 1.0, *, where: Where = "all
     return Ablate(site=site, strength=strength, where=where, basis=jnp.asarray(basis))
 
 
-def swap(site: Site, a: Any, b: Any, strength: float = 1.0, *, where: Where = "all") -> Swap:
+def swap(site: Site, a: Any, b: Any, strength: float = 1.0, *, where: Where | str = "all") -> Swap:
     """`Swap` the components along two vectors of any length, ``[d]``.
 
     Raises:

@@ -78,6 +78,7 @@ def test_every_family(name: str, roomy: Callable[[str], Path], x64: None) -> Non
 def test_float32(name: str, roomy: Callable[[str], Path]) -> None:
     model, tokenizer = jaxlin.load(roomy(name), linearize=True)
     found = generate(model, tokenizer, tiny.IDS, NEW, stop=(), logits=True)
+    assert found.logits is not None
     rows = uncached(model, tiny.IDS + found.tokens)[len(tiny.IDS) - 1 : -1]
     np.testing.assert_allclose(found.logits, rows, atol=1e-5 * np.abs(rows).max())
 
@@ -99,14 +100,14 @@ def test_a_list_is_its_prompts(name: str, roomy: Callable[[str], Path]) -> None:
     """Each prompt's tokens and draws are its own, whatever stands beside it."""
     model, tokenizer = jaxlin.load(roomy(name))
     sides, neighbours = (tiny.IDS[:3], tiny.IDS[5:14]), (tiny.IDS[:17], tiny.IDS[2:])
-    choices: list[dict[str, Any]] = [{}, {"temperature": 1.0, "top_p": 0.9}]
-    for options in choices:
-        found = [
+    drawing: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9}
+    for options in ({}, drawing):
+        one, two = (
             generate_all(model, tokenizer, [sides[0], other, sides[1]], 24, stop=(), **options) for other in neighbours
-        ]
-        assert [row.prompt for row in found[0]] == [sides[0], neighbours[0], sides[1]]
-        assert found[0][0].tokens == found[1][0].tokens != found[0][2].tokens == found[1][2].tokens
-    assert generate(model, tokenizer, sides[0], 24, stop=(), temperature=1.0, top_p=0.9).tokens == found[0][0].tokens
+        )
+        assert [row.prompt for row in one] == [sides[0], neighbours[0], sides[1]]
+        assert one[0].tokens == two[0].tokens != one[2].tokens == two[2].tokens
+        assert generate(model, tokenizer, sides[0], 24, stop=(), **options).tokens == one[0].tokens
 
 
 def test_stops() -> None:

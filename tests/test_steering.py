@@ -16,7 +16,7 @@ import jaxlin
 from jaxlin.decoder import PromptError
 from jaxlin.dose import continuation_logits, repetition
 from jaxlin.errors import TokenizerError
-from jaxlin.generation import generate, generate_all
+from jaxlin.generation import Generation, generate, generate_all
 from jaxlin.hold import Hold
 from jaxlin.sites import SiteError
 from jaxlin.steering import (
@@ -73,7 +73,7 @@ def test_zero_strength_does_nothing(llama: tuple[Any, Any]) -> None:
     x = model.embed(tiny.IDS)
     plain = model(x)
     for edit in every_kind(model):
-        np.testing.assert_array_equal(edited(model, x, [edit.at_strength(0)]), plain)
+        np.testing.assert_array_equal(edited(model, x, [edit.at_strength(0.0)]), plain)
         assert float(jnp.abs(edited(model, x, [edit]) - plain).max()) > 1e-3
 
 
@@ -88,7 +88,9 @@ def test_laws() -> None:
     np.testing.assert_allclose(exchange(exchange(rows, none), none), rows, atol=1e-5)
     # In the plane, coordinates are exchanged; what is orthogonal to it stays.
     left, right = a / np.linalg.norm(a), b / np.linalg.norm(b)
-    np.testing.assert_allclose(exchange((2 * left + 5 * right)[None], none[:1])[0], 5 * left + 2 * right, atol=1e-5)
+    np.testing.assert_allclose(
+        exchange(jnp.asarray(2 * left + 5 * right)[None], none[:1])[0], 5 * left + 2 * right, atol=1e-5
+    )
     np.testing.assert_allclose(exchange(once, none), once, atol=1e-5)
     pushed = add("embed", 100 * a, 0.5)(jnp.asarray(h)[None], none[:1])[0]
     np.testing.assert_allclose(pushed, h + 0.5 * np.linalg.norm(h) * left, atol=1e-5)
@@ -232,6 +234,12 @@ def test_repetition() -> None:
     assert repetition([1, 2, 3, 1, 2, 3]) == 1 / 4
 
 
+def logp(found: Generation) -> float:
+    assert found.logits is not None
+    rows = np.asarray(jax.nn.log_softmax(jnp.asarray(found.logits)))
+    return float(np.mean([row[token] for row, token in zip(rows, found.tokens, strict=True)]))
+
+
 def test_dose_curve_on_the_small_model() -> None:
     """More strength, more cats: by the word's own direction, and by the difference between prompts."""
     model, tokenizer = jaxlin.load()
@@ -253,11 +261,6 @@ def test_dose_curve_on_the_small_model() -> None:
         plain = generate_all(model, tokenizer, PROMPTS, 24, logits=True)
         assert curve.texts[0] == [found.text for found in plain]
         assert all(("cat" in text.lower()) for text in curve.texts[-1])
-        first = plain[0]
-        assert first.logits is not None
         assert json.loads(json.dumps(curve.to_dict()))["target_rate"] == curve.target_rate.tolist()
-    surprise = -np.mean([
-        np.mean(jax.nn.log_softmax(found.logits)[np.arange(len(found.tokens)), np.asarray(found.tokens)])
-        for found in plain if found.logits is not None
-    ])  # fmt: skip
-    np.testing.assert_allclose(curve.surprise[0], surprise, rtol=1e-4)
+        chosen = [logp(found) for found in plain]
+        np.testing.assert_allclose(curve.surprise[0], -np.mean(chosen), rtol=1e-4)
