@@ -3,9 +3,9 @@
     python examples/steering.py
     python examples/steering.py --word sea --phrase "The boat was out on the sea" --layer 2
 
-Four operators on the same prompts: the word's own direction, the difference between prompts with and without the word,
-the paper's equation 16, and what the paper's code does in its place. Strengths have their own meaning for each; what can
-be compared is how often the word comes at what cost (KL divergence from the untouched model, repetition).
+Four operators on the same prompts: the word's own direction, the difference between prompts with and without the
+word, the paper's equation 16, and what the paper's code does in its place. Strengths have their own meaning for each;
+what can be compared is how often the word comes at what cost (KL divergence from the untouched model, repetition).
 """
 
 import argparse

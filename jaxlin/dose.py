@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -119,13 +118,19 @@ def dose_curve(
 def _measured(model: Decoder, generation: Generation, word: str, token: int) -> tuple[float, ...]:
     """Target rate and probability, KL, surprise and repetition of one text."""
     assert generation.logits is not None
-    steered = jax.nn.log_softmax(jnp.asarray(generation.logits))
-    plain = jax.nn.log_softmax(continuation_logits(model, generation.prompt, generation.tokens))
-    kl = jnp.mean(jnp.sum(jnp.exp(steered) * (steered - plain), axis=-1))
-    surprise = -jnp.mean(plain[jnp.arange(len(plain)), jnp.asarray(generation.tokens)])
+    steered = _log_probabilities(generation.logits)
+    plain = _log_probabilities(continuation_logits(model, generation.prompt, generation.tokens))
+    kl = np.mean(np.sum(np.exp(steered) * (steered - plain), axis=-1))
+    surprise = -np.mean(plain[np.arange(len(plain)), generation.tokens])
     hit = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", generation.text, re.IGNORECASE) is not None
-    probability = jnp.mean(jnp.exp(steered[:, token]))
+    probability = np.mean(np.exp(steered[:, token]))
     return float(hit), float(probability), float(kl), float(surprise), repetition(generation.tokens)
+
+
+def _log_probabilities(logits: Array | np.ndarray) -> Float[np.ndarray, "n vocab"]:
+    wide = np.asarray(logits, np.float64)  # rounded to float32, a divergence of nearly nothing may come out negative
+    wide = wide - wide.max(axis=-1, keepdims=True)
+    return wide - np.log(np.sum(np.exp(wide), axis=-1, keepdims=True))
 
 
 def repetition(tokens: Sequence[int], n: int = 3) -> float:

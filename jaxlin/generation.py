@@ -100,10 +100,10 @@ def generate_all(
     ends = [tokenizer.eos_id] if stop is None and tokenizer.eos_id is not None else list(stop or ())
     keys = [jax.random.fold_in(jax.random.key(seed), index) for index in range(len(given))]
     run = functools.partial(_continued, model, new_tokens, sampling, ends, edits, logits)
-    # Prompts of different lengths meet a change of frequencies at different steps.
-    together = all(len(list(spans(model, len(ids), len(ids) + new_tokens))) == 1 for ids in given)
-    together = together and len({_frequencies(model, len(ids)) for ids in given}) == 1
-    groups = [range(len(given))] if together else [range(i, i + 1) for i in range(len(given))]
+    # Prompts of different lengths would meet a change of frequencies at different steps.
+    shortest, longest = (extreme(map(len, given), default=1) for extreme in (min, max))
+    together = len(list(spans(model, shortest, longest + new_tokens))) == 1
+    groups = [range(len(given))] if given and together else [range(i, i + 1) for i in range(len(given))]
     found = [row for group in groups for row in run([given[i] for i in group], jnp.stack([keys[i] for i in group]))]
     return [
         Generation(ids, new, bool(new) and new[-1] in ends, _text(tokenizer, ids, new), kept)
@@ -175,7 +175,7 @@ def _continued(
     prompts: list[list[int]],
     keys: Array,
 ) -> list[tuple[list[int], np.ndarray | None]]:
-    """The new ids of each prompt, and their logits if asked for."""
+    """The new ids of each prompt, and their logits; of one prompt, or of some whose frequencies never change."""
     lengths = [len(ids) for ids in prompts]
     slots, wide = rounded(max(lengths) + new_tokens), jnp.promote_types(model.dtype, jnp.float32)
     padded = np.zeros((len(prompts), slots), np.int32)
@@ -183,9 +183,7 @@ def _continued(
         row[: len(ids)] = ids
     kept = jnp.zeros((len(prompts), new_tokens if keep else 0, model.config.vocab_size), wide)
     starts = jnp.asarray(lengths)
-    texts = _Texts(jnp.asarray(padded), starts, jnp.zeros(len(prompts), bool), kept)
-    ends = jnp.asarray(stop, int)
-    # One text, or texts whose frequencies never change: the first stands for all.
+    texts, ends = _Texts(jnp.asarray(padded), starts, jnp.zeros(len(prompts), bool), kept), jnp.asarray(stop, int)
     for start, end in spans(model, lengths[0], lengths[0] + new_tokens):
         if bool(texts.done.all()):
             break

@@ -1,6 +1,7 @@
 """Steering operators against dense formulas, their laws, and what they do to texts."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,12 @@ def test_laws() -> None:
     np.testing.assert_allclose(pushed, h + 0.5 * np.linalg.norm(h) * left, atol=1e-5)
 
 
+@functools.partial(jax.jit, static_argnames=("start", "stop"))
+def through(model: Any, x: Any, start: int = 0, stop: int | None = None) -> Any:
+    """The stream, from before one block to before another."""
+    return model.scan(x, lambda _: Hold(), start=start, stop=stop)[0]
+
+
 def dense(model: Any, x: Any, layer: int, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
     """C of every position from the dense map; and J."""
     jacobian = np.asarray(jaxlin.local_map(model, x, target=("resid_post", layer)).jacobian())
@@ -110,9 +117,9 @@ def test_paper_equation(name: str, checkpoint: Callable[[str], Path], x64: None)
     edit = paper_equation(model, x, 2, 1 - 0.6)
     c, jacobian = dense(model, x, 2, new)
     np.testing.assert_allclose(edit.drive(new, jnp.arange(len(new)), jnp.zeros(64)), c, atol=1e-12)
-    stream, _ = model.scan(new, lambda _: Hold(), stop=3)
+    stream = through(model, new, stop=3)
     wanted = stream.at[-1].set(0.6 * stream[-1] + 0.4 * c[-1])
-    rest, _ = model.scan(wanted, lambda _: Hold(), start=3)
+    rest = through(model, wanted, start=3)
     expected = model.norm(rest, Hold())
     np.testing.assert_allclose(edited(model, new, [edit]), expected, atol=1e-12 * np.abs(expected).max())
     # A text as long as the phrase: eq. 16 letter for letter.
@@ -129,12 +136,12 @@ def test_paper_code(llama: tuple[Any, Any]) -> None:
     edit = paper_code(model, x, 2, 0.5)
     assert (edit.site, edit.where) == (("resid_pre", 1), "all")
     c, _ = dense(model, x, 2, new)
-    state, _ = model.scan(x, lambda _: Hold(), stop=3)
+    state = through(model, x, stop=3)
     c = c / np.sqrt(np.mean(state[-1] ** 2) + model.config.norm_eps) * np.asarray(model.norm.weight[...], float)
     np.testing.assert_allclose(edit.drive(new, jnp.arange(len(new)), jnp.zeros(64)), c, atol=1e-12)
-    h = np.asarray(model.scan(new, lambda _: Hold(), stop=1)[0])
+    h = np.asarray(through(model, new, stop=1))
     size, length = (np.linalg.norm(z, axis=-1, keepdims=True) for z in (h, c))
-    rest, _ = model.scan(jnp.asarray(h + 0.5 * size * c / (2 * length)), lambda _: Hold(), start=1)
+    rest = through(model, jnp.asarray(h + 0.5 * size * c / (2 * length)), start=1)
     expected = model.norm(rest, Hold())
     np.testing.assert_allclose(edited(model, new, [edit]), expected, atol=1e-12 * np.abs(expected).max())
 
@@ -169,7 +176,7 @@ def test_order_at_one_site(llama: tuple[Any, Any]) -> None:
 def test_mean_difference(llama: tuple[Any, Any]) -> None:
     model, _ = llama
     towards, away = [tiny.IDS[:5], tiny.IDS[:9]], [tiny.IDS[3:8]]
-    values = [np.asarray(model.scan(model.embed(ids), lambda _: Hold(), stop=2)[0][-1]) for ids in
+    values = [np.asarray(through(model, model.embed(ids), stop=2)[-1]) for ids in
               (*towards, *away)]  # fmt: skip
     expected = (values[0] + values[1]) / 2 - values[2]
     np.testing.assert_allclose(mean_difference(model, towards, away, ("resid_post", 1)), expected, atol=1e-12)
