@@ -4,10 +4,12 @@ from jaxlin.attribution import Attribution, attribute
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.explain import Explanation, explain
+from jaxlin.generation import Generation, generate, generate_all
 from jaxlin.held import Coefficients, coefficients, linear
 from jaxlin.load import load
 from jaxlin.local_map import LocalMap, local_map
 from jaxlin.plan import MemoryPlan, memory_plan
+from jaxlin.steering import DoseCurve, dose_curve
 from jaxlin.sweep import sweep
 from jaxlin.tokenizer import Tokenizer
 
@@ -15,14 +17,19 @@ __all__ = [
     "Attribution",
     "Coefficients",
     "Decoder",
+    "DoseCurve",
     "Explanation",
+    "Generation",
     "JaxlinError",
     "LocalMap",
     "MemoryPlan",
     "Tokenizer",
     "attribute",
     "coefficients",
+    "dose_curve",
     "explain",
+    "generate",
+    "generate_all",
     "linear",
     "load",
     "local_map",

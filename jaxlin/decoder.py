@@ -23,6 +23,9 @@ from jaxlin.hold import Detach, Hold, Rule
 from jaxlin.modules import Embedding, Linear, Schedule
 from jaxlin.sites import KINDS
 
+UNLIMITED = np.iinfo(np.int32).max
+"""The window of a layer that has none."""
+
 
 class PromptError(JaxlinError):
     """A prompt that the model cannot take."""
@@ -112,9 +115,9 @@ class Decoder(nnx.Module):
             ids: the tokens whose logits are computed; all unless given.
         """
         bias = None if self.lm_head is None or self.lm_head.bias is None else self.lm_head.bias[...]
-        weight = self._head[...]
-        if ids is not None:
-            weight, bias = weight[ids], None if bias is None else bias[ids]
+        weight = self._head[...] if ids is None else self._head[ids]
+        if ids is not None and bias is not None:
+            bias = bias[ids]
         logits = layers.linear(h, weight, bias)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else layers.softcap(logits, cap, hold or Hold())
@@ -129,6 +132,7 @@ class Decoder(nnx.Module):
         make_hold: Callable[[Any], Hold],
         rows: Any = None,
         *,
+        schedule: Schedule | None = None,
         start: int = 0,
         stop: int | None = None,
         keep: Callable[[Any], Any] = lambda hold: None,
@@ -139,6 +143,7 @@ class Decoder(nnx.Module):
             x: the residual stream before block `start`.
             make_hold: makes the hold of a block from its row of `rows`.
             rows: a pytree stacked over all layers.
+            schedule: of all layers, stacked; that of a prompt of these tokens unless given.
             start: the first block.
             stop: the block after the last; None for all.
             keep: what of a block's hold is returned, stacked over the blocks passed.
@@ -146,27 +151,27 @@ class Decoder(nnx.Module):
         depth = self.config.num_hidden_layers
         stop = depth if stop is None else stop
         whole = (start, stop) == (0, depth)
-        stack = (self.layers, self._schedule(x.shape[0]), rows)
+        stack = (self.layers, self.schedule(x.shape[0]) if schedule is None else schedule, rows)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def body(x: Array, row: Any) -> tuple[Array, Any]:
             # A slice of the stack would be a second copy of the weights; an index, taken here, is not.
-            block, schedule, row = row if whole else jax.tree.map(lambda a: a[row], stack)
+            block, at, row = row if whole else jax.tree.map(lambda a: a[row], stack)
             hold = make_hold(row)
-            return block(x, schedule, hold), keep(hold)
+            return block(x, at, hold), keep(hold)
 
         return jax.lax.scan(body, x, stack if whole else jnp.arange(start, stop))
 
     def block(self, layer: int, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "q d"]:
         """`x` through one block."""
-        block, schedule = jax.tree.map(lambda a: a[layer], (self.layers, self._schedule(x.shape[0])))
-        return block(x, schedule, hold)
+        block, at = jax.tree.map(lambda a: a[layer], (self.layers, self.schedule(x.shape[0])))
+        return block(x, at, hold)
 
-    def _schedule(self, tokens: int) -> Schedule:
-        """The schedules of all blocks, stacked."""
+    def schedule(self, tokens: int) -> Schedule:
+        """The schedules of all blocks for a prompt of `tokens`, stacked."""
         wide = jnp.promote_types(self.dtype, jnp.float32)
         inv_freq, scale = zip(*(rope.frequencies(tokens) for rope in self.config.ropes), strict=True)
-        windows = [tokens if window is None else window for window in self.config.windows]
+        windows = [UNLIMITED if window is None else window for window in self.config.windows]
         positions = np.broadcast_to(np.arange(tokens), (len(windows), tokens))
         frequencies = jnp.asarray(np.stack(inv_freq), wide)
         return Schedule(frequencies, jnp.asarray(scale, wide), jnp.asarray(windows), jnp.asarray(positions))

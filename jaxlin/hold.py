@@ -10,6 +10,7 @@ mode         ``hold(name, compute)``                     what the model then is
 `Detach`     ``stop_gradient(compute())``                the same values; its Jacobian is the local linear map
 `Record`     ``compute()``, and the value is kept        the ordinary model, and every $A(x)$ beside it
 `Replay`     the kept value; ``compute`` is never run    a function that is truly linear in its input and biases
+`Cached`     ``compute()``, on top of earlier tokens     the ordinary model, at the newest tokens of a text
 ===========  ==========================================  =======================================================
 
 Source: James R. Golden, "Large Language Models are Locally Linear Mappings", arXiv 2505.24293.
@@ -37,9 +38,9 @@ class Hold:
 
     A site is a named place on the residual stream: ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` and
     ``resid_post`` in every block. There, `probes` are added (a zero probe changes nothing, and the derivative with
-    respect to it is the map from that site) and `replacements` stand in for the value. Two more sites lie within: the
-    query ``heads``, ``[t, h, k]``, before the output projection mixes them, and the hidden ``neurons`` of the MLP,
-    ``[t, f]``, before the last projection.
+    respect to it is the map from that site), `replacements` stand in for the value, and `edits` are functions of it.
+    Two more sites lie within: the query ``heads``, ``[t, h, k]``, before the output projection mixes them, and the
+    hidden ``neurons`` of the MLP, ``[t, f]``, before the last projection.
 
     Attributes:
         rule: the freeze rule of gated MLPs.
@@ -57,12 +58,14 @@ class Hold:
         *,
         probes: Mapping[str, Array] | None = None,
         replacements: Mapping[str, Array] | None = None,
+        edits: Mapping[str, Callable[[Array], Array]] | None = None,
         queries: int = 0,
     ) -> None:
         self.rule: Rule = rule
         self.queries = queries
         self.probes = probes or {}
         self.replacements = replacements or {}
+        self.edits = edits or {}
         self.sites: dict[str, Array] = {}
         self._scope = ""
 
@@ -81,6 +84,10 @@ class Hold:
 
         return self(name, missing)
 
+    def past(self, name: str, new: Float[Array, "t n k"]) -> Float[Array, "s n k"]:
+        """Keys or values of the tokens at hand; what comes back are those of all tokens that these may attend to."""
+        return new
+
     def within(self, part: str) -> "Hold":
         """The same hold, for a part of the block: names below it are prefixed with ``part.``."""
         inner = copy.copy(self)
@@ -92,6 +99,8 @@ class Hold:
         value = self.replacements.get(kind, value)
         if kind in self.probes:
             value = value + self.probes[kind]
+        if kind in self.edits:
+            value = self.edits[kind](value)
         self.sites[kind] = value
         return value
 
@@ -125,3 +134,29 @@ class Replay(Hold):
 
     def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
         return self.values[name]
+
+
+class Cached(Hold):
+    """The plain mode for tokens that continue a text: keys and values of the tokens before them come from a cache.
+
+    The cache is not written to. What is new in it is kept in `new`, for the caller to write.
+
+    Args:
+        cache: ``"keys"`` and ``"values"``, slot ``s`` for the token at position ``s``; empty for tokens that begin
+            a text.
+        start: the position of the first token at hand.
+        rule: as in `Hold`.
+        sites: as in `Hold`.
+    """
+
+    def __init__(self, cache: Mapping[str, Array], start: Array | int, rule: Rule = "gate", **sites: Any) -> None:
+        super().__init__(rule, **sites)
+        self.cache, self.start = cache, start
+        self.new: dict[str, Array] = {}
+
+    def past(self, name: str, new: Float[Array, "t n k"]) -> Float[Array, "s n k"]:
+        """The slots of `name`, the new ones filled; those past them hold anything and are never attended to."""
+        self.new[name] = new
+        if name not in self.cache:
+            return new
+        return jax.lax.dynamic_update_slice_in_dim(self.cache[name], new, self.start, axis=0)

@@ -107,14 +107,15 @@ def attention_pattern(
     q: Float[Array, "t h k"],
     k: Float[Array, "s n k"],
     *,
+    positions: Int[Array, " t"],
     scale: float,
     window: Int[Array, ""],
     softcap: float | None = None,
 ) -> Float[Array, "h t s"]:
     r"""Causal attention probabilities $\mathrm{softmax}_s(q_t \cdot k_s\,\text{scale})$ over $t - w < s \le t$.
 
-    The last query stands at the last key. A window counts the token itself. `softcap` $c$ turns a score $z$ into
-    $c \tanh(z / c)$ (Gemma 2).
+    Queries stand at `positions`, key $s$ at position $s$. A window counts the token itself. `softcap` $c$ turns a score
+    $z$ into $c \tanh(z / c)$ (Gemma 2).
     """
     t, h, _ = q.shape
     s, n, _ = k.shape
@@ -123,7 +124,7 @@ def attention_pattern(
     scores = at_least_float32(scores)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
-    distance = jnp.arange(s - t, s)[:, None] - jnp.arange(s)[None, :]
+    distance = positions[:, None] - jnp.arange(s)[None, :]
     visible = (distance >= 0) & (distance < window)
     return jax.nn.softmax(jnp.where(visible[None], scores, -jnp.inf), axis=-1).astype(q.dtype)
 

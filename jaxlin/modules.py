@@ -111,14 +111,18 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
         """What attention gives, before it is added."""
-        pattern = hold("pattern", lambda: self.pattern(x, at))
-        z = hold.site("heads", layers.attend(pattern[:, -hold.queries :], self.values(x, hold)))
+        pattern = hold("pattern", lambda: self.pattern(x, at, hold))
+        values = hold.past("values", self.values(x, hold))
+        z = hold.site("heads", layers.attend(pattern[:, -hold.queries :], values))
         return self.o_proj(z.reshape(z.shape[0], -1))
 
-    def pattern(self, x: Float[Array, "t d"], at: Schedule) -> Float[Array, "h t s"]:
+    def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "h t s"]:
         """The attention probabilities at `x`."""
         q, k = (layers.rope(z, at.inv_freq, at.rope_scale, at.positions) for z in self.queries_and_keys(x))
-        return layers.attention_pattern(q, k, scale=self.scale, window=at.window, softcap=self.softcap)
+        k = hold.past("keys", k)
+        return layers.attention_pattern(
+            q, k, positions=at.positions, scale=self.scale, window=at.window, softcap=self.softcap
+        )
 
     def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation."""

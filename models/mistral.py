@@ -20,6 +20,7 @@ from jaxlin import layers
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.gguf_port import GGUFPort
+from jaxlin.hold import Hold
 from jaxlin.models.gemma3 import VISION
 from jaxlin.models.llama import Llama, LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
@@ -46,12 +47,13 @@ class GrowingAttention(Attention):
         super().__init__(config, rngs=rngs)
         self.beta, self.length = config.query_beta, config.query_length
 
-    def pattern(self, x: Float[Array, "t d"], at: Schedule) -> Float[Array, "h t s"]:
+    def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "h t s"]:
         """The attention probabilities at `x`."""
         q, k = (layers.rope(z, at.inv_freq, at.rope_scale, at.positions) for z in self.queries_and_keys(x))
         growth = 1 + self.beta * jnp.log1p((at.positions // self.length).astype(at.inv_freq.dtype))
         q = q * growth.astype(q.dtype)[:, None, None]
-        return layers.attention_pattern(q, k, scale=self.scale, window=at.window)
+        k = hold.past("keys", k)
+        return layers.attention_pattern(q, k, positions=at.positions, scale=self.scale, window=at.window)
 
 
 class MistralBlock(LlamaBlock):

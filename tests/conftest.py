@@ -19,12 +19,11 @@ import transformers
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-ROWS: list[tuple[str, ...]] = []
 
 
 @pytest.fixture
@@ -68,20 +67,23 @@ def smollm2_gguf() -> Path:
 
 
 @pytest.fixture
-def parity_row() -> Callable[..., None]:
+def parity_row(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Add a row to the table that is printed at the end."""
 
     def add(variant: str, *figures: float) -> None:
-        ROWS.append((variant, *(f"{figure:.1e}" for figure in figures)))
+        record_property("parity", (variant, *(f"{figure:.1e}" for figure in figures)))
 
     return add
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what was measured."""
-    if not ROWS:
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    rows = [row for report in reports for name, row in report.user_properties if name == "parity"]
+    if not rows:
         return
+    order = list(tiny.VARIANTS)
     terminalreporter.section("against transformers, and the residual of the map")
     head = ("variant", "logits f32", "logits f64", "residual f32", "residual f64", "J f64", "|b|/|f|")
-    for row in [head, *ROWS]:
+    for row in [head, *sorted(rows, key=lambda row: order.index(row[0]))]:
         terminalreporter.write_line(f"{row[0]:28}" + "".join(f"{cell:>14}" for cell in row[1:]))

@@ -1,0 +1,93 @@
+r"""Steering operators: the paper's, that of its code, and the baselines they have to be measured against.
+
+An operator edits the value at a site while a text is generated (``generate(..., edits=[...])``) or in one pass
+(`jaxlin.edits.edited`). Each is a pytree whose strength is an ordinary number: at 0 it does nothing.
+
+=================  ====================================================  ==============================
+made by            value $h_k$ at position $k$                           strength $s$
+=================  ====================================================  ==============================
+`paper_equation`   $(1-s)\,h_k + s\,c_k$                                 $1 - \lambda$
+`paper_code`       $h_k + s\,\lVert h_k\rVert\,c_k/(2\lVert c_k\rVert)$  $\lambda$, a share of the norm
+`add`              $h_k + s\,\lVert h_k\rVert\,a$                        a share of the norm
+`ablate`           $h_k - s\,QQ^\top h_k$                               the share that is removed
+`swap`             $h_k + s\,(\alpha-\beta)(b-a)$                       1 exchanges
+=================  ====================================================  ==============================
+
+$c_k = \sum_{j \le k} J_{j \bmod T}\,e_j$ is the local linear map $J$ of a steering phrase of $T$ tokens applied to the
+embeddings $e_j$ of the text at hand.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlin.decoder import Decoder
+from jaxlin.dose import DoseCurve, dose_curve
+from jaxlin.edits import Edit, SteeringError, Where, edited
+from jaxlin.held import record
+from jaxlin.map_edits import PaperCode, PaperEquation, paper_code, paper_equation
+from jaxlin.sites import Place, Site, place
+from jaxlin.vector_edits import Ablate, Add, Swap, ablate, add, swap
+
+__all__ = [
+    "Ablate",
+    "Add",
+    "DoseCurve",
+    "Edit",
+    "PaperCode",
+    "PaperEquation",
+    "SteeringError",
+    "Swap",
+    "Where",
+    "ablate",
+    "add",
+    "dose_curve",
+    "edited",
+    "mean_difference",
+    "paper_code",
+    "paper_equation",
+    "swap",
+    "token_direction",
+]
+
+
+def mean_difference(
+    model: Decoder, towards: Sequence[Sequence[int]], away: Sequence[Sequence[int]], site: Site
+) -> Float[Array, " d"]:
+    r"""$\overline{h}_\text{towards} - \overline{h}_\text{away}$: a direction to `add`, from prompts that differ by it.
+
+    $h$ is the value at `site` at the last token of each prompt. Source: Rimsky et al., "Steering Llama 2 via
+    Contrastive Activation Addition", 2024.
+
+    Args:
+        model: any decoder.
+        towards: token ids of prompts that have what is wanted.
+        away: those that have not.
+        site: where the values are read.
+
+    Raises:
+        PromptError: an empty prompt, or one longer than the model's context.
+        SiteError: a site that the model does not have.
+        SteeringError: no prompts.
+    """
+    if not (towards and away):
+        raise SteeringError("Mean difference: expected prompts on both sides; found none on one.")
+    spot = place(site, model.config.num_hidden_layers, model.sites)
+
+    def mean(side: Sequence[Sequence[int]]) -> Array:
+        return jnp.mean(jnp.stack([_last_value(model, model.embed(ids), spot) for ids in side]), axis=0)
+
+    return mean(towards) - mean(away)
+
+
+@functools.partial(jax.jit, static_argnames="spot")
+def _last_value(model: Decoder, x: Float[Array, "t d"], spot: Place) -> Float[Array, " d"]:
+    return record(model, x, () if spot.final else (spot.kind,)).at(spot)[-1]
+
+
+def token_direction(model: Decoder, token: int) -> Float[Array, " d"]:
+    """The row of the unembedding that reads the logit of `token`: the plainest direction to `add` for a word."""
+    return jax.grad(lambda h: model.unembed(h)[token])(jnp.zeros(model.config.hidden_size, model.dtype))
