@@ -3,17 +3,18 @@
 import fnmatch
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxlin.decoder import Decoder
 from jaxlin.errors import CheckpointError
 from jaxlin.packed import BFloat16, Packed
+from jaxlin.parallel import Placed, sharding_of
 from jaxlin.port import Port, Rows
 
 LOG = logging.getLogger("jaxlin")
@@ -43,8 +44,8 @@ class Tensors(Protocol):
         ...
 
 
-def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str) -> Decoder:
-    """`abstract` with the values of `tensors`.
+def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: Mesh | None = None) -> Decoder:
+    """`abstract` with the values of `tensors`, on the devices of `mesh`.
 
     The parameter tree drives the reading, so that a missing tensor cannot go unseen; what it did not ask for is
     refused too.
@@ -81,9 +82,9 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str) -> Deco
     def parameter(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
         name = ".".join(key.name for key in path if key.name != "value")
         if not name.startswith("layers."):
-            return jax.tree.map(jnp.asarray, one(tensor_of(name), leaf.shape))
-        depth = leaf.shape[0]
-        return _stacked(name, (one(tensor_of(name, i), leaf.shape[1:]) for i in range(depth)), depth)
+            value = one(tensor_of(name), leaf.shape)
+            return jax.tree.map(lambda a: jax.device_put(a, sharding_of(mesh, name, np.shape(a))), value)
+        return _stacked(name, lambda layer: one(tensor_of(name, layer), leaf.shape[1:]), leaf.shape[0], mesh)
 
     renamed = port.names(abstract.config)
 
@@ -106,35 +107,33 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str) -> Deco
     return model
 
 
-def _stacked(name: str, values: Iterator[np.ndarray | Packed], depth: int) -> Any:
+def _stacked(name: str, read: Callable[[int], np.ndarray | Packed], depth: int, mesh: Mesh | None) -> Any:
     """The values of all layers on a leading axis; a layer is let go of once it is in its place."""
-    first = next(values)
-    leaves, structure = jax.tree.flatten(first)
-    stacks = [np.empty((depth, *np.shape(leaf)), np.asarray(leaf).dtype) for leaf in leaves]
-    for stack, leaf in zip(stacks, leaves, strict=True):
-        stack[0] = leaf
-    for layer, value in enumerate(values, 1):
-        leaves, found = jax.tree.flatten(value)
-        if found != structure:
-            stacks, structure = [_widened(name, structure.unflatten(stacks), layer)], jax.tree.structure(0)
-        if structure == jax.tree.structure(0):
-            leaves = [np.asarray(value[...] if isinstance(value, Packed) else value)]
-        for i, leaf in enumerate(leaves):
-            if (wider := np.promote_types(stacks[i].dtype, np.asarray(leaf).dtype)) != stacks[i].dtype:
-                stacks[i] = stacks[i].astype(wider)  # a file may keep some layers in more bits
-            stacks[i][layer] = leaf
-    return jax.tree.map(jnp.asarray, structure.unflatten(stacks))
+    leaves, structure = jax.tree.flatten(read(0))
+    form = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves]
+    placed = [_placed(name, (depth, *shape), dtype, mesh) for shape, dtype in form]
+    for layer in range(depth):
+        leaves, found = jax.tree.flatten(read(layer))
+        if found != structure or [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves] != form:
+            return _widened(name, read, depth, mesh)
+        for place, leaf in zip(placed, leaves, strict=True):
+            place[layer] = leaf
+    return structure.unflatten([place.array() for place in placed])
 
 
-def _widened(name: str, stack: Any, done: int) -> np.ndarray:
-    """A stack whose next layer has another format, as plain values."""
-    if not isinstance(stack, Packed):
-        return stack
-    if not isinstance(stack, BFloat16):
+def _widened(name: str, read: Callable[[int], np.ndarray | Packed], depth: int, mesh: Mesh | None) -> jax.Array:
+    """A stack whose layers are not in one format, as plain values of the widest dtype."""
+    values = list(map(read, range(depth)))
+    if any(isinstance(value, Packed) and not isinstance(value, BFloat16) for value in values):
         warnings.warn(
-            f"{name} is not in one format in all layers: layer {done} differs from those before it. It is unpacked "
-            "and takes more memory than the file.",
+            f"{name} is not in one format in all layers. It is unpacked and takes more memory than the file.",
             stacklevel=2,
         )
-    # The layers that are still to come are not written yet, and any bytes unpack to something.
-    return np.array(stack[...])
+    placed = _placed(name, (depth, *values[0].shape), np.result_type(*(value.dtype for value in values)), mesh)
+    for layer, value in enumerate(values):
+        placed[layer] = value[...]
+    return placed.array()
+
+
+def _placed(name: str, shape: tuple[int, ...], dtype: Any, mesh: Mesh | None) -> Placed:
+    return Placed(sharding_of(mesh, name, shape), shape, dtype)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.config import ConfigReader
@@ -19,6 +20,7 @@ from jaxlin.fill import Tensors, filled
 from jaxlin.gguf import GGUFModel
 from jaxlin.hold import RULES, Rule
 from jaxlin.packed import Packed
+from jaxlin.parallel import check_mesh
 from jaxlin.registry import port as port_of
 from jaxlin.tokenizer import Tokenizer
 
@@ -33,6 +35,7 @@ def load(
     rule: Rule | str = "gate",
     dtype: Any = None,
     revision: str | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Decoder, Tokenizer]:
     """Load a model and its tokenizer.
 
@@ -43,12 +46,14 @@ def load(
         rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.hold.Rule`.
         dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
         revision: a branch, tag or commit of a hub id.
+        mesh: devices with an axis ``"model"``, over which the weights are split as `jaxlin.parallel` says; each part is
+            read to its place. Make it with ``jax.make_mesh((n,), ("model",))``.
 
     Raises:
         CheckpointError: a checkpoint that cannot be had, is damaged, or whose tensors are not the model's.
         ConfigError: a config.json, or GGUF metadata, with a key or value that no port understands.
         TokenizerError: a tokenizer that cannot be read or does not fit the vocabulary.
-        JaxlinError: no such rule or dtype, or float64 without x64.
+        JaxlinError: no such rule or dtype, float64 without x64, or a mesh that does not divide the heads.
     """
     if rule not in RULES:
         raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
@@ -65,6 +70,8 @@ def load(
     port = port_of(reader.peek("model_type"))
     config = port.translate(reader)
     reader.finish()
+    if mesh is not None:
+        check_mesh(mesh, config)
     if tokenizer.vocab_size > config.vocab_size:
         raise TokenizerError(
             f"{checkpoint.source}: expected a tokenizer of at most {config.vocab_size} ids, the model's vocabulary; "
@@ -75,7 +82,7 @@ def load(
         return port.model(config, rngs=nnx.Rngs(0), linearize=linearize, rule=rule, dtype=dtype)
 
     # The first pass only asks for the parameters; the dtype is known once one of them is read.
-    model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source)
+    model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, mesh)
     stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
     structure = jax.tree.structure(jax.eval_shape(lambda: build(computed or _checked_dtype(stored))))
     parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Packed))
