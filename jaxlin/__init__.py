@@ -7,7 +7,7 @@ from jaxlin.explain import Explanation, explain
 from jaxlin.held import Coefficients, coefficients, linear
 from jaxlin.load import load
 from jaxlin.local_map import LocalMap, local_map
-from jaxlin.sweep import sweep
+from jaxlin.sweep import layer_maps, sweep
 from jaxlin.tokenizer import Tokenizer
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "attribute",
     "coefficients",
     "explain",
+    "layer_maps",
     "linear",
     "load",
     "local_map",
