@@ -10,7 +10,7 @@ from jaxlin.load import load
 from jaxlin.local_map import LocalMap, local_map
 from jaxlin.plan import MemoryPlan, memory_plan
 from jaxlin.steering import DoseCurve, dose_curve
-from jaxlin.sweep import sweep
+from jaxlin.sweep import layer_maps, sweep
 from jaxlin.tokenizer import Tokenizer
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "explain",
     "generate",
     "generate_all",
+    "layer_maps",
     "linear",
     "load",
     "local_map",

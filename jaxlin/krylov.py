@@ -56,8 +56,9 @@ def krylov(
         shape: ``(d, t, e)``.
         dtype: of the products.
         k: how many triplets.
-        tol: iterate until every `SVD.bound` is below this, relative to its value, or as low as products in
-            `dtype` allow; 1e-5 in float32 and 1e-12 in float64 unless given.
+        tol: iterate until every `SVD.bound` is below this, relative to its value, and every `SVD.residual` below ten
+            times this, relative to the largest value; or both as low as products in `dtype` allow. 1e-5 in float32 and
+            1e-12 in float64 unless given.
         seed: of the random start.
         width: left vectors in a block; `default_width` unless given.
 
@@ -104,8 +105,9 @@ def _run(
             raise JaxlinError(f"SVD: expected k in 1..{rank}, the rank of this map; found {k}.")
         if rank >= k:
             s, r, bound, rounding = bases.bounds(k)
-            if exhausted or np.all(bound <= np.maximum(tol * s, 2 * rounding)):
-                return bases.triplets(k, right, bound), exhausted or not _crowded(s, r, width)
+            values = np.all(bound <= np.maximum(tol * s, 2 * rounding))
+            if exhausted or (values and np.all(r <= max(10 * tol * s[0], 2 * rounding))):
+                return bases.triplets(k, right, r, bound), exhausted or not _crowded(s, r, width)
         if not len(block):
             block, drawn = bases.random(rng, width), True
 
@@ -159,13 +161,15 @@ class _Bases:
         rounding = float(np.linalg.norm(self.p @ self.jq.T - self.b, 2) + (self.eps + LAPACK) * s[0])
         return s[:k], r[:k], (np.minimum(r, squared) + rounding)[:k], rounding
 
-    def triplets(self, k: int, right: tuple[int, ...], bound: Float[np.ndarray, " k"]) -> SVD:
+    def triplets(
+        self, k: int, right: tuple[int, ...], r: Float[np.ndarray, " k"], bound: Float[np.ndarray, " k"]
+    ) -> SVD:
         """The `k` largest."""
         y, s, zt = np.linalg.svd(self.b, full_matrices=False)
         dtype = self.p.dtype
         u = self.p.T @ y[:, :k].astype(dtype)
         v = (zt[:k].astype(dtype) @ self.q).reshape(k, *right)
-        return SVD(u, s[:k].astype(dtype), v, bound, "krylov")
+        return SVD(u, s[:k].astype(dtype), v, r, bound, "krylov")
 
 
 def _split(
@@ -202,11 +206,12 @@ def _crowded(s: Float[np.ndarray, " k"], r: Float[np.ndarray, " k"], width: int)
 
 
 def cheaper(shape: tuple[int, int, int], k: int) -> str:
-    r"""``"krylov"`` or ``"dense"``: which is expected to take fewer operations for `k` triplets of ``[d, t, e]``.
+    r"""``"krylov"`` or ``"dense"``: which is expected to take less time for `k` triplets of ``[d, t, e]``.
 
-    The dense map takes $d$ products, all together. Krylov takes about $5 k + 32$, a few at a time; where those are
-    of fewer than `FULL` positions together they cost as much as if they were of so many.
+    The dense map takes $d$ products, all together, which halves their time. Krylov takes about $5 k + 12 w$, a block
+    of width $w$ at a time; where a block has fewer than `FULL` positions it takes as long as if it had so many.
     """
     d, tokens, _ = shape
-    products = 5 * k + 32
-    return "krylov" if products * max(1.0, FULL / (default_width(tokens) * tokens)) < d else "dense"
+    width = default_width(tokens)
+    products = (5 * k + 12 * width) * max(1.0, FULL / (width * tokens))
+    return "krylov" if 2 * products < d else "dense"

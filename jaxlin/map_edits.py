@@ -110,7 +110,7 @@ def paper_code(
     added to the *un-normed* input of block ``layer - 1``, at all positions. What is added has thus been scaled by the
     weight of the final norm and belongs further on in the model; both are kept as they are there.
 
-    Source: `compute_steering` in the repository of arXiv 2505.24293 (``src/JacobianAnalyzer.py``, lines 1617-1719).
+    Source: the repository of arXiv 2505.24293, ``src/JacobianAnalyzer.py``, lines 1617-1719.
 
     Args:
         model: any decoder.

@@ -22,6 +22,8 @@ class SVD:
         u: left vectors, ``[d, k]``: directions of the output.
         s: singular values, ``[k]``, the largest first.
         v: right vectors, ``[k, t, d]``: directions of the input, over all tokens together.
+        residual: $\sqrt{(\lVert J v - \sigma u \rVert^2 + \lVert J^\top u - \sigma v \rVert^2) / 2}$ of each, ``[k]``:
+            over the distance to the next value it is what the vectors may miss. None where it was not measured.
         bound: how far each value may be from that of the exact $J$, rounding included, ``[k]``; None where it was not
             measured.
         method: ``"dense"`` or ``"krylov"``.
@@ -30,6 +32,7 @@ class SVD:
     u: Float[np.ndarray, "d k"]
     s: Float[np.ndarray, " k"]
     v: Float[np.ndarray, "k t e"]
+    residual: Float[np.ndarray, " k"] | None = None
     bound: Float[np.ndarray, " k"] | None = None
     method: str = "dense"
 
@@ -68,7 +71,8 @@ def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], A
     right = np.asarray(matvec(v)) - s[:, None] * u.T
     left = u.T @ jacobian.reshape(len(jacobian), -1) - s[:, None] * v.reshape(k, -1)
     squares = np.sum(np.square(right), axis=-1) + np.sum(np.square(left), axis=-1)
-    return SVD(u, s, v, np.sqrt(squares / 2) + 8 * eps * s[0])
+    residual = np.sqrt(squares / 2)
+    return SVD(u, s, v, residual, residual + 8 * eps * s[0])
 
 
 def check_count(k: int | None, shape: tuple[int, ...]) -> int:

@@ -61,12 +61,12 @@ class Features(NamedTuple):
     """The largest columns or rows of the map of each token.
 
     Attributes:
-        index: which of the input's or output's features, the largest first, ``[t, m]``.
+        features: which of the input's or output's features, the largest first, ``[t, m]``.
         norms: their norms.
         words: the tokens of each, ``[t, m, n]``.
     """
 
-    index: Int[np.ndarray, "t m"]
+    features: Int[np.ndarray, "t m"]
     norms: Float[np.ndarray, "t m"]
     words: Poles
 
