@@ -162,7 +162,7 @@ class Decoder(nnx.Module):
 
         return jax.lax.scan(body, x, stack if whole else jnp.arange(start, stop))
 
-    def block(self, layer: int, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "q d"]:
+    def block(self, layer: int | Int[Array, ""], x: Float[Array, "t d"], hold: Hold) -> Float[Array, "q d"]:
         """`x` through one block."""
         block, at = jax.tree.map(lambda a: a[layer], (self.layers, self.schedule(x.shape[0])))
         return block(x, at, hold)

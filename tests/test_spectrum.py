@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def products(jacobian: np.ndarray) -> tuple[Callable, Callable, list[int]]:
     return matvec, rmatvec, passed
 
 
-def run(jacobian: np.ndarray, k: int, **options: object) -> SVD:
+def run(jacobian: np.ndarray, k: int, **options: Any) -> SVD:
     """`krylov` of a dense map."""
     matvec, rmatvec, _ = products(jacobian)
     return krylov(matvec, rmatvec, jacobian.shape, jacobian.dtype, k, **options)
@@ -69,16 +70,20 @@ def check(found: SVD, jacobian: np.ndarray, rtol: float) -> None:
     k, flat = len(found.s), jacobian.astype(np.float64).reshape(len(jacobian), -1)
     exact = np.linalg.svd(flat, compute_uv=False)[:k]
     np.testing.assert_allclose(found.s, exact, rtol=rtol)
-    assert found.bound is not None
-    assert found.residual is not None
-    assert np.all(np.abs(found.s - exact) <= found.bound)
+    residual = _known(found.residual)
+    assert np.all(np.abs(found.s - exact) <= _known(found.bound))
     u, v = found.u.astype(np.float64), found.v.reshape(k, -1).astype(np.float64)
     slack = 4 * np.finfo(found.s.dtype).eps * len(flat) ** 0.5 * exact[0]
-    assert np.all(np.linalg.norm(v @ flat.T - found.s[:, None] * u.T, axis=1) <= 2**0.5 * found.residual + slack)
-    assert np.all(np.linalg.norm(u.T @ flat - found.s[:, None] * v, axis=1) <= 2**0.5 * found.residual + slack)
+    assert np.all(np.linalg.norm(v @ flat.T - found.s[:, None] * u.T, axis=1) <= 2**0.5 * residual + slack)
+    assert np.all(np.linalg.norm(u.T @ flat - found.s[:, None] * v, axis=1) <= 2**0.5 * residual + slack)
     tight = 200 * np.finfo(found.s.dtype).eps
     np.testing.assert_allclose(u.T @ u, np.eye(k), atol=tight)
     np.testing.assert_allclose(v @ v.T, np.eye(k), atol=tight)
+
+
+def _known(values: np.ndarray | None) -> np.ndarray:
+    assert values is not None
+    return values
 
 
 class TestKrylov:
@@ -114,7 +119,7 @@ class TestKrylov:
         for tol in (1e-2, 1e-5, 1e-10):
             matvec, rmatvec, passed = products(dense)
             found = krylov(matvec, rmatvec, dense.shape, np.float64, 8, tol=tol)
-            assert np.all(found.bound <= tol * found.s)
+            assert np.all(_known(found.bound) <= tol * found.s)
             passes.append(passed[0])
         assert passes == sorted(set(passes))
         assert passes[1] < len(dense)
@@ -131,8 +136,8 @@ class TestKrylov:
             for tol in (1e-4, None):
                 found = run(jacobian, 8, width=width, tol=tol)
                 exact = np.linalg.svd(jacobian.astype(np.float64).reshape(50, -1), compute_uv=False)[:8]
-                assert np.all(np.abs(found.s - exact) <= found.bound)
-                assert np.all(found.bound <= (tol or 1e-5) * exact + 2e-6 * exact[0])
+                assert np.all(np.abs(found.s - exact) <= _known(found.bound))
+                assert np.all(_known(found.bound) <= (tol or 1e-5) * exact + 2e-6 * exact[0])
 
     def test_all_values_equal(self) -> None:
         found = run(matrix(np.full(30, 2.0), (3, 20)), 12)
@@ -170,15 +175,15 @@ class TestKrylov:
         other = local_map(small.model, small.x[::-1])
         matvec, rmatvec, passed = small.matvec, other.rmatvec, small.shape
         found = krylov(matvec, rmatvec, passed, np.float32, 4)
-        assert np.all(found.bound > 0.1 * found.s)
+        assert np.all(_known(found.bound) > 0.1 * found.s)
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [({"k": 0}, "k in"), ({"k": 193}, "k in"), ({"method": "lanczos"}, "lanczos"), ({"tol": 0.0}, "positive")],
     )
-    def test_bad_input(self, options: dict, message: str, small: LocalMap) -> None:
+    def test_bad_input(self, options: dict[str, Any], message: str, small: LocalMap) -> None:
         with pytest.raises(jaxlin.JaxlinError, match=message):
-            small.svd(**({"method": "krylov"} | options))
+            small.svd(**{"method": "krylov", **options})
 
     def test_choice(self) -> None:
         assert cheaper((576, 7, 576), 8) == "dense"
@@ -200,11 +205,12 @@ class TestGram:
             return small.rmatvec(u)
 
         found = gram(pull, small.shape, np.float32, block=block, each_token=True, memory=max(block, 192 // bands) * row)
-        scale = np.linalg.norm(dense) ** 2
+        scale = float(np.linalg.norm(dense) ** 2)
+        tokens = _known(found.tokens)
         np.testing.assert_allclose(found.whole, np.einsum("dte,fte->df", dense, dense), atol=1e-6 * scale)
-        np.testing.assert_allclose(found.tokens, np.einsum("dte,fte->tdf", dense, dense), atol=1e-6 * scale)
-        np.testing.assert_allclose(found.tokens[0], found.first)
-        np.testing.assert_allclose(found.tokens[1:].sum(axis=0), found.rest, atol=1e-9 * scale)
+        np.testing.assert_allclose(tokens, np.einsum("dte,fte->tdf", dense, dense), atol=1e-6 * scale)
+        np.testing.assert_allclose(tokens[0], found.first)
+        np.testing.assert_allclose(tokens[1:].sum(axis=0), found.rest, atol=1e-9 * scale)
         assert (sum(pulled) > 192 + block) == (bands > 1)
 
     def test_values(self, small: LocalMap, dense: np.ndarray) -> None:
@@ -219,7 +225,7 @@ class TestGram:
     def test_each_token(self, small: LocalMap, dense: np.ndarray) -> None:
         found = gram(small.rmatvec, small.shape, np.float32, block=64, each_token=True)
         exact = np.linalg.svd(np.moveaxis(dense, 1, 0), compute_uv=False)
-        np.testing.assert_allclose(singular_values(found.tokens)[:, :16], exact[:, :16], rtol=1e-5)
+        np.testing.assert_allclose(singular_values(_known(found.tokens))[:, :16], exact[:, :16], rtol=1e-5)
 
     def test_memory_that_is_too_small(self, small: LocalMap) -> None:
         with pytest.raises(jaxlin.JaxlinError, match="memory for a block"):
@@ -297,9 +303,7 @@ class TestBaselines:
         assert ordinary.residual > 0.1
         assert [turn.rules for turn in found.turns] == [("gate", "up"), ("gate", "half"), ("up", "half")]
         assert all(name in str(found) for name in nulls.NAMES)
-        again = nulls.baselines(small.model, small.x, seed=1)
-        np.testing.assert_array_equal(again.rows[2].s, weights.s)
-        np.testing.assert_array_equal(again.rows[3].s, tokens.s)
+        assert len({float(row.s[0]) for row in found.rows}) == 5
 
     @pytest.mark.parametrize("name", ["phi"])
     def test_families(self, name: str, checkpoint: Callable[[str], Path]) -> None:
@@ -315,7 +319,8 @@ class TestBaselines:
         found = nulls.shuffled_weights(small.model, jax.random.key(0))
         before, after = (m.layers.mlp.up_proj.weight[...] for m in (small.model, found))
         assert np.any(before != after)
-        np.testing.assert_array_equal(*(np.sort(w.reshape(4, -1), axis=-1) for w in (before, after)))
+        before, after = (np.sort(w.reshape(4, -1), axis=-1) for w in (before, after))
+        np.testing.assert_array_equal(before, after)
         np.testing.assert_array_equal(found.embed_tokens.weight[...], small.model.embed_tokens.weight[...])
         np.testing.assert_array_equal(
             found.layers.input_layernorm.weight[...], small.model.layers.input_layernorm.weight[...]
@@ -342,7 +347,7 @@ class TestDepth:
         whole = depth.cumulative(model, x, position=position)
         output = depth.to_output(model, x, kinds=kinds, position=position)
         for kind in kinds:
-            for layer in (1, 3):
+            for layer in (2,):
                 site = (kind, layer)
                 expected = _values(local_map(model, x, source=("resid_pre", layer), target=site, position=position))
                 np.testing.assert_allclose(alone[kind].s[layer], expected, atol=1e-5 * expected[0])
@@ -354,7 +359,7 @@ class TestDepth:
                 np.testing.assert_allclose(whole[kind].s[layer], expected, atol=1e-5 * expected[0])
                 np.testing.assert_allclose(abs(whole[kind].u[layer, 0] @ u[:, 0]), 1, atol=1e-4)
                 rest = np.linalg.svd(normed[:, 64:], compute_uv=False)
-                np.testing.assert_allclose(whole[kind].without_first[layer], rest, atol=1e-5 * expected[0])
+                np.testing.assert_allclose(_known(whole[kind].without_first)[layer], rest, atol=1e-5 * expected[0])
         last = whole["resid_post"]
         np.testing.assert_allclose(last.s[-1], _values(local_map(model, x, position=position)), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(last.path()[-1], 1, atol=1e-5)
@@ -410,7 +415,7 @@ class TestWords:
         unit = table / np.linalg.norm(table, axis=1, keepdims=True)
         told = words.triplet_words(model, found, -small.output, k=5)  # signs as an output turned round fixes them
         for i in range(3):
-            logits = np.asarray(model.unembed(-found.u[:, i]))
+            logits = np.asarray(model.unembed(jnp.asarray(-found.u[:, i])))
             np.testing.assert_array_equal(told.left.positive.ids[i], np.argsort(-logits, kind="stable")[:5])
             np.testing.assert_array_equal(told.left.negative.ids[i], np.argsort(logits, kind="stable")[:5])
             for t in range(9):
