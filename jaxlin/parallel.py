@@ -1,5 +1,6 @@
 """Meshes: how a model's parameters lie on several devices, by one table."""
 
+import math
 from typing import Any, Literal
 
 import jax
@@ -67,7 +68,7 @@ class Placed:
         self._parts: dict[Any, np.ndarray] = {}
         for index in self._devices.values():
             local = [len(range(size)[part]) for size, part in zip(shape, index or (), strict=True)]
-            self._parts.setdefault(str(index), np.empty(local, dtype))
+            self._parts.setdefault(str(index), _aligned(tuple(local), self.dtype))
 
     def __setitem__(self, layer: int, value: Any) -> None:
         for index in {str(index): index for index in self._devices.values()}.values():
@@ -75,5 +76,18 @@ class Placed:
 
     def array(self) -> jax.Array:
         """The array, on its devices."""
-        parts = [jax.device_put(self._parts[str(index)], device) for device, index in self._devices.items()]
+        parts = [
+            jax.device_put(self._parts[str(index)], device, may_alias=True) for device, index in self._devices.items()
+        ]
         return jax.make_array_from_single_device_arrays(self.shape, self.sharding, parts)
+
+
+ALIGNMENT = 64
+"""Bytes at which memory has to begin for a CPU device to take it over without a copy."""
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
