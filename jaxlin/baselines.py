@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.decoder import Decoder
-from jaxlin.errors import JaxlinError
 from jaxlin.gram import gram, singular_values
 from jaxlin.hold import RULES, Hold, Rule
 from jaxlin.local_map import LocalMap, local_map
+from jaxlin.packed import Packed
 from jaxlin.ranks import Ranks, ranks_of
 from jaxlin.spectrum import SVD
 
@@ -155,24 +155,22 @@ def principal_angles(a: Float[np.ndarray, "k n"], b: Float[np.ndarray, "k n"]) -
 def shuffled_weights(model: Decoder, key: Array) -> Decoder:
     """`model` with the entries of each weight matrix of each block permuted; norms, biases, embeddings stay.
 
-    Raises:
-        JaxlinError: a matrix is packed, so that its entries cannot be moved.
+    Quantised matrices are unpacked: what is shuffled are their values.
     """
     count = 0
 
-    def permuted(path: tuple[object, ...], leaf: Array) -> Array:
+    def permuted(path: tuple[object, ...], leaf: Any) -> Any:
         nonlocal count
         inside = any(getattr(step, "name", None) == "layers" for step in path)
         if not inside or leaf.ndim < 3:
             return leaf
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise JaxlinError("Shuffled weights: expected matrices of floats; found packed ones. Load with a dtype.")
         count += 1
-        flat = leaf.reshape(leaf.shape[0], -1)
-        keys = jax.random.split(jax.random.fold_in(key, count), leaf.shape[0])
-        return jax.vmap(jax.random.permutation)(keys, flat).reshape(leaf.shape)
+        values = leaf[...]
+        flat = values.reshape(values.shape[0], -1)
+        keys = jax.random.split(jax.random.fold_in(key, count), values.shape[0])
+        return jax.vmap(jax.random.permutation)(keys, flat).reshape(values.shape)
 
-    return jax.tree_util.tree_map_with_path(permuted, model)
+    return jax.tree_util.tree_map_with_path(permuted, model, is_leaf=lambda node: isinstance(node, Packed))
 
 
 def _of_map(name: str, lmap: LocalMap) -> Baseline:

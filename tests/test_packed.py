@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import jaxlin
+from jaxlin.baselines import shuffled_weights
 from jaxlin.errors import CheckpointError, ConfigError
 from jaxlin.packed import BFloat16, Blocks, FourBit, Int8, Nested, Packed, Scaled
 from jaxlin.packed.gguf import TYPES, row_bytes
@@ -321,3 +322,17 @@ def test_layers_in_different_formats_are_widened(checkpoint: Callable[[str], Pat
         model, _ = jaxlin.load(damaged(folder, restore))
     expected = np.stack([values[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(2)])
     np.testing.assert_array_equal(model.layers.mlp.up_proj.weight[...], expected)
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "int8"])
+def test_packed_weights_are_shuffled_by_value(form: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = checkpoint("llama, bfloat16")
+    if form == "int8":
+        folder = quantise(checkpoint("llama, wide"), tmp_path, *FORMATS["int8"][:2])
+    model, _ = jaxlin.load(folder)
+    shuffled = shuffled_weights(model, jax.random.key(0))
+    before, after = (np.asarray(m.layers.mlp.up_proj.weight[...]) for m in (model, shuffled))
+    assert (before != after).mean() > 0.9
+    for layer in range(len(before)):
+        np.testing.assert_array_equal(np.sort(before[layer], axis=None), np.sort(after[layer], axis=None))
+    assert jaxlin.local_map(shuffled, shuffled.embed([1, 2, 3])).residual <= 3e-6
