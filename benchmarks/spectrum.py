@@ -63,7 +63,7 @@ def main() -> None:
     results = []
     dense, fast = interleaved(
         args.runs,
-        lambda: results.append(lmap.jacobian(progress=False)),
+        lambda: results.append(jax.block_until_ready(lmap.jacobian(progress=False))),
         lambda: lmap.svd(args.k, method="krylov", tol=args.tol),
     )
     exact = svd(np.asarray(results[-1])).s[: args.k]
