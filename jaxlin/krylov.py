@@ -21,6 +21,9 @@ from jaxlin.spectrum import SVD, check_count
 FULL = 128
 """Positions in one product from which its cost is in proportion to them: below, reading the weights costs more."""
 
+SMALL = 2**22
+"""Entries of a map whose products take less time than what is done between them."""
+
 LAPACK = 64 * 2.0**-52
 """What the SVD of the small matrix, in float64, may round, relative to its norm."""
 
@@ -209,9 +212,12 @@ def cheaper(shape: tuple[int, int, int], k: int) -> str:
     r"""``"krylov"`` or ``"dense"``: which is expected to take less time for `k` triplets of ``[d, t, e]``.
 
     The dense map takes $d$ products, all together, which halves their time. Krylov takes about $5 k + 12 w$, a block
-    of width $w$ at a time; where a block has fewer than `FULL` positions it takes as long as if it had so many.
+    of width $w$ at a time; where a block has fewer than `FULL` positions it takes as long as if it had so many. Maps of
+    fewer than `SMALL` entries are soonest dense.
     """
-    d, tokens, _ = shape
+    d, tokens, e = shape
+    if d * tokens * e < SMALL:
+        return "dense"
     width = default_width(tokens)
     products = (5 * k + 12 * width) * max(1.0, FULL / (width * tokens))
     return "krylov" if 2 * products < d else "dense"

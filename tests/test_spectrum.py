@@ -187,6 +187,7 @@ class TestKrylov:
 
     def test_choice(self) -> None:
         assert cheaper((576, 7, 576), 8) == "dense"
+        assert cheaper((192, 64, 192), 8) == "dense"
         assert cheaper((576, 256, 576), 8) == "krylov"
         assert cheaper((576, 256, 576), 200) == "dense"
         assert cheaper((3072, 256, 3072), 200) == "krylov"
