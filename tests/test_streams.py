@@ -1,5 +1,6 @@
 """What the streams of the tokens contribute, layer by layer."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,11 +45,10 @@ def test_each_is_the_derivative_of_the_rest_of_the_model(name: str, checkpoint: 
     found = streams(model, x, u, position=3)
     entering = record(model, x, ("resid_pre",)).sites["resid_pre"]
 
-    @jax.jit
-    def rest(model: jaxlin.Decoder, stream: jax.Array, layer: jax.Array) -> jax.Array:
+    @functools.partial(jax.jit, static_argnames="layer")
+    def rest(model: jaxlin.Decoder, stream: jax.Array, layer: int) -> jax.Array:
         """The blocks from `layer` on."""
-        pass_by = lambda index, x: jnp.where(index < layer, x, model.block(index, x, Detach(model.rule)))
-        x = jax.lax.fori_loop(0, model.config.num_hidden_layers, pass_by, stream)
+        x, _ = model.scan(stream, lambda _: Detach(model.rule), start=layer)
         return jnp.dot(u, model.norm(x, Detach(model.rule))[3])
 
     for layer, stream in enumerate(entering):
