@@ -109,6 +109,7 @@ def contents(found: Explanation, name: str | None) -> dict[str, Any]:
     """What the script reads: the explanation with its tokens made visible, and where it comes from."""
     data = found.to_dict()
     data["tokens"] = [visible(token) for token in found.tokens]
+    data["before"], data["after"] = map(_plain, (prompt(found), "".join(found.tokens[found.position + 1 :])))
     data["target"] = visible(found.target)
     data["next_tokens"] = [(visible(token), probability) for token, probability in found.next_tokens]
     for triplet in data["triplets"]:
@@ -125,6 +126,11 @@ def contents(found: Explanation, name: str | None) -> dict[str, Any]:
     data["name"] = name or "the small model of jaxlin"
     data["versions"] = {package: version(package) for package in ("jaxlin", "jax", "flax", "numpy")}
     return data
+
+
+def _plain(text: str) -> str:
+    """`text` with nothing in it that could turn what stands around it: no control or direction marks."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def as_json(data: Any) -> str:

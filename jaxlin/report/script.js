@@ -24,6 +24,7 @@
   }
   function signed(value, digits = 4) {
     if (value === null) return "not finite";
+    if (value === 0) return "0";
     const text = number(value, digits);
     return text.startsWith("\u2212") ? text : "+" + text;
   }
@@ -84,39 +85,52 @@
     });
   }
 
-  /* Hover or focus shows a cell; a click keeps it until it is clicked again. */
-  function figure(root, readout, rows, describe, hint, chosen = () => {}) {
+  /* Hover names a cell beside the pointer, focus shows it below the figure, a click keeps it there until the next. */
+  const tip = el("div", { class: "tip", "aria-hidden": "true", hidden: true });
+  document.body.append(tip);
+  function hint(event, nodes) {
+    tip.hidden = !nodes;
+    if (!nodes) return;
+    tip.replaceChildren(nodes[0]);
+    tip.style.setProperty("--x", Math.max(8, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)) + "px");
+    tip.style.setProperty("--y", Math.max(8, event.clientY - tip.offsetHeight - 12) + "px");
+  }
+  function figure(root, readout, rows, describe, invitation, chosen = () => {}) {
     const cells = new Set(rows.flat());
     let kept = null;
-    const show = (cell) => readout.replaceChildren(...(cell ? describe(cell) : [el("p", { class: "quiet" }, hint)]));
+    const show = (cell) => {
+      readout.classList.toggle("filled", cell !== null);
+      readout.replaceChildren(...(cell ? describe(cell) : [el("p", { class: "quiet" }, invitation)]));
+    };
     const over = (event) => {
       const cell = event.target.closest("[data-cell]");
       return cell && cells.has(cell) ? cell : null;
     };
-    root.addEventListener("pointerover", (event) => event.pointerType === "mouse" && over(event) && show(over(event)));
-    root.addEventListener("pointerleave", () => show(kept));
+    root.addEventListener("pointermove", (event) => event.pointerType === "mouse" && hint(event, over(event) && describe(over(event))));
+    root.addEventListener("pointerleave", (event) => hint(event, null));
     root.addEventListener("focusin", (event) => over(event) && over(event).matches(":focus-visible") && show(over(event)));
     root.addEventListener("focusout", () => show(kept));
     root.addEventListener("click", (event) => over(event) && keep(over(event) === kept ? null : over(event)));
-    function keep(cell, quietly = false) {
+    function keep(cell) {
       const name = root.getAttribute("role") === "grid" ? "aria-selected" : "aria-pressed";
       if (kept) kept.setAttribute(name, "false");
       kept = cell;
       if (kept) kept.setAttribute(name, "true");
       show(kept);
-      if (!quietly) chosen(kept);
+      if (kept) kept.scrollIntoView({ block: "nearest", inline: "nearest" });
+      chosen(kept);
     }
     rove(root, rows);
     show(null);
-    return keep;
   }
   const headline = (label, value, ...more) =>
-    el("p", {}, ...label, "  ", el("span", { class: "value" }, signed(value)), ...more.map((text) => el("span", { class: "quiet" }, "  " + text)));
+    el("p", {}, ...label, "  ", el("span", { class: "value" }, signed(value)), el("span", { class: "quiet" }, "   " + more.filter(Boolean).join(" \u00b7 ")));
 
   /* Who says what: the header. */
   const likely = data.next_tokens.find(([token]) => token === data.target);
   by("title").append("What makes the logit of ", word(data.target));
-  by("lead").append(word(tokens.join("").replaceAll("\u00b7", " ")), el("span", { class: "rest word" }, data.tokens.slice(data.position + 1).join("").replaceAll("\u00b7", " ")));
+  const spaced = data.target.startsWith("\u00b7");
+  by("lead").append(data.before + (spaced ? " " : ""), el("span", { class: "target" }, data.target.slice(spaced ? 1 : 0)), el("span", { class: "quiet" }, data.after));
   const facts = [
     ["logit", number(data.logit)],
     ["probability", likely ? percent(likely[1]) : "below the " + data.next_tokens.length + " likeliest"],
@@ -179,12 +193,12 @@
   function grid(table, names, rowNames, values, corner, after) {
     const largest = size(values.flat());
     const shown = digits(largest);
-    const top = names.map((name) => el("th", { scope: "col", title: name }, word(name)));
+    const top = names.map((name) => el("th", { scope: "col", title: name }, after ? word(name) : name));
     table.append(el("thead", {}, el("tr", { role: "row" }, el("td", {}, corner), ...top, ...(after ? after.names.map((name) => el("th", { scope: "col" }, name)) : []))));
     const body = el("tbody");
     const rows = values.map((row, i) => {
       const cells = row.map((value, j) => {
-        const cell = el("td", { role: "gridcell", "data-cell": i + "," + j, "aria-selected": "false", "aria-label": rowNames[i] + ", " + names[j] + ": " + signed(value, shown) }, value === 0 ? "0" : signed(value, shown));
+        const cell = el("td", { role: "gridcell", "data-cell": i + "," + j, "aria-selected": "false", "aria-label": rowNames[i] + ", " + names[j] + ": " + signed(value, shown) }, signed(value, shown));
         colour(cell, value, largest);
         if (value === 0) cell.classList.add("nothing");
         return cell;
@@ -207,7 +221,7 @@
     const map = grid(by("map"), tokens, streams.map((_, row) => layerName(row)), streams, "", { names: ["b", "sum"], values: sums.map((sum, l) => [detail.stream_biases[l], sum]) });
     map.rows.forEach((row) => row.forEach((cell, t) => columns[t].push(cell)));
     map.top.forEach((head, t) => (heads[t] = head));
-    const keepCell = figure(by("map"), by("map-readout"), map.rows, (cell) => {
+    figure(by("map"), by("map-readout"), map.rows, (cell) => {
       const [l, t] = at(cell);
       const value = streams[l][t];
       const change = l ? value - streams[l - 1][t] : null;
@@ -216,6 +230,8 @@
       nodes.push(el("ul", { "aria-label": "the strongest of this row" }, ...strongest.map(([each, s]) => measure("li", word(tokens[s]), each, Math.abs(strongest[0][0])))));
       return nodes;
     }, "Each figure is what the stream of one token, at that layer, carries to the logit.");
+    const frame = by("map").parentElement;
+    frame.scrollLeft = frame.scrollWidth; // where the position read stands
     keepColumn = (chosen) => {
       columns.forEach((cells, t) => cells.forEach((cell) => cell.classList.toggle("chosen", t === chosen)));
       heads.forEach((head, t) => head.classList.toggle("chosen", t === chosen));
@@ -227,10 +243,9 @@
     const part = (name, value, key) => el("td", { role: "gridcell", "data-cell": key, "aria-selected": "false", "aria-label": name + ": " + signed(value) }, el("span", { class: "pair" }, bar(value, most), el("span", { class: "number" }, signed(value, digits(most)))));
     const body = el("tbody");
     const rows = [];
-    function partRow(label, cells, wide) {
-      if (wide) cells[0].colSpan = 2;
+    function partRow(label, cells) {
       rows.push(cells);
-      body.append(el("tr", { role: "row" }, el("th", { scope: "row" }, label), ...cells));
+      body.append(el("tr", { role: "row" }, el("th", { scope: "row" }, label), ...cells, ...(cells.length < 2 ? [el("td")] : [])));
     }
     partRow("embedding", [part("embedding", detail.embed, "embed,0")]);
     for (let l = 0; l < layers; l++) partRow("layer " + l, [part("attention of layer " + l, detail.attn[l], "attn," + l), part("MLP of layer " + l, detail.mlp[l], "mlp," + l)]);
@@ -278,32 +293,35 @@
     node.append(...children);
     return node;
   };
-  const dots = [];
-  if (detail) {
+  let dots = [];
+  function draw() {
     const s = detail.spectrum.filter((value) => value > detail.spectrum[0] * 1e-6);
-    const [width, height, left, bottom] = [900, 190, 44, 24];
+    const [width, height, left, bottom] = [Math.max(280, by("spectrum").clientWidth || 900), 190, 40, 24];
     const low = Math.floor(Math.log10(s[s.length - 1]));
     const high = Math.ceil(Math.log10(s[0]) + 1e-9);
     const x = (i) => left + ((width - left - 8) * i) / Math.max(1, s.length - 1);
     const y = (value) => 10 + ((height - bottom - 10) * (high - Math.log10(value))) / (high - low);
-    const chart = svg("svg", { viewBox: "0 0 " + width + " " + height, role: "img", "aria-label": "All " + s.length + " singular values, on a logarithmic scale, from " + number(s[0], 2) + " down" });
+    const chart = svg("svg", { viewBox: "0 0 " + width + " " + height, role: "img", "aria-label": "All " + s.length + " singular values, on a logarithmic scale, from " + number(s[0], 2) + " down to " + s[s.length - 1].toPrecision(2) });
     for (let power = low; power <= high; power++) {
       chart.append(svg("line", { x1: left, x2: width - 8, y1: y(10 ** power), y2: y(10 ** power) }), svg("text", { x: left - 8, y: y(10 ** power) + 4, "text-anchor": "end" }, power < -2 ? "1e" + power : String(Number((10 ** power).toPrecision(1)))));
     }
     chart.append(svg("path", { d: s.map((value, i) => (i ? "L" : "M") + x(i).toFixed(1) + " " + y(value).toFixed(1)).join("") }));
-    chart.append(svg("text", { x: left, y: height - 4 }, "\u03c3 1"), svg("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, String(s.length)));
-    data.triplets.forEach((triplet, i) => {
-      const dot = svg("circle", { cx: x(i).toFixed(1), cy: y(triplet.value).toFixed(1), r: 4 });
-      dots.push(dot);
-      chart.append(dot);
-    });
-    by("spectrum").append(chart);
+    chart.append(svg("text", { x: left, y: height - 4 }, "\u03c3 1"), svg("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, "\u03c3 " + s.length));
+    dots = data.triplets.map((triplet, i) => svg("circle", { cx: x(i).toFixed(1), cy: y(triplet.value).toFixed(1), r: 4, class: i === opened ? "chosen" : "" }));
+    chart.append(...dots);
+    by("spectrum").replaceChildren(chart);
+  }
+  let opened = 0;
+  if (detail) {
+    draw();
+    window.addEventListener("resize", draw);
   }
   const words = (list) => el("p", { class: "words" }, ...list.map(word));
   const tabs = data.triplets.map((triplet, i) => el("button", { type: "button", role: "tab", id: "tab-" + i, "aria-controls": "triplet", "aria-selected": "false" }, "\u03c3 " + number(triplet.value, 2)));
   by("triplets").append(...tabs);
   function open(i) {
     const triplet = data.triplets[i];
+    opened = i;
     tabs.forEach((tab, j) => tab.setAttribute("aria-selected", String(i === j)));
     dots.forEach((dot, j) => dot.classList.toggle("chosen", i === j));
     by("triplet").setAttribute("aria-labelledby", "tab-" + i);

@@ -5,12 +5,12 @@ from jaxlin.attribution import Attribution
 
 def tables(found: Attribution) -> str:
     """Both of its lists, each of which sums to the value: by input token, and by layer."""
-    tokens = [(f"token {t}", value) for t, value in enumerate(found.tokens)]
+    tokens = [(f"token {t}", value) for t, value in enumerate(found.tokens.tolist())]
     tokens += [("first token, set aside", found.set_aside)] if found.set_aside else []
     header = "<tr><th>layer</th><th>attention</th><th>MLP</th></tr>"
     layers = "".join(
         f"<tr><th>{layer}</th>{_cell(attn)}{_cell(mlp)}</tr>"
-        for layer, (attn, mlp) in enumerate(zip(found.attn, found.mlp, strict=True))
+        for layer, (attn, mlp) in enumerate(zip(found.attn.tolist(), found.mlp.tolist(), strict=True))
     )
     ends = _row("embedding", found.embed, 2), _row("final biases", found.final_bias, 2)
     return (
