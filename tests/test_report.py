@@ -15,6 +15,7 @@ import browser
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
+from test_explain import jaxlin_command
 
 import jaxlin
 from jaxlin.report import page, write
@@ -152,6 +153,26 @@ class TestWriting:
         assert list(tmp_path.iterdir()) == [path]
 
 
+class TestCommand:
+    """``jaxlin explain --html``."""
+
+    def test_page(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.html"
+        done = jaxlin_command("explain", "Once upon a", "--html", str(path))
+        assert done.returncode == 0, done.stderr
+        assert str(path) in done.stdout
+        found = json.loads(Parsed(path.read_text("utf-8")).text("script", type="application/json"))
+        assert f"{found['logit']:.4f}" in done.stdout
+        assert "streams" in found["detail"]
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.html"]
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        done = jaxlin_command("explain", "Once upon a", "--html", str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "found a folder" in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def shown(chromium: Browser, explained: jaxlin.Explanation, tmp_path: Path) -> Iterator[Page]:
     """The page, opened from its file; it must log nothing and ask for nothing."""
@@ -164,7 +185,7 @@ def opened(chromium: Browser, path: Path, **options: Any) -> Iterator[Page]:
     shown, said, asked = context.new_page(), [], []
     shown.on("console", lambda message: said.append(message.text))
     shown.on("pageerror", lambda error: said.append(str(error)))
-    shown.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
+    shown.on("dialog", lambda dialog: said.append(dialog.message))
     shown.on("request", lambda request: asked.append(request.url))
     shown.goto(path.as_uri())
     yield shown
