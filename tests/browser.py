@@ -46,12 +46,11 @@ def _program() -> tuple[Path, dict[str, str]]:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as work:
             unpacked = _unpack(_download(Path(work)), Path(work) / "chromium")
+            (unpacked / "fonts.conf").write_text(FONTS.format(fonts=folder / "fonts", cache=folder / "cache"))
             try:
                 unpacked.rename(folder)
             except OSError:
                 assert folder.exists()  # another process was first
-    fonts = FONTS.format(fonts=folder / "fonts", cache=folder / "cache")
-    (folder / "fonts.conf").write_text(fonts)
     return folder / "chromium", {"LD_LIBRARY_PATH": str(folder / "lib"), "FONTCONFIG_FILE": str(folder / "fonts.conf")}
 
 
