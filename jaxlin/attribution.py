@@ -103,6 +103,12 @@ class Attribution:
         strength = np.abs(self.tokens).sum()
         return self.tokens / strength if strength else np.zeros_like(self.tokens)
 
+    def _repr_html_(self) -> str:
+        """Two small tables, in a notebook."""
+        from jaxlin.report import tables
+
+        return tables(self)
+
     def exclude_first(self) -> "Attribution":
         """The same with the first token set aside: its contribution stands in `set_aside`, and 0 in its place.
 

@@ -49,19 +49,28 @@ def explain(
     target: Annotated[str | None, typer.Option(help="The word whose logit is attributed.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many words and singular values to show.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with all of it to this file.")] = None,
 ) -> None:
     """Say what the exact local linear map of one prompt says."""
     _configure_jax(dtype)
     import jaxlin
     from jaxlin.explain import explain as explained
+    from jaxlin.report import check_writable, write
     from jaxlin.terminal import show
 
+    if html is not None:
+        check_writable(html)
     loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
-    found = explained(loaded, tokenizer, text, position=position, target=target, top=top)
+    found = explained(loaded, tokenizer, text, position=position, target=target, top=top, with_detail=html is not None)
+    if html is not None:
+        write(found, html, name=model)
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:
-        show(found, Console(highlight=False))
+        console = Console(highlight=False)
+        show(found, console)
+        if html is not None:
+            console.print(Text(f"page      {html}"), soft_wrap=True)
 
 
 @app.command()

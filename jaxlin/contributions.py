@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxlin.biases import biases_of, has_biases, with_biases, without_biases
 from jaxlin.decoder import Decoder
-from jaxlin.held import Coefficients, record
+from jaxlin.held import Coefficients, Recording, record
 from jaxlin.hold import Hold, Record, Replay, Rule
 from jaxlin.layers import HIGHEST
 
@@ -31,16 +31,7 @@ def contributions(
     """
     recording = record(model, x, ("attn_out", "mlp_out", "heads", "neurons"), rule=rule, position=position)
     held, seen = recording.coefficients, recording.sites
-    head = Record(rule)
-    value = read(model, recording.output[position], target, head)
-
-    def after(stream: Array) -> Array:
-        output = model.norm(stream, Replay(held.norm, rule))
-        return read(model, output[position], target, Replay(head.values, rule))
-
-    # Affine: its value at zero is what is added after the blocks.
-    final_bias, pull = jax.vjp(after, jnp.zeros_like(x))
-    direction = pull(jnp.ones_like(final_bias))[0]
+    value, final_bias, direction = read_back(model, recording, position, target)
 
     def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
         return jnp.einsum("...d,d->...", rows, direction[position], precision=HIGHEST)
@@ -68,6 +59,23 @@ def contributions(
         "mlp_bias": mlp_bias,
         "final_bias": final_bias,
     }
+
+
+def read_back(
+    model: Decoder, recording: Recording, position: Any, target: Array
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "t d"]]:
+    """The value of `target`, what is added to it after the blocks, and its direction in the stream after the blocks."""
+    held = recording.coefficients
+    head = Record(held.rule)
+    value = read(model, recording.output[position], target, head)
+
+    def after(stream: Array) -> Array:
+        output = model.norm(stream, Replay(held.norm, held.rule))
+        return read(model, output[position], target, Replay(head.values, held.rule))
+
+    # Affine: its value at zero is what is added after the blocks.
+    final_bias, pull = jax.vjp(after, jnp.zeros_like(recording.stream))
+    return value, final_bias, pull(jnp.ones_like(final_bias))[0]
 
 
 def read(model: Decoder, output: Float[Array, " d"], target: Array, hold: Hold) -> Float[Array, ""]:

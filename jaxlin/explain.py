@@ -9,10 +9,12 @@ import numpy as np
 
 from jaxlin.attribution import attribute
 from jaxlin.decoder import Decoder, PromptError
+from jaxlin.detail import Detail, detail
 from jaxlin.errors import TokenizerError
 from jaxlin.hold import Rule
 from jaxlin.local_map import local_map
 from jaxlin.spectrum import effective_rank, stable_rank, svd
+from jaxlin.streams import streams
 from jaxlin.tokenizer import Tokenizer
 from jaxlin.words import nearest_embeddings, promoted
 
@@ -63,6 +65,7 @@ class Explanation:
         ranks: of the whole map.
         ranks_without_first: of the map without the first token, whose embedding dominates many spectra; None where it
             is the only one.
+        detail: what the page shows beyond the terminal; None unless asked for.
     """
 
     tokens: list[str]
@@ -79,14 +82,29 @@ class Explanation:
     triplets: list[Triplet]
     ranks: Ranks
     ranks_without_first: Ranks | None
+    detail: Detail | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, for JSON."""
-        return asdict(self)
+        """Plain Python values, for JSON; `detail` only where it was asked for."""
+        found = asdict(self)
+        return found if self.detail else {name: value for name, value in found.items() if name != "detail"}
+
+    def _repr_html_(self) -> str:
+        """The page, in a notebook."""
+        from jaxlin.report import frame
+
+        return frame(self)
 
 
 def explain(
-    model: Decoder, tokenizer: Tokenizer, text: str, *, position: int = -1, target: str | None = None, top: int = 5
+    model: Decoder,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    position: int = -1,
+    target: str | None = None,
+    top: int = 5,
+    with_detail: bool = False,
 ) -> Explanation:
     """Explain the prediction of `model` after `text` by its local linear map.
 
@@ -98,6 +116,7 @@ def explain(
         target: the word whose logit is attributed; the likeliest next token unless given. It must be one token, as
             written or with a space before it; of the two the likelier is taken.
         top: how many next tokens, singular triplets and words of each to give.
+        with_detail: whether to give layers, heads, neurons and the whole spectrum too: what `jaxlin.report` shows.
 
     Raises:
         PromptError: an empty prompt, or one longer than the model's context.
@@ -114,6 +133,8 @@ def explain(
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     chosen = int(likeliest[0]) if target is None else _target(tokenizer, target, logits)
     attribution = attribute(model, x, chosen, position=position)
+
+    layers = streams(model, x, chosen, position=position) if with_detail else None
 
     # Tokens after the position cannot reach it: their columns are zero and left out of the spectrum.
     jacobian = np.asarray(lmap.jacobian())
@@ -141,6 +162,7 @@ def explain(
         ],
         ranks=Ranks(stable_rank(whole.s), effective_rank(whole.s)),
         ranks_without_first=_ranks(seen[:, 1:]) if seen.shape[1] > 1 else None,
+        detail=None if layers is None else detail(model, tokenizer, attribution, layers, whole, lmap.output, k),
     )
 
 

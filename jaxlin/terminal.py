@@ -14,7 +14,7 @@ def show(found: Explanation, console: Console) -> None:
     """Print `found`."""
     prompt = Text("".join(found.tokens[: found.position + 1]), style="bold")
     console.print(prompt.append("".join(found.tokens[found.position + 1 :]), style="dim"))
-    likely = "   ".join(f"{_visible(token)} {probability:.1%}" for token, probability in found.next_tokens)
+    likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in found.next_tokens)
     console.print(Text("next      ").append(likely))
     how = f"rule {found.rule}, {found.dtype}, every row of J"
     console.print(f"residual  |Jx + b - f(x)| / |f(x)| = {found.residual:.1e}   ({how})")
@@ -30,11 +30,11 @@ def show(found: Explanation, console: Console) -> None:
 
 def _contributions(found: Explanation) -> Table:
     total = sum(found.contributions) + found.bias
-    table = Table(title=f"What makes the logit of {_visible(found.target)}: {found.logit:.4f}", title_justify="left")
+    table = Table(title=f"What makes the logit of {visible(found.target)}: {found.logit:.4f}", title_justify="left")
     table.add_column("token")
     table.add_column("contribution", justify="right")
     table.add_column("")
-    parts = list(zip(map(_visible, found.tokens), found.contributions, strict=True))[: found.position + 1]
+    parts = list(zip(map(visible, found.tokens), found.contributions, strict=True))[: found.position + 1]
     longest = max(abs(value) for _, value in [*parts, ("", found.bias)]) or 1.0
     for token, value in [*parts, ("b, the biases", found.bias)]:
         bar = Text("█" * round(BAR * abs(value) / longest), style="green" if value > 0 else "red")
@@ -52,7 +52,7 @@ def _spectrum(found: Explanation) -> Table:
     table.add_column("right vector reads (share: near)")
     for triplet in found.triplets:
         reads = "\n".join(
-            f"{_visible(token)} {share:.0%}: {_words(near)}" for token, share, near in triplet.reads if share >= 0.01
+            f"{visible(token)} {share:.0%}: {_words(near)}" for token, share, near in triplet.reads if share >= 0.01
         )
         table.add_row(
             f"{triplet.value:.2f}", Text(_words(triplet.promotes)), Text(_words(triplet.demotes)), Text(reads)
@@ -65,10 +65,10 @@ def _ranks(ranks: Ranks) -> str:
 
 
 def _words(words: list[str]) -> str:
-    return " ".join(map(_visible, words))
+    return " ".join(map(visible, words))
 
 
-def _visible(token: str) -> str:
+def visible(token: str) -> str:
     """A token with its leading space and its line breaks to be seen."""
     shown = token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown).replace(" ", "·")
