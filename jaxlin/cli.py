@@ -63,7 +63,7 @@ def explain(
     loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
     found = explained(loaded, tokenizer, text, position=position, target=target, top=top, with_detail=html is not None)
     if html is not None:
-        write(found, html, name=model)
+        write(found, html, name=model or "the small model of jaxlin")
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:

@@ -164,6 +164,7 @@ class TestCommand:
         found = json.loads(Parsed(path.read_text("utf-8")).text("script", type="application/json"))
         assert f"{found['logit']:.4f}" in done.stdout
         assert "streams" in found["detail"]
+        assert found["name"] == "the small model of jaxlin"
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.html"]
 
     def test_a_folder(self, tmp_path: Path) -> None:

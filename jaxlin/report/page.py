@@ -33,7 +33,7 @@ def page(found: Explanation, name: str | None = None) -> str:
 
     Args:
         found: from `jaxlin.explain`; with ``with_detail=True`` for layers, heads, neurons and the whole spectrum.
-        name: what the model is called; the package's small model unless given.
+        name: where the model is from, as a user named it.
     """
     style, script, template = (
         resources.files("jaxlin.report").joinpath(file).read_text("utf-8")
@@ -123,7 +123,7 @@ def contents(found: Explanation, name: str | None) -> dict[str, Any]:
         for reading in readings:
             for pole in ("near", "opposite"):
                 reading[pole] = [visible(word) for word in reading[pole]]
-    data["name"] = name or "the small model of jaxlin"
+    data["name"] = name
     data["versions"] = {package: version(package) for package in ("jaxlin", "jax", "flax", "numpy")}
     return data
 

@@ -57,8 +57,8 @@
     for (const cell of place.keys()) cell.tabIndex = cell === first ? 0 : -1;
     let current = first;
     root.addEventListener("focusin", (event) => {
-      const cell = [...place.keys()].find((each) => each === event.target);
-      if (!cell) return;
+      const cell = event.target;
+      if (!place.has(cell)) return;
       current.tabIndex = -1;
       cell.tabIndex = 0;
       current = cell;
@@ -225,7 +225,7 @@
       const [l, t] = at(cell);
       const value = streams[l][t];
       const change = l ? value - streams[l - 1][t] : null;
-      const nodes = [headline([word(tokens[t]), " " + layerName(l)], value, percent(value / total([...streams[l], detail.stream_biases[l]])) + " of its row by size", change === null ? "" : signed(change) + " by layer " + (l - 1))];
+      const nodes = [headline([word(tokens[t]), " " + layerName(l)], value, percent(value / total([...streams[l], detail.stream_biases[l]])) + " of its row by size", change === null ? "" : "changed by " + signed(change) + " in layer " + (l - 1))];
       const strongest = streams[l].map((each, s) => [each, s]).filter(([each]) => each).sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, 6);
       nodes.push(el("ul", { "aria-label": "the strongest of this row" }, ...strongest.map(([each, s]) => measure("li", word(tokens[s]), each, Math.abs(strongest[0][0])))));
       return nodes;
@@ -350,7 +350,7 @@
     ["rank of J", ranks(data.ranks) + (data.ranks_without_first ? "; without the first token " + ranks(data.ranks_without_first) : "")],
     ["held of a gated MLP", "rule " + data.rule],
     ["computed in", data.dtype],
-    ["model", data.name + (detail ? " (" + detail.model + ")" : "")],
+    ["model", [data.name, detail && detail.model].filter(Boolean).join("; ") || "not named"],
     ["position read", data.position + " of 0\u2013" + (data.tokens.length - 1)],
     ["versions", Object.entries(data.versions).map((pair) => pair.join(" ")).join(", ")],
   ];
