@@ -92,8 +92,10 @@ class GGUFFile:
 def _decoded(rows: np.ndarray, kind: gguf.GGMLQuantizationType, width: int) -> np.ndarray:
     decoded = np.empty((len(rows), width), np.float32)
     step = max(1, CHUNK // width)
-    for start in range(0, len(rows), step):
-        decoded[start : start + step] = gguf.dequantize(rows[start : start + step], kind)
+    # A damaged scale may be infinite: whoever loads the values refuses them by name.
+    with np.errstate(all="ignore"):
+        for start in range(0, len(rows), step):
+            decoded[start : start + step] = gguf.dequantize(rows[start : start + step], kind)
     return decoded
 
 
