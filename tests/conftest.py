@@ -26,6 +26,13 @@ transformers.utils.logging.disable_progress_bar()
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Drop what a file has compiled: Linux gives a process 65,530 memory maps, and some hundred tests use them up."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """64-bit mode for one test."""
