@@ -95,7 +95,7 @@ def test_transformers_own_generation(name: str, roomy: Callable[[str], Path], x6
     assert generate(model, tokenizer, tiny.IDS, NEW, stop=()).tokens == ids[0, len(tiny.IDS) :].tolist()
 
 
-@pytest.mark.parametrize("name", ["llama", "phi3, longrope, short"])
+@pytest.mark.parametrize("name", ["phi3, longrope, short"])
 def test_a_list_is_its_prompts(name: str, roomy: Callable[[str], Path]) -> None:
     """Each prompt's tokens and draws are its own, whatever stands beside it."""
     model, tokenizer = jaxlin.load(roomy(name))

@@ -339,15 +339,17 @@ class TestBaselines:
 class TestDepth:
     """Layer spectra against a map for each layer."""
 
-    @pytest.mark.parametrize(("name", "position"), [("gemma2", 4), ("phi", -1)])
-    def test_layers(self, name: str, position: int, checkpoint: Callable[[str], Path]) -> None:
+    @pytest.mark.parametrize(
+        ("name", "position", "kinds"),
+        [("gemma2", 4, ("resid_post", "attn_out")), ("phi", -1, ("resid_post", "mlp_out"))],
+    )
+    def test_layers(self, name: str, position: int, kinds: tuple[str, ...], checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint(name))
         x = model.embed(IDS)
-        kinds = depth.CONTRIBUTIONS
-        alone = depth.single(model, x, position=position)
-        whole = depth.cumulative(model, x, position=position)
+        alone = depth.single(model, x, kinds=kinds, position=position)
+        whole = depth.cumulative(model, x, kinds=kinds, position=position)
         output = depth.to_output(model, x, kinds=kinds, position=position)
-        for kind in kinds:
+        for kind in kinds[1:]:
             for layer in (2,):
                 site = (kind, layer)
                 expected = _values(local_map(model, x, source=("resid_pre", layer), target=site, position=position))
