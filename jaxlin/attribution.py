@@ -137,6 +137,7 @@ def attribute(
     position: int = -1,
     rule: Rule | str | None = None,
     neurons: int = NEURONS,
+    recompute: bool = False,
 ) -> Attribution:
     """The exact contribution of each input token, layer, head and neuron, and of the biases, to the logit of `target`.
 
@@ -150,6 +151,7 @@ def attribute(
         rule: the freeze rule of gated MLPs; the model's own unless given. Contributions of tokens depend on it, those
             of layers, heads and neurons do not.
         neurons: how many neurons are named.
+        recompute: keep the stream that enters each block instead of its factors, see `jaxlin.coefficients`.
 
     Raises:
         JaxlinError: a target outside the vocabulary, a pair of equal ones, more neurons than there are, or no such
@@ -161,7 +163,7 @@ def attribute(
     if not 0 <= neurons <= hidden:
         raise JaxlinError(f"Neurons: expected a number in 0..{hidden}; found {neurons}.")
     at, chosen, read = position_in(x.shape[0], position), rule_of(model, rule), checked_target(model, target, x.dtype)
-    parts = jax.device_get(contributions(model, x, at, read, chosen, neurons))
+    parts = jax.device_get(contributions(model, x, at, read, chosen, neurons, recompute))
     layer, index = np.divmod(parts.pop("neurons"), config.intermediate_size)
     fields: dict[str, Any] = {name: a if np.ndim(a) else float(a) for name, a in parts.items()}
     fields["neurons"] = Neurons(layer, index, fields.pop("largest"))

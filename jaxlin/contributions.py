@@ -14,9 +14,15 @@ from jaxlin.hold import Hold, Record, Replay, Rule
 from jaxlin.layers import HIGHEST
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "neurons"))
+@functools.partial(jax.jit, static_argnames=("rule", "neurons", "recompute"))
 def contributions(
-    model: Decoder, x: Float[Array, "t d"], position: Any, target: Array, rule: Rule, neurons: int
+    model: Decoder,
+    x: Float[Array, "t d"],
+    position: Any,
+    target: Array,
+    rule: Rule,
+    neurons: int,
+    recompute: bool = False,
 ) -> dict[str, Array]:
     """The fields of a `jaxlin.Attribution`, as one program: a forward pass, and one backward pass of what it held.
 
@@ -28,8 +34,10 @@ def contributions(
         rule: the freeze rule of gated MLPs.
         neurons: how many of the largest are returned: ``neurons`` are their numbers over all layers, ``largest`` what
             they contribute.
+        recompute: see `jaxlin.coefficients`.
     """
-    recording = record(model, x, ("attn_out", "mlp_out", "heads", "neurons"), rule=rule, position=position)
+    kinds = ("attn_out", "mlp_out", "heads", "neurons")
+    recording = record(model, x, kinds, rule=rule, position=position, recompute=recompute)
     held, seen = recording.coefficients, recording.sites
     value, final_bias, direction = read_back(model, recording, position, target)
 

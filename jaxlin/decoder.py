@@ -158,6 +158,7 @@ class Decoder(nnx.Module):
             # A slice of the stack would be a second copy of the weights; an index, taken here, is not.
             block, at, row = row if whole else jax.tree.map(lambda a: a[row], stack)
             hold = make_hold(row)
+            hold.enter(block, at)
             return block(x, at, hold), keep(hold)
 
         return jax.lax.scan(body, x, stack if whole else jnp.arange(start, stop))
@@ -165,6 +166,7 @@ class Decoder(nnx.Module):
     def block(self, layer: int | Int[Array, ""], x: Float[Array, "t d"], hold: Hold) -> Float[Array, "q d"]:
         """`x` through one block."""
         block, at = jax.tree.map(lambda a: a[layer], (self.layers, self.schedule(x.shape[0])))
+        hold.enter(block, at)
         return block(x, at, hold)
 
     def schedule(self, tokens: int) -> Schedule:

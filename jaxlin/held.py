@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlin.biases import biases_of
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
-from jaxlin.hold import RULES, Hold, Record, Replay, Rule
+from jaxlin.hold import RULES, Hold, Recomputed, Record, Replay, Rule
 from jaxlin.sites import Place, Site, place
 
 
@@ -20,12 +21,12 @@ class Coefficients:
     r"""Every $A(x)$ of one forward pass: attention patterns, inverse norms, gates. An ordinary pytree: edit it freely.
 
     Attributes:
-        layers: the factors of the blocks by name, stacked over layers.
+        layers: the factors of the blocks by name, stacked over layers; or what they are recomputed from.
         norm: the factors of the final norm.
         rule: the freeze rule they were recorded under.
     """
 
-    layers: dict[str, Any]
+    layers: dict[str, Any] | Recomputed
     norm: dict[str, Any]
     rule: Rule = field(metadata={"static": True})
 
@@ -78,32 +79,42 @@ def record(
     *,
     rule: Rule | str | None = None,
     position: int | Int[Array, ""] | None = None,
+    recompute: bool = False,
 ) -> Recording:
     """Run `model` at `x` and keep every nonlinear factor, and the values at the sites of `kinds`.
 
-    With a `position`, the values at the sites are kept there alone.
+    With a `position`, the values at the sites are kept there alone. To `recompute`, the stream that enters each block
+    is kept instead of its factors.
     """
     chosen = rule_of(model, rule)
 
     def keep(hold: Any) -> Any:
         sites = {kind: hold.sites[kind] for kind in kinds}
-        return hold.values, sites if position is None else jax.tree.map(lambda a: a[position], sites)
+        held = hold.sites["resid_pre"] if recompute else hold.values
+        return held, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 
     stream, (factors, sites) = model.scan(x, lambda _: Record(chosen), keep=keep)
+    if recompute:
+        factors = Recomputed(factors, biases_of(model.layers))
     last = Record(chosen)
     output = model.norm(stream, last)
     return Recording(Coefficients(factors, last.values, chosen), stream, output, sites)
 
 
-def coefficients(model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None) -> Coefficients:
+def coefficients(
+    model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None, recompute: bool = False
+) -> Coefficients:
     r"""Every $A(x)$ of `model` at `x`; with them, `linear` is the model's exact local linear map.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings.
         rule: the freeze rule of gated MLPs; the model's own unless given.
+        recompute: keep the stream that enters each block instead of its factors, ``t d`` numbers a layer, and compute
+            the factors again, one block at a time, whenever they are needed: a forward pass more for each pass of the
+            map. For prompts whose factors do not fit in memory.
     """
-    return record(model, x, rule=rule).coefficients
+    return record(model, x, rule=rule, recompute=recompute).coefficients
 
 
 def linear(

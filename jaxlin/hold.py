@@ -18,10 +18,13 @@ Source: James R. Golden, "Large Language Models are Locally Linear Mappings", ar
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 from jaxtyping import Array, Float
+
+from jaxlin.biases import with_biases
 
 Rule = Literal["gate", "up", "half"]
 """Which factor of a gated MLP ``act(g) * u`` is held.
@@ -76,6 +79,9 @@ class Hold:
     def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
         return compute()
 
+    def enter(self, block: Any, at: Any) -> None:
+        """`block`, with its schedule `at`, is about to be run under this hold."""
+
     def kept(self, name: str) -> Any:
         """The nonlinear factor `name` of a replay."""
 
@@ -124,13 +130,40 @@ class Record(Hold):
         return self.values[name]
 
 
-class Replay(Hold):
-    """Every factor comes from `values`; nothing nonlinear is computed."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Recomputed:
+    """What stands in for the factors of a block that are computed again whenever they are needed.
 
-    def __init__(self, values: Mapping[str, Any], rule: Rule = "gate", *, fold: bool = False, **sites: Any) -> None:
+    Attributes:
+        stream: the residual stream that entered the block.
+        biases: the block with nothing but its additive biases: a held map runs it without them, or with others.
+    """
+
+    stream: Any
+    biases: Any
+
+    def factors(self, block: Any, at: Any, rule: Rule) -> dict[str, Any]:
+        """The factors of `block` at the stream that entered it."""
+        hold = Record(rule)
+        with_biases(block, self.biases)(self.stream, at, hold)
+        return hold.values
+
+
+class Replay(Hold):
+    """Every factor comes from `values`; nothing nonlinear is computed but, where a `Recomputed` stands, the factors."""
+
+    def __init__(
+        self, values: Mapping[str, Any] | Recomputed, rule: Rule = "gate", *, fold: bool = False, **sites: Any
+    ) -> None:
         super().__init__(rule, **sites)
-        self.values = values
+        self.values: Any = values
         self.fold = fold
+
+    def enter(self, block: Any, at: Any) -> None:
+        """Compute the factors of `block` again where they were not kept."""
+        if isinstance(self.values, Recomputed):
+            self.values = self.values.factors(block, at, self.rule)
 
     def _hold(self, name: str, compute: Callable[[], Any]) -> Any:
         return self.values[name]

@@ -103,40 +103,6 @@ def rope(
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin, rest], axis=-1)
 
 
-def attention_pattern(
-    q: Float[Array, "t h k"],
-    k: Float[Array, "s n k"],
-    *,
-    positions: Int[Array, " t"],
-    scale: float,
-    window: Int[Array, ""],
-    softcap: float | None = None,
-) -> Float[Array, "h t s"]:
-    r"""Causal attention probabilities $\mathrm{softmax}_s(q_t \cdot k_s\,\text{scale})$ over $t - w < s \le t$.
-
-    Queries stand at `positions`, key $s$ at position $s$. A window counts the token itself. `softcap` $c$ turns a score
-    $z$ into $c \tanh(z / c)$ (Gemma 2).
-    """
-    t, h, _ = q.shape
-    s, n, _ = k.shape
-    grouped = q.reshape(t, n, h // n, -1)
-    scores = jnp.einsum("tngk,snk->ngts", grouped, k, precision=HIGHEST).reshape(h, t, s) * scale
-    scores = at_least_float32(scores)
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    distance = positions[:, None] - jnp.arange(s)[None, :]
-    visible = (distance >= 0) & (distance < window)
-    return jax.nn.softmax(jnp.where(visible[None], scores, -jnp.inf), axis=-1).astype(q.dtype)
-
-
-def attend(pattern: Float[Array, "h t s"], v: Float[Array, "s n k"]) -> Float[Array, "t h k"]:
-    r"""$\sum_s p_{hts}\,v_s$: linear in the values; query head $h$ reads key-value head $\lfloor h n / H \rfloor$."""
-    h, t, s = pattern.shape
-    n, k = v.shape[1:]
-    mixed = jnp.einsum("ngts,snk->tngk", pattern.reshape(n, h // n, t, s), v, precision=HIGHEST)
-    return mixed.reshape(t, h, k)
-
-
 SLOPES: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.sigmoid,
     "gelu": lambda x: 0.5 * (1 + jax.lax.erf(x * 0.5**0.5)),

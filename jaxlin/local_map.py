@@ -202,6 +202,7 @@ def local_map(
     target: Site = "final",
     position: int = -1,
     rule: Rule | str | None = None,
+    recompute: bool = False,
 ) -> LocalMap:
     r"""The exact local linear map of `model` at the input embeddings `x`.
 
@@ -212,6 +213,7 @@ def local_map(
         target: the site it leads to.
         position: the position of the output; negative counts from the last token.
         rule: the freeze rule of gated MLPs; the model's own unless given.
+        recompute: compute the factors again for each pass instead of keeping them, see `jaxlin.coefficients`.
 
     Raises:
         SiteError: no such site or position, or a target that does not come after the source.
@@ -222,13 +224,15 @@ def local_map(
     if not start < end:
         raise SiteError(f"Expected a target that comes after the source; found {target!r} after {source!r}.")
     position, chosen = position_in(tokens, position), rule_of(model, rule)
-    value, output, bias, coefficients = _record(model, x, position, start, end, chosen)
+    value, output, bias, coefficients = _record(model, x, position, start, end, chosen, recompute)
     return LocalMap(model, value, output, bias, coefficients, position, start, end, position == tokens - 1)
 
 
-@functools.partial(jax.jit, static_argnames=("start", "end", "rule"))
-def _record(model: Decoder, x: Array, position: Any, start: Place, end: Place, rule: Rule) -> tuple[Any, ...]:
-    recording = record(model, x, tuple({p.kind for p in (start, end)}), rule=rule)
+@functools.partial(jax.jit, static_argnames=("start", "end", "rule", "recompute"))
+def _record(
+    model: Decoder, x: Array, position: Any, start: Place, end: Place, rule: Rule, recompute: bool
+) -> tuple[Any, ...]:
+    recording = record(model, x, tuple({p.kind for p in (start, end)}), rule=rule, recompute=recompute)
     value, reached = recording.at(start), recording.at(end)
     if start.is_cut and not has_biases(model):
         rest = jnp.zeros_like(reached)

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxlin import layers
+from jaxlin.attention import Pattern, attend, attention_pattern
 from jaxlin.config import Config
 from jaxlin.hold import Hold
 
@@ -113,16 +114,14 @@ class Attention(nnx.Module):
         """What attention gives, before it is added."""
         pattern = hold("pattern", lambda: self.pattern(x, at, hold))
         values = hold.past("values", self.values(x, hold))
-        z = hold.site("heads", layers.attend(pattern[:, -hold.queries :], values))
+        z = hold.site("heads", attend(pattern, values, hold.queries))
         return self.o_proj(z.reshape(z.shape[0], -1))
 
-    def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "h t s"]:
+    def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Pattern:
         """The attention probabilities at `x`."""
         q, k = (layers.rope(z, at.inv_freq, at.rope_scale, at.positions) for z in self.queries_and_keys(x))
         k = hold.past("keys", k)
-        return layers.attention_pattern(
-            q, k, positions=at.positions, scale=self.scale, window=at.window, softcap=self.softcap
-        )
+        return attention_pattern(q, k, positions=at.positions, scale=self.scale, window=at.window, softcap=self.softcap)
 
     def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation."""

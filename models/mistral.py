@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxlin import layers
+from jaxlin.attention import Pattern, attention_pattern
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.gguf_port import GGUFPort
@@ -47,13 +48,13 @@ class GrowingAttention(Attention):
         super().__init__(config, rngs=rngs)
         self.beta, self.length = config.query_beta, config.query_length
 
-    def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "h t s"]:
+    def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Pattern:
         """The attention probabilities at `x`."""
         q, k = (layers.rope(z, at.inv_freq, at.rope_scale, at.positions) for z in self.queries_and_keys(x))
         growth = 1 + self.beta * jnp.log1p((at.positions // self.length).astype(at.inv_freq.dtype))
         q = q * growth.astype(q.dtype)[:, None, None]
         k = hold.past("keys", k)
-        return layers.attention_pattern(q, k, positions=at.positions, scale=self.scale, window=at.window)
+        return attention_pattern(q, k, positions=at.positions, scale=self.scale, window=at.window)
 
 
 class MistralBlock(LlamaBlock):
