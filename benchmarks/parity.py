@@ -100,6 +100,7 @@ def measure(name: str, folder: Path, values: Path, ids: list[int]) -> Row:
 def rows(names: Iterable[str]) -> Iterable[Row]:
     """The rows of the variants `names`."""
     for name in names:
+        jax.clear_caches()  # compiled programs keep memory maps, of which a process may have only so many
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary)
             if name in tiny.VARIANTS:

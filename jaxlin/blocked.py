@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlin.layers import HIGHEST, at_least_float32
+from jaxlin.layers import at_least_float32, product
 
-BLOCK = 512
+BLOCK = 256
 """Queries, and keys, whose probabilities are in memory together."""
 
 NEVER = -1e30
@@ -75,7 +75,7 @@ def scores(
     t, h, _ = q.shape
     s, n, _ = k.shape
     grouped = q.reshape(t, n, h // n, -1)
-    z = jnp.einsum("tngk,snk->ngts", grouped, k, precision=HIGHEST).reshape(h, t, s) * scale
+    z = product("tngk,snk->ngts", grouped, k).reshape(h, t, s) * scale
     z = at_least_float32(z)
     return z if softcap is None else softcap * jnp.tanh(z / softcap)
 
@@ -90,7 +90,7 @@ def mix(pattern: Float[Array, "h t s"], v: Float[Array, "s n k"]) -> Float[Array
     r"""$\sum_s p_{hts}\,v_s$; query head $h$ reads key-value head $\lfloor h n / H \rfloor$."""
     h, t, s = pattern.shape
     n, k = v.shape[1:]
-    mixed = jnp.einsum("ngts,snk->tngk", pattern.reshape(n, h // n, t, s), v, precision=HIGHEST)
+    mixed = product("ngts,snk->tngk", pattern.reshape(n, h // n, t, s), v)
     return mixed.reshape(t, h, k)
 
 

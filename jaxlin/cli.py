@@ -90,6 +90,7 @@ def plan(
     tokens: Annotated[int, typer.Option(min=1, help="The length of the prompt.")] = 8,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")] = "float32",
     memory: Annotated[float | None, typer.Option(help="GB there are; those of the present device if absent.")] = None,
+    recompute: Annotated[bool, typer.Option(help="Recompute what is held instead of keeping it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a model and its map will take in memory, before anything is read."""
@@ -97,7 +98,7 @@ def plan(
     from jaxlin.plan import memory_plan, physical_memory
 
     there = physical_memory() if memory is None else int(memory * 1e9)
-    found = memory_plan(model, tokens=tokens, dtype=dtype, memory=there)
+    found = memory_plan(model, tokens=tokens, dtype=dtype, memory=there, recompute=recompute)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return

@@ -5,6 +5,7 @@ always under `jax.checkpoint`: without it, partial evaluation hoists what does n
 widened weight, every attention pattern) out of the transposed scan and keeps it for all layers at once.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from jaxlin.config import Config
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import Detach, Hold, Rule
 from jaxlin.modules import Embedding, Linear, Schedule
+from jaxlin.precision import Precision, told
 from jaxlin.sites import KINDS
 
 UNLIMITED = np.iinfo(np.int32).max
@@ -41,6 +43,7 @@ class Decoder(nnx.Module):
         config: the family's `Config`, static.
         linearize: whether nonlinear factors are constants to differentiation, static.
         rule: the freeze rule of gated MLPs, static.
+        precision: how float32 matrices are multiplied, static.
         dtype: what is computed in, static.
     """
 
@@ -51,6 +54,7 @@ class Decoder(nnx.Module):
     layers: Any
     linearize: bool
     rule: Rule
+    precision: Precision
     dtype: str
 
     def __init__(
@@ -60,9 +64,11 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         linearize: bool = False,
         rule: Rule = "gate",
+        precision: Precision = "highest",
         dtype: str = "float32",
     ) -> None:
         self.config, self.linearize, self.rule, self.dtype = config, linearize, rule, dtype
+        self.precision = precision
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
         keys = jax.random.split(rngs.params(), config.num_hidden_layers)
         self.layers = jax.vmap(lambda key: type(self).Block(config, rngs=nnx.Rngs(key)))(keys)
@@ -118,7 +124,8 @@ class Decoder(nnx.Module):
         weight = self._head[...] if ids is None else self._head[ids]
         if ids is not None and bias is not None:
             bias = bias[ids]
-        logits = layers.linear(h, weight, bias)
+        with self.products():
+            logits = layers.linear(h, weight, bias)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else layers.softcap(logits, cap, hold or Hold())
 
@@ -161,13 +168,19 @@ class Decoder(nnx.Module):
             hold.enter(block, at)
             return block(x, at, hold), keep(hold)
 
-        return jax.lax.scan(body, x, stack if whole else jnp.arange(start, stop))
+        with self.products():
+            return jax.lax.scan(body, x, stack if whole else jnp.arange(start, stop))
 
     def block(self, layer: int | Int[Array, ""], x: Float[Array, "t d"], hold: Hold) -> Float[Array, "q d"]:
         """`x` through one block."""
         block, at = jax.tree.map(lambda a: a[layer], (self.layers, self.schedule(x.shape[0])))
-        hold.enter(block, at)
-        return block(x, at, hold)
+        with self.products():
+            hold.enter(block, at)
+            return block(x, at, hold)
+
+    def products(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, `jaxlin.layers.product` is as precise as this model says."""
+        return jax.default_matmul_precision(told(self.precision, self.dtype))
 
     def schedule(self, tokens: int) -> Schedule:
         """The schedules of all blocks for a prompt of `tokens`, stacked."""

@@ -14,8 +14,13 @@ from jaxtyping import Array, Float, Int
 from jaxlin.hold import Hold
 
 HIGHEST = jax.lax.Precision.HIGHEST
-"""float32 products in float32: GPUs and TPUs multiply in TF32 or bfloat16 unless told, and the map is then wrong in
-its third digit."""
+"""float32 products in float32, whatever the device would rather do."""
+
+
+def product(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` as precise as the model around it says (`jaxlin.precision`), or in full where nothing is said."""
+    said = getattr(jax.config, "jax_default_matmul_precision", None) is not None
+    return jnp.einsum(subscripts, *operands, precision=None if said else HIGHEST)
 
 
 def at_least_float32(x: Array) -> Array:
@@ -38,7 +43,7 @@ def linear(
     x: Float[Array, "*b i"], weight: Float[Array, "o i"], bias: Float[Array, " o"] | None = None
 ) -> Float[Array, "*b o"]:
     r"""$x \mapsto W x + \beta$; the parameters are widened or narrowed to the dtype of `x`."""
-    y = jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype), precision=HIGHEST)
+    y = product("...i,oi->...o", x, weight.astype(x.dtype))
     return y if bias is None else y + along_last(bias.astype(x.dtype), y)
 
 
@@ -182,11 +187,11 @@ def folded(
     def at(of_token: tuple[list[Array], Array]) -> Array:
         a, x = of_token
         if len(weights) == 1:
-            matrix = jnp.einsum("df,fe->de", down * a[0][None, :], weights[0], precision=HIGHEST)
+            matrix = product("df,fe->de", down * a[0][None, :], weights[0])
         else:
             inner = jnp.sum(jnp.stack([a[:, None] * w for a, w in zip(a, weights, strict=True)]), axis=0)
-            matrix = jnp.einsum("df,fe->de", down, inner, precision=HIGHEST)
-        return jnp.einsum("de,e->d", matrix, x, precision=HIGHEST)
+            matrix = product("df,fe->de", down, inner)
+        return product("de,e->d", matrix, x)
 
     if x.shape[0] <= FOLDED_TOKENS:
         return jax.vmap(at)((factors, x))

@@ -21,6 +21,7 @@ from jaxlin.gguf import GGUFModel
 from jaxlin.hold import RULES, Rule
 from jaxlin.packed import Packed
 from jaxlin.parallel import check_mesh
+from jaxlin.precision import Precision, checked_precision
 from jaxlin.registry import port as port_of
 from jaxlin.tokenizer import Tokenizer
 
@@ -34,6 +35,7 @@ def load(
     linearize: bool = False,
     rule: Rule | str = "gate",
     dtype: Any = None,
+    precision: Precision | str = "highest",
     revision: str | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Decoder, Tokenizer]:
@@ -45,6 +47,7 @@ def load(
         linearize: hold every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map.
         rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.hold.Rule`.
         dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
+        precision: how float32 matrices are multiplied, ``"highest"``, ``"high"`` or ``"fast"``: see `jaxlin.precision`.
         revision: a branch, tag or commit of a hub id.
         mesh: devices with an axis ``"model"``, over which the weights are split as `jaxlin.parallel` says; each part is
             read to its place. Make it with ``jax.make_mesh((n,), ("model",))``.
@@ -53,10 +56,11 @@ def load(
         CheckpointError: a checkpoint that cannot be had, is damaged, or whose tensors are not the model's.
         ConfigError: a config.json, or GGUF metadata, with a key or value that no port understands.
         TokenizerError: a tokenizer that cannot be read or does not fit the vocabulary.
-        JaxlinError: no such rule or dtype, float64 without x64, or a mesh that does not divide the heads.
+        JaxlinError: no such rule, dtype or precision, float64 without x64, or a mesh that does not divide the heads.
     """
     if rule not in RULES:
         raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+    exactness = checked_precision(precision)
     computed = None if dtype is None else _checked_dtype(dtype)
     checkpoint = open_checkpoint(SMALL if name is None else name, revision)
     if isinstance(checkpoint, Folder):
@@ -79,7 +83,8 @@ def load(
         )
 
     def build(dtype: str) -> Decoder:
-        return port.model(config, rngs=nnx.Rngs(0), linearize=linearize, rule=rule, dtype=dtype)
+        modes = {"linearize": linearize, "rule": rule, "precision": exactness, "dtype": dtype}
+        return port.model(config, rngs=nnx.Rngs(0), **modes)
 
     # The first pass only asks for the parameters; the dtype is known once one of them is read.
     model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, mesh)

@@ -23,7 +23,7 @@ from jaxlin.hold import Rule
 from jaxlin.krylov import cheaper, krylov
 from jaxlin.layers import folding_pays
 from jaxlin.rows import WHOLE, default_block, dense
-from jaxlin.sites import Place, Site, SiteError, place, position_in
+from jaxlin.sites import EMBED, Place, Site, SiteError, place, position_in
 from jaxlin.spectrum import SVD, bounded_svd, check_count
 
 CHECKS = 32
@@ -232,12 +232,14 @@ def local_map(
 def _record(
     model: Decoder, x: Array, position: Any, start: Place, end: Place, rule: Rule, recompute: bool
 ) -> tuple[Any, ...]:
-    recording = record(model, x, tuple({p.kind for p in (start, end)}), rule=rule, recompute=recompute)
-    value, reached = recording.at(start), recording.at(end)
+    # The values at a kind of site are kept for all layers: a long prompt has no room for what is not asked for.
+    kinds = {place.kind for place in (start, end) if not (place == EMBED or place.final)}
+    recording = record(model, x, tuple(kinds), rule=rule, recompute=recompute)
+    value, reached = x if start == EMBED else recording.at(start), recording.at(end)
     if start.is_cut and not has_biases(model):
         rest = jnp.zeros_like(reached)
     else:
-        begin = start if start.is_cut else Place(0)
+        begin = start if start.is_cut else EMBED
         rest = replay(model, recording.coefficients, x, begin, end, {start: jnp.zeros_like(value)})
     return value, reached[position], rest[position], recording.coefficients
 

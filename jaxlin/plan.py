@@ -64,6 +64,7 @@ def memory_plan(
     block: int | None = None,
     memory: int | None = None,
     revision: str | None = None,
+    recompute: bool = False,
 ) -> MemoryPlan:
     """What the weights, the coefficients and a block of rows will take, before anything is read.
 
@@ -77,6 +78,7 @@ def memory_plan(
         block: rows of J computed together; what `LocalMap.jacobian` chooses unless given.
         memory: bytes there are; the block is halved until a block of rows fits beside the weights.
         revision: of a hub id.
+        recompute: of the map, see `jaxlin.coefficients`.
 
     Raises:
         ConfigError: a config that no port understands.
@@ -91,11 +93,15 @@ def memory_plan(
         said, source = read_json(path), str(path)
     model = abstract_model(said, source, str(jnp.dtype(dtype)), rule)
     x = jax.ShapeDtypeStruct((tokens, model.config.hidden_size), jnp.dtype(model.dtype))
-    lmap = jax.eval_shape(lambda model, x: local_map(model, x), model, x)
+
+    def held_at(model: Decoder, x: Any) -> LocalMap:
+        return local_map(model, x, recompute=recompute)
+
+    lmap = jax.eval_shape(held_at, model, x)
     weights, held = _nbytes(model), _nbytes(lmap.coefficients)
     d, size = lmap.shape[0], lmap.output.dtype.itemsize
     count = min(block or lmap.default_block, d)
-    forward = _temporary(lambda model, x: local_map(model, x), model, x)
+    forward = _temporary(held_at, model, x)
     while True:
         u = jax.ShapeDtypeStruct((count, d), lmap.output.dtype)
         rows = _temporary(LocalMap.rmatvec, lmap, u) + count * tokens * d * size

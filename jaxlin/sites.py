@@ -49,6 +49,10 @@ class Place:
         return self.kind not in ("attn_out", "mlp_out")
 
 
+EMBED = Place(0)
+"""The input embeddings."""
+
+
 def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
     """Find `site` in a model of `layers` blocks that have the given `kinds` of sites.
 
@@ -56,7 +60,7 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
         SiteError: no such site or layer.
     """
     if site == "embed":
-        return Place(0)
+        return EMBED
     if site == "final":
         return Place(layers, final=True)
     if not (isinstance(site, tuple) and len(site) == 2 and site[0] in kinds and type(site[1]) is int):

@@ -1,0 +1,50 @@
+r"""How float32 matrices are multiplied: said once, at loading, and meant by every product of a model and its map.
+
+GPUs and TPUs have units that multiply numbers of 8 or 11 significant bits, and JAX uses them for float32 unless told:
+the map is then wrong in its third digit. Each factor may instead be split into several such numbers, and the products
+of the parts added up.
+
+============  ==========================  ============================  ====
+precision     GPU                         TPU                           CPU
+============  ==========================  ============================  ====
+``highest``   float32                     bfloat16, six products        as it is
+``high``      TF32, three products        bfloat16, three products      as it is
+``fast``      TF32, one product           bfloat16, one product         as it is
+============  ==========================  ============================  ====
+
+Only float32 is meant: other dtypes are multiplied as they are. Source: `jax.lax.DotAlgorithmPreset`.
+"""
+
+from typing import Literal
+
+import jax
+
+from jaxlin.errors import JaxlinError
+
+Precision = Literal["highest", "high", "fast"]
+
+PRECISIONS: tuple[Precision, ...] = ("highest", "high", "fast")
+
+TOLD: dict[str, dict[Precision, str]] = {
+    "gpu": {"high": "TF32_TF32_F32_X3", "fast": "TF32_TF32_F32"},
+    "tpu": {"high": "high", "fast": "default"},
+}
+"""What `jax.default_matmul_precision` is told; ``"highest"`` where nothing stands here."""
+
+
+def checked_precision(precision: str) -> Precision:
+    """`precision`, if there is one of that name.
+
+    Raises:
+        JaxlinError: there is none.
+    """
+    for known in PRECISIONS:
+        if precision == known:
+            return known
+    raise JaxlinError(f"Precision: expected one of {', '.join(PRECISIONS)}; found {precision!r}.")
+
+
+def told(precision: Precision, dtype: str) -> str:
+    """What `jax.default_matmul_precision` is told for products of `dtype` on the present backend."""
+    backend = TOLD.get(jax.default_backend(), {})
+    return backend.get(precision, "highest") if dtype == "float32" else "highest"
