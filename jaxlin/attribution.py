@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -21,9 +20,8 @@ from jaxlin.errors import JaxlinError
 from jaxlin.held import rule_of
 from jaxlin.hold import Rule
 from jaxlin.sites import position_in
-
-Target = int | tuple[int, int] | Float[Array | np.ndarray, " k"]
-"""A token id; a pair of them, for the difference of their logits; or a direction of the output."""
+from jaxlin.targets import Target, Words, checked_target, without_words
+from jaxlin.tokenizer import Tokenizer
 
 NEURONS = 20
 """How many neurons `attribute` names unless told."""
@@ -132,11 +130,12 @@ def _defect(value: float, contributions: Sequence[float]) -> float:
 def attribute(
     model: Decoder,
     x: Float[Array, "t d"],
-    target: Target,
+    target: Target | Words,
     *,
     position: int = -1,
     rule: Rule | str | None = None,
     neurons: int = NEURONS,
+    tokenizer: Tokenizer | None = None,
     recompute: bool = False,
 ) -> Attribution:
     """The exact contribution of each input token, layer, head and neuron, and of the biases, to the logit of `target`.
@@ -146,43 +145,30 @@ def attribute(
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings.
-        target: a token id, a pair of ids for the difference of their logits, or a direction ``[d]``.
+        target: a token id, a pair of ids for the difference of their logits, or a direction ``[d]``. With a
+            `tokenizer` also a word or a pair of words, ``("Paris", "Rome")``: each must be one token, as written or
+            with a space before it, and the likelier of the two is taken.
         position: where the logit is read; negative counts from the last token.
         rule: the freeze rule of gated MLPs; the model's own unless given. Contributions of tokens depend on it, those
             of layers, heads and neurons do not.
         neurons: how many neurons are named.
+        tokenizer: the model's, to read words with.
         recompute: keep the stream that enters each block instead of its factors, see `jaxlin.coefficients`.
 
     Raises:
         JaxlinError: a target outside the vocabulary, a pair of equal ones, more neurons than there are, or no such
             rule.
         SiteError: no such position.
+        TokenizerError: a word that is not one token.
     """
     config = model.config
     hidden = config.num_hidden_layers * config.intermediate_size
     if not 0 <= neurons <= hidden:
         raise JaxlinError(f"Neurons: expected a number in 0..{hidden}; found {neurons}.")
-    at, chosen, read = position_in(x.shape[0], position), rule_of(model, rule), checked_target(model, target, x.dtype)
+    at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
+    read = checked_target(model, without_words(model, tokenizer, target, x, at), x.dtype)
     parts = jax.device_get(contributions(model, x, at, read, chosen, neurons, recompute))
     layer, index = np.divmod(parts.pop("neurons"), config.intermediate_size)
     fields: dict[str, Any] = {name: a if np.ndim(a) else float(a) for name, a in parts.items()}
     fields["neurons"] = Neurons(layer, index, fields.pop("largest"))
     return Attribution(**fields)
-
-
-def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
-    """A direction, or the ids of one token or two."""
-    given = np.asarray(target)
-    if given.dtype.kind == "f":
-        features = model.config.hidden_size
-        if given.shape != (features,):
-            raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")
-        return jnp.asarray(given, dtype)
-    if given.dtype.kind not in "iu" or given.shape not in ((), (2,)):
-        raise JaxlinError(f"Target: expected a token id, a pair of them, or a direction; found {target!r}.")
-    vocab, ids = model.config.vocab_size, given.reshape(-1)
-    if (ids < 0).any() or (ids >= vocab).any():
-        raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {target!r}.")
-    if len(set(ids.tolist())) < len(ids):
-        raise JaxlinError(f"Target: expected two different tokens; found {ids[0]} twice.")
-    return jnp.asarray(ids)

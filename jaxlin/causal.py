@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.attribution import Target, attribute, checked_target
+from jaxlin.attribution import attribute
 from jaxlin.contributions import read
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
@@ -23,6 +23,7 @@ from jaxlin.layers import HIGHEST
 from jaxlin.local_map import LocalMap, local_map
 from jaxlin.sites import position_in
 from jaxlin.spectrum import SVD
+from jaxlin.targets import Target, checked_target
 
 BATCH = 8
 """Prompts whose forward passes are in memory together."""

@@ -1,6 +1,5 @@
 """`explain`: what the local linear map of one prompt says, as numbers and words."""
 
-import contextlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 from jaxlin.attribution import attribute
 from jaxlin.decoder import Decoder, PromptError
 from jaxlin.detail import Detail, detail
-from jaxlin.errors import TokenizerError
 from jaxlin.hold import Rule
 from jaxlin.local_map import local_map
 from jaxlin.spectrum import effective_rank, stable_rank, svd
 from jaxlin.streams import streams
+from jaxlin.targets import likelier_spelling
 from jaxlin.tokenizer import Tokenizer
 from jaxlin.words import nearest_embeddings, promoted
 
@@ -131,7 +130,7 @@ def explain(
     logits = np.asarray(model.unembed(lmap.output), np.float64)
     likeliest = np.argsort(-logits)[:top]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    chosen = int(likeliest[0]) if target is None else _target(tokenizer, target, logits)
+    chosen = int(likeliest[0]) if target is None else likelier_spelling(tokenizer, target, logits)
     attribution = attribute(model, x, chosen, position=position)
 
     layers = streams(model, x, chosen, position=position) if with_detail else None
@@ -169,16 +168,6 @@ def explain(
 def _ranks(jacobian: np.ndarray) -> Ranks:
     s = np.linalg.svd(jacobian.reshape(jacobian.shape[0], -1), compute_uv=False)
     return Ranks(stable_rank(s), effective_rank(s))
-
-
-def _target(tokenizer: Tokenizer, word: str, logits: np.ndarray) -> int:
-    found = []
-    for form in (word, f" {word}"):
-        with contextlib.suppress(TokenizerError):
-            found.append(tokenizer.to_single_token(form))
-    if not found:
-        return tokenizer.to_single_token(word)  # to say what it is instead
-    return max(found, key=lambda token: logits[token])
 
 
 def _triplet(

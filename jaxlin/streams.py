@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.attribution import Target, checked_target
 from jaxlin.biases import biases_of, with_biases, without_biases
 from jaxlin.contributions import read_back
 from jaxlin.decoder import Decoder
@@ -22,6 +21,7 @@ from jaxlin.held import record, rule_of
 from jaxlin.hold import Replay, Rule
 from jaxlin.layers import HIGHEST
 from jaxlin.sites import position_in
+from jaxlin.targets import Target, checked_target
 
 
 @dataclass(frozen=True, eq=False)

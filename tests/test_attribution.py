@@ -13,6 +13,7 @@ import torch
 
 import jaxlin
 from jaxlin.contributions import contributions
+from jaxlin.errors import TokenizerError
 from jaxlin.sites import SiteError
 
 Checkpoint = Callable[[str], Path]
@@ -208,6 +209,25 @@ def test_what_is_not_there_is_refused(options: dict[str, Any], message: str, che
     model, _ = jaxlin.load(checkpoint("llama"))
     with pytest.raises(jaxlin.JaxlinError, match=message):
         jaxlin.attribute(model, model.embed([5, 6]), **{"target": 9, **options})
+
+
+def test_words() -> None:
+    """A word is its likelier spelling; a pair of words is the difference of their logits."""
+    model, tokenizer = jaxlin.load()
+    x = model.embed(tokenizer.encode("The cat sat on the"))
+    bare, spaced, other = (tokenizer.to_single_token(word) for word in ("The", " The", " house"))
+    logits = model.unembed(model(x)[-1])
+    likelier = max((bare, spaced), key=lambda token: logits[token])
+    by_word = jaxlin.attribute(model, x, "The", tokenizer=tokenizer)
+    np.testing.assert_array_equal(by_word.tokens, jaxlin.attribute(model, x, likelier).tokens)
+    pair = jaxlin.attribute(model, x, ("The", " house"), tokenizer=tokenizer)
+    assert pair.value == pytest.approx(float(logits[likelier] - logits[other]), abs=1e-4)
+    with pytest.raises(jaxlin.JaxlinError, match="tokenizer= to read words with; found 'The'"):
+        jaxlin.attribute(model, x, "The")
+    with pytest.raises(TokenizerError, match="expected one token"):
+        jaxlin.attribute(model, x, ("The", "nonsensical words"), tokenizer=tokenizer)
+    with pytest.raises(jaxlin.JaxlinError, match="two different tokens"):
+        jaxlin.attribute(model, x, (" house", " house"), tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize("position", [2, -3])

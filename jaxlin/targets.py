@@ -1,0 +1,71 @@
+"""What an attribution is of: a token, the difference of two, or any direction of the output."""
+
+import contextlib
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxlin.decoder import Decoder
+from jaxlin.errors import JaxlinError, TokenizerError
+from jaxlin.tokenizer import Tokenizer
+
+Target = int | tuple[int, int] | Float[Array | np.ndarray, " k"]
+"""A token id; a pair of them, for the difference of their logits; or a direction of the output."""
+
+Words = str | tuple[str, str]
+"""A word that is one token, or a pair of them."""
+
+
+def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
+    """A direction, or the ids of one token or two."""
+    given = np.asarray(target)
+    if given.dtype.kind == "f":
+        features = model.config.hidden_size
+        if given.shape != (features,):
+            raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")
+        return jnp.asarray(given, dtype)
+    if given.dtype.kind not in "iu" or given.shape not in ((), (2,)):
+        raise JaxlinError(f"Target: expected a token id, a pair of them, or a direction; found {target!r}.")
+    vocab, ids = model.config.vocab_size, given.reshape(-1)
+    if (ids < 0).any() or (ids >= vocab).any():
+        raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {target!r}.")
+    if len(set(ids.tolist())) < len(ids):
+        raise JaxlinError(f"Target: expected two different tokens; found {ids[0]} twice.")
+    return jnp.asarray(ids)
+
+
+def without_words(
+    model: Decoder, tokenizer: Tokenizer | None, target: Target | Words, x: Float[Array, "t d"], position: int
+) -> Target:
+    """`target`, or the ids of its words, each the likelier of its spellings after `position`.
+
+    Raises:
+        JaxlinError: no tokenizer to read words with.
+        TokenizerError: a word that is not one token, in neither spelling.
+    """
+    words = [target] if isinstance(target, str) else [word for word in np.atleast_1d(target) if isinstance(word, str)]
+    if not words:
+        return cast(Target, target)
+    if tokenizer is None:
+        raise JaxlinError(f"Target: expected a token id, or tokenizer= to read words with; found {target!r}.")
+    logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[position]))
+    ids = tuple(likelier_spelling(tokenizer, word, logits) for word in words)
+    return ids[0] if isinstance(target, str) else cast(Target, ids)
+
+
+def likelier_spelling(tokenizer: Tokenizer, word: str, logits: Float[np.ndarray, " vocab"]) -> int:
+    """The id of `word`, as written or with a space before it: of those that are one token, the likelier.
+
+    Raises:
+        TokenizerError: neither is one token.
+    """
+    found = []
+    for form in (word, f" {word}"):
+        with contextlib.suppress(TokenizerError):
+            found.append(tokenizer.to_single_token(form))
+    if not found:
+        return tokenizer.to_single_token(word)  # to say what it is instead
+    return max(found, key=lambda token: logits[token])

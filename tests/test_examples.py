@@ -1,0 +1,43 @@
+"""The examples run on the small model, and what they print is what they say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def printed(name: str, *arguments: str) -> str:
+    """What an example prints; warnings are errors there too."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_walkthrough() -> None:
+    text = printed("walkthrough")
+    held, ordinary = re.search(r"f\(x\)\| = (\S+)", text), re.search(r"reconstructs nothing: (\S+)", text)
+    assert held
+    assert ordinary
+    assert float(held[1]) <= 3e-6 < 0.1 < float(ordinary[1])
+    assert len(re.findall(r"^   layer +\d", text, re.MULTILINE)) == 4
+    assert "path (+1.00, +1.00)" in text
+
+
+def test_attribution() -> None:
+    text = printed("attribution", "The children went to the", "--target", "park", "--over", "house")
+    value = re.search(r"\('park', 'house'\): (\S+)", text)
+    assert value
+    by_token = text.split("by token")[1].split("by part")[0]
+    parts = [float(size) for size in re.findall(r" ([+-]\d+\.\d{3})  ", by_token + " ")]
+    assert abs(sum(parts) - float(value[1])) < 2e-3 * len(parts)
+
+
+def test_steering() -> None:
+    text = printed("steering", "--layer", "2")
+    rows = re.findall(r"^ +([\d.]+)  \S* +(\d+)%", text, re.MULTILINE)
+    assert len(rows) == 20
+    rates = [int(rate) for strength, rate in rows[:5]]
+    assert rates[-1] > rates[0]
