@@ -57,9 +57,8 @@ def main() -> None:
     neurons = zip(found.neurons.layer, found.neurons.index, found.neurons.contribution, strict=True)
     bars([(f"layer {layer}, {index}", float(size)) for layer, index, size in list(neurons)[:4]])
     deleted = deletion(model, x, target)
-    print(
-        f"\nwhat deleting a token takes from it; rank correlation with the list by token: {deleted.rank_correlation:.2f}"
-    )
+    correlation = f"rank correlation with the list by token: {deleted.rank_correlation:.2f}"
+    print(f"\nwhat deleting a token takes from it; {correlation}")
     bars(list(zip(names, deleted.effects.tolist(), strict=True)))
 
 

@@ -30,12 +30,12 @@ def main() -> None:
     x = model.embed(ids)
 
     print("1. The map, by plain JAX: J = jacfwd of the linearized model, and J x is the output")
-    J = jax.jit(jax.jacfwd(lambda model, x: model(x)[-1], argnums=1))(model, x)
+    dense = jax.jit(jax.jacfwd(lambda model, x: model(x)[-1], argnums=1))(model, x)
     lmap = jaxlin.local_map(model, x)
-    print(f"   J is {J.shape}; |J x + b - f(x)| / |f(x)| = {lmap.residual_of(J):.1e}")
+    print(f"   J is {dense.shape}; |J x + b - f(x)| / |f(x)| = {lmap.residual_of(dense):.1e}")
     ordinary = jax.jit(jax.jacrev(lambda model, x: model(x)[-1], argnums=1))(jaxlin.load(args.model)[0], x)
     print(f"   the ordinary Jacobian reconstructs nothing: {lmap.residual_of(ordinary):.1e}")
-    print(f"   rows of the operator are those of J, to {np.abs(lmap.jacobian(progress=False) - J).max():.0e}")
+    print(f"   rows of the operator are those of J, to {np.abs(lmap.jacobian(progress=False) - dense).max():.0e}")
 
     print("\n2. Its spectrum, in words: what a left vector promotes, what a right vector reads at its heaviest token")
     u, s, v = lmap.svd(k=6)
