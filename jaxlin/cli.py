@@ -109,6 +109,7 @@ def plan(
         ("forward pass", found.forward),
         (f"a block of {found.block} rows", found.rows),
         ("the dense J", found.jacobian),
+        ("peak, rows alone", found.operator),
         ("peak, J in memory", found.peak),
         ("there is", there),
     ):

@@ -46,13 +46,18 @@ class MemoryPlan:
     jacobian: int
 
     @property
+    def operator(self) -> int:
+        """The most that is held at a time while rows, products or attributions are computed and no J is kept."""
+        return self.weights + self.coefficients + max(self.forward, self.rows)
+
+    @property
     def peak(self) -> int:
         """The most that is held at a time, J in memory included."""
         return self.weights + self.coefficients + max(self.forward, self.rows + self.jacobian)
 
     def to_dict(self) -> dict[str, int]:
         """All of it, for JSON."""
-        return {**asdict(self), "peak": self.peak}
+        return {**asdict(self), "operator": self.operator, "peak": self.peak}
 
 
 def memory_plan(

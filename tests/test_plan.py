@@ -91,6 +91,25 @@ def test_70b_in_four_bits() -> None:
     assert less.weights + less.coefficients + less.rows <= 44.05e9
 
 
+LLAMA_8B: dict[str, Any] = {
+    **{key: value for key, value in LLAMA_70B.items() if key != "quantization_config"},
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+
+
+def test_32768_tokens_of_8b_on_80_gb() -> None:
+    """Factors that are kept do not fit; recomputed they do."""
+    kept, again = (
+        jaxlin.memory_plan(LLAMA_8B, tokens=32768, block=1, recompute=recompute) for recompute in (False, True)
+    )
+    assert kept.coefficients > 80e9
+    assert again.coefficients == 4 * 32 * 32768 * 4096
+    assert again.operator < 60e9
+
+
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(JaxlinError, match="weights and one row of J; found 1000000000"):
         jaxlin.memory_plan(LLAMA_70B, tokens=8, memory=10**9)

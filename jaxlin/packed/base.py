@@ -3,8 +3,9 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 
 class Packed:
@@ -50,3 +51,14 @@ class Packed:
 
     def __getitem__(self, index: Any) -> Array:
         return self.unpack() if index is Ellipsis else self.rows(index).unpack()
+
+
+def rounded(values: Float[Array, "*b"], dtype: Any) -> Float[Array, "*b"]:
+    """`values` of float32 in `dtype`, rounded for certain.
+
+    XLA leaves out a conversion to bfloat16 whose result is widened again: what it takes for excess precision is here
+    another weight than the reference's.
+    """
+    if jnp.dtype(dtype) == jnp.bfloat16:
+        values = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+    return values.astype(dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxlin.packed.base import Packed
+from jaxlin.packed.base import Packed, rounded
 
 NESTED_BLOCK = 256
 """Block scales that share one scale of their own, under double quantisation."""
@@ -45,7 +45,7 @@ class FourBit(Packed):
         *lead, out, half = codes.shape
         indices = jnp.stack([codes >> 4, codes & 15], axis=-1).reshape(*lead, out, 2 * half)
         values = _looked_up(jnp.asarray(self.table), indices).reshape(*scales.shape, -1)
-        return (values * scales[..., None]).reshape(*lead, out, 2 * half).astype(self.kind)
+        return rounded((values * scales[..., None]).reshape(*lead, out, 2 * half), self.kind)
 
     def rows(self, index: Any) -> Packed:
         """Some rows, packed."""

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array
 
-from jaxlin.packed.base import Packed
+from jaxlin.packed.base import Packed, rounded
 
 
 @jax.tree_util.register_dataclass
@@ -48,7 +48,8 @@ class Scaled(Packed):
         out, width = codes.shape[-2:]
         spread = jnp.repeat(scale, self.block[0], axis=-2)[..., :out, :]
         spread = jnp.repeat(spread, self.block[1], axis=-1)[..., :width]
-        return codes.astype(scale.dtype) * spread
+        # In float32 the product is exact: it is rounded once, as the product of two narrow numbers would be.
+        return rounded(codes.astype(jnp.float32) * spread.astype(jnp.float32), scale.dtype)
 
     def rows(self, index: Any) -> Packed:
         """Some rows, packed; each with scales of its own."""
