@@ -220,5 +220,5 @@ def _pull_ordinary(
 
 @jax.jit
 def push_ordinary(model: Decoder, x: Float[Array, "t d"], position: Array) -> Float[Array, " d"]:
-    r"""$(\partial f / \partial x)\,x$ at `position`, with nothing held: what the ordinary Jacobian makes of the input."""
+    r"""$(\partial f / \partial x)\,x$ at `position`, nothing held: what the ordinary Jacobian makes of the input."""
     return jax.jvp(lambda x: _plain(model, x, position), (x,), (x,))[1]

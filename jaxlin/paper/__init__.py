@@ -1,7 +1,7 @@
 """The paper's figures and tables for any model, with the controls that it lacks. Source: arXiv 2505.24293.
 
-Computing is apart from drawing: every part writes a JSON file with each number that is drawn, and its figure or table is
-made from that file alone.
+Computing is apart from drawing: every part writes a JSON file with each number that is drawn, and its figure or table
+is made from that file alone.
 """
 
 from jaxlin.paper.folder import PaperError

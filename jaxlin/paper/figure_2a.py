@@ -1,7 +1,7 @@
-"""Figure 2A: the norms of the columns and rows of each token's map, and the words of the largest.
+r"""Figure 2A: the norms of the columns and rows of each token's map, and the words of the largest.
 
-Rows are sorted by their own norms. Signs are fixed by the output $f$: a column $c$ so that $c \\cdot f \\ge 0$, the row of
-feature $i$ by the sign of $f_i$.
+Rows are sorted by their own norms. Signs are fixed by the output $f$: a column $c$ so that $c \cdot f \ge 0$, the row
+of feature $i$ by the sign of $f_i$.
 """
 
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxlin.paper.part import Data, Part
-from jaxlin.paper.style import COLOURS, few, label, labels, text_table
+from jaxlin.paper.style import COLOURS, few, label, labels, plain_log, text_table
 from jaxlin.paper.subject import Subject
-from jaxlin.words import Features, Poles, largest_columns, largest_rows
+from jaxlin.words import Features, largest_columns, largest_rows
 
 FEATURES, WORDS = 4, 6
 """Columns and rows of each token that are decoded, and the words of each."""
@@ -33,24 +33,15 @@ def compute(subject: Subject) -> Data:
 
 
 def _decoded(subject: Subject, found: Features, against: np.ndarray) -> list[list[Data]]:
-    return [
-        [
-            {
-                "feature": int(found.features[t, m]),
-                "norm": float(found.norms[t, m]),
-                **dict(
-                    zip(("words", "opposite"), _poles(subject, found.words, (t, m), bool(against[t, m])), strict=True)
-                ),
-            }
-            for m in range(found.features.shape[1])
-        ]
-        for t in range(len(found.features))
-    ]
+    def one(t: int, m: int) -> Data:
+        words, opposite = (subject.words(pole.ids[t, m].tolist()) for pole in found.words)
+        if against[t, m]:
+            words, opposite = opposite, words
+        feature, norm = int(found.features[t, m]), float(found.norms[t, m])
+        return {"feature": feature, "norm": norm, "words": words, "opposite": opposite}
 
-
-def _poles(subject: Subject, poles: Poles, place: tuple[int, ...], turned: bool) -> tuple[list[str], list[str]]:
-    both = [subject.words(pole.ids[place].tolist()) for pole in poles]
-    return (both[1], both[0]) if turned else (both[0], both[1])
+    tokens, count = found.features.shape
+    return [[one(t, m) for m in range(count)] for t in range(tokens)]
 
 
 def caption(data: Data) -> str:
@@ -62,17 +53,17 @@ def caption(data: Data) -> str:
     reader = int(np.argmax(readers))
     row = data["rows"][reader][0]
     return (
-        f"The largest column of the map, {column['norm']:.3g}, is feature {column['feature']} of the token "
-        f"{data['tokens'][token]!r} and promotes {column['words'][0]!r} most; the largest row, {row['norm']:.3g}, is how "
-        f"output feature {row['feature']} reads the token {data['tokens'][reader]!r} and lies nearest to the embedding of "
-        f"{row['words'][0]!r}."
+        f"The largest column of the map, of norm {column['norm']:.3g}, is feature {column['feature']} of the token "
+        f"{data['tokens'][token]!r} and promotes {column['words'][0]!r} most; the largest row, of norm "
+        f"{row['norm']:.3g}, is how output feature {row['feature']} reads the token {data['tokens'][reader]!r} and lies "
+        f"nearest to the embedding of {row['words'][0]!r}."
     )
 
 
 def draw(data: Data, figure: Any) -> None:
     """The curves above, the words below."""
     shown = few(len(data["tokens"]))
-    figure.set_size_inches(7, 3.1 + 0.19 * len(shown))
+    figure.set_size_inches(7.4, 3.1 + 0.19 * len(shown))
     grid = figure.add_gridspec(2, 2, height_ratios=[2.5, 0.4 + 0.19 * len(shown)])
     for side, name in enumerate(("column", "row")):
         axes = figure.add_subplot(grid[0, side])
@@ -80,10 +71,11 @@ def draw(data: Data, figure: Any) -> None:
             norms = np.sort(data[f"{name}_norms"][t])[::-1]
             axes.plot(np.arange(1, len(norms) + 1), norms, color=colour, label=f"{t} {label(data['tokens'][t])}")
         axes.set_xscale("log")
+        plain_log(axes.xaxis)
         axes.set_ylim(0)
         axes.set_xlabel(f"{name}, the largest first")
         axes.set_ylabel(f"norm of the {name}")
-    axes.legend(title="input token", title_fontsize=7)
+    axes.legend(title="input token", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     rows = [
         [
             label(data["tokens"][t]),

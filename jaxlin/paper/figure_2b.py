@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxlin.paper.part import Data, Part
-from jaxlin.paper.style import COLOURS, few, label, labels, text_table
+from jaxlin.paper.style import COLOURS, few, label, labels, plain_log, text_table
 from jaxlin.paper.subject import Subject
 from jaxlin.spectrum import SVD, stable_rank, svd
 from jaxlin.words import triplet_words
@@ -41,16 +41,17 @@ def caption(data: Data) -> str:
     most, least, last = int(np.argmax(tops)), int(np.argmin(tops)), data["maps"][-1]
     return (
         f"The largest singular value of a token's map goes from {tops[least]:.3g} ({data['tokens'][least]!r}) to "
-        f"{tops[most]:.3g} ({data['tokens'][most]!r}); of the last token, {data['tokens'][-1]!r}, the leading left vector "
-        f"promotes {last['promotes'][0][0]!r}, the leading right vector lies nearest to {last['reads'][0][0]!r}, and value "
-        f"{len(last['values'])} is {last['values'][-1] / (last['values'][0] or 1):.2g} of the first."
+        f"{tops[most]:.3g} ({data['tokens'][most]!r}); of the last token, {data['tokens'][-1]!r}, the leading left "
+        f"vector promotes {last['promotes'][0][0]!r} most, the leading right vector lies nearest to "
+        f"{last['reads'][0][0]!r}, and value {len(last['values'])} is "
+        f"{last['values'][-1] / (last['values'][0] or 1):.2g} of the first."
     )
 
 
 def draw(data: Data, figure: Any) -> None:
     """The spectra above, the words below."""
     shown = few(len(data["tokens"]))
-    figure.set_size_inches(7, 3.1 + 0.19 * len(shown))
+    figure.set_size_inches(7.4, 3.1 + 0.19 * len(shown))
     grid = figure.add_gridspec(2, 1, height_ratios=[2.5, 0.4 + 0.19 * len(shown)])
     axes = figure.add_subplot(grid[0])
     for colour, t in zip(COLOURS, shown, strict=False):
@@ -58,6 +59,7 @@ def draw(data: Data, figure: Any) -> None:
         name = f"{t} {label(data['tokens'][t])}"
         axes.plot(range(1, len(values) + 1), values, ".-", markersize=4, color=colour, label=name)
     axes.set_yscale("log")
+    plain_log(axes.yaxis)
     axes.set_xlabel("singular value of the token's map, the largest first")
     axes.set_ylabel("$\\sigma$")
     axes.legend(title="input token", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -73,7 +75,7 @@ def draw(data: Data, figure: Any) -> None:
         for found in (data["maps"][t],)
     ]
     heads = ("input token", "$\\sigma_1$", "stable rank", "the leading left vector promotes", "the right one reads")
-    text_table(figure.add_subplot(grid[1]), heads, rows, (0, 0.14, 0.21, 0.31, 0.68))
+    text_table(figure.add_subplot(grid[1]), heads, rows, (0, 0.14, 0.21, 0.33, 0.68))
 
 
 PART = Part("figure_2b", "The spectrum of each token's map", compute, caption, draw)

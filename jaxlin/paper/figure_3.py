@@ -8,7 +8,7 @@ from tqdm import tqdm
 from jaxlin.gram import gram, singular_values
 from jaxlin.local_map import local_map
 from jaxlin.paper.part import Data, Part
-from jaxlin.paper.style import COLOURS
+from jaxlin.paper.style import COLOURS, label, plain_log
 from jaxlin.paper.subject import Subject
 from jaxlin.spectrum import stable_rank
 
@@ -82,37 +82,28 @@ def caption(data: Data) -> str:
     """What it shows."""
     parts = [f"{each['mean']:.3g} ± {each['deviation']:.2g} ({each['name']})" for each in data["positions"]]
     return (
-        f"Over {len(data['phrases'])} short phrases the stable rank of a token's map is, as mean and standard deviation, "
-        f"{', '.join(parts)}."
+        f"Over {len(data['phrases'])} short phrases the stable rank of a token's map is, as mean and standard "
+        f"deviation, {', '.join(parts)}."
     )
 
 
 def draw(data: Data, figure: Any) -> None:
     """A histogram for each position, one above the other."""
     positions = data["positions"]
-    figure.set_size_inches(5, 0.6 + 0.8 * len(positions))
+    figure.set_size_inches(5.6, 0.6 + 0.8 * len(positions))
     rows = figure.subplots(len(positions), 1, sharex=True, squeeze=False)[:, 0]
     for axes, each, colour in zip(rows, positions, COLOURS, strict=False):
         axes.stairs(each["counts"], data["edges"], fill=True, color=colour, alpha=0.75)
         axes.axvline(each["mean"], color="0.2", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
         axes.set_ylim(0, 1.05 * max(each["counts"]))
-        name = f"{each['name']}\nmean {each['mean']:.3g} ± {each['deviation']:.2g}, n = {len(each['stable_rank'])}"
-        axes.text(0.99, 0.92, name.replace("$", r"\$"), transform=axes.transAxes, ha="right", va="top", fontsize=7)
+        known = f"{each['mean']:.3g} ± {each['deviation']:.2g}\nn = {len(each['stable_rank'])}"
+        axes.text(1.02, 0.9, f"{label(each['name'], 24)}\n{known}", transform=axes.transAxes, va="top", fontsize=7)
     axes = rows[-1]
     axes.set_xlim(1, data["edges"][-1])
-    axes.xaxis.set_major_locator(_ticks(data["edges"][-1]))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
+    plain_log(axes.xaxis)
     axes.set_xlabel("stable rank of the token's map")
     figure.supylabel("phrases", fontsize=8)
-
-
-def _ticks(top: float) -> Any:
-    from matplotlib.ticker import FixedLocator
-
-    steps = [1, 1.02, 1.05, 1.1] if top < 1.2 else [1, 1.2, 1.5, 2, 3, 5, 7, 10, 20, 50, 100, 200, 500, 1000]
-    return FixedLocator([step for step in steps if step <= top])
 
 
 PART = Part("figure_3", "Stable rank over short phrases", compute, caption, draw)

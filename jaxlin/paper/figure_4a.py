@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxlin.paper.part import Data, Part
+from jaxlin.paper.style import plain_log
 from jaxlin.paper.subject import Subject
 
 VALUES = 48
@@ -35,6 +36,7 @@ def draw(data: Data, figure: Any) -> None:
     for layer, ratios in enumerate(data["ratios"]):
         axes.plot(range(1, len(ratios) + 1), ratios, color=colours(layer + 1), linewidth=0.9)
     axes.set_yscale("log")
+    plain_log(axes.yaxis)
     axes.set_xlabel("singular value, the largest first")
     axes.set_ylabel(r"$\sigma_i / \sigma_1$, embeddings to layer")
 

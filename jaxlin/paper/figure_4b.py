@@ -21,9 +21,9 @@ def caption(data: Data) -> str:
     far = [np.flatnonzero(row < 0.5) for row in cosines.T]
     since = [int(row[-1]) + 2 if len(row) else 1 for row in far]
     return (
-        f"After layer 1 the two leading left vectors have cosines of {first[0]:.2f} and {first[1]:.2f} with those of layer "
-        f"{depth}, the last; the leading one stays within 60° of it from layer {since[0]} on, the second from layer "
-        f"{since[1]} on."
+        f"After layer 1 the two leading left vectors have cosines of {first[0]:.2f} and {first[1]:.2f} with those of "
+        f"layer {depth}, the last; the leading one stays within 60° of it from layer {since[0]} on, the second from "
+        f"layer {since[1]} on."
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxlin.depth import LayerSpectra, single
 from jaxlin.paper.part import Data, Part
-from jaxlin.paper.style import KINDS
+from jaxlin.paper.style import KINDS, plain_log
 from jaxlin.paper.subject import Subject
 
 
@@ -79,7 +79,7 @@ def draw(data: Data, figure: Any) -> None:
     if dashed:
         axes.plot([], [], ":", color="0.3", label="without the first token")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    plain_log(axes.yaxis)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("layer")
     axes.set_ylabel("stable rank")

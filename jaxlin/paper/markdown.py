@@ -20,7 +20,7 @@ def row(tokens: Sequence[str]) -> str:
 
 def escaped(text: str) -> str:
     """Text that is no markup."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$-])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", text)
 
 
 def page(title: str, caption: str, body: str) -> str:
@@ -30,16 +30,12 @@ def page(title: str, caption: str, body: str) -> str:
 
 def index(settings: dict[str, Any], tokens: Sequence[str], parts: Sequence[tuple[str, str, str, bool]]) -> str:
     """What the folder holds: each part's name, title, caption and whether it is a figure."""
-    said = ", ".join(
-        f"{name} {escaped(str(settings[name]))}"
-        for name in ("dtype", "rule", "seed", "fingerprint")
-        if name in settings
-    )
+    said = ", ".join(f"{name} {escaped(str(settings[name]))}" for name in ("dtype", "rule", "seed", "fingerprint"))
     lines = [
         f"# The paper's figures for {escaped(str(settings['model']))}\n",
         f"Prompt: {row(tokens)}\n",
-        f"Settings: {said}. The figures are those of arXiv 2505.24293, of this model; each number that is drawn stands in "
-        "the JSON file of the figure, from which alone it was drawn.\n",
+        f"Settings: {said}. The figures are those of arXiv 2505.24293, for this model; each number that is drawn stands "
+        "in the JSON file of the figure, from which alone it was drawn.\n",
     ]
     for name, title, caption, drawn in parts:
         lines.append(f"## {title}\n")

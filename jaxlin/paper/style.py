@@ -93,6 +93,18 @@ def _glyphs() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
+def plain_log(axis: Any) -> None:
+    """Label a logarithmic axis, once its data are there, with plain numbers, as many as its range has room for."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    ratio = high / low
+    steps = (1, 1.2, 1.5, 2, 3, 4, 5, 7) if ratio < 8 else (1, 2, 5) if ratio < 500 else (1,)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def text_table(axes: Any, heads: Sequence[str], rows: Sequence[Sequence[str]], at: Sequence[float]) -> None:
     """Rows of text in columns that begin at the places `at`, of 0 to 1."""
     axes.set_axis_off()

@@ -43,8 +43,8 @@ def caption(data: Data) -> str:
     else:
         found = f"at {len(layers)} of {depth} layers, first at layer {layers[0]}"
     return (
-        f"The predicted token, {data['predicted']!r}, is among the {len(data['promotes'][0][0][0])} words that one of the "
-        f"{len(data['promotes'][0][0])} leading left vectors of the joint map promotes most {found}."
+        f"The predicted token, {data['predicted']!r}, is among the {len(data['promotes'][0][0][0])} words that one of "
+        f"the {len(data['promotes'][0][0])} leading left vectors of the joint map promotes most {found}."
     )
 
 
