@@ -55,8 +55,8 @@ def caption(data: Data) -> str:
     return (
         f"The largest column of the map, of norm {column['norm']:.3g}, is feature {column['feature']} of the token "
         f"{data['tokens'][token]!r} and promotes {column['words'][0]!r} most; the largest row, of norm "
-        f"{row['norm']:.3g}, is how output feature {row['feature']} reads the token {data['tokens'][reader]!r} and lies "
-        f"nearest to the embedding of {row['words'][0]!r}."
+        f"{row['norm']:.3g}, is how output feature {row['feature']} reads the token {data['tokens'][reader]!r} and "
+        f"lies nearest to the embedding of {row['words'][0]!r}."
     )
 
 
@@ -65,8 +65,8 @@ def draw(data: Data, figure: Any) -> None:
     shown = few(len(data["tokens"]))
     figure.set_size_inches(7.4, 3.1 + 0.19 * len(shown))
     grid = figure.add_gridspec(2, 2, height_ratios=[2.5, 0.4 + 0.19 * len(shown)])
-    for side, name in enumerate(("column", "row")):
-        axes = figure.add_subplot(grid[0, side])
+    panels = [figure.add_subplot(grid[0, side]) for side in (0, 1)]
+    for axes, name in zip(panels, ("column", "row"), strict=True):
         for colour, t in zip(COLOURS, shown, strict=False):
             norms = np.sort(data[f"{name}_norms"][t])[::-1]
             axes.plot(np.arange(1, len(norms) + 1), norms, color=colour, label=f"{t} {label(data['tokens'][t])}")
@@ -75,7 +75,7 @@ def draw(data: Data, figure: Any) -> None:
         axes.set_ylim(0)
         axes.set_xlabel(f"{name}, the largest first")
         axes.set_ylabel(f"norm of the {name}")
-    axes.legend(title="input token", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[1].legend(title="input token", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     rows = [
         [
             label(data["tokens"][t]),

@@ -34,8 +34,8 @@ def index(settings: dict[str, Any], tokens: Sequence[str], parts: Sequence[tuple
     lines = [
         f"# The paper's figures for {escaped(str(settings['model']))}\n",
         f"Prompt: {row(tokens)}\n",
-        f"Settings: {said}. The figures are those of arXiv 2505.24293, for this model; each number that is drawn stands "
-        "in the JSON file of the figure, from which alone it was drawn.\n",
+        f"Settings: {said}. The figures are those of arXiv 2505.24293, for this model; each number that is drawn "
+        "stands in the JSON file of the figure, from which alone it was drawn.\n",
     ]
     for name, title, caption, drawn in parts:
         lines.append(f"## {title}\n")

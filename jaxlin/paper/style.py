@@ -9,7 +9,7 @@ from typing import Any
 from jaxlin.paper.folder import PaperError
 from jaxlin.terminal import visible
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.6,
     "axes.spines.right": False,
     "axes.spines.top": False,
