@@ -55,8 +55,7 @@ def _histograms(found: list[Data]) -> Data:
         for at in range(POSITIONS)
     } | {"last token": [each["stable_rank"][-1] for each in found]}
     firsts = {each["tokens"][0] for each in found}
-    if len(firsts) == 1 and len(found) > 1:
-        groups = {f"token 0, {firsts.pop()}": groups.pop("token 0")} | groups
+    common = {"token 0": firsts.pop()} if len(firsts) == 1 else {}
     kept = {name: [rank for rank in ranks if rank is not None] for name, ranks in groups.items()}
     kept = {name: ranks for name, ranks in kept.items() if ranks}
     # A rank of one may round to just below it.
@@ -67,6 +66,7 @@ def _histograms(found: list[Data]) -> Data:
         "positions": [
             {
                 "name": name,
+                "token": common.get(name),
                 "stable_rank": ranks,
                 "mean": float(np.mean(ranks)),
                 "deviation": float(np.std(ranks)),
@@ -80,7 +80,11 @@ def _histograms(found: list[Data]) -> Data:
 
 def caption(data: Data) -> str:
     """What it shows."""
-    parts = [f"{each['mean']:.3g} ± {each['deviation']:.2g} ({each['name']})" for each in data["positions"]]
+    parts = [
+        f"{each['mean']:.3g} ± {each['deviation']:.2g} ({each['name']}"
+        + (")" if each["token"] is None else f", always {each['token']!r})")
+        for each in data["positions"]
+    ]
     return (
         f"Over {len(data['phrases'])} short phrases the stable rank of a token's map is, as mean and standard "
         f"deviation, {', '.join(parts)}."
@@ -97,8 +101,9 @@ def draw(data: Data, figure: Any) -> None:
         axes.axvline(each["mean"], color="0.2", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
         axes.set_ylim(0, 1.05 * max(each["counts"]))
+        name = each["name"] if each["token"] is None else f"{each['name']}, {label(each['token'])}"
         known = f"{each['mean']:.3g} ± {each['deviation']:.2g}\nn = {len(each['stable_rank'])}"
-        axes.text(1.02, 0.9, f"{label(each['name'], 24)}\n{known}", transform=axes.transAxes, va="top", fontsize=7)
+        axes.text(1.02, 0.9, f"{name}\n{known}", transform=axes.transAxes, va="top", fontsize=7)
     axes = rows[-1]
     axes.set_xlim(1, data["edges"][-1])
     plain_log(axes.xaxis)
