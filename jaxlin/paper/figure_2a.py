@@ -91,7 +91,7 @@ def draw(data: Data, figure: Any) -> None:
         for t in shown
     ]
     heads = ("input token", "norm", "the largest column promotes", "norm", "the largest row reads")
-    text_table(figure.add_subplot(grid[1, :]), heads, rows, (0, 0.14, 0.21, 0.6, 0.67))
+    text_table(figure.add_subplot(grid[1, :]), heads, rows, (0.0, 0.14, 0.21, 0.6, 0.67))
 
 
 PART = Part("figure_2a", "The largest columns and rows of each token's map", compute, caption, draw)

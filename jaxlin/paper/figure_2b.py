@@ -75,7 +75,7 @@ def draw(data: Data, figure: Any) -> None:
         for found in (data["maps"][t],)
     ]
     heads = ("input token", "$\\sigma_1$", "stable rank", "the leading left vector promotes", "the right one reads")
-    text_table(figure.add_subplot(grid[1]), heads, rows, (0, 0.14, 0.21, 0.33, 0.68))
+    text_table(figure.add_subplot(grid[1]), heads, rows, (0.0, 0.14, 0.21, 0.33, 0.68))
 
 
 PART = Part("figure_2b", "The spectrum of each token's map", compute, caption, draw)
