@@ -269,7 +269,7 @@ class TestFolder:
         with pytest.raises(PaperError, match="this one has text 'another', not 'the bridge'"):
             run(tiny, made, "another")
         with pytest.raises(PaperError, match="phrases"):
-            paper(*tiny, TEXT, out=made, phrases=["other"])
+            paper(tiny[0], tiny[1], TEXT, out=made, phrases=["other"])
         other = jaxlin.load(checkpoint("qwen3"), linearize=True)
         with pytest.raises(PaperError, match="fingerprint"):
             run(other, made)
