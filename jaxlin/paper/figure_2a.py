@@ -81,7 +81,7 @@ def draw(data: Data, figure: Any) -> None:
             label(data["tokens"][t]),
             *(
                 cell
-                for name, width in (("columns", 40), ("rows", 36))
+                for name, width in (("columns", 40), ("rows", 44))
                 for cell in (
                     f"{data[name][t][0]['norm']:.3g}",
                     labels(data[name][t][0]["words"], width),

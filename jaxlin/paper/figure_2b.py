@@ -69,7 +69,7 @@ def draw(data: Data, figure: Any) -> None:
             f"{found['values'][0]:.3g}",
             "–" if found["stable_rank"] is None else f"{found['stable_rank']:.3g}",
             labels(found["promotes"][0], 38),
-            labels(found["reads"][0], 36),
+            labels(found["reads"][0], 44),
         ]
         for t in shown
         for found in (data["maps"][t],)

@@ -38,7 +38,13 @@ def draw(data: Data, figure: Any) -> None:
     axes.scatter(*cosines.T, c=[colours(layer) for layer in range(1, depth + 1)], s=18, zorder=2)
     for layer in sorted({1, depth}):
         axes.annotate(
-            f"layer {layer}", cosines[layer - 1], xytext=(0, 6), textcoords="offset points", fontsize=7, ha="center"
+            f"layer {layer}",
+            cosines[layer - 1],
+            xytext=(-14, 26) if layer == 1 else (0, 8),
+            textcoords="offset points",
+            fontsize=7,
+            ha="center",
+            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.5} if layer == 1 else None,
         )
     for line in (axes.axhline, axes.axvline):
         line(0, color="0.85", linewidth=0.6, zorder=0)

@@ -36,22 +36,25 @@ def _ranks(found: dict[str, LayerSpectra]) -> Data:
 
 def caption_cumulative(data: Data) -> str:
     """What 4C shows."""
-    ranks = data["resid_post"]["stable_rank"]
-    return f"{_course(ranks, 'the map from the embeddings to the residual stream')}; {_ends(data)}."
+    return f"{_course(data, 'the map from the embeddings to the residual stream')}; {_ends(data)}."
 
 
 def caption_single(data: Data) -> str:
     """What 4D shows."""
-    ranks = data["resid_post"]["stable_rank"]
-    return f"{_course(ranks, 'the map through one layer')}; {_ends(data)}."
+    return f"{_course(data, 'the map through one layer')}; {_ends(data)}."
 
 
-def _course(ranks: list[float], what: str) -> str:
+def _course(data: Data, what: str) -> str:
+    ranks, without = data["resid_post"]["stable_rank"], data["resid_post"]["without_first"]
     first, last, depth = ranks[0], ranks[-1], len(ranks)
     verb = "falls" if last < first else "rises"
     peak = int(np.argmax(ranks))
     ends = f"The stable rank of {what} {verb} from {first:.3g} at layer 1 to {last:.3g} at layer {depth}"
-    return ends if peak in (0, depth - 1) else f"{ends}, with its peak, {ranks[peak]:.3g}, at layer {peak + 1}"
+    if peak not in (0, depth - 1):
+        ends += f", with its peak, {ranks[peak]:.3g}, at layer {peak + 1}"
+    if without is None or without[0] is None or without[-1] is None:
+        return ends
+    return f"{ends}; without the first token it is {without[0]:.3g} and {without[-1]:.3g} there"
 
 
 def _ends(data: Data) -> str:
@@ -64,7 +67,7 @@ def _ends(data: Data) -> str:
 
 def draw(data: Data, figure: Any) -> None:
     """Three curves, each with the first token and, dashed, without it."""
-    figure.set_size_inches(4.4, 3)
+    figure.set_size_inches(6, 3)
     axes = figure.subplots()
     dashed = False
     for kind, (name, colour) in KINDS.items():
@@ -83,7 +86,7 @@ def draw(data: Data, figure: Any) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("layer")
     axes.set_ylabel("stable rank")
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 CUMULATIVE = Part(
