@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -54,6 +55,10 @@ def data_of(out: Path, name: str) -> Any:
     return json.loads((out / f"{name}.json").read_text())["data"]
 
 
+def logits_of(model: jaxlin.Decoder, u: np.ndarray) -> np.ndarray:
+    return np.asarray(model.unembed(jnp.asarray(u, jnp.float32)))
+
+
 def singular(matrix: np.ndarray) -> np.ndarray:
     return np.linalg.svd(matrix.reshape(len(matrix), -1), compute_uv=False)
 
@@ -82,7 +87,7 @@ class TestNumbers:
         np.testing.assert_allclose(found["column_norms"], columns, rtol=1e-4)
         np.testing.assert_allclose(found["row_norms"], rows, rtol=1e-4)
         f = np.asarray(model(model.embed(tokenizer.encode(TEXT)))[-1])
-        table = np.asarray(model.embed(list(range(model.config.vocab_size))))
+        table = np.asarray(model.embed_tokens.weight[...])
         table = table / np.linalg.norm(table, axis=1, keepdims=True)
         for t in range(len(columns)):
             column, row = found["columns"][t][0], found["rows"][t][0]
@@ -90,7 +95,7 @@ class TestNumbers:
             # By the rows' own norms, which in this model are not in the order of the columns'.
             assert row["feature"] == np.argmax(rows[t])
             direction = dense[:, t, column["feature"]]
-            logits = np.asarray(model.unembed(np.asarray(direction * np.sign(direction @ f), np.float32)))
+            logits = logits_of(model, direction * np.sign(direction @ f))
             assert column["words"][0] == tokenizer.token(int(np.argmax(logits)))
             assert column["opposite"][0] == tokenizer.token(int(np.argmin(logits)))
             cosines = table @ dense[row["feature"], t] * np.sign(f[row["feature"]])
@@ -104,7 +109,7 @@ class TestNumbers:
             u, s, _ = np.linalg.svd(dense[:, t])
             np.testing.assert_allclose(found["values"], s[:24], rtol=1e-4)
             np.testing.assert_allclose(found["stable_rank"], np.sum(s**2) / s[0] ** 2, rtol=1e-4)
-            logits = np.asarray(model.unembed(np.asarray(u[:, 0] * np.sign(u[:, 0] @ f), np.float32)))
+            logits = logits_of(model, u[:, 0] * np.sign(u[:, 0] @ f))
             assert found["promotes"][0][0] == tokenizer.token(int(np.argmax(logits)))
 
     def test_phrases(self, made: Path, tiny: Any) -> None:
@@ -131,7 +136,7 @@ class TestNumbers:
         leading = []
         for layer in range(model.config.num_hidden_layers):
             to_layer = jaxlin.local_map(model, x, target=("resid_post", layer))
-            inverse = 1 / np.sqrt(np.mean(np.square(to_layer.output)) + model.config.rms_norm_eps)
+            inverse = 1 / np.sqrt(np.mean(np.square(to_layer.output)) + model.config.norm_eps)
             scale = np.asarray(model.norm.weight[...]) * inverse
             cumulative = scale[:, None, None] * np.asarray(to_layer.jacobian(), np.float64)
             u, s, _ = np.linalg.svd(cumulative.reshape(len(scale), -1), full_matrices=False)
@@ -160,7 +165,7 @@ class TestNumbers:
         for of, layers in zip(found["of"], found["promotes"], strict=True):
             matrix = dense.reshape(len(dense), -1) if of is None else dense[:, of]
             u = np.linalg.svd(matrix, full_matrices=False)[0][:, :3]
-            logits = np.asarray(model.unembed(np.asarray((u * np.sign(f @ u)[None]).T, np.float32)))
+            logits = logits_of(model, (u * np.sign(f @ u)[None]).T)
             assert [words[0] for words in layers[-1]] == [tokenizer.token(int(i)) for i in np.argmax(logits, axis=-1)]
 
     def test_baselines(self, made: Path, dense: np.ndarray) -> None:
@@ -197,7 +202,7 @@ class TestFiles:
             document = json.loads((made / f"{part.name}.json").read_text())
             assert document["settings"] == settings
             assert set(document["versions"]) == {"jaxlin", "jax", "flax", "numpy"}
-            assert "".join(document["tokens"]).endswith(TEXT)
+            assert [token[-1] for token in document["tokens"]][-len(TEXT) :] == list(TEXT)
 
     def test_captions_say_the_numbers(self, made: Path) -> None:
         index = (made / "README.md").read_text()
@@ -316,8 +321,14 @@ class TestFolder:
         assert {path.name: path.read_bytes() for path in made.iterdir()} == before
 
 
-def test_one_token(tiny: tuple[jaxlin.Decoder, jaxlin.Tokenizer], tmp_path: Path) -> None:
+def test_one_token(
+    tiny: tuple[jaxlin.Decoder, jaxlin.Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is no map without the first token."""
+    from jaxlin.paper import figure_2a, figure_4cd, table_baselines
+    from jaxlin.paper import run as runs
+
+    monkeypatch.setattr(runs, "PARTS", (figure_2a.PART, figure_4cd.CUMULATIVE, table_baselines.PART))
     run(tiny, tmp_path, "a")
     assert data_of(tmp_path, "figure_4c")["resid_post"]["without_first"] is None
     assert "–" in (tmp_path / "table_baselines.md").read_text()
