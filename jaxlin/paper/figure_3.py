@@ -101,6 +101,7 @@ def draw(data: Data, figure: Any) -> None:
         axes.axvline(each["mean"], color="0.2", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
         axes.set_ylim(0, 1.05 * max(each["counts"]))
+        axes.yaxis.get_major_locator().set_params(integer=True)
         name = each["name"] if each["token"] is None else f"{each['name']}, {label(each['token'])}"
         known = f"{each['mean']:.3g} ± {each['deviation']:.2g}\nn = {len(each['stable_rank'])}"
         axes.text(1.02, 0.9, f"{name}\n{known}", transform=axes.transAxes, va="top", fontsize=7)
