@@ -199,7 +199,7 @@ def _rank_one(lmap: LocalMap) -> Baseline:
 def _ordinary(lmap: LocalMap) -> Baseline:
     """The derivative of the model as it is, with nothing held."""
     pull = functools.partial(_pull_ordinary, lmap.model, lmap.x, lmap.position)
-    pushed = _push_ordinary(lmap.model, lmap.x, lmap.position)
+    pushed = push_ordinary(lmap.model, lmap.x, lmap.position)
     residual = float(jnp.linalg.norm(pushed - lmap.output) / jnp.linalg.norm(lmap.output))
     return _row(NAMES[4], residual, pull, lmap)
 
@@ -219,5 +219,6 @@ def _pull_ordinary(
 
 
 @jax.jit
-def _push_ordinary(model: Decoder, x: Float[Array, "t d"], position: Array) -> Float[Array, " d"]:
+def push_ordinary(model: Decoder, x: Float[Array, "t d"], position: Array) -> Float[Array, " d"]:
+    r"""$(\partial f / \partial x)\,x$ at `position`, nothing held: what the ordinary Jacobian makes of the input."""
     return jax.jvp(lambda x: _plain(model, x, position), (x,), (x,))[1]

@@ -74,6 +74,30 @@ def explain(
 
 
 @app.command()
+def paper(
+    out: Annotated[Path, typer.Option(help="The folder to write to; of an interrupted run, to go on.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
+    ] = None,
+    text: Annotated[str, typer.Option(help="The prompt.")] = "The bridge out of Marin is the",
+    rule: Annotated[Literal["gate", "up", "half"], typer.Option(help="What is held of a gated MLP.")] = "gate",
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")] = "float32",
+) -> None:
+    """Make the figures and tables of the paper for a model, with every number in JSON."""
+    _configure_jax(dtype)
+    import jaxlin
+    from jaxlin.paper import check
+    from jaxlin.paper import paper as made
+
+    name = model or "the small model of jaxlin"
+    check(out, model=name, text=text, dtype=dtype, rule=rule)
+    loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
+    written = made(loaded, tokenizer, text, out=out, name=name)
+    Console(highlight=False).print(Text(f"figures   {written}"), soft_wrap=True)
+
+
+@app.command()
 def models() -> None:
     """Say which models are supported."""
     from jaxlin.registry import families

@@ -4,7 +4,7 @@ All contributions are taken as they enter the residual stream, after any post-no
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -36,11 +36,13 @@ class LayerSpectra:
         without_first: of the map without the first token; None where there is no other.
         u: the leading left vectors of each layer, ``[l, k, d]``, signed so that $u \cdot f \ge 0$ with the model's
             output $f$.
+        alone: those of the maps of single tokens, ``[n, l, k, d]``; None where they were not asked for.
     """
 
     s: Float[np.ndarray, "l d"]
     without_first: Float[np.ndarray, "l d"] | None
     u: Float[np.ndarray, "l k d"]
+    alone: Float[np.ndarray, "n l k d"] | None = None
 
     @property
     def stable_rank(self) -> Float[np.ndarray, " l"]:
@@ -68,6 +70,7 @@ def cumulative(
     position: int = -1,
     rule: Rule | None = None,
     k: int = 8,
+    alone: tuple[int, ...] = (),
 ) -> dict[str, LayerSpectra]:
     """The maps from the embeddings to each layer's site at `position`, through the final norm held at the site's value.
 
@@ -81,23 +84,35 @@ def cumulative(
         position: where the sites are read; negative counts from the last token.
         rule: the freeze rule of gated MLPs; the model's own unless given.
         k: how many left vectors to give.
+        alone: tokens up to `position` whose own maps' left vectors are given too.
 
     Raises:
         SiteError: no such position, or a kind that the model does not have.
     """
     position = _checked(model, x, kinds, position)
+    if late := [token for token in alone if not 0 <= token <= position]:
+        raise SiteError(f"Tokens: expected some of 0..{position}, which reach the position; found {late[0]}.")
     held, norms, output = _record_sites(model, x, position, kinds, rule or model.rule)
     depth, (tokens, d) = model.config.num_hidden_layers, x.shape
     block = _columns(model, tokens)
     grams = {kind: np.zeros((2, depth, d, d)) for kind in kinds}
+    leading: dict[str, dict[int, np.ndarray]] = {kind: {} for kind in kinds}
     for token in range(position + 1):
+        own = {kind: np.zeros((depth, d, d)) for kind in kinds}
         for start in range(0, d, block):
             v = jnp.zeros((block, tokens, d), x.dtype)
             v = v.at[:, token].set(jax.nn.one_hot(jnp.arange(start, start + block), d, dtype=x.dtype))
             for kind, columns in _push_to_sites(model, held, norms, v, position, kinds).items():
                 wide = np.moveaxis(np.asarray(columns, np.float64), 0, -1)
-                grams[kind][min(token, 1)] += wide @ np.swapaxes(wide, -1, -2)
-    return {kind: _spectra([Gram(*parts) for parts in zip(*grams[kind], strict=True)], output, k) for kind in kinds}
+                own[kind] += wide @ np.swapaxes(wide, -1, -2)
+        for kind in kinds:
+            grams[kind][min(token, 1)] += own[kind]
+            if token in alone:
+                leading[kind][token] = np.stack([_leading(each, output, k)[0] for each in own[kind]])
+    found = {kind: _spectra([Gram(*parts) for parts in zip(*grams[kind], strict=True)], output, k) for kind in kinds}
+    if not alone:
+        return found
+    return {kind: replace(found[kind], alone=np.stack([leading[kind][token] for token in alone])) for kind in kinds}
 
 
 def single(
@@ -177,15 +192,23 @@ def _columns(model: Decoder, tokens: int) -> int:
 
 
 def _spectra(grams: list[Gram], output: Float[Array, " d"], k: int) -> LayerSpectra:
-    f, spectra, rests, vectors = np.asarray(output, np.float64), [], [], []
+    spectra, rests, vectors = [], [], []
     for each in grams:
-        u, s = left_vectors(each.whole)
-        leading = u[:, :k].T
-        vectors.append(np.where(leading @ f < 0, -1, 1)[:, None] * leading)
+        u, s = _leading(each.whole, output, k)
+        vectors.append(u)
         spectra.append(s)
         rests.append(singular_values(each.rest))
     alone = not any(np.any(each.rest) for each in grams)
     return LayerSpectra(np.stack(spectra), None if alone else np.stack(rests), np.stack(vectors))
+
+
+def _leading(
+    gram: Float[np.ndarray, "d d"], output: Float[Array, " d"], k: int
+) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " d"]]:
+    """The `k` leading left vectors, signed by the output, and all singular values."""
+    u, s = left_vectors(gram)
+    leading = u[:, :k].T
+    return np.where(leading @ np.asarray(output, np.float64) < 0, -1, 1)[:, None] * leading, s
 
 
 @functools.partial(jax.jit, static_argnames=("kinds", "rule"))

@@ -35,7 +35,7 @@ def test_contents(wheel: Path) -> None:
     assert len(names) == len(set(names))
     modules = {name for name in names if name.endswith(".py")}
     expected = {f"jaxlin/{path.relative_to(ROOT / 'jaxlin')}" for path in (ROOT / "jaxlin").glob("*.py")}
-    for package in ("checkpoint", "packed", "report"):
+    for package in ("checkpoint", "packed", "paper", "report"):
         expected |= {f"jaxlin/{package}/{path.name}" for path in (ROOT / "jaxlin" / package).glob("*.py")}
     expected |= {f"jaxlin/models/{path.name}" for path in (ROOT / "models").glob("*.py")}
     assert modules == expected
@@ -43,6 +43,7 @@ def test_contents(wheel: Path) -> None:
     assert {name for name in names if name.startswith("jaxlin/small/")} == {f"jaxlin/small/{name}" for name in small}
     page = {"page.html", "style.css", "script.js"}
     assert {f"jaxlin/report/{name}" for name in page} <= set(names)
+    assert "jaxlin/paper/phrases.txt" in names
     assert "jaxlin/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"jaxlin"}
 

@@ -1,0 +1,11 @@
+"""The paper's figures and tables for any model, with the controls that it lacks. Source: arXiv 2505.24293.
+
+Computing is apart from drawing: every part writes a JSON file with each number that is drawn, and its figure or table
+is made from that file alone.
+"""
+
+from jaxlin.paper.folder import PaperError
+from jaxlin.paper.run import PARTS, TEXT, check, paper, redraw
+from jaxlin.paper.subject import shipped_phrases
+
+__all__ = ["PARTS", "TEXT", "PaperError", "check", "paper", "redraw", "shipped_phrases"]

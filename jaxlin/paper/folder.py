@@ -1,0 +1,163 @@
+"""The folder of a run: which run it is, and its files, each whole or not there."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlin.errors import JaxlinError
+
+RUN = "run.json"
+"""Says which run a folder holds."""
+
+
+class PaperError(JaxlinError):
+    """A folder that holds something else or cannot be written, or figures that cannot be drawn."""
+
+
+def check_folder(path: Path, settings: dict[str, Any]) -> None:
+    """Say so before any work if `path` cannot take a run with `settings`, as far as they are known.
+
+    Raises:
+        PaperError: a file; a folder that holds other files or another run; one that cannot be written.
+    """
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise PaperError(f"{path}: expected a folder to write to; found a file, {there}. Choose another folder.")
+    if there == path:
+        found = _settings_in(path)
+        if differing := [name for name in settings if found is not None and found.get(name) != settings[name]]:
+            said = "; ".join(f"{name} {settings[name]!r}, not {(found or {}).get(name)!r}" for name in differing)
+            raise PaperError(
+                f"{path}: expected the run that is begun there; found that this one has {said}. "
+                "Choose another folder, or give the same settings to go on."
+            )
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise PaperError(f"{path}: expected a folder that can be written; found {error.strerror}.") from error
+
+
+def _settings_in(path: Path) -> dict[str, Any] | None:
+    """The settings of the run that a folder holds; None where it is empty."""
+    files = sorted(entry.name for entry in path.iterdir() if not _passing(entry.name))
+    if not files:
+        return None
+    settings = (_read(path / RUN) or {}).get("settings")
+    if not isinstance(settings, dict):
+        raise PaperError(
+            f"{path}: expected an empty folder, or one of a run of jaxlin paper with its {RUN}; found other files, "
+            f"{', '.join(files[:3])}{', ...' if len(files) > 3 else ''}. Choose another folder."
+        )
+    return settings
+
+
+def _passing(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place, then rename it there.
+
+    Raises:
+        PaperError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        raise PaperError(f"{path}: could not be written: {error.strerror}.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def as_json(data: dict[str, Any]) -> bytes:
+    """JSON with a line for each entry."""
+    lines = (f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, allow_nan=False)}" for k, v in data.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that is taken for a run.
+
+    Attributes:
+        path: where it is.
+        settings: of the run.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+
+    @classmethod
+    def taken(cls, path: Path, settings: dict[str, Any]) -> "Folder":
+        """Make the folder, or go on with the run that it holds.
+
+        Raises:
+            PaperError: see `check_folder`.
+        """
+        check_folder(path, settings)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PaperError(f"{path}: expected a folder that can be made; found {error.strerror}.") from error
+        write_whole(path / RUN, as_json({"settings": settings}))
+        return cls(path, settings)
+
+    @classmethod
+    def opened(cls, path: Path) -> "Folder":
+        """The folder of a run that has been begun.
+
+        Raises:
+            PaperError: it holds none.
+        """
+        settings = _settings_in(path) if path.is_dir() else None
+        if settings is None:
+            raise PaperError(f"{path}: expected the folder of a run, with its {RUN}; found none.")
+        return cls(path, settings)
+
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """The JSON of a part of this run; None if it is not there."""
+        found = _read(self.path / f"{name}.json")
+        return found if found is not None and found.get("settings") == self.settings else None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all."""
+        write_whole(self.path / name, content)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What a part has so far, a line each, so that it can go on after an interruption; see `Folder`.
+
+    Attributes:
+        path: of the file, which is there only while the part is unfinished.
+    """
+
+    path: Path
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What is there; nothing where it cannot be read."""
+        try:
+            return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
+        except (FileNotFoundError, ValueError):
+            return []
+
+    def keep(self, entries: list[dict[str, Any]]) -> None:
+        """Replace what is there."""
+        write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+
+    def clear(self) -> None:
+        """Remove it: the part is finished."""
+        self.path.unlink(missing_ok=True)
