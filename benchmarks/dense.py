@@ -127,7 +127,8 @@ def _difference(expected: np.ndarray, setting: Setting, name: str, call: Callabl
 
 def temporary_by_depth(model: jaxlin.Decoder, x: jax.Array) -> float:
     """The temporary memory of a block of rows at full depth over that at a quarter of it."""
-    parts = [model, shallower(model, max(1, model.config.num_hidden_layers // 4))]
+    # Not to one block: the top one is needed at one position alone.
+    parts = [model, shallower(model, max(2, model.config.num_hidden_layers // 4))]
     lmaps = [jaxlin.local_map(part, x) for part in parts]
     whole, part = (compiled(LocalMap.rmatvec, lmap, _block(lmap))[2] for lmap in lmaps)
     return whole / part

@@ -1,6 +1,7 @@
 """How long a call takes, and how much memory: one set of helpers for all benchmarks."""
 
 import ctypes
+import gc
 import re
 import statistics
 import time
@@ -12,6 +13,8 @@ import jax
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
+SETTLING = 0.05
+"""Seconds in which a program's threads let go of its memory."""
 
 
 class Timing(NamedTuple):
@@ -87,8 +90,11 @@ def _held(field: str) -> int:
 
 def _reset_peak() -> int | None:
     """Make the kernel count the peak anew, and return what is held; None where it does not."""
+    # Or what an earlier call freed, or is about to, hides what this one takes.
+    gc.collect()
+    time.sleep(SETTLING)
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # or what an earlier call freed hides what this one takes
+        ctypes.CDLL(None).malloc_trim(0)
         CLEAR.write_text("5")
         return _held("VmRSS")
     except (OSError, AttributeError):
