@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(found, indent=1) + "\n")
-    show(found, Console())
+    show(found, Console(width=None if sys.stdout.isatty() else 150))
     return 0
 
 

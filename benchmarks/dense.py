@@ -6,7 +6,7 @@ Each call starts from the embeddings and ends with all of J, the forward pass in
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 import jaxlin
 from benchmarks.bars import AGREE
-from benchmarks.floor import folded_products, forward_products, nbytes, row_products
+from benchmarks.floor import forward_products, map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from benchmarks.timing import compiled
@@ -22,18 +22,23 @@ from jaxlin.local_map import LocalMap
 
 OURS = "rows by transpose"
 VECTORIZED, FUNCTIONAL = "torch jacobian(vectorize=True)", "torch.func.jacrev"
+OTHERS = ("jacrev", "jacfwd", VECTORIZED, FUNCTIONAL)
 COLUMNS = 2**30
 """Bytes of one hidden activation over all columns up to which `jacfwd` is tried: it takes all together."""
+
+DEEP = 12
+"""Layers from which on a quarter of them is still compiled as a loop."""
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
     """All ways for each length."""
+    slow = setting.quick and setting.checkpoint is not None
     for tokens in setting.sizes((8,), (32, 128)):
-        yield from at(setting, tokens)
+        yield from at(setting, tokens, [name for name in OTHERS if not (slow and name == "jacfwd")])
 
 
-def at(setting: Setting, tokens: int) -> Iterator[Finding]:
-    """All ways for one length.
+def at(setting: Setting, tokens: int, others: Collection[str] = OTHERS) -> Iterator[Finding]:
+    """Our way and `others` for one length.
 
     Raises:
         JaxlinError: two of them do not give the same map.
@@ -45,15 +50,16 @@ def at(setting: Setting, tokens: int) -> Iterator[Finding]:
     _, compiling, temporary = compiled(LocalMap.rmatvec, lmap, _block(lmap))
     calls: dict[str, Callable[[], Any]] = {OURS: lambda: jaxlin.local_map(model, x).jacobian(progress=False)}
     expected = np.asarray(calls[OURS]())
-    programs = {OURS: (compiling, temporary)}
-    for name, (call, *costs) in _plain(setting, x).items():
-        calls[name], programs[name] = call, tuple(costs)
-    calls |= _torch(setting, tokens)
+    programs: dict[str, tuple[float, float]] = {OURS: (compiling, temporary)}
+    for name, (call, *costs) in _plain(setting, x, others).items():
+        calls[name], programs[name] = call, (costs[0], costs[1])
+    calls |= _torch(setting, tokens, others)
     gaps = {name: _difference(expected, setting, name, call) for name, call in calls.items() if name != OURS}
     timings, floor_of = setting.timed(calls)
 
     d = config.hidden_size
     products = row_products(config, d, tokens) + forward_products(config, tokens)
+    own = map_products(lmap) + forward_products(config, tokens)
     moved = nbytes(model.layers) + expected.nbytes
     for name, timing in timings.items():
         compiling, temporary = programs.get(name, (None, None))
@@ -61,41 +67,40 @@ def at(setting: Setting, tokens: int) -> Iterator[Finding]:
         figures = {"residual": lmap.residual_of(expected)} if name == OURS else {"difference": gaps[name]}
         yield Row.of(
             *("dense", name, size, timing),
-            ours=name not in (VECTORIZED, FUNCTIONAL),
+            ours=name == OURS,
             compile=compiling,
             temporary=temporary,
-            floor=floor_of(columns * products, moved),
+            floor=floor_of(own if name == OURS else columns * products, moved),
             figures=figures,
         )
     ours = timings[OURS]
     yield Ratio("dense, of floor", size, floor_of(products, moved).seconds / ours.median)
-    left = folded_products(config, d, tokens) + forward_products(config, tokens)
-    yield Ratio("dense, of folded floor", size, floor_of(left, moved).seconds / ours.median)
-    if VECTORIZED in timings:
-        fastest = min(timings[name].median for name in (VECTORIZED, FUNCTIONAL))
-        yield Ratio("dense, over PyTorch", size, fastest / ours.median)
-        yield Ratio("dense, over vectorize", size, ratio(timings[VECTORIZED], ours))
-    for name in ("jacrev", "jacfwd"):
+    if theirs := [timings[name].median for name in (VECTORIZED, FUNCTIONAL) if name in timings]:
+        yield Ratio("dense, over PyTorch", size, min(theirs) / ours.median)
+    keys = {VECTORIZED: "vectorize", "jacrev": "jacrev", "jacfwd": "jacfwd"}
+    for name, key in keys.items():
         if name in timings:
-            yield Ratio(f"dense, over {name}", size, ratio(timings[name], ours))
-        else:
+            yield Ratio(f"dense, over {key}", size, ratio(timings[name], ours))
+        elif name == "jacfwd" and name in others:
             yield f"dense, {tokens} tokens: {name} left out; all its columns together do not fit in memory"
     yield Ratio("dense, compile", size, programs[OURS][0])
-    yield Ratio("dense, depth", size, temporary_by_depth(model, x))
+    if config.num_hidden_layers >= DEEP:
+        yield Ratio("dense, depth", size, temporary_by_depth(model, x))
 
 
 def _block(lmap: LocalMap) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((lmap.default_block, lmap.shape[0]), lmap.output.dtype)
 
 
-def _plain(setting: Setting, x: jax.Array) -> dict[str, tuple[Callable[[], Any], float, int]]:
+def _plain(setting: Setting, x: jax.Array, names: Collection[str]) -> dict[str, tuple[Callable[[], Any], float, int]]:
     """`jacrev` and `jacfwd` of the linearized model, compiled: the call, its compilation and temporary memory."""
     model = copy.copy(setting.model)
     model.linearize = True
     found = {}
     for transform in (jax.jacrev, jax.jacfwd):
         name = transform.__name__
-        if name == "jacfwd" and 4 * x.size * x.shape[0] * model.config.intermediate_size > COLUMNS:
+        activation = 4 * x.size * x.shape[0] * model.config.intermediate_size
+        if name not in names or (name == "jacfwd" and activation > COLUMNS):
             continue
         setting.say(f"compiling {name} of {x.shape[0]} tokens")
         program, took, temporary = compiled(transform(lambda model, x: model(x)[-1], argnums=1), model, x)
@@ -103,18 +108,16 @@ def _plain(setting: Setting, x: jax.Array) -> dict[str, tuple[Callable[[], Any],
     return found
 
 
-def _torch(setting: Setting, tokens: int) -> dict[str, Callable[[], Any]]:
-    if setting.peer is None:
+def _torch(setting: Setting, tokens: int, names: Collection[str]) -> dict[str, Callable[[], Any]]:
+    if not {VECTORIZED, FUNCTIONAL} & set(names) or setting.peer is None:
         return {}
     import torch
 
     from benchmarks import peer
 
     x = torch.tensor(np.asarray(setting.x(tokens)))
-    return {
-        VECTORIZED: lambda: peer.vectorized(setting.peer, x),
-        FUNCTIONAL: lambda: peer.jacrev(setting.peer, x),
-    }
+    ways = {VECTORIZED: peer.vectorized, FUNCTIONAL: peer.jacrev}
+    return {name: functools.partial(way, setting.peer, x) for name, way in ways.items() if name in names}
 
 
 def _difference(expected: np.ndarray, setting: Setting, name: str, call: Callable[[], Any]) -> float:
@@ -127,8 +130,7 @@ def _difference(expected: np.ndarray, setting: Setting, name: str, call: Callabl
 
 def temporary_by_depth(model: jaxlin.Decoder, x: jax.Array) -> float:
     """The temporary memory of a block of rows at full depth over that at a quarter of it."""
-    # Not to one block: the top one is needed at one position alone.
-    parts = [model, shallower(model, max(2, model.config.num_hidden_layers // 4))]
+    parts = [model, shallower(model, max(1, model.config.num_hidden_layers // 4))]
     lmaps = [jaxlin.local_map(part, x) for part in parts]
     whole, part = (compiled(LocalMap.rmatvec, lmap, _block(lmap))[2] for lmap in lmaps)
     return whole / part

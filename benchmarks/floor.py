@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from benchmarks.timing import seconds
 from jaxlin.config import Config
 from jaxlin.layers import HIGHEST
+from jaxlin.local_map import LocalMap
 
 SIDE = 4096
 COPIED = 256 * 2**20
@@ -69,11 +70,19 @@ def row_products(config: Config, rows: int, tokens: int, layers: int | None = No
     return 2 * rows * ((depth - 1) * inner + top)
 
 
-def folded_products(config: Config, rows: int, tokens: int) -> int:
-    """The same with each MLP below the top multiplied into one matrix at each position: `jaxlin.layers.folded`."""
+def folded_products(config: Config, rows: int, tokens: int, layers: int | None = None) -> int:
+    """The same with each MLP multiplied into one matrix at each position: `jaxlin.layers.folded`."""
+    depth = config.num_hidden_layers if layers is None else layers
     d, f = config.hidden_size, config.intermediate_size
     saved = max(0, 2 * rows * d * f - d * d * f - rows * d * d)
-    return row_products(config, rows, tokens) - 2 * saved * (tokens * (config.num_hidden_layers - 1) + 1)
+    return row_products(config, rows, tokens, layers) - (2 * saved * (tokens * (depth - 1) + 1) if depth else 0)
+
+
+def map_products(lmap: LocalMap, layers: int | None = None) -> int:
+    """Those of `LocalMap.jacobian`, which folds where it takes all rows together."""
+    rows, tokens, _ = lmap.shape
+    count = folded_products if lmap.default_block == rows else row_products
+    return count(lmap.model.config, rows, tokens, layers)
 
 
 def forward_products(config: Config, tokens: int) -> int:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import jaxlin
-from benchmarks.floor import forward_products, nbytes, row_products
+from benchmarks.floor import forward_products, map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock
 from benchmarks.shapes import LARGE, random_model
@@ -55,7 +55,7 @@ def _dense(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Itera
     size, rows = {"model": name, "tokens": tokens}, lmap.shape[0]
     timings, floor_of = clock.timed({"dense map": lambda: lmap.jacobian(progress=False)})
     blocks = -(-rows // lmap.default_block)
-    floor = floor_of(row_products(model.config, rows, tokens), blocks * nbytes(model.layers) + 4 * rows * lmap.x.size)
+    floor = floor_of(map_products(lmap), blocks * nbytes(model.layers) + 4 * rows * lmap.x.size)
     yield Row.of(
         *("gpu", "dense map", size, timings["dense map"]),
         compile=compiling,
@@ -101,4 +101,4 @@ TASKS: dict[str, Callable[[Clock, str, jaxlin.Decoder, int], Iterator[Finding]]]
 
 def _prompt(model: jaxlin.Decoder, tokens: int) -> jax.Array:
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, tokens)
-    return model.embed(ids)
+    return model.embed(ids.tolist())

@@ -1,14 +1,16 @@
 """All layers' maps to the output: one backward sweep against a Jacobian for each layer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 import jaxlin
 from benchmarks.bars import AGREE
-from benchmarks.floor import nbytes, row_products
+from benchmarks.floor import map_products, nbytes
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
+from jaxlin.sites import Place
 
 TOKENS = 8
 SWEEP, EACH, ONE = "one sweep", "a Jacobian for each layer", "the map from the embeddings"
@@ -22,9 +24,10 @@ def measure(setting: Setting) -> Iterator[Finding]:
     """
     model, x = setting.model, setting.x(TOKENS)
     depth, size = model.config.num_hidden_layers, {"tokens": TOKENS}
-    setting.say("recording at every layer")
-    lmaps = [jaxlin.local_map(model, x, source=("resid_pre", layer)) for layer in range(depth)]
-    held = jaxlin.local_map(model, x).coefficients
+    whole = jaxlin.local_map(model, x)
+    held = whole.coefficients
+    # Rows need what is held and where they start, and not the stream there: one recording serves all.
+    lmaps = [replace(whole, source=Place(layer)) for layer in range(depth)]
     setting.say("a first sweep")
     swept = np.asarray(jaxlin.layer_maps(model, held)["resid_pre"])
     for layer, lmap in enumerate(lmaps):
@@ -38,9 +41,9 @@ def measure(setting: Setting) -> Iterator[Finding]:
         EACH: lambda: [lmap.jacobian(progress=False) for lmap in lmaps],
         ONE: lambda: lmaps[0].jacobian(progress=False),
     }
-    timings, floor_of = setting.timed(calls)
-    weights, d, one = nbytes(model.layers), model.config.hidden_size, swept[0].nbytes
-    products = [row_products(model.config, d, TOKENS, above) for above in range(1, depth + 1)]
+    timings, floor_of = setting.timed(calls, 1 if setting.quick else None)
+    weights, one = nbytes(model.layers), swept[0].nbytes
+    products = [map_products(lmaps[0], above) for above in range(1, depth + 1)]
     floors = {
         SWEEP: floor_of(products[-1], weights + depth * one),
         EACH: floor_of(sum(products), depth * (weights / 2 + one)),

@@ -6,6 +6,7 @@ import platform
 import re
 import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Row:
 
     group: str
     name: str
-    size: dict[str, int | str]
+    size: Mapping[str, int | str]
     seconds: list[float]
     ours: bool = True
     compile: float | None = None
@@ -48,7 +49,7 @@ class Row:
     figures: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, group: str, name: str, size: dict[str, int | str], timing: Timing, **more: Any) -> "Row":
+    def of(cls, group: str, name: str, size: Mapping[str, int | str], timing: Timing, **more: Any) -> "Row":
         """A row of timed runs."""
         return cls(group, name, size, timing.seconds, resident=timing.resident, **more)
 
@@ -81,7 +82,7 @@ class Ratio:
     """
 
     key: str
-    size: dict[str, int | str]
+    size: Mapping[str, int | str]
     value: float
 
     @property

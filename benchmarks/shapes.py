@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxlin
 from jaxlin.packed import BFloat16
@@ -53,30 +52,24 @@ def random_model(said: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
     """
     abstract = abstract_model(said, "config", "float32", "gate")
     parts, structure = jax.tree.flatten(abstract, is_leaf=lambda node: isinstance(node, BFloat16))
-    keys = jax.random.split(jax.random.key(seed), len(parts))
     norm = 0.0 if said["model_type"].startswith("gemma") else 1.0
-    leaves = []
-    for part, key in zip(parts, keys, strict=True):
-        matrix = (
-            isinstance(part, BFloat16) or part.ndim == 3 or (part.ndim == 2 and part.shape[0] == said["vocab_size"])
-        )
-        drawn = _drawn(key, part.shape, jnp.bfloat16 if isinstance(part, BFloat16) else part.dtype) if matrix else None
-        if drawn is None:
-            leaves.append(jnp.full(part.shape, norm, part.dtype))
-        elif isinstance(part, BFloat16):
-            leaves.append(BFloat16(jax.lax.bitcast_convert_type(drawn, jnp.uint16)))
-        else:
-            leaves.append(drawn)
-    return jax.tree.unflatten(structure, leaves)
 
-
-def _drawn(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """A stack of random matrices, one at a time: all together would take several times their memory."""
-    stack = (1, *shape) if len(shape) == 2 else shape
-    scale = float(np.sqrt(1 / shape[-1]))
+    def value(part: Any, key: jax.Array) -> Any:
+        matrix = part.ndim == 3 or part.shape[0] == said["vocab_size"]
+        if isinstance(part, BFloat16):
+            return BFloat16(jax.lax.bitcast_convert_type(_drawn(key, part.shape, jnp.bfloat16), jnp.uint16))
+        return _drawn(key, part.shape, part.dtype) if matrix else jnp.full(part.shape, norm, part.dtype)
 
     @jax.jit
-    def draw(keys: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda key: scale * jax.random.normal(key, stack[1:], dtype), keys)
+    def draw(keys: jax.Array) -> list[Any]:
+        return [value(part, key) for part, key in zip(parts, keys, strict=True)]
 
-    return draw(jax.random.split(key, stack[0])).reshape(shape)
+    return jax.tree.unflatten(structure, draw(jax.random.split(jax.random.key(seed), len(parts))))
+
+
+def _drawn(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """A stack of random matrices, one at a time: all together would take several times their memory."""
+    stack = (1, *shape) if len(shape) == 2 else shape
+    scale = shape[-1] ** -0.5
+    keys = jax.random.split(key, stack[0])
+    return jax.lax.map(lambda key: scale * jax.random.normal(key, stack[1:], dtype), keys).reshape(shape)

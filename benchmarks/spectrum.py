@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import jaxlin
-from benchmarks.floor import nbytes, row_products
+from benchmarks.floor import map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from jaxlin.krylov import krylov
@@ -49,7 +49,7 @@ def at(setting: Setting, tokens: int, k: int = K, tol: float = TOL) -> Iterator[
         "largest error": float(np.max(np.abs(found.s - exact) / exact)),
     }
     config, weights = model.config, nbytes(model.layers)
-    whole = floor_of(row_products(config, config.hidden_size, tokens), weights + 4 * int(np.prod(lmap.shape)))
+    whole = floor_of(map_products(lmap), weights + 4 * int(np.prod(lmap.shape)))
     yield Row.of("spectrum", "dense map", size, timings["dense map"], floor=whole)
     least = floor_of(row_products(config, pairs, tokens), weights)
     yield Row.of("spectrum", "krylov", size, timings["krylov"], floor=least, figures=figures)
