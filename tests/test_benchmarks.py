@@ -90,7 +90,8 @@ def test_json(written: Path) -> None:
             assert len(row["seconds"]) == attribution.RUNS
             assert row["fraction"] == pytest.approx(row["floor"]["seconds"] / row["median"])
         else:
-            assert row["resident"] > 0.9 * row["figures"]["weights"] > 0
+            assert row["resident"] > 0
+            assert row["figures"]["weights"] > 2 * 10**6
     assert {row["name"] for row in said["rows"] if not row["ours"]} == {"torch backward pass", "transformers"}
     bars = {ratio["key"]: ratio["limit"] for ratio in said["ratios"]}
     assert bars["attribution, over forward"] == 3
