@@ -30,6 +30,7 @@ def cost_against_tokens(documents: Mapping[str, dict[str, Any]], out: Path) -> b
             axis.loglog(*zip(*points, strict=True), "o-" if ours else "s--", label=label, base=2)
         axis.set(title=name, xlabel="tokens", ylabel="seconds", yscale="log")
         axis.legend(fontsize="small")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
     plt.close(figure)

@@ -32,7 +32,7 @@ def near_bar(found: list[Finding], key: str) -> bool:
 
 
 def test_dense_map_reaches_its_floor(smollm2_gguf: Path) -> None:
-    with Setting(str(smollm2_gguf), runs=3) as setting:
+    with Setting(str(smollm2_gguf), runs=2) as setting:
         found = list(dense.at(setting, 8, others=()))
     assert near_bar(found, "dense, of floor"), found
     assert near_bar(found, "dense, depth"), found
