@@ -1,4 +1,8 @@
-"""Load time and peak memory, each in a process of its own, over the bytes of the weights that it then holds."""
+"""Load time and peak memory, each in a process of its own, over the bytes of the weights that it then holds.
+
+Each ends with every weight read: transformers maps a file and reads none of it until it is computed with, jaxlin has
+checked all of them. Pages of mapped files count as memory.
+"""
 
 import json
 import re
@@ -37,6 +41,8 @@ folder, name = os.path.split(path)
 options = {"gguf_file": name} if name.endswith(".gguf") else {}
 before, start = peak(), time.perf_counter()
 model = AutoModelForCausalLM.from_pretrained(folder if options else path, dtype=torch.float32, **options)
+for p in model.parameters():
+    p.sum()
 took = time.perf_counter() - start
 weights = sum({p.data_ptr(): p.nbytes for p in model.parameters()}.values())
 """

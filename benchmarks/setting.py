@@ -75,14 +75,19 @@ class Setting(Clock):
         tokenizer: its tokenizer.
         checkpoint: where it is from; None for the small model.
         quick: whether to leave out what takes long.
+        dense: whether the weights are unpacked once, as the peer holds them, and not within each pass.
     """
 
-    def __init__(self, checkpoint: str | None = None, *, quick: bool = True, runs: int = 3, side: int = SIDE) -> None:
+    def __init__(
+        self, checkpoint: str | None = None, *, quick: bool = True, runs: int = 3, side: int = SIDE, dense: bool = False
+    ) -> None:
         self.model, self.tokenizer = jaxlin.load(checkpoint)
         super().__init__(runs, side)
-        self.checkpoint, self.quick = checkpoint, quick
+        self.checkpoint, self.quick, self.dense = checkpoint, quick, dense
         self._ids = self.tokenizer.encode(TEXT.read_text())
         self._folder = Path(tempfile.mkdtemp(prefix="jaxlin-benchmarks-"))
+        if dense and self.exported is not None:
+            self.model, _ = jaxlin.load(self.exported)
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
