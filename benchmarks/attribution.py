@@ -1,44 +1,87 @@
-"""`jaxlin.attribute` against one forward pass: ``python -m benchmarks.attribution CHECKPOINT``.
+"""`jaxlin.attribute` against one forward pass, and against a backward pass of the detached model under PyTorch.
 
-Both are compiled first; runs are interleaved, and what is quoted is the ratio of the medians. The forward pass is the
-jitted model to its final norm, at every position, without the unembedding.
+The forward pass is the jitted model to its final norm, at every position, without the unembedding. PyTorch gives the
+contributions of the tokens alone; ours are those of layers, heads and neurons too.
 """
 
-import argparse
-import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import jaxlin
-from benchmarks.dense_map import seconds
+from benchmarks.bars import AGREE
+from benchmarks.floor import forward_products, nbytes, row_products
+from benchmarks.results import Finding, Ratio, Row
+from benchmarks.setting import Setting, ratio
+from benchmarks.timing import compiled
+from jaxlin.attribution import NEURONS
+from jaxlin.contributions import contributions
+
+OURS, FORWARD, TORCH = "attribute", "forward pass", "torch backward pass"
+RUNS = 3
+"""Times as often as the others: a call takes milliseconds."""
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", help="a hub id, directory or .gguf file; the small model if absent")
-    parser.add_argument("--text", default="The bridge out of Marin is the")
-    parser.add_argument("--runs", type=int, default=21)
-    args = parser.parse_args()
+def measure(setting: Setting) -> Iterator[Finding]:
+    """All of them for each length."""
+    for tokens in setting.sizes((8,), (128, 512)):
+        yield from at(setting, tokens)
 
-    model, tokenizer = jaxlin.load(args.checkpoint)
-    x = model.embed(tokenizer.encode(args.text))
+
+def at(setting: Setting, tokens: int) -> Iterator[Finding]:
+    """All of them for one length.
+
+    Raises:
+        JaxlinError: PyTorch gives other contributions.
+    """
+    model, x, size = setting.model, setting.x(tokens), {"tokens": tokens}
     target = int(model.unembed(model(x)[-1]).argmax())
-    forward = jax.jit(lambda model, x: model(x))
-    compiling = seconds(lambda: jaxlin.attribute(model, x, target).value)
-    seconds(lambda: forward(model, x))
-    passes, runs = [], []
-    for _ in range(args.runs):
-        passes.append(seconds(lambda: forward(model, x)))
-        runs.append(seconds(lambda: jaxlin.attribute(model, x, target).value))
-    run, once = statistics.median(runs), statistics.median(passes)
-    found = jaxlin.attribute(model, x, target)
-    print(f"device         {jax.devices()[0].device_kind}, {x.shape[0]} tokens, {x.dtype}")
-    print(f"forward pass   {1e3 * once:.1f} ms")
-    print(f"attribute      {1e3 * run:.1f} ms   {run / once:.2f} x the forward pass")
-    print(f"first call     {compiling:.2f} s")
-    print(f"defects        {found.defect:.1e} over the input, {found.component_defect:.1e} over the model")
+    setting.say(f"compiling the attribution of {tokens} tokens")
+    _, compiling, temporary = compiled(
+        lambda model, x: contributions(model, x, tokens - 1, jnp.array([target]), model.rule, NEURONS), model, x
+    )
+    forward, *costs = compiled(lambda model, x: model(x), model, x)
+    first = jaxlin.attribute(model, x, target)
+    calls: dict[str, Callable[[], Any]] = {
+        OURS: lambda: jaxlin.attribute(model, x, target).value,
+        FORWARD: lambda: forward(model, x),
+    }
+    gap = 0.0
+    if setting.peer is not None:
+        calls[TORCH] = _torch(setting, x, target)
+        gap = float(np.abs(np.asarray(calls[TORCH]()) - first.tokens).max() / np.abs(first.tokens).max())
+        if not gap <= AGREE:
+            raise jaxlin.JaxlinError(f"{TORCH}: expected our contributions within {AGREE:g}; found {gap:g}.")
+    timings, floor_of = setting.timed(calls, RUNS * setting.runs)
+    weights, once = nbytes(model.layers), forward_products(model.config, tokens)
+    both = once + row_products(model.config, 1, tokens)
+    told = {"defect": first.defect, "component defect": first.component_defect}
+    common = {"compile": compiling, "temporary": temporary, "floor": floor_of(both, 2 * weights), "figures": told}
+    yield Row.of("attribution", OURS, size, timings[OURS], **common)
+    yield Row.of(
+        *("attribution", FORWARD, size, timings[FORWARD]),
+        compile=costs[0],
+        temporary=costs[1],
+        floor=floor_of(once, weights),
+    )
+    yield Ratio("attribution, over forward", size, ratio(timings[OURS], timings[FORWARD]))
+    if setting.peer is not None:
+        floor = floor_of(both, 2 * sum(p.nbytes for p in setting.peer.layers.parameters()))
+        figures = {"difference": gap}
+        yield Row.of("attribution", TORCH, size, timings[TORCH], ours=False, floor=floor, figures=figures)
+        yield Ratio("attribution, over PyTorch", size, ratio(timings[TORCH], timings[OURS]))
 
 
-if __name__ == "__main__":
-    main()
+def _torch(setting: Setting, x: jax.Array, target: int) -> Callable[[], Any]:
+    import torch
+
+    from benchmarks import peer
+
+    model = setting.model
+    head = model.embed_tokens if model.lm_head is None else model.lm_head
+    direction = torch.tensor(np.asarray(head.weight[target], np.float32))
+    inputs = torch.tensor(np.asarray(x))
+    return lambda: peer.backward(setting.peer, inputs, direction)

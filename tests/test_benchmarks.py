@@ -1,10 +1,188 @@
-"""The benchmark suite: a part of each, and its bars."""
+"""The benchmark suite: a part of each, and its bars. Ratios are tested, and no absolute time is."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import parity
+from benchmarks import attribution, dense, floor, gpu, parity, peer, report, scaling, shapes, timing
+from benchmarks.__main__ import main
+from benchmarks.bars import BARS
+from benchmarks.results import Finding, Ratio, Row, document
+from benchmarks.setting import Clock, Setting
+from jaxlin.errors import JaxlinError
+from jaxlin.plan import memory_plan
+
+SLACK = 0.25
+"""How far a ratio may be from its bar on a machine that does other things too."""
+
+
+def near_bar(found: list[Finding], key: str) -> bool:
+    """Whether the ratio `key` meets its bar, or misses it by no more than `SLACK`."""
+    (value,) = [ratio.value for ratio in found if isinstance(ratio, Ratio) and ratio.key == key]
+    bar = BARS[key]
+    assert bar.limit is not None
+    return value >= bar.limit * (1 - SLACK) if bar.at_least else value <= bar.limit * (1 + SLACK)
+
+
+def test_dense_map_reaches_its_floor(smollm2_gguf: Path) -> None:
+    with Setting(str(smollm2_gguf), runs=2) as setting:
+        found = list(dense.at(setting, 8, others=()))
+    assert near_bar(found, "dense, of floor"), found
+    assert near_bar(found, "dense, depth"), found
+
+
+def test_dense_map_against_its_peers() -> None:
+    with Setting(runs=3, side=1024) as setting:
+        found = list(dense.at(setting, 8))
+    rows = {row.name: row for row in found if isinstance(row, Row)}
+    assert list(rows) == [dense.OURS, *dense.OTHERS]
+    assert [row.ours for row in rows.values()] == [True, False, False, False, False]
+    assert all(len(row.seconds) == 3 and row.floor is not None for row in rows.values())
+    assert all(rows[name].figures["difference"] <= 1e-5 for name in dense.OTHERS)
+    assert near_bar(found, "dense, over PyTorch"), found
+    assert near_bar(found, "dense, over vectorize"), found
+
+
+def test_maps_that_differ_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "jacrev", lambda model, x: 1.01 * peer.vectorized(model, x))
+    with Setting(runs=1, side=64) as setting, pytest.raises(JaxlinError, match=r"within 0\.0001 of ours; found"):
+        list(dense.at(setting, 4, others=[dense.FUNCTIONAL]))
+
+
+def test_the_products_of_the_floor() -> None:
+    """Against PyTorch's count of a forward and a backward pass, which does not cut the top block nor the mask."""
+    with Setting(runs=1, side=64) as setting:
+        x = torch.tensor(np.asarray(setting.x(8)))
+        with FlopCounterMode(display=False) as counter:
+            peer.backward(setting.peer, x, torch.ones(x.shape[1]))
+        config = setting.model.config
+    counted = floor.forward_products(config, 8) + floor.row_products(config, 1, 8)
+    assert 0.85 * counter.get_total_flops() <= counted <= counter.get_total_flops()
+    assert floor.folded_products(config, 192, 8) < floor.row_products(config, 192, 8)
+    assert floor.row_products(config, 1, 8, layers=0) == floor.folded_products(config, 1, 8, layers=0) == 0
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The JSON of two groups on the small model."""
+    path = tmp_path_factory.mktemp("results") / "here.json"
+    assert main(["--quick", "--runs", "1", "--only", "attribution", "load", "--json", str(path)]) == 0
+    return path
+
+
+def test_json(written: Path) -> None:
+    said = json.loads(written.read_text())
+    assert said["command"] == "python -m benchmarks --quick --runs 1 --only attribution load --json here.json"
+    assert said["versions"]["jax"] == jax.__version__
+    assert said["device"]["platform"] == "cpu"
+    assert {"python", "checkpoint", "dtype", "seeds", "runs", "quick", "notes"} <= said.keys()
+    for row in said["rows"]:
+        assert row["median"] == pytest.approx(np.median(row["seconds"]))
+        assert row["group"] in ("attribution", "load")
+        if row["group"] == "attribution":
+            assert len(row["seconds"]) == attribution.RUNS
+            assert row["fraction"] == pytest.approx(row["floor"]["seconds"] / row["median"])
+        else:
+            assert row["resident"] > 0
+            assert row["figures"]["weights"] > 2 * 10**6
+    assert {row["name"] for row in said["rows"] if not row["ours"]} == {"torch backward pass", "transformers"}
+    bars = {ratio["key"]: ratio["limit"] for ratio in said["ratios"]}
+    assert bars["attribution, over forward"] == 3
+    assert bars["attribution, over PyTorch"] is None
+
+
+def test_report(written: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    assert report.main(["--results", str(written.parent), "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "| attribute | 8 tokens |" in text
+    assert "| *torch backward pass* | 8 tokens |" in text
+    assert "cost.svg" not in text  # one length is no curve
+    assert report.main(["--results", str(tmp_path / "none"), "--out", str(page)]) == 1
+
+
+def row(name: str, tokens: int, took: float, ours: bool = True) -> Row:
+    return Row("dense", name, {"tokens": tokens}, [took], ours)
+
+
+def test_report_says_where_we_lose(tmp_path: Path) -> None:
+    rows = [row("ours", 8, 1.0), row("theirs", 8, 2.0, False), row("ours", 32, 5.0), row("theirs", 32, 4.0, False)]
+    ratios = [Ratio("layers, over one", {"tokens": 8}, 1.7), Ratio("layers, over each", {"tokens": 8}, 0.5)]
+    said = document([*rows, *ratios, "a note"], command="c", checkpoint="m", dtype="float32", seeds={}, runs=1)
+    (tmp_path / "cpu.json").write_text(json.dumps(said))
+    assert report.main(["--results", str(tmp_path), "--out", str(tmp_path / "B.md")]) == 0
+    text = (tmp_path / "B.md").read_text()
+    lost = text.split("## Where we lose")[1].split("##")[0].strip().splitlines()
+    assert lost == [
+        "- cpu: all layers' maps: one sweep / one dense map, 8 tokens: 1.7, where the bar is ≤ 1.5.",
+        "- cpu: theirs is faster than our ours, 32 tokens: 5 s against 4 s.",
+    ]
+    assert "![seconds against tokens](cost.svg)" in text
+    assert (tmp_path / "cost.svg").stat().st_size > 1000
+    assert "- a note" in text
+
+
+def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--gpu"]) == 0
+    assert capsys.readouterr().out == "No GPU is here: the benchmarks of large shapes are skipped.\n"
+
+
+def test_gpu_tasks_at_a_small_shape() -> None:
+    tokens = {"dense map": 4, "attribution": 12, "spectrum": 12}
+    with Clock(runs=1, side=64) as clock:
+        found = list(gpu.measure(clock, {"small": shapes.tiny(dtype="bfloat16")}, tokens))
+    rows = {row.name: row for row in found if isinstance(row, Row)}
+    assert list(rows) == ["dense map", "attribution", "forward pass", "krylov"]
+    assert 0 < rows["dense map"].figures["residual"] <= 3e-6
+    assert rows["attribution"].figures["component defect"] <= 3e-6
+    assert [ratio.key for ratio in found if isinstance(ratio, Ratio)] == ["gpu, of floor", "attribution, over forward"]
+
+
+@pytest.mark.parametrize(("name", "billions"), [("Llama-3.2-3B", 3.2), ("Qwen3-8B", 8.2), ("Gemma-3-12B", 11.8)])
+def test_large_shapes(name: str, billions: float) -> None:
+    """They are those models: as many parameters, and a memory plan."""
+    said = {**shapes.LARGE[name], "num_hidden_layers": 1}
+    whole = {**shapes.LARGE[name]}
+    one, two = (memory_plan({**said, "num_hidden_layers": n}, tokens=2).parameters for n in (1, 2))
+    assert one + (whole["num_hidden_layers"] - 1) * (two - one) == pytest.approx(billions * 1e9, rel=0.02)
+
+
+def test_random_model_is_as_stored() -> None:
+    model = shapes.random_model(shapes.tiny(dtype="bfloat16"))
+    drawn = np.asarray(model.layers.mlp.up_proj.weight[...], np.float32)
+    assert drawn.std() == pytest.approx(64**-0.5, rel=0.05)
+    assert abs(drawn.mean()) < 0.01
+    assert len(np.unique(drawn[0])) > 100
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert (np.asarray(model.norm.weight[...], np.float32) == 1).all()
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_exponent(power: float) -> None:
+    sizes = [8, 16, 32, 64]
+    assert scaling.exponent(sizes, [0.1 * n**power for n in sizes]) == pytest.approx(power)
+
+
+def test_interleaved() -> None:
+    order: list[str] = []
+    calls: dict[str, Callable[[], Any]] = {name: lambda name=name: order.append(name) for name in "abc"}
+    found = timing.interleaved(3, calls)
+    assert "".join(order) == "abcbcacab"
+    assert {name: len(taken.seconds) for name, taken in found.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_resident_peak() -> None:
+    """What a call holds at its peak and lets go of is seen."""
+    took, rise = timing.once(lambda: np.ones(64 * 2**20, np.uint8).sum())
+    assert took > 0
+    assert rise is None or 0.9 <= rise / (64 * 2**20) <= 1.5
 
 
 @pytest.mark.parametrize("names", [["gemma2"], ["llama, nf4, nested"]])

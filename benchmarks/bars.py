@@ -1,0 +1,53 @@
+"""The bars that the suite holds jaxlin to, all in one place."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A ratio, and what it should be.
+
+    Attributes:
+        says: what the ratio is.
+        limit: where the bar is; None for a ratio that is only shown.
+        at_least: whether the ratio should be above it.
+    """
+
+    says: str
+    limit: float | None = None
+    at_least: bool = True
+
+    def met(self, value: float) -> bool | None:
+        """Whether `value` meets the bar; None where there is none."""
+        if self.limit is None:
+            return None
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return "" if self.limit is None else f"{'≥' if self.at_least else '≤'} {self.limit:.3g}"
+
+
+BARS = {
+    "dense, of floor": Bar("dense map: the floor of the plain transposes / its time", 0.95),
+    "dense, over PyTorch": Bar("dense map: fastest PyTorch / ours", 1.9),
+    "dense, over vectorize": Bar("dense map: torch jacobian(vectorize=True) / ours", 2.3),
+    "dense, over jacrev": Bar("dense map: jacrev of the linearized model / ours"),
+    "dense, over jacfwd": Bar("dense map: jacfwd of the linearized model / ours"),
+    "dense, compile": Bar("dense map: seconds to compile", 1.0, at_least=False),
+    "dense, depth": Bar("dense map: temporary memory at full depth / at a quarter", 1.1, at_least=False),
+    "layers, over one": Bar("all layers' maps: one sweep / one dense map", 1.5, at_least=False),
+    "layers, over each": Bar("all layers' maps: a Jacobian for each / one sweep"),
+    "krylov, over dense": Bar("top-k spectrum: Krylov / dense map"),
+    "krylov, over dense at 256": Bar("top-k spectrum: Krylov / dense map", 1 / 6, at_least=False),
+    "attribution, over forward": Bar("attribution: ours / one forward pass", 3.0, at_least=False),
+    "attribution, over PyTorch": Bar("attribution: one PyTorch backward pass / ours"),
+    "load, memory": Bar("load: peak memory / weights held", 1.3, at_least=False),
+    "load, over transformers": Bar("load: time of transformers / ours"),
+    "load, memory over transformers": Bar("load: peak memory of transformers / ours"),
+    "scaling": Bar("scaling: measured exponent - expected exponent"),
+    "gpu, of floor": Bar("dense map on a GPU: its floor / its time", 0.6),
+}
+"""By key: what a `benchmarks.results.Ratio` is of."""
+
+AGREE = 1e-4
+"""The largest relative difference of two maps that are compared; beyond it nothing is reported."""

@@ -1,0 +1,48 @@
+"""A loaded model as a checkpoint that transformers reads: the same values, dense."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+import jaxlin
+from jaxlin.checkpoint import open_checkpoint
+from jaxlin.checkpoint.folder import Folder
+from jaxlin.gguf import GGUFModel
+from jaxlin.load import SMALL
+from jaxlin.packed import Packed
+
+FAMILIES = ("llama",)
+"""The model types whose tensors have the names of the parameters, and whose blocks `benchmarks.peer` detaches."""
+
+
+def export(model: jaxlin.Decoder, tokenizer: jaxlin.Tokenizer, checkpoint: str | None, folder: Path) -> Path | None:
+    """Write `model`, loaded from `checkpoint`, in float32 to `folder`; None for a family that is not known here."""
+    opened = open_checkpoint(SMALL if checkpoint is None else checkpoint, None)
+    said = dict(opened.config if isinstance(opened, Folder) else GGUFModel(opened).config)
+    if said.get("model_type") not in FAMILIES:
+        return None
+    for stored in ("quantization_config", "torch_dtype"):
+        said.pop(stored, None)
+    said |= {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(said))
+    (folder / "tokenizer.json").write_text(tokenizer._backend.to_str())
+    save_file(dict(tensors(model)), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def tensors(model: jaxlin.Decoder) -> Iterator[tuple[str, np.ndarray]]:
+    """The parameters under their names in a checkpoint, unpacked."""
+    leaves = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, Packed))[0]
+    for path, leaf in leaves:
+        keys: list[Any] = [key.name for key in path if key.name != "value"]
+        name, stack = ".".join(keys), np.asarray(leaf[...], np.float32)
+        if keys[0] == "layers":
+            rest = ".".join(keys[1:])
+            yield from ((f"model.layers.{i}.{rest}", np.ascontiguousarray(part)) for i, part in enumerate(stack))
+        else:
+            yield (name if keys[0] == "lm_head" else f"model.{name}"), stack

@@ -1,0 +1,98 @@
+"""The floor: what a method must multiply and move, at the rates that this device is measured to reach."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.timing import seconds
+from jaxlin.config import Config
+from jaxlin.layers import HIGHEST
+from jaxlin.local_map import LocalMap
+
+SIDE = 4096
+COPIED = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least time of a method.
+
+    Attributes:
+        products: floating-point operations of its matrix products.
+        moved: bytes that it must read and write.
+        rate: operations a second of a large product.
+        bandwidth: bytes a second of a large copy, read and written.
+    """
+
+    products: float
+    moved: float
+    rate: float
+    bandwidth: float
+
+    @property
+    def seconds(self) -> float:
+        """The later of the two."""
+        return max(self.products / self.rate, self.moved / self.bandwidth)
+
+
+def square_product(side: int = SIDE) -> Callable[[], Any]:
+    """A product of two large matrices, in the precision that jaxlin multiplies in."""
+    square = jnp.ones((side, side))
+    multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=HIGHEST))
+    multiply(square).block_until_ready()
+    return lambda: multiply(square)
+
+
+def bandwidth(runs: int = 5, size: int = COPIED) -> float:
+    """Bytes a second, read and written, of a copy of a large array: that of the fastest run."""
+    array = jnp.ones(size // 4)
+    copy = jax.jit(lambda a: a + 1)
+    copy(array).block_until_ready()
+    return 2 * size / min(seconds(lambda: copy(array)) for _ in range(runs))
+
+
+def row_products(config: Config, rows: int, tokens: int, layers: int | None = None) -> int:
+    """Operations of `rows` rows of J at the last position, through the top `layers` blocks (all unless given).
+
+    The transposes of the value, output, up and down projections and of the causal attention patterns at every
+    position, those of the top block at the last alone.
+    """
+    depth = config.num_hidden_layers if layers is None else layers
+    if depth == 0:
+        return 0
+    d, heads = config.hidden_size, config.num_attention_heads * config.head_dim
+    values, after = d * config.num_key_value_heads * config.head_dim, heads * d + 2 * d * config.intermediate_size
+    inner = tokens * (values + after) + heads * tokens * (tokens + 1) // 2
+    top = tokens * values + after + heads * tokens
+    return 2 * rows * ((depth - 1) * inner + top)
+
+
+def folded_products(config: Config, rows: int, tokens: int, layers: int | None = None) -> int:
+    """The same with each MLP multiplied into one matrix at each position: `jaxlin.layers.folded`."""
+    depth = config.num_hidden_layers if layers is None else layers
+    d, f = config.hidden_size, config.intermediate_size
+    saved = max(0, 2 * rows * d * f - d * d * f - rows * d * d)
+    return row_products(config, rows, tokens, layers) - (2 * saved * (tokens * (depth - 1) + 1) if depth else 0)
+
+
+def map_products(lmap: LocalMap, layers: int | None = None) -> int:
+    """Those of `LocalMap.jacobian`, which folds where it takes all rows together."""
+    rows, tokens, _ = lmap.shape
+    count = folded_products if lmap.default_block == rows else row_products
+    return count(lmap.model.config, rows, tokens, layers)
+
+
+def forward_products(config: Config, tokens: int) -> int:
+    """Operations of a forward pass at every position, to the final norm."""
+    d, k = config.hidden_size, config.head_dim
+    weights = 2 * d * k * (config.num_attention_heads + config.num_key_value_heads) + 3 * d * config.intermediate_size
+    patterns = 2 * config.num_attention_heads * k * tokens * (tokens + 1) // 2
+    return 2 * config.num_hidden_layers * (tokens * weights + patterns)
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of all arrays of a pytree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,60 @@
+"""All layers' maps to the output: one backward sweep against a Jacobian for each layer."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+import jaxlin
+from benchmarks.bars import AGREE
+from benchmarks.floor import map_products, nbytes
+from benchmarks.results import Finding, Ratio, Row
+from benchmarks.setting import Setting, ratio
+from jaxlin.sites import Place
+
+TOKENS = 8
+EVERY = 5
+"""Of a deep model's layers, those that a quick run takes one by one: each is a program of its own to compile."""
+SWEEP, EACH, ONE = "one sweep", "a Jacobian for each layer", "the map from the embeddings"
+
+
+def measure(setting: Setting) -> Iterator[Finding]:
+    """The sweep, a map for each layer, and one dense map.
+
+    Raises:
+        JaxlinError: they do not give the same maps.
+    """
+    model, x = setting.model, setting.x(TOKENS)
+    depth, size = model.config.num_hidden_layers, {"tokens": TOKENS}
+    whole = jaxlin.local_map(model, x)
+    held = whole.coefficients
+    # Rows need what is held and where they start, and not the stream there: one recording serves all.
+    chosen = range(0, depth, EVERY if setting.quick and depth >= 2 * EVERY else 1)
+    lmaps = {layer: replace(whole, source=Place(layer)) for layer in chosen}
+    each = EACH if len(chosen) == depth else f"a Jacobian for {len(chosen)} of {depth} layers"
+    setting.say("a first sweep")
+    swept = np.asarray(jaxlin.layer_maps(model, held)["resid_pre"])
+    for layer, lmap in lmaps.items():
+        setting.say(f"a first Jacobian, layer {layer}")
+        single = np.asarray(lmap.jacobian(progress=False))
+        gap = np.abs(single - swept[layer]).max() / np.abs(single).max()
+        if not gap <= AGREE:
+            raise jaxlin.JaxlinError(f"Layer {layer}: expected the same map within {AGREE:g}; found {gap:g}.")
+    calls = {
+        SWEEP: lambda: jaxlin.layer_maps(model, held),
+        each: lambda: [lmap.jacobian(progress=False) for lmap in lmaps.values()],
+        ONE: lambda: lmaps[0].jacobian(progress=False),
+    }
+    timings, floor_of = setting.timed(calls, 1 if setting.quick else None)
+    weights, one = nbytes(model.layers), swept[0].nbytes
+    products = [map_products(whole, depth - layer) for layer in chosen]
+    floors = {
+        SWEEP: floor_of(products[0], weights + depth * one),
+        each: floor_of(sum(products), len(chosen) * (weights / 2 + one)),
+        ONE: floor_of(products[0], weights + one),
+    }
+    for name, timing in timings.items():
+        yield Row.of("layers", name, size, timing, floor=floors[name])
+    yield Ratio("layers, over one", size, ratio(timings[SWEEP], timings[ONE]))
+    if EACH in timings:
+        yield Ratio("layers, over each", size, ratio(timings[EACH], timings[SWEEP]))

@@ -1,0 +1,77 @@
+r"""How cost grows: exponents fitted to measured times, beside those fitted to the operations at the same sizes.
+
+Random Llamas of which one size is changed at a time; for k the small trained model, as random weights have a flat
+spectrum. All sizes are timed in turn within each round.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxlin
+from benchmarks.floor import map_products, nbytes, row_products
+from benchmarks.results import Finding, Ratio, Row
+from benchmarks.setting import TEXT, Setting
+from benchmarks.shapes import random_model, tiny
+from benchmarks.spectrum import passes
+from jaxlin.local_map import LocalMap
+
+WIDTH, LAYERS, TOKENS = 256, 4, 16
+AXES: dict[str, tuple[int, ...]] = {"tokens": (8, 16, 32), "width": (128, 256, 512), "depth": (2, 4, 8)}
+RANKS = (2, 4, 8, 16)
+LONG, TOL = 64, 1e-4
+"""The prompt and the tolerance of the Krylov rows."""
+
+
+def measure(setting: Setting) -> Iterator[Finding]:
+    """The dense map over tokens, width and depth, and the Krylov method over k."""
+    for axis, sizes in AXES.items():
+        yield from _grow(setting, axis, sizes, _dense)
+    yield from _grow(setting, "k", RANKS, _krylov)
+
+
+Case = tuple[Callable[[], Any], int, int]
+"""What is timed, its operations, and the bytes it moves."""
+
+
+def _grow(setting: Setting, axis: str, sizes: Sequence[int], case: Callable[[str, int], Case]) -> Iterator[Finding]:
+    cases = {}
+    for size in sizes:
+        setting.say(f"scaling with {axis}: {size}")
+        cases[size] = case(axis, size)
+        jax.block_until_ready(cases[size][0]())
+    timings, floor_of = setting.timed({f"{axis} {size}": call for size, (call, _, _) in cases.items()}, setting.runs)
+    for size, (_, products, moved) in cases.items():
+        taken = timings[f"{axis} {size}"]
+        name = "krylov" if axis == "k" else "dense map"
+        yield Row.of("scaling", f"{name}, {axis}", {axis: size}, taken, floor=floor_of(products, moved))
+    times = [timings[f"{axis} {size}"].median for size in sizes]
+    found = exponent(sizes, times)
+    expected = exponent(sizes, [products for _, products, _ in cases.values()])
+    yield Ratio("scaling", {"with": axis, "measured": f"{found:.2f}", "expected": f"{expected:.2f}"}, found - expected)
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    r"""The $p$ of $c \propto n^p$ by least squares on logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def _map(width: int, layers: int, tokens: int) -> LocalMap:
+    model = random_model(tiny(width, layers))
+    return jaxlin.local_map(model, model.embed([i % 128 for i in range(tokens)]))
+
+
+def _dense(axis: str, size: int) -> Case:
+    at = {"width": WIDTH, "depth": LAYERS, "tokens": TOKENS} | {axis: size}
+    lmap = _map(at["width"], at["depth"], at["tokens"])
+    moved = nbytes(lmap.model.layers) + 4 * int(np.prod(lmap.shape))
+    return lambda: lmap.jacobian(progress=False), map_products(lmap), moved
+
+
+def _krylov(axis: str, k: int) -> Case:
+    model, tokenizer = jaxlin.load()
+    lmap = jaxlin.local_map(model, model.embed(tokenizer.encode(TEXT.read_text())[:LONG]))
+    products = row_products(lmap.model.config, passes(lmap, k, TOL), LONG)
+    return lambda: lmap.svd(k, method="krylov", tol=TOL), products, nbytes(lmap.model.layers)

@@ -1,0 +1,75 @@
+"""Models of known shapes with random weights, built where they are computed with."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxlin
+from jaxlin.packed import BFloat16
+from jaxlin.plan import abstract_model
+
+LLAMA_3B: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
+    "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256,
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "dtype": "bfloat16",
+    "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}  # fmt: skip
+QWEN_8B: dict[str, Any] = {
+    "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}  # fmt: skip
+GEMMA_12B: dict[str, Any] = {
+    "model_type": "gemma3_text", "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "vocab_size": 262208,
+    "max_position_embeddings": 131072, "sliding_window": 1024, "query_pre_attn_scalar": 256, "dtype": "bfloat16",
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+}  # fmt: skip
+LARGE = {"Llama-3.2-3B": LLAMA_3B, "Qwen3-8B": QWEN_8B, "Gemma-3-12B": GEMMA_12B}
+
+
+def tiny(d: int = 64, layers: int = 2, dtype: str = "float32") -> dict[str, Any]:
+    """The config.json of a small Llama, `d` features wide."""
+    return {
+        "model_type": "llama", "hidden_size": d, "intermediate_size": 3 * d, "num_hidden_layers": layers,
+        "num_attention_heads": d // 32, "num_key_value_heads": d // 32, "vocab_size": 128, "dtype": dtype,
+        "max_position_embeddings": 4096,
+    }  # fmt: skip
+
+
+def random_model(said: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
+    """A model of a config.json, its matrices drawn in the dtype it names and computed with in float32.
+
+    Matrices have entries of variance 1 / fan-in; the weights of norms are one, or zero where one is added to them.
+    """
+    abstract = abstract_model(said, "config", "float32", "gate")
+    parts, structure = jax.tree.flatten(abstract, is_leaf=lambda node: isinstance(node, BFloat16))
+    norm = 0.0 if said["model_type"].startswith("gemma") else 1.0
+
+    def value(part: Any, key: jax.Array) -> Any:
+        matrix = part.ndim == 3 or part.shape[0] == said["vocab_size"]
+        if isinstance(part, BFloat16):
+            return BFloat16(jax.lax.bitcast_convert_type(_drawn(key, part.shape, jnp.bfloat16), jnp.uint16))
+        return _drawn(key, part.shape, part.dtype) if matrix else jnp.full(part.shape, norm, part.dtype)
+
+    @jax.jit
+    def draw(keys: jax.Array) -> list[Any]:
+        return [value(part, key) for part, key in zip(parts, keys, strict=True)]
+
+    return jax.tree.unflatten(structure, draw(jax.random.split(jax.random.key(seed), len(parts))))
+
+
+def _drawn(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """A stack of random matrices, one at a time: all together would take several times their memory."""
+    stack = (1, *shape) if len(shape) == 2 else shape
+    scale = shape[-1] ** -0.5
+    keys = jax.random.split(key, stack[0])
+    return jax.lax.map(lambda key: scale * jax.random.normal(key, stack[1:], dtype), keys).reshape(shape)
