@@ -83,7 +83,11 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
         name = ".".join(key.name for key in path if key.name != "value")
         if not name.startswith("layers."):
             value = one(tensor_of(name), leaf.shape)
-            return jax.tree.map(lambda a: jax.device_put(a, sharding_of(mesh, name, np.shape(a))), value)
+
+            def put(leaf: Any) -> jax.Array:
+                return jax.device_put(leaf, sharding_of(mesh, name, np.shape(leaf)), may_alias=True)
+
+            return jax.tree.map(put, value)
         return _stacked(name, lambda layer: one(tensor_of(name, layer), leaf.shape[1:]), leaf.shape[0], mesh)
 
     renamed = port.names(abstract.config)

@@ -1,12 +1,12 @@
 """Meshes: how a model's parameters lie on several devices, by one table."""
 
-import math
 from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from jaxlin.aligned import aligned
 from jaxlin.config import Config
 from jaxlin.errors import JaxlinError
 
@@ -68,7 +68,7 @@ class Placed:
         self._parts: dict[Any, np.ndarray] = {}
         for index in self._devices.values():
             local = [len(range(size)[part]) for size, part in zip(shape, index or (), strict=True)]
-            self._parts.setdefault(str(index), _aligned(tuple(local), self.dtype))
+            self._parts.setdefault(str(index), aligned(tuple(local), self.dtype))
 
     def __setitem__(self, layer: int, value: Any) -> None:
         for index in {str(index): index for index in self._devices.values()}.values():
@@ -80,14 +80,3 @@ class Placed:
             jax.device_put(self._parts[str(index)], device, may_alias=True) for device, index in self._devices.items()
         ]
         return jax.make_array_from_single_device_arrays(self.shape, self.sharding, parts)
-
-
-ALIGNMENT = 64
-"""Bytes at which memory has to begin for a CPU device to take it over without a copy."""
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)

@@ -74,7 +74,7 @@ def test_every_family(name: str, roomy: Callable[[str], Path], x64: None) -> Non
         np.testing.assert_array_equal(found.tokens, np.argmax(rows, axis=-1))
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "olmo, clip_qkv", "mistral, window"])
+@pytest.mark.parametrize("name", ["gemma2", "olmo, clip_qkv"])
 def test_float32(name: str, roomy: Callable[[str], Path]) -> None:
     model, tokenizer = jaxlin.load(roomy(name), linearize=True)
     found = generate(model, tokenizer, tiny.IDS, NEW, stop=(), logits=True)

@@ -3,6 +3,7 @@
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import gguf
 import ml_dtypes
 import numpy as np
 
+from jaxlin.aligned import read_aligned
 from jaxlin.checkpoint.gguf_header import read_header
 from jaxlin.errors import CheckpointError
 
@@ -23,7 +25,7 @@ CHUNK = 2**22
 
 
 class GGUFFile:
-    """A GGUF file: its metadata is read and checked, its tensors are mapped, and decoded when asked for."""
+    """A GGUF file: its metadata is read and checked; its tensors are read, and decoded, when asked for."""
 
     format = "gguf"
 
@@ -32,8 +34,9 @@ class GGUFFile:
         self.tokenizer_files: dict[str, Path] = {}
         self._path = path
         try:
-            self._data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
-            self.config, self._tensors = read_header(self._data.data)
+            # Mapped for its header alone: of a mapped file only what is looked at is read.
+            data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+            self.config, self._tensors = read_header(data.data)
         except (ValueError, OSError) as error:
             raise CheckpointError(
                 f"{path}: expected a whole GGUF file; found one that cannot be read ({error})."[:400]
@@ -58,13 +61,30 @@ class GGUFFile:
         return self._path
 
     def read(self, name: str) -> np.ndarray:
-        """The values of a tensor, packed ones decoded to float32. Floats are mapped, not copied: they are read-only."""
+        """The values of a tensor, packed ones decoded to float32."""
         return self.read_slice(name, ())
 
-    def read_raw(self, name: str) -> np.ndarray:
-        """The bytes of a tensor as they are packed, ``[..., out, bytes]``: one row of blocks for each row of values."""
+    def read_raw(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """The bytes of a tensor as they are packed, ``[..., out, bytes]``: one row of blocks for each row of values.
+
+        Args:
+            name: of the tensor.
+            rows: those of its first axis that are read, if it has two axes or more.
+        """
         _, shape, start, size = self._tensors[name]
-        return np.asarray(self._data[start : start + size]).reshape(*shape[:-1], -1)
+        leading, width = list(shape[:-1]), size // max(1, math.prod(shape[:-1]))
+        if leading:
+            first, last, _ = rows.indices(leading[0])
+            start += first * (size // max(1, leading[0]))
+            leading[0] = max(0, last - first)
+        count = math.prod(leading) * width
+        try:
+            found = read_aligned(self._path, start, count)
+        except OSError as error:
+            raise CheckpointError(f"{self.source}, tensor {name}: cannot be read: {error.strerror}.") from error
+        if found.size != count:
+            raise CheckpointError(f"{self.source}, tensor {name}: the file became shorter while it was open.")
+        return found.reshape(*leading, width)
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Some rows of a tensor; the others are not decoded."""
@@ -73,20 +93,24 @@ class GGUFFile:
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A part of a tensor, one slice an axis; what leading axes leave out is not decoded."""
         kind, shape, _, _ = self._tensors[name]
-        raw = self.read_raw(name)
+        width = shape[-1]
+        if index and len(shape) > 1 and index[0].step in (None, 1):
+            raw, index = self.read_raw(name, index[0]), (slice(None), *index[1:])
+        else:
+            raw = self.read_raw(name)
         if kind.name in FLOATS:
-            return raw.view(FLOATS[kind.name]).reshape(shape)[(*index, ...)]
+            return raw.view(FLOATS[kind.name])[(*index, ...)]
         # A block spans the last axis, so that one is cut after decoding.
         leading = index[: len(shape) - 1]
         packed = raw[leading]
         try:
-            decoded = _decoded(packed.reshape(-1, raw.shape[-1]), kind, shape[-1])
+            decoded = _decoded(packed.reshape(-1, raw.shape[-1]), kind, width)
         except (NotImplementedError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{self.source}, tensor {name}: expected a type that the gguf library decodes; found {kind.name}."
             ) from error
         whole = (slice(None),) * len(leading)
-        return decoded.reshape(*packed.shape[:-1], shape[-1])[whole + index[len(leading) :]]
+        return decoded.reshape(*packed.shape[:-1], width)[whole + index[len(leading) :]]
 
 
 def _decoded(rows: np.ndarray, kind: gguf.GGMLQuantizationType, width: int) -> np.ndarray:

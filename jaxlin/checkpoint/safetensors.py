@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxlin.aligned import read_aligned
 from jaxlin.checkpoint.strict_json import parse_object
 from jaxlin.errors import CheckpointError
 
@@ -109,8 +110,7 @@ class SafetensorsFile:
                 break
         count = math.prod(span)
         try:
-            with self.path.open("rb") as file:
-                values = np.fromfile(file, np.uint8, count * kind.itemsize, offset=start)
+            values = read_aligned(self.path, start, count * kind.itemsize)
         except OSError as error:
             raise CheckpointError(f"{self.path}, tensor {name}: cannot be read: {error.strerror}.") from error
         if values.size != count * kind.itemsize:
