@@ -32,7 +32,7 @@ from benchmarks import dense
 from benchmarks.results import document
 from benchmarks.setting import Setting
 with Setting(sys.argv[1], runs=2) as setting:
-    found = dense.at(setting, 8, others=())
+    found = list(dense.at(setting, 8, others=()))
     print(json.dumps(document(found, command="", checkpoint="", dtype="", seeds={}, runs=2)))
 """
 
@@ -63,7 +63,7 @@ def test_dense_map_reaches_its_floor(smollm2_gguf: Path) -> None:
 def test_dense_map_against_its_peers() -> None:
     """All give the same map. In a model this small the fixed costs of a call decide: its ratios meet no bar."""
     with Setting(runs=3, side=1024) as setting:
-        found = document(dense.at(setting, 8), command="", checkpoint="", dtype="", seeds={}, runs=3)
+        found = document(list(dense.at(setting, 8)), command="", checkpoint="", dtype="", seeds={}, runs=3)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == [dense.OURS, *dense.OTHERS]
     assert [row["ours"] for row in rows.values()] == [True, False, False, False, False]
