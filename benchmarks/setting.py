@@ -4,7 +4,7 @@ import functools
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,14 +76,22 @@ class Setting(Clock):
         checkpoint: where it is from; None for the small model.
         quick: whether to leave out what takes long.
         dense: whether the weights are unpacked once, as the peer holds them, and not within each pass.
+        tokens: the lengths that are measured, where they are given.
     """
 
     def __init__(
-        self, checkpoint: str | None = None, *, quick: bool = True, runs: int = 3, side: int = SIDE, dense: bool = False
+        self,
+        checkpoint: str | None = None,
+        *,
+        quick: bool = True,
+        runs: int = 3,
+        side: int = SIDE,
+        dense: bool = False,
+        tokens: Sequence[int] | None = None,
     ) -> None:
         self.model, self.tokenizer = jaxlin.load(checkpoint)
         super().__init__(runs, side)
-        self.checkpoint, self.quick, self.dense = checkpoint, quick, dense
+        self.checkpoint, self.quick, self.dense, self.tokens = checkpoint, quick, dense, tokens
         self._ids = self.tokenizer.encode(TEXT.read_text())
         self._folder = Path(tempfile.mkdtemp(prefix="jaxlin-benchmarks-"))
         if dense and self.exported is not None:
@@ -100,7 +108,8 @@ class Setting(Clock):
     def sizes(self, quick: tuple[int, ...], more: tuple[int, ...] = ()) -> list[int]:
         """The lengths to measure, those that fit the model's context."""
         limit = min(len(self._ids), self.model.config.max_position_embeddings or len(self._ids))
-        return [tokens for tokens in (quick if self.quick else quick + more) if tokens <= limit]
+        wanted = self.tokens or (quick if self.quick else quick + more)
+        return [tokens for tokens in wanted if tokens <= limit]
 
     @functools.cached_property
     def exported(self) -> Path | None:

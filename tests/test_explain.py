@@ -101,7 +101,7 @@ def test_embeddings_of_zero_are_never_near() -> None:
 class TestAttribution:
     """Contributions sum to what they explain."""
 
-    @pytest.mark.parametrize("name", ["llama, biases", "gemma2", "qwen2", "phi", "olmo2", "mistral"])
+    @pytest.mark.parametrize("name", ["gemma2", "phi"])
     def test_they_sum_to_the_logit(self, name: str, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint(name))
         x = model.embed([5, 6, 7, 8])

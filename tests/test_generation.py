@@ -83,7 +83,7 @@ def test_float32(name: str, roomy: Callable[[str], Path]) -> None:
     np.testing.assert_allclose(found.logits, rows, atol=1e-5 * np.abs(rows).max())
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen2, window", "phi", "phi3, longrope, short", "olmo3"])
+@pytest.mark.parametrize("name", ["gemma3_text", "phi", "phi3, longrope, short"])
 def test_transformers_own_generation(name: str, roomy: Callable[[str], Path], x64: None) -> None:
     folder = roomy(name)
     reference = oracle.load(folder, torch.float64)

@@ -72,7 +72,7 @@ def test_jacfwd_jacrev_and_rows_agree(model: Decoder) -> None:
     assert lmap.residual <= 3e-6
 
 
-@pytest.mark.parametrize("rule", ["gate", "up", "half"])
+@pytest.mark.parametrize("rule", ["gate", "half"])
 def test_in_float64_they_agree_to_its_rounding(rule: str, x64: None) -> None:
     model = build(linearize=True, rule=rule, dtype="float64")
     x = model.embed(IDS)
@@ -318,7 +318,7 @@ def test_temporary_memory_does_not_grow_with_depth() -> None:
     assert temporary(12) <= 1.1 * temporary(4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.integers(0, 39), min_size=1, max_size=4), st.integers(0, 2**31))
 def test_any_prompt_reconstructs(ids: list[int], seed: int) -> None:
     model = _shared()

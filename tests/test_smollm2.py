@@ -52,7 +52,7 @@ def test_greedy_continuation(smollm2_gguf: Path) -> None:
         ids.append(token)
 
 
-@pytest.mark.parametrize("rule", ["up", "half"])
+@pytest.mark.parametrize("rule", ["up"])
 def test_other_rules(smollm2_gguf: Path, rule: str, x64: None) -> None:
     """In float64: their maps are larger than the output they reconstruct, and float32 rounds by more."""
     model, tokenizer = jaxlin.load(smollm2_gguf, dtype="float64")
