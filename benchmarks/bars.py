@@ -28,7 +28,7 @@ class Bar:
 
 
 BARS = {
-    "dense, of floor": Bar("dense map: the floor of the plain transposes / its time", 0.95),
+    "dense, of floor": Bar("dense map, once recorded: the floor of the plain transposes / its time", 0.95),
     "dense, over PyTorch": Bar("dense map: fastest PyTorch / ours", 1.9),
     "dense, over vectorize": Bar("dense map: torch jacobian(vectorize=True) / ours", 2.3),
     "dense, over jacrev": Bar("dense map: jacrev of the linearized model / ours"),

@@ -65,8 +65,8 @@ def test_dense_map_against_its_peers() -> None:
     with Setting(runs=1, side=256) as setting:
         found = document(list(dense.at(setting, 8)), command="", checkpoint="", dtype="", seeds={}, runs=1)
     rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == [dense.OURS, *dense.OTHERS]
-    assert [row["ours"] for row in rows.values()] == [True, False, False, False, False]
+    assert list(rows) == [dense.OURS, dense.ALONE, *dense.OTHERS]
+    assert [row["ours"] for row in rows.values()] == [True, True, False, False, False, False]
     assert all(len(row["seconds"]) == 1 and row["floor"] is not None for row in rows.values())
     assert all(rows[name]["figures"]["difference"] <= 1e-5 for name in dense.OTHERS)
 
