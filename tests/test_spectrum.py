@@ -20,7 +20,7 @@ from jaxlin.spectrum import SVD, bounded_svd, svd
 
 PROMPT = "The bridge out of the town is the"
 IDS = [5, 17, 99, 3, 64, 3, 120]
-FAMILIES = ["llama, biases", "gemma2", "phi", "olmo2"]
+FAMILIES = ["llama, biases", "gemma2", "phi"]
 
 
 @pytest.fixture(scope="module")
@@ -369,13 +369,12 @@ class TestDepth:
 
     def test_maps_of_all_layers(self, small: LocalMap) -> None:
         held = jaxlin.coefficients(small.model, small.x)
-        for block in (None, 50):
-            maps = jaxlin.layer_maps(small.model, held, kinds=("resid_pre", "attn_out"), block=block)
-            for kind, found in maps.items():
-                assert found.shape == (4, 192, 9, 192)
-                for layer in range(4):
-                    expected = local_map(small.model, small.x, source=(kind, layer)).jacobian()
-                    np.testing.assert_allclose(found[layer], expected, atol=1e-4)
+        maps = jaxlin.layer_maps(small.model, held, kinds=("resid_pre", "attn_out"), block=50)
+        for kind, found in maps.items():
+            assert found.shape == (4, 192, 9, 192)
+            for layer in range(4):
+                expected = local_map(small.model, small.x, source=(kind, layer)).jacobian()
+                np.testing.assert_allclose(found[layer], expected, atol=1e-4)
 
     def test_one_token_has_no_others(self, small: LocalMap) -> None:
         found = depth.single(small.model, small.x[:1], kinds=("resid_post",))["resid_post"]

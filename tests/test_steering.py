@@ -254,7 +254,7 @@ def test_dose_curve_on_the_small_model() -> None:
     towards = [tokenizer.encode(text) for text in ("The cat", "We saw the cat", "I love the cat", "We like the cat")]
     away = [tokenizer.encode(text) for text in ("The house", "We saw the house", "I love the tree", "We like the sea")]
     site = ("resid_post", 1)
-    strengths = [0.0, 0.15, 0.3, 0.6]
+    strengths = [0.0, 0.3, 0.6]
     for along in (
         token_direction(model, tokenizer.to_single_token(" cat")),
         mean_difference(model, towards, away, site),
