@@ -17,7 +17,7 @@ import transformers
 from rich.console import Console
 
 from benchmarks import attribution, dense, gpu, layers, loading, scaling, spectrum
-from benchmarks.results import Finding, device, document
+from benchmarks.results import RESULTS, Finding, device, document
 from benchmarks.setting import Clock, Setting
 from benchmarks.table import show
 
@@ -29,7 +29,6 @@ GROUPS = {
     "load": loading.measure,
     "scaling": scaling.measure,
 }
-RESULTS = Path(__file__).parent / "results"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="NAME", help=", ".join(GROUPS)
     )
-    parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the prompt, instead of each group's own")
+    parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the prompt, for the groups that have one")
     parser.add_argument("--dense", action="store_true", help="unpack quantised weights first, as the peers hold them")
     parser.add_argument("--runs", type=int, default=3, help="rounds of interleaved runs; 3 if absent")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")

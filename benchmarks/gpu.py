@@ -12,7 +12,7 @@ import numpy as np
 import jaxlin
 from benchmarks.floor import forward_products, map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
-from benchmarks.setting import Clock
+from benchmarks.setting import Clock, ratio
 from benchmarks.shapes import LARGE, random_model
 from benchmarks.spectrum import passes
 from benchmarks.timing import compiled
@@ -79,8 +79,7 @@ def _attribution(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) ->
     figures = {"defect": first.defect, "component defect": first.component_defect}
     yield Row.of("gpu", "attribution", size, timings["attribution"], floor=both, figures=figures)
     yield Row.of("gpu", "forward pass", size, timings["forward pass"], floor=floor_of(once, weights))
-    ratio = timings["attribution"].median / timings["forward pass"].median
-    yield Ratio("attribution, over forward", size, ratio)
+    yield Ratio("attribution, over forward", size, ratio(timings["attribution"], timings["forward pass"]))
 
 
 def _spectrum(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:

@@ -12,20 +12,25 @@ from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from jaxlin.sites import Place
 
-TOKENS = 8
 EVERY = 5
 """Of a deep model's layers, those that a quick run takes one by one: each is a program of its own to compile."""
 SWEEP, EACH, ONE = "one sweep", "a Jacobian for each layer", "the map from the embeddings"
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """The sweep, a map for each layer, and one dense map.
+    """All of them for each length."""
+    for tokens in setting.sizes((8,)):
+        yield from at(setting, tokens)
+
+
+def at(setting: Setting, tokens: int) -> Iterator[Finding]:
+    """The sweep, a map for each layer, and one dense map, for one length.
 
     Raises:
         JaxlinError: they do not give the same maps.
     """
-    model, x = setting.model, setting.x(TOKENS)
-    depth, size = model.config.num_hidden_layers, {"tokens": TOKENS}
+    model, x = setting.model, setting.x(tokens)
+    depth, size = model.config.num_hidden_layers, {"tokens": tokens}
     whole = jaxlin.local_map(model, x)
     held = whole.coefficients
     # Rows need what is held and where they start, and not the stream there: one recording serves all.

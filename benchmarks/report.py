@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plot import cost_against_tokens
+from benchmarks.results import RESULTS
 from benchmarks.table import COLUMNS, cells, duration, size, verdict
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
 
 INTRODUCTION = """
 Every comparison is of the same weights and tokens in one process; the runs of what is compared are interleaved, and

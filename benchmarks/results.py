@@ -17,6 +17,9 @@ from benchmarks.bars import BARS
 from benchmarks.floor import Floor
 from benchmarks.timing import Timing
 
+RESULTS = Path(__file__).parent / "results"
+"""Where those that are committed lie."""
+
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 
 

@@ -106,10 +106,17 @@ class Setting(Clock):
         return self.model.embed(self._ids[:tokens])
 
     def sizes(self, quick: tuple[int, ...], more: tuple[int, ...] = ()) -> list[int]:
-        """The lengths to measure, those that fit the model's context."""
+        """The lengths to measure: those that were asked for, or of these the ones that fit the model's context.
+
+        Raises:
+            JaxlinError: a length was asked for that does not fit.
+        """
         limit = min(len(self._ids), self.model.config.max_position_embeddings or len(self._ids))
-        wanted = self.tokens or (quick if self.quick else quick + more)
-        return [tokens for tokens in wanted if tokens <= limit]
+        if self.tokens is not None:
+            if not all(1 <= tokens <= limit for tokens in self.tokens):
+                raise jaxlin.JaxlinError(f"Tokens: expected lengths in 1..{limit}; found {list(self.tokens)}.")
+            return list(self.tokens)
+        return [tokens for tokens in (quick if self.quick else quick + more) if tokens <= limit]
 
     @functools.cached_property
     def exported(self) -> Path | None:

@@ -105,14 +105,14 @@ def blocked_pattern(
 ) -> BlockedPattern:
     """The pattern of these queries and keys; one pass over the blocks, for the normalisers."""
     t, h, _ = q.shape
-    pattern = BlockedPattern(q, k, jnp.zeros((h, t), q.dtype), positions, window, scale, softcap)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    pattern = BlockedPattern(q, k, jnp.zeros((h, t), wide), positions, window, scale, softcap)
 
     def of(rows: BlockedPattern) -> Float[Array, "t h"]:
         def grow(total: Array, k: Array, keys: Array) -> Array:
             return jnp.logaddexp(total, jax.nn.logsumexp(rows.scores(k, keys), axis=-1))
 
-        start = jnp.full(rows.normaliser.shape, NEVER, rows.normaliser.dtype)
-        return _over_keys(rows, grow, at_least_float32(start)).T
+        return _over_keys(rows, grow, jnp.full(rows.normaliser.shape, NEVER, wide)).T
 
     return replace(pattern, normaliser=_over_queries(pattern, of).T)
 

@@ -12,6 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+Model = Annotated[
+    str | None,
+    typer.Option(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
+]
+Rule = Annotated[Literal["gate", "up", "half"], typer.Option(help="What is held of a gated MLP.")]
+Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")]
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
@@ -39,12 +46,9 @@ def options(show_version: Annotated[bool, typer.Option("--version", help="Print 
 @app.command()
 def explain(
     text: Annotated[str, typer.Argument(help="The prompt.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
-    ] = None,
-    rule: Annotated[Literal["gate", "up", "half"], typer.Option(help="What is held of a gated MLP.")] = "gate",
-    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")] = "float32",
+    model: Model = None,
+    rule: Rule = "gate",
+    dtype: Dtype = "float32",
     position: Annotated[int, typer.Option(help="The token after which the prediction is read.")] = -1,
     target: Annotated[str | None, typer.Option(help="The word whose logit is attributed.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many words and singular values to show.")] = 5,
@@ -76,20 +80,18 @@ def explain(
 @app.command()
 def paper(
     out: Annotated[Path, typer.Option(help="The folder to write to; of an interrupted run, to go on.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
-    ] = None,
-    text: Annotated[str, typer.Option(help="The prompt.")] = "The bridge out of Marin is the",
-    rule: Annotated[Literal["gate", "up", "half"], typer.Option(help="What is held of a gated MLP.")] = "gate",
-    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")] = "float32",
+    model: Model = None,
+    text: Annotated[str | None, typer.Option(help="The prompt; the paper's if absent.")] = None,
+    rule: Rule = "gate",
+    dtype: Dtype = "float32",
 ) -> None:
     """Make the figures and tables of the paper for a model, with every number in JSON."""
     _configure_jax(dtype)
     import jaxlin
-    from jaxlin.paper import check
+    from jaxlin.paper import TEXT, check
     from jaxlin.paper import paper as made
 
+    text = TEXT if text is None else text
     name = model or "the small model of jaxlin"
     check(out, model=name, text=text, dtype=dtype, rule=rule)
     loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
@@ -112,7 +114,7 @@ def models() -> None:
 def plan(
     model: Annotated[str, typer.Argument(help="A hub id or a directory; only its config.json is read.")],
     tokens: Annotated[int, typer.Option(min=1, help="The length of the prompt.")] = 8,
-    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")] = "float32",
+    dtype: Dtype = "float32",
     memory: Annotated[float | None, typer.Option(help="GB there are; those of the present device if absent.")] = None,
     recompute: Annotated[bool, typer.Option(help="Recompute what is held instead of keeping it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

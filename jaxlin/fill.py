@@ -116,7 +116,9 @@ def _stacked(name: str, read: Callable[[int], np.ndarray | Packed], depth: int, 
     leaves, structure = jax.tree.flatten(read(0))
     form = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves]
     placed = [_placed(name, (depth, *shape), dtype, mesh) for shape, dtype in form]
-    for layer in range(depth):
+    for place, leaf in zip(placed, leaves, strict=True):
+        place[0] = leaf
+    for layer in range(1, depth):
         leaves, found = jax.tree.flatten(read(layer))
         if found != structure or [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves] != form:
             return _widened(name, read, depth, mesh)

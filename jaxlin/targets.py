@@ -15,8 +15,8 @@ from jaxlin.tokenizer import Tokenizer
 Target = int | tuple[int, int] | Float[Array | np.ndarray, " k"]
 """A token id; a pair of them, for the difference of their logits; or a direction of the output."""
 
-Words = str | tuple[str, str]
-"""A word that is one token, or a pair of them."""
+Words = str | tuple[str | int, str | int]
+"""A word that is one token, or a pair of them, of which one may be an id."""
 
 
 def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
@@ -46,13 +46,13 @@ def without_words(
         JaxlinError: no tokenizer to read words with.
         TokenizerError: a word that is not one token, in neither spelling.
     """
-    words = [target] if isinstance(target, str) else [word for word in np.atleast_1d(target) if isinstance(word, str)]
-    if not words:
+    given = target if isinstance(target, tuple) else (target,)
+    if not any(isinstance(each, str) for each in given):
         return cast(Target, target)
     if tokenizer is None:
         raise JaxlinError(f"Target: expected a token id, or tokenizer= to read words with; found {target!r}.")
     logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[position]))
-    ids = tuple(likelier_spelling(tokenizer, word, logits) for word in words)
+    ids = tuple(likelier_spelling(tokenizer, each, logits) if isinstance(each, str) else each for each in given)
     return ids[0] if isinstance(target, str) else cast(Target, ids)
 
 

@@ -222,12 +222,15 @@ def test_words() -> None:
     np.testing.assert_array_equal(by_word.tokens, jaxlin.attribute(model, x, likelier).tokens)
     pair = jaxlin.attribute(model, x, ("The", " house"), tokenizer=tokenizer)
     assert pair.value == pytest.approx(float(logits[likelier] - logits[other]), abs=1e-4)
+    mixed = jaxlin.attribute(model, x, ("The", other), tokenizer=tokenizer)
+    np.testing.assert_array_equal(mixed.tokens, pair.tokens)
     with pytest.raises(jaxlin.JaxlinError, match="tokenizer= to read words with; found 'The'"):
         jaxlin.attribute(model, x, "The")
     with pytest.raises(TokenizerError, match="expected one token"):
         jaxlin.attribute(model, x, ("The", "nonsensical words"), tokenizer=tokenizer)
-    with pytest.raises(jaxlin.JaxlinError, match="two different tokens"):
-        jaxlin.attribute(model, x, (" house", " house"), tokenizer=tokenizer)
+    for same in ((" house", " house"), (" house", other)):
+        with pytest.raises(jaxlin.JaxlinError, match="two different tokens"):
+            jaxlin.attribute(model, x, same, tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize("position", [2, -3])

@@ -86,6 +86,13 @@ def test_blocks_in_float32(in_blocks: Callable[[], None]) -> None:
     assert jaxlin.local_map(model, model.embed([i % 40 for i in range(33)])).residual <= 3e-6
 
 
+def test_blocks_in_16_bits(in_blocks: Callable[[], None]) -> None:
+    """What is never seen has a score that float16 cannot hold: normalisers are in float32."""
+    model = build(layers=1, dtype="float16")
+    in_blocks()
+    assert jnp.isfinite(model(model.embed([i % 40 for i in range(13)]))).all()
+
+
 def test_a_singular_value_has_its_gradient(in_blocks: Callable[[], None], x64: None) -> None:
     """The normalisers are differentiated too: the pattern is a function of the input, as when it is whole."""
     model = build(layers=1, dtype="float64")
@@ -116,14 +123,13 @@ def test_past_the_real_limit(window: int, x64: None) -> None:
     close(attend(pattern, v, 3), expected[-3:])
 
 
-@pytest.mark.parametrize(("name", "rule"), [("llama, biases", "half")])
-def test_recomputed_is_kept(name: str, rule: str, checkpoint: Callable[[str], Path], x64: None) -> None:
+def test_recomputed_is_kept(checkpoint: Callable[[str], Path], x64: None) -> None:
     """Biases too: the factors are those of the whole model, though the map's rows pass one without biases."""
-    model, _ = jaxlin.load(checkpoint(name), dtype="float64")
+    model, _ = jaxlin.load(checkpoint("llama, biases"), dtype="float64")
     x = model.embed(tiny.IDS)
-    maps = [jaxlin.local_map(model, x, rule=rule, recompute=again) for again in (True, False)]
+    maps = [jaxlin.local_map(model, x, rule="half", recompute=again) for again in (True, False)]
     close(*((m.jacobian(progress=False), m.bias, m.output, m @ x) for m in maps))
-    lists = [jaxlin.attribute(model, x, 7, rule=rule, recompute=again) for again in (True, False)]
+    lists = [jaxlin.attribute(model, x, 7, rule="half", recompute=again) for again in (True, False)]
     close(*((a.tokens, a.bias, a.heads, a.attn_bias, a.mlp_bias, a.neurons.contribution) for a in lists))
 
 

@@ -14,9 +14,6 @@ from jaxlin.layers import product
 from jaxlin.local_map import LocalMap
 from jaxlin.precision import PRECISIONS, TOLD, told
 
-FOLDED = (32, 48)
-"""All rows of a map of these sizes pass through folded MLPs."""
-
 
 def products(function: Any, *arguments: Any, **static: Any) -> set[str]:
     """How the program for a GPU multiplies matrices."""

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 
 import jaxlin
 
@@ -52,9 +51,8 @@ def test_greedy_continuation(smollm2_gguf: Path) -> None:
         ids.append(token)
 
 
-@pytest.mark.parametrize("rule", ["up"])
-def test_other_rules(smollm2_gguf: Path, rule: str, x64: None) -> None:
+def test_another_rule(smollm2_gguf: Path, x64: None) -> None:
     """In float64: their maps are larger than the output they reconstruct, and float32 rounds by more."""
     model, tokenizer = jaxlin.load(smollm2_gguf, dtype="float64")
-    lmap = jaxlin.local_map(model, model.embed(tokenizer.encode(PROMPT)), rule=rule)
+    lmap = jaxlin.local_map(model, model.embed(tokenizer.encode(PROMPT)), rule="up")
     assert lmap.residual <= 1e-13

@@ -72,10 +72,9 @@ def llama(checkpoint: Callable[[str], Path], x64: None) -> tuple[Any, Any]:
 def test_zero_strength_does_nothing(llama: tuple[Any, Any]) -> None:
     model, _ = llama
     x = model.embed(tiny.IDS)
-    plain = model(x)
+    plain = jax.jit(lambda model, x: model(x))(model, x)
     for edit in every_kind(model):
-        # Another program than the plain model's: where it adds 0 it may round in another order.
-        np.testing.assert_allclose(edited(model, x, [edit.at_strength(0.0)]), plain, rtol=0, atol=1e-14 * 16)
+        np.testing.assert_array_equal(edited(model, x, [edit.at_strength(0.0)]), plain)
         assert float(jnp.abs(edited(model, x, [edit]) - plain).max()) > 1e-3
 
 
@@ -147,9 +146,8 @@ def test_paper_code(llama: tuple[Any, Any]) -> None:
     np.testing.assert_allclose(edited(model, new, [edit]), expected, atol=1e-12 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["gemma2"])
-def test_cached_steering_is_uncached_steering(name: str, checkpoint: Callable[[str], Path], x64: None) -> None:
-    model, tokenizer = jaxlin.load(checkpoint(name), dtype="float64")
+def test_cached_steering_is_uncached_steering(checkpoint: Callable[[str], Path], x64: None) -> None:
+    model, tokenizer = jaxlin.load(checkpoint("gemma2"), dtype="float64")
     edits = every_kind(model)
     for prompt in (tiny.IDS, PHRASE[:2]):
         found = generate(model, tokenizer, prompt, 30, stop=(), edits=edits, logits=True)
@@ -157,10 +155,8 @@ def test_cached_steering_is_uncached_steering(name: str, checkpoint: Callable[[s
         rows = continuation_logits(model, prompt, found.tokens, edits)
         np.testing.assert_allclose(found.logits, rows, atol=1e-12 * np.abs(rows).max())
         np.testing.assert_array_equal(found.tokens, np.argmax(rows, axis=-1))
-        if "longrope" not in name:
-            x = model.embed(prompt + found.tokens)
-            whole = model.unembed(edited(model, x, edits, prompt=len(prompt)))
-            np.testing.assert_allclose(whole[len(prompt) - 1 : -1], rows, atol=1e-12 * np.abs(rows).max())
+        whole = model.unembed(edited(model, model.embed(prompt + found.tokens), edits, prompt=len(prompt)))
+        np.testing.assert_allclose(whole[len(prompt) - 1 : -1], rows, atol=1e-12 * np.abs(rows).max())
 
 
 def test_order_at_one_site(llama: tuple[Any, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlin.paper.part import Data, Part
-from jaxlin.paper.style import COLOURS, few, label, labels, plain_log, text_table
+from jaxlin.paper.style import COLOURS, label, labels, over_words, plain_log, text_table, token_legend
 from jaxlin.paper.subject import Subject
 from jaxlin.words import Features, largest_columns, largest_rows
 
@@ -62,10 +62,7 @@ def caption(data: Data) -> str:
 
 def draw(data: Data, figure: Any) -> None:
     """The curves above, the words below."""
-    shown = few(len(data["tokens"]))
-    figure.set_size_inches(7.4, 3.1 + 0.19 * len(shown))
-    grid = figure.add_gridspec(2, 2, height_ratios=[2.5, 0.4 + 0.19 * len(shown)])
-    panels = [figure.add_subplot(grid[0, side]) for side in (0, 1)]
+    panels, below, shown = over_words(figure, len(data["tokens"]), 2)
     for axes, name in zip(panels, ("column", "row"), strict=True):
         for colour, t in zip(COLOURS, shown, strict=False):
             norms = np.sort(data[f"{name}_norms"][t])[::-1]
@@ -75,7 +72,7 @@ def draw(data: Data, figure: Any) -> None:
         axes.set_ylim(0)
         axes.set_xlabel(f"{name}, the largest first")
         axes.set_ylabel(f"norm of the {name}")
-    panels[1].legend(title="input token", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    token_legend(panels[1])
     rows = [
         [
             label(data["tokens"][t]),
@@ -91,7 +88,7 @@ def draw(data: Data, figure: Any) -> None:
         for t in shown
     ]
     heads = ("input token", "norm", "the largest column promotes", "norm", "the largest row reads")
-    text_table(figure.add_subplot(grid[1, :]), heads, rows, (0.0, 0.14, 0.21, 0.6, 0.67))
+    text_table(below, heads, rows, (0.0, 0.14, 0.21, 0.6, 0.67))
 
 
 PART = Part("figure_2a", "The largest columns and rows of each token's map", compute, caption, draw)

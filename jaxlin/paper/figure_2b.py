@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxlin.paper.part import Data, Part
-from jaxlin.paper.style import COLOURS, few, label, labels, plain_log, text_table
+from jaxlin.paper.style import COLOURS, label, labels, over_words, plain_log, text_table, token_legend
 from jaxlin.paper.subject import Subject
 from jaxlin.spectrum import SVD, stable_rank, svd
 from jaxlin.words import triplet_words
@@ -50,10 +50,7 @@ def caption(data: Data) -> str:
 
 def draw(data: Data, figure: Any) -> None:
     """The spectra above, the words below."""
-    shown = few(len(data["tokens"]))
-    figure.set_size_inches(7.4, 3.1 + 0.19 * len(shown))
-    grid = figure.add_gridspec(2, 1, height_ratios=[2.5, 0.4 + 0.19 * len(shown)])
-    axes = figure.add_subplot(grid[0])
+    (axes,), below, shown = over_words(figure, len(data["tokens"]))
     for colour, t in zip(COLOURS, shown, strict=False):
         values = data["maps"][t]["values"]
         name = f"{t} {label(data['tokens'][t])}"
@@ -62,7 +59,7 @@ def draw(data: Data, figure: Any) -> None:
     plain_log(axes.yaxis)
     axes.set_xlabel("singular value of the token's map, the largest first")
     axes.set_ylabel("$\\sigma$")
-    axes.legend(title="input token", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    token_legend(axes)
     rows = [
         [
             label(data["tokens"][t]),
@@ -75,7 +72,7 @@ def draw(data: Data, figure: Any) -> None:
         for found in (data["maps"][t],)
     ]
     heads = ("input token", "$\\sigma_1$", "stable rank", "the leading left vector promotes", "the right one reads")
-    text_table(figure.add_subplot(grid[1]), heads, rows, (0.0, 0.14, 0.21, 0.33, 0.68))
+    text_table(below, heads, rows, (0.0, 0.14, 0.21, 0.33, 0.68))
 
 
 PART = Part("figure_2b", "The spectrum of each token's map", compute, caption, draw)

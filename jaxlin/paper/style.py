@@ -105,6 +105,19 @@ def plain_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def over_words(figure: Any, tokens: int, panels: int = 1) -> tuple[list[Any], Any, list[int]]:
+    """Panels beside one another over a table with a row for each token that is shown: the axes of both, the tokens."""
+    shown = few(tokens)
+    figure.set_size_inches(7.4, 3.1 + 0.19 * len(shown))
+    grid = figure.add_gridspec(2, panels, height_ratios=[2.5, 0.4 + 0.19 * len(shown)])
+    return [figure.add_subplot(grid[0, i]) for i in range(panels)], figure.add_subplot(grid[1, :]), shown
+
+
+def token_legend(axes: Any) -> None:
+    """Which curve is which token's, on the right."""
+    axes.legend(title="input token", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def text_table(axes: Any, heads: Sequence[str], rows: Sequence[Sequence[str]], at: Sequence[float]) -> None:
     """Rows of text in columns that begin at the places `at`, of 0 to 1."""
     axes.set_axis_off()
