@@ -82,20 +82,21 @@ def paper(
     out: Annotated[Path, typer.Option(help="The folder to write to; of an interrupted run, to go on.")],
     model: Model = None,
     text: Annotated[str | None, typer.Option(help="The prompt; the paper's if absent.")] = None,
+    steer: Annotated[str | None, typer.Option(help="The phrase to steer by; the paper's if absent.")] = None,
     rule: Rule = "gate",
     dtype: Dtype = "float32",
 ) -> None:
     """Make the figures and tables of the paper for a model, with every number in JSON."""
     _configure_jax(dtype)
     import jaxlin
-    from jaxlin.paper import TEXT, check
+    from jaxlin.paper import STEER, TEXT, check
     from jaxlin.paper import paper as made
 
-    text = TEXT if text is None else text
+    text, steer = TEXT if text is None else text, STEER if steer is None else steer
     name = model or "the small model of jaxlin"
-    check(out, model=name, text=text, dtype=dtype, rule=rule)
+    check(out, model=name, text=text, steer=steer, dtype=dtype, rule=rule)
     loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
-    written = made(loaded, tokenizer, text, out=out, name=name)
+    written = made(loaded, tokenizer, text, out=out, name=name, steer=steer)
     Console(highlight=False).print(Text(f"figures   {written}"), soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxlin.decoder import Decoder
 from jaxlin.edits import Edit, SteeringError, checked, schedule_at, whole
+from jaxlin.errors import TokenizerError
 from jaxlin.generation import Generation, Prompt, generate_all, rounded, spans
 from jaxlin.layers import at_least_float32
 from jaxlin.tokenizer import Tokenizer
@@ -62,7 +63,7 @@ def dose_curve(
     tokenizer: Tokenizer,
     edit: Edit,
     prompts: Sequence[Prompt],
-    target: str,
+    target: str | int,
     strengths: Sequence[float],
     *,
     new_tokens: int = 32,
@@ -75,13 +76,13 @@ def dose_curve(
         tokenizer: its tokenizer.
         edit: what is done; its own strength is not used.
         prompts: texts or token ids.
-        target: a word; with the space before it, it must be one token.
+        target: a word, which with the space before it must be one token; or the id of a token that is a word.
         strengths: the strengths; 0 among them gives the untouched model's row.
         new_tokens: how long the texts are at most.
         options: as for `jaxlin.generation.generate_all`: temperature, top_k, top_p, seed, stop.
 
     Raises:
-        TokenizerError: a target that is not one token.
+        TokenizerError: a target that is not one token, or an id of no word.
         SteeringError: no prompts or strengths, or a strength that is not finite; or as for `generate_all`.
         PromptError, SamplingError, SiteError: as for `generate_all`.
     """
@@ -90,8 +91,7 @@ def dose_curve(
         raise SteeringError(
             f"Dose curve: expected one prompt or more and finite strengths; found {len(prompts)} and {strengths!r}."
         )
-    word = target.strip()
-    token = tokenizer.to_single_token(f" {word}")
+    word, token = _target(tokenizer, target)
     rows, texts = [], []
     for dose in doses.tolist():
         edits = [edit.at_strength(dose)] if isinstance(edit, Edit) else [edit]
@@ -113,6 +113,15 @@ def dose_curve(
         prompts=[prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in prompts],
         texts=texts,
     )
+
+
+def _target(tokenizer: Tokenizer, target: str | int) -> tuple[str, int]:
+    if isinstance(target, str):
+        return target.strip(), tokenizer.to_single_token(f" {target.strip()}")
+    word = tokenizer.token(target).strip() if 0 <= target < tokenizer.vocab_size else ""
+    if not word:
+        raise TokenizerError(f"Target: expected the id of a word; found {target}.")
+    return word, target
 
 
 def _measured(model: Decoder, generation: Generation, word: str, token: int) -> tuple[float, ...]:

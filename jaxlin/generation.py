@@ -83,7 +83,7 @@ def generate_all(
         top_k: as in `Sampling`; all unless given.
         top_p: as in `Sampling`; all unless given.
         seed: of the draw. A prompt's draws depend on its index in the list and on nothing else in it.
-        stop: ids that end a text; the tokenizer's EOS unless given. A chat model may end its turns with others.
+        stop: ids that end a text; the tokenizer's `stop_ids` unless given.
         edits: what is done to the residual stream on the way: see `jaxlin.steering`.
         logits: whether to keep them.
 
@@ -96,8 +96,8 @@ def generate_all(
     if new_tokens < 1:
         raise SamplingError(f"New tokens: expected 1 or more; found {new_tokens}.")
     sampling = sampling_of(model.config.vocab_size, temperature, top_k, top_p)
-    edits, given = checked(model, edits), [_ids(model, tokenizer, prompt, new_tokens) for prompt in prompts]
-    ends = [tokenizer.eos_id] if stop is None and tokenizer.eos_id is not None else list(stop or ())
+    edits, given = checked(model, edits), [prompt_ids(model, tokenizer, prompt, new_tokens) for prompt in prompts]
+    ends = list(tokenizer.stop_ids if stop is None else stop)
     keys = [jax.random.fold_in(jax.random.key(seed), index) for index in range(len(given))]
     run = functools.partial(_continued, model, new_tokens, sampling, ends, edits, logits)
     # Prompts of different lengths would meet a change of frequencies at different steps.
@@ -111,7 +111,12 @@ def generate_all(
     ]
 
 
-def _ids(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, new_tokens: int) -> list[int]:
+def prompt_ids(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, new_tokens: int) -> list[int]:
+    """The ids of a prompt that leaves room for as many new tokens.
+
+    Raises:
+        PromptError: see `generate_all`.
+    """
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
     model.embed(ids)  # refuses what is no prompt
     context = model.config.max_position_embeddings

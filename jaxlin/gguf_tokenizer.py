@@ -48,8 +48,10 @@ otherwise, which many files of Llama 3 do not (llama.cpp, `llama_vocab::impl::lo
 _CONTROL, _USER_DEFINED = 3, 4
 
 
-def gguf_tokenizer(metadata: Mapping[str, Any], source: str) -> tuple[tokenizers.Tokenizer, str | None, str | None]:
-    """The tokenizer of a GGUF file, and its BOS and EOS tokens.
+def gguf_tokenizer(
+    metadata: Mapping[str, Any], source: str
+) -> tuple[tokenizers.Tokenizer, str | None, str | None, list[int]]:
+    """The tokenizer of a GGUF file, its BOS and EOS tokens, and the ids that end a text, a turn or a message.
 
     Raises:
         TokenizerError: another kind of tokenizer, or lists that do not fit together.
@@ -84,13 +86,15 @@ def gguf_tokenizer(metadata: Mapping[str, Any], source: str) -> tuple[tokenizers
     for kind, add in marked.items():
         special = kind == _CONTROL
         add([AddedToken(t, special=special, normalized=False) for t, k in zip(tokens, kinds, strict=True) if k == kind])
-    bos, eos = (_named(metadata, f"tokenizer.ggml.{key}_token_id", tokens, source) for key in ("bos", "eos"))
+    bos, eos, turn, message = (
+        _named(metadata, f"tokenizer.ggml.{key}_token_id", tokens, source) for key in ("bos", "eos", "eot", "eom")
+    )
     adds_bos = metadata.get("tokenizer.ggml.add_bos_token", model == "llama" or pre in _WHOLE_WORDS)
     if adds_bos and bos is not None:
         backend.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
         )
-    return backend, bos, eos
+    return backend, bos, eos, [vocabulary[end] for end in (eos, turn, message) if end is not None]
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[Any], pre: str, source: str) -> tokenizers.Tokenizer:

@@ -109,8 +109,8 @@ def _checked_dtype(dtype: Any) -> str:
     return name
 
 
-def _tokenizer_files(checkpoint: Folder) -> tuple[Path, Path | None]:
+def _tokenizer_files(checkpoint: Folder) -> tuple[Path, Path | None, Path | None]:
     files = checkpoint.tokenizer_files
     if "tokenizer.json" not in files:
         raise TokenizerError(f"{checkpoint.source}: expected a tokenizer.json; found none.")
-    return files["tokenizer.json"], files.get("tokenizer_config.json")
+    return files["tokenizer.json"], files.get("tokenizer_config.json"), files.get("generation_config.json")

@@ -1,6 +1,5 @@
 """Text to token ids and back: a thin class over the `tokenizers` library."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 import tokenizers
 
-from jaxlin.errors import TokenizerError
+from jaxlin.checkpoint.strict_json import read_json
+from jaxlin.errors import CheckpointError, TokenizerError
 from jaxlin.gguf_tokenizer import gguf_tokenizer
 
 
@@ -18,10 +18,17 @@ class Tokenizer:
     Attributes:
         bos_id: the id of the token that begins a text; None if there is none.
         eos_id: the id of the token that ends one; None if there is none.
+        stop_ids: the ids that end what a model writes: those of generation_config.json or of the GGUF's metadata, with
+            which a chat model ends its turns too; EOS alone if they name none.
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, bos: str | None = None, eos: str | None = None, source: str = "tokenizer"
+        self,
+        backend: tokenizers.Tokenizer,
+        bos: str | None = None,
+        eos: str | None = None,
+        source: str = "tokenizer",
+        stop: Sequence[int] = (),
     ) -> None:
         self._backend = backend
         self._backend.no_padding()
@@ -32,10 +39,18 @@ class Tokenizer:
                 raise TokenizerError(f"{source}: expected the {name} {token!r} in the vocabulary; found no such token.")
         self.bos_id = None if bos is None else backend.token_to_id(bos)
         self.eos_id = None if eos is None else backend.token_to_id(eos)
+        self.stop_ids = tuple(stop) or (() if self.eos_id is None else (self.eos_id,))
 
     @classmethod
-    def from_files(cls, tokenizer_json: Path, tokenizer_config: Path | None = None) -> "Tokenizer":
-        """From tokenizer.json, and tokenizer_config.json for the names of the BOS and EOS tokens.
+    def from_files(
+        cls, tokenizer_json: Path, tokenizer_config: Path | None = None, generation_config: Path | None = None
+    ) -> "Tokenizer":
+        """From tokenizer.json, and what the others say of it.
+
+        Args:
+            tokenizer_json: the tokenizer.
+            tokenizer_config: the names of the BOS and EOS tokens.
+            generation_config: the ids that end a text.
 
         Raises:
             TokenizerError: a file that cannot be read.
@@ -44,18 +59,15 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(tokenizer_json.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises no other
             raise TokenizerError(f"{tokenizer_json}: expected a tokenizer; found {error}."[:300]) from error
-        names: dict[str, str | None] = {"bos_token": None, "eos_token": None}
-        if tokenizer_config is not None:
-            try:
-                config = json.loads(tokenizer_config.read_text(encoding="utf-8"))
-                for name in names:
-                    token = config.get(name)
-                    names[name] = token.get("content") if isinstance(token, dict) else token
-                    if not isinstance(names[name], str | None):
-                        raise ValueError(f"{name} {token!r}")
-            except (ValueError, AttributeError, OSError) as error:
-                raise TokenizerError(f"{tokenizer_config}: expected a JSON object; found {error}."[:300]) from error
-        return cls(backend, names["bos_token"], names["eos_token"], str(tokenizer_json))
+        said = {} if tokenizer_config is None else _read(tokenizer_config)
+        names: dict[str, str | None] = {}
+        for name in ("bos_token", "eos_token"):
+            token = said.get(name)
+            names[name] = token.get("content") if isinstance(token, dict) else token
+            if not isinstance(names[name], str | None):
+                raise TokenizerError(f"{tokenizer_config}, {name}: expected a token; found {token!r}."[:300])
+        stop = () if generation_config is None else _stop_ids(generation_config)
+        return cls(backend, names["bos_token"], names["eos_token"], str(tokenizer_json), stop)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], source: str = "GGUF") -> "Tokenizer":
@@ -64,7 +76,8 @@ class Tokenizer:
         Raises:
             TokenizerError: another kind of tokenizer, or lists that do not fit together.
         """
-        return cls(*gguf_tokenizer(metadata, source), source)
+        backend, bos, eos, stop = gguf_tokenizer(metadata, source)
+        return cls(backend, bos, eos, source, stop)
 
     def encode(self, text: str, prepend_bos: bool | None = None) -> list[int]:
         """The ids of `text`.
@@ -124,3 +137,18 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        raise TokenizerError(str(error)) from error
+
+
+def _stop_ids(generation_config: Path) -> list[int]:
+    found = _read(generation_config).get("eos_token_id")
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(token) is int and token >= 0 for token in ids):
+        raise TokenizerError(f"{generation_config}, eos_token_id: expected an id or a list of them; found {found!r}.")
+    return ids

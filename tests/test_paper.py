@@ -17,11 +17,12 @@ from test_explain import jaxlin_command
 
 import jaxlin
 from jaxlin import depth
+from jaxlin.generation import generate_all
 from jaxlin.paper import PARTS, PaperError, check, paper, redraw, shipped_phrases
 from jaxlin.paper.style import label
 from jaxlin.spectrum import stable_rank
 
-TEXT, PHRASES = "the bridge", ["a cat", "two $ a$", "the end"]
+TEXT, STEER, PHRASES = "the bridge", "the gate", ["a cat", "two $ a$", "the end"]
 FIGURES = {part.name for part in PARTS if part.draw}
 TABLES = {part.name for part in PARTS if part.markdown}
 
@@ -48,7 +49,7 @@ def dense(tiny: tuple[jaxlin.Decoder, jaxlin.Tokenizer]) -> np.ndarray:
 
 
 def run(loaded: tuple[jaxlin.Decoder, jaxlin.Tokenizer], out: Path, text: str = TEXT, **options: Any) -> Path:
-    return paper(*loaded, text, out=out, phrases=PHRASES, progress=False, **options)
+    return paper(*loaded, text, out=out, steer=STEER, phrases=PHRASES, progress=False, **options)
 
 
 def data_of(out: Path, name: str) -> Any:
@@ -179,6 +180,30 @@ class TestNumbers:
         assert len(found["rows"]) == 5
         assert found["seed"] == 0
 
+    def test_steering(self, made: Path, tiny: Any) -> None:
+        """The untouched texts are those of plain generation; of each operator, the rows are those of a dose curve."""
+        model, tokenizer = tiny
+        found = data_of(made, "table_2")
+        rows = found["rows"]
+        assert (found["phrase"], found["layer"], found["prompts"]) == (STEER, 3, PHRASES)
+        names = ["equation 16", "the paper's code", "the phrase's activation", "the target's unembedding"]
+        names.append("a random direction")
+        assert [row["operator"] for row in rows] == ["untouched", *(name for name in names for _ in range(4))]
+        plain = generate_all(model, tokenizer, PHRASES, found["new_tokens"])
+        assert rows[0]["texts"] == [each.text for each in plain]
+        assert rows[0]["strength"] == 0
+        assert abs(rows[0]["kl"]) < 1e-9
+        x = model.embed(tokenizer.encode(STEER))
+        logits = logits_of(model, np.asarray(model(x)[-1]))
+        letters = [i for i in range(len(logits)) if tokenizer.token(i).strip().isalpha()]
+        target = max(letters, key=lambda i: logits[i])  # "gate" is four tokens here
+        assert found["target"] == tokenizer.token(target).strip()
+        edit = jaxlin.steering.paper_equation(model, x, found["layer"])
+        expected = jaxlin.steering.dose_curve(model, tokenizer, edit, PHRASES, target, [0.75], new_tokens=24)
+        assert (rows[3]["operator"], rows[3]["strength"], rows[3]["texts"]) == (names[0], 0.75, expected.texts[0])
+        np.testing.assert_allclose(rows[3]["kl"], expected.kl[0], rtol=1e-4)
+        np.testing.assert_allclose(rows[3]["probability"], expected.target_probability[0], rtol=1e-4)
+
 
 class TestFiles:
     """What lies in the folder."""
@@ -276,7 +301,7 @@ class TestFolder:
         with pytest.raises(PaperError, match="this one has text 'another', not 'the bridge'"):
             run(tiny, made, "another")
         with pytest.raises(PaperError, match="phrases"):
-            paper(tiny[0], tiny[1], TEXT, out=made, phrases=["other"])
+            paper(tiny[0], tiny[1], TEXT, out=made, steer=STEER, phrases=["other"])
         other = jaxlin.load(checkpoint("qwen3"), linearize=True)
         with pytest.raises(PaperError, match="fingerprint"):
             run(other, made)
@@ -301,6 +326,8 @@ class TestFolder:
             run(tiny, tmp_path / "new", "")
         with pytest.raises(jaxlin.JaxlinError, match="this model's context"):
             run(tiny, tmp_path / "new", "word " * 500)
+        with pytest.raises(jaxlin.JaxlinError, match="24 new ones"):
+            paper(*tiny, TEXT, out=tmp_path / "new", phrases=["word" * 12])
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         monkeypatch.setattr("jaxlin.paper.style.find_spec", lambda name: None)

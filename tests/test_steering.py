@@ -213,6 +213,8 @@ def test_errors(llama: tuple[Any, Any]) -> None:
             build()
     with pytest.raises(TokenizerError, match="expected one token"):
         dose_curve(model, tokenizer, add("embed", a), [[5]], "two words", [1.0])
+    with pytest.raises(TokenizerError, match="expected the id of a word; found 128"):
+        dose_curve(model, tokenizer, add("embed", a), [[5]], 128, [1.0])
     with pytest.raises(SteeringError, match="found 0 and"):
         dose_curve(model, tokenizer, add("embed", a), [], "a", [1.0])
     with pytest.raises(SteeringError, match="finite strengths"):

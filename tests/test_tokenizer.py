@@ -59,6 +59,7 @@ def test_the_ids_are_those_of_transformers(smollm2: Tokenizer, reference: Any) -
         assert smollm2.decode(smollm2.encode(text)) == text
     assert smollm2.encode(TEXTS[0]) == [504, 7395, 578, 282, 43749, 314, 260]
     assert (smollm2.bos_id, smollm2.eos_id, smollm2.vocab_size) == (1, 2, 49152)
+    assert smollm2.stop_ids == (2,)
 
 
 def test_str_tokens(smollm2: Tokenizer) -> None:
@@ -124,6 +125,13 @@ def test_gguf_bos_is_put_before() -> None:
     tokenizer = Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
     assert tokenizer.encode("a") == [0, 1]
     assert tokenizer.encode("a", prepend_bos=False) == [1]
+
+
+def test_gguf_ends_of_turns() -> None:
+    metadata = {"model": "gpt2", "tokens": ["</s>", "a", "<|eot|>", "<|eom|>"], "merges": []}
+    metadata |= {"eos_token_id": 0, "eot_token_id": 2, "eom_token_id": 3}
+    tokenizer = Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+    assert (tokenizer.eos_id, tokenizer.stop_ids) == (0, (0, 2, 3))
 
 
 def varied_texts() -> list[str]:
@@ -315,5 +323,26 @@ def test_gguf_lists_that_do_not_fit(change: dict, message: str) -> None:
 def test_a_damaged_tokenizer_config(config: str, tmp_path: Path) -> None:
     tiny.write_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(config)
-    with pytest.raises(TokenizerError, match=r"tokenizer_config.json: expected a JSON object"):
+    with pytest.raises(TokenizerError, match=r"tokenizer_config.json(: expected a JSON object|, bos_token: expected)"):
         Tokenizer.from_files(tmp_path / "tokenizer.json", tmp_path / "tokenizer_config.json")
+
+
+@pytest.mark.parametrize(
+    ("said", "stop"),
+    [("{}", (2,)), ('{"eos_token_id": null}', (2,)), ('{"eos_token_id": 5}', (5,))]
+    + [('{"eos_token_id": [2, 7]}', (2, 7))],
+)
+def test_what_ends_a_text(said: str, stop: tuple[int, ...], tmp_path: Path) -> None:
+    """A chat model ends its turns with another token than EOS, which its generation_config.json names."""
+    tiny.write_tokenizer(tmp_path)
+    (tmp_path / "generation_config.json").write_text(said)
+    files = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+    assert Tokenizer.from_files(*(tmp_path / name for name in files)).stop_ids == stop
+
+
+@pytest.mark.parametrize("said", ["[2]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [2, -1]}'])
+def test_a_damaged_generation_config(said: str, tmp_path: Path) -> None:
+    tiny.write_tokenizer(tmp_path)
+    (tmp_path / "generation_config.json").write_text(said)
+    with pytest.raises(TokenizerError, match=r"generation_config.json(: expected a JSON object|, eos_token_id: exp)"):
+        Tokenizer.from_files(tmp_path / "tokenizer.json", None, tmp_path / "generation_config.json")

@@ -5,7 +5,7 @@ is made from that file alone.
 """
 
 from jaxlin.paper.folder import PaperError
-from jaxlin.paper.run import PARTS, TEXT, check, paper, redraw
+from jaxlin.paper.run import PARTS, STEER, TEXT, check, paper, redraw
 from jaxlin.paper.subject import shipped_phrases
 
-__all__ = ["PARTS", "TEXT", "PaperError", "check", "paper", "redraw", "shipped_phrases"]
+__all__ = ["PARTS", "STEER", "TEXT", "PaperError", "check", "paper", "redraw", "shipped_phrases"]

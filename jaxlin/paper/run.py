@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxlin.decoder import Decoder, PromptError
+from jaxlin.generation import prompt_ids
 from jaxlin.paper import (
     figure_1b,
     figure_2a,
@@ -20,6 +21,7 @@ from jaxlin.paper import (
     figure_4b,
     figure_4cd,
     table_1,
+    table_2,
     table_baselines,
 )
 from jaxlin.paper.folder import Folder, Journal, as_json, check_folder
@@ -31,6 +33,8 @@ from jaxlin.tokenizer import Tokenizer
 
 TEXT = "The bridge out of Marin is the"
 """The paper's prompt."""
+STEER = "The bridge out of Marin is the Golden"
+"""The phrase that it steers by."""
 
 PARTS: tuple[Part, ...] = (
     figure_1b.PART,
@@ -42,6 +46,7 @@ PARTS: tuple[Part, ...] = (
     figure_4cd.SINGLE,
     table_1.PART,
     table_baselines.PART,
+    table_2.PART,
     figure_3.PART,
 )
 """In the order in which they are computed: what takes longest last."""
@@ -52,7 +57,7 @@ def check(out: str | os.PathLike[str], **settings: Any) -> None:
 
     Args:
         out: a folder, which may be absent.
-        **settings: what is known of ``model``, ``text``, ``dtype``, ``rule`` and ``seed``.
+        **settings: what is known of ``model``, ``text``, ``steer``, ``dtype``, ``rule`` and ``seed``.
 
     Raises:
         PaperError: see there.
@@ -68,11 +73,12 @@ def paper(
     *,
     out: str | os.PathLike[str],
     name: str | None = None,
+    steer: str = STEER,
     phrases: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Write the paper's figures 1B, 2A, 2B, 3 and 4A to D, its table 1 and a table of null baselines to a folder.
+    """Write the paper's figures 1B, 2A, 2B, 3 and 4A to D, its tables and one of null baselines to a folder.
 
     Each part is a JSON file with every number of it, and from that a PNG and an SVG, or a Markdown table; `README.md`
     lists them with captions that say what they show. A part that is there already is not computed again.
@@ -83,8 +89,9 @@ def paper(
         text: the prompt.
         out: the folder, which is made if it is absent.
         name: what the model is called; its family and size unless given.
-        phrases: the texts of figure 3; the 100 that ship unless given.
-        seed: of the shuffled weights and tokens.
+        steer: the phrase whose map steers in table 2.
+        phrases: the texts of figure 3, the first of which table 2 continues; the 100 that ship unless given.
+        seed: of the shuffled weights and tokens, and of a random direction to steer along.
         progress: show bars.
 
     Returns:
@@ -92,16 +99,19 @@ def paper(
 
     Raises:
         PaperError: matplotlib is not installed; `out` holds other files or another run, or cannot be written.
-        PromptError: a text or phrase that is empty, or longer than the model's context.
+        PromptError: a text or phrase that is empty, or longer than the model's context leaves room for.
     """
     texts = shipped_phrases() if phrases is None else list(phrases)
     if not text or not texts or not all(texts):
         raise PromptError("Prompt: expected a text, and phrases, of one token or more; found none.")
-    for each in (text, *texts):
+    for each in (text, steer, *texts):
         model.embed(tokenizer.encode(each))
+    for each in texts[: table_2.PROMPTS]:
+        prompt_ids(model, tokenizer, each, table_2.NEW_TOKENS)
     settings = {
         "model": name or _in_words(model),
         "text": text,
+        "steer": steer,
         "dtype": str(model.dtype),
         "rule": model.rule,
         "seed": seed,
@@ -111,7 +121,7 @@ def paper(
     check(out, **settings)
     folder = Folder.taken(Path(out), settings)
     journal = Journal(folder.path / "figure_3.part.jsonl")
-    subject = Subject(model, tokenizer, text, texts, seed, journal, progress)
+    subject = Subject(model, tokenizer, text, texts, steer, seed, journal, progress)
     bar = tqdm(PARTS, desc="paper", unit="part", disable=None if progress else True)
     for part in bar:
         bar.set_postfix_str(part.name)

@@ -30,6 +30,7 @@ class Subject:
         tokenizer: its tokenizer.
         text: the prompt.
         phrases: the short texts of figure 3.
+        steer: the phrase whose map steers in table 2.
         seed: of all that is drawn at random.
         journal: where a part that takes long keeps what it has so far.
         progress: show bars.
@@ -39,6 +40,7 @@ class Subject:
     tokenizer: Tokenizer
     text: str
     phrases: Sequence[str]
+    steer: str
     seed: int
     journal: Journal
     progress: bool
