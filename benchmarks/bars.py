@@ -44,6 +44,10 @@ BARS = {
     "load, memory": Bar("load: peak memory / weights held", 1.3, at_least=False),
     "load, over transformers": Bar("load: time of transformers / ours"),
     "load, memory over transformers": Bar("load: peak memory of transformers / ours"),
+    "large, rows": Bar("all layers from a few: |time of a block of rows, extrapolated / measured - 1|", 0.15, False),
+    "large, recording": Bar("all layers from a few: |time of recording, extrapolated / measured - 1|", 0.15, False),
+    "large, memory": Bar("all layers from a few: |memory, extrapolated / measured - 1|", 0.15, False),
+    "long, memory": Bar("a long prompt: GiB of the whole process at its peak", 6.0, at_least=False),
     "scaling": Bar("scaling: measured exponent - expected exponent"),
     "gpu, of floor": Bar("dense map on a GPU: its floor / its time", 0.6),
 }

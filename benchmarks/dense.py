@@ -15,10 +15,10 @@ import numpy as np
 
 import jaxlin
 from benchmarks.bars import AGREE
-from benchmarks.floor import forward_products, map_products, nbytes, row_products
+from benchmarks.floor import SIDE, forward_products, map_products, nbytes, row_products, square_product
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
-from benchmarks.timing import compiled
+from benchmarks.timing import compiled, interleaved
 from jaxlin.local_map import LocalMap
 
 OURS = "rows by transpose"
@@ -34,6 +34,8 @@ DEEP = 12
 
 def measure(setting: Setting) -> Iterator[Finding]:
     """All ways for each length."""
+    if setting.peer is not None:
+        yield _rates(setting)
     slow = setting.quick and setting.checkpoint is not None
     for tokens in setting.sizes((8,), (32, 128)):
         yield from at(setting, tokens, [name for name in OTHERS if not (slow and name == "jacfwd")])
@@ -97,6 +99,17 @@ def at(setting: Setting, tokens: int, others: Collection[str] = OTHERS) -> Itera
         setting.say("compiling a quarter of the layers")
         quarter = jaxlin.local_map(shallower(model, config.num_hidden_layers // 4), x)
         yield Ratio("dense, depth", size, rows[2] / compiled(LocalMap.rmatvec, quarter, _block(quarter))[2])
+
+
+def _rates(setting: Setting) -> str:
+    """How fast each side multiplies: what the ways above are built on."""
+    import torch
+
+    square = torch.ones(SIDE, SIDE)
+    calls = {"JAX": square_product(), "PyTorch": lambda: torch.matmul(square, square)}
+    taken = interleaved(setting.runs, calls)
+    said = " and ".join(f"{2e-9 * SIDE**3 / taken[name].median:.0f} GFLOP/s in {name}" for name in calls)
+    return f"dense: a {SIDE} x {SIDE} product of float32 matrices runs at {said}"
 
 
 def _block(lmap: LocalMap) -> jax.ShapeDtypeStruct:

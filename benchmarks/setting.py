@@ -105,6 +105,10 @@ class Setting(Clock):
         """The embeddings of the first `tokens` of the prompt."""
         return self.model.embed(self._ids[:tokens])
 
+    def repeated(self, tokens: int) -> jax.Array:
+        """The embeddings of as many tokens, the prompt's over and over."""
+        return self.model.embed((self._ids * (1 + tokens // len(self._ids)))[:tokens])
+
     def sizes(self, quick: tuple[int, ...], more: tuple[int, ...] = ()) -> list[int]:
         """The lengths to measure: those that were asked for, or of these the ones that fit the model's context.
 

@@ -1,12 +1,14 @@
 """Models of known shapes with random weights, built where they are computed with."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxlin
-from jaxlin.packed import BFloat16
+from jaxlin.packed import BFloat16, FourBit
 from jaxlin.plan import abstract_model
 
 LLAMA_3B: dict[str, Any] = {
@@ -33,7 +35,20 @@ GEMMA_12B: dict[str, Any] = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     },
 }  # fmt: skip
+LLAMA_70B: dict[str, Any] = {
+    **LLAMA_3B, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+    "tie_word_embeddings": False, "rope_parameters": {**LLAMA_3B["rope_parameters"], "factor": 8.0},
+}  # fmt: skip
+NF4: dict[str, Any] = {
+    "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+}  # fmt: skip
+"""The `quantization_config` of a checkpoint in 4 bits with double quantisation."""
 LARGE = {"Llama-3.2-3B": LLAMA_3B, "Qwen3-8B": QWEN_8B, "Gemma-3-12B": GEMMA_12B}
+
+
+LEVELS = np.linspace(-1, 1, 16, dtype=np.float32)
+"""Sixteen values in the place of those of NF4."""
 
 
 def tiny(d: int = 64, layers: int = 2, dtype: str = "float32") -> dict[str, Any]:
@@ -46,18 +61,20 @@ def tiny(d: int = 64, layers: int = 2, dtype: str = "float32") -> dict[str, Any]
 
 
 def random_model(said: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
-    """A model of a config.json, its matrices drawn in the dtype it names and computed with in float32.
+    """A model of a config.json, its matrices drawn in the format it names and computed with in float32.
 
     Matrices have entries of variance 1 / fan-in; the weights of norms are one, or zero where one is added to them.
     """
     abstract = abstract_model(said, "config", "float32", "gate")
-    parts, structure = jax.tree.flatten(abstract, is_leaf=lambda node: isinstance(node, BFloat16))
+    parts, structure = jax.tree.flatten(abstract, is_leaf=lambda node: isinstance(node, BFloat16 | FourBit))
     norm = 0.0 if said["model_type"].startswith("gemma") else 1.0
 
     def value(part: Any, key: jax.Array) -> Any:
-        matrix = part.ndim == 3 or part.shape[0] == said["vocab_size"]
+        if isinstance(part, FourBit):
+            return _four_bit(key, part)
         if isinstance(part, BFloat16):
             return BFloat16(jax.lax.bitcast_convert_type(_drawn(key, part.shape, jnp.bfloat16), jnp.uint16))
+        matrix = part.ndim == 3 or part.shape[0] == said["vocab_size"]
         return _drawn(key, part.shape, part.dtype) if matrix else jnp.full(part.shape, norm, part.dtype)
 
     @jax.jit
@@ -65,6 +82,24 @@ def random_model(said: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
         return [value(part, key) for part, key in zip(parts, keys, strict=True)]
 
     return jax.tree.unflatten(structure, draw(jax.random.split(jax.random.key(seed), len(parts))))
+
+
+def _four_bit(key: jax.Array, part: FourBit) -> FourBit:
+    """Random codes; all blocks have one scale, which is the offset of the nested scales."""
+    scale = (2 * part.codes.shape[-1]) ** -0.5 / LEVELS.std()
+    rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part)
+    nested = part.nested and dataclasses.replace(
+        rest.nested,
+        offset=jnp.full(part.nested.offset.shape, scale),
+        row=jnp.broadcast_to(jnp.arange(part.nested.row.shape[-1], dtype=jnp.int32), part.nested.row.shape),
+    )
+    return dataclasses.replace(
+        rest,
+        codes=jax.random.bits(key, part.codes.shape, jnp.uint8),
+        absmax=rest.absmax if nested else jnp.full(part.absmax.shape, scale),
+        table=jnp.broadcast_to(jnp.asarray(LEVELS), part.table.shape),
+        nested=nested,
+    )
 
 
 def _drawn(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:

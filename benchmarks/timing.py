@@ -82,6 +82,14 @@ def compiled(function: Any, *arguments: Any) -> tuple[Any, float, int]:
     return program, took, analysis.temp_size_in_bytes if analysis else 0
 
 
+def peak() -> int | None:
+    """The most that the process held since the last of `once` began, in bytes; None where it is not known."""
+    try:
+        return _held("VmHWM")
+    except OSError:
+        return None
+
+
 def _held(field: str) -> int:
     found = re.search(rf"{field}:\s+(\d+)", STATUS.read_text())
     assert found is not None

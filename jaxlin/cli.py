@@ -54,9 +54,12 @@ def explain(
     top: Annotated[int, typer.Option(min=1, max=100, help="How many words and singular values to show.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with all of it to this file.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="How many devices to spread the model and its rows over.")
+    ] = None,
 ) -> None:
     """Say what the exact local linear map of one prompt says."""
-    _configure_jax(dtype)
+    _configure_jax(dtype, devices)
     import jaxlin
     from jaxlin.explain import explain as explained
     from jaxlin.report import check_writable, write
@@ -64,7 +67,7 @@ def explain(
 
     if html is not None:
         check_writable(html)
-    loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
+    loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype, mesh=devices)
     found = explained(loaded, tokenizer, text, position=position, target=target, top=top, with_detail=html is not None)
     if html is not None:
         write(found, html, name=model or "the small model of jaxlin")
@@ -144,10 +147,13 @@ def plan(
     Console(highlight=False).print(table)
 
 
-def _configure_jax(dtype: str) -> None:
+def _configure_jax(dtype: str, devices: int | None = None) -> None:
     """64-bit mode if asked for, and compiled programs kept in the user's cache folder for the next call."""
     import jax
 
+    if devices is not None:
+        # Where there is only a CPU, it is as many devices as are asked for.
+        jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_x64", dtype == "float64")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlin"

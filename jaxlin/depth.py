@@ -188,7 +188,7 @@ def _columns(model: Decoder, tokens: int) -> int:
     """Vectors that pass together."""
     d, f = model.config.hidden_size, model.config.intermediate_size
     size = jnp.dtype(model.dtype).itemsize
-    return d if d * tokens * d * size <= 2**26 else default_block(d, tokens * max(d, f) * size)
+    return d if d * tokens * d * size <= 2**26 else default_block(d, tokens, max(d, f) * size)
 
 
 def _spectra(grams: list[Gram], output: Float[Array, " d"], k: int) -> LayerSpectra:

@@ -20,7 +20,7 @@ from jaxlin.fill import Tensors, filled
 from jaxlin.gguf import GGUFModel
 from jaxlin.hold import RULES, Rule
 from jaxlin.packed import Packed
-from jaxlin.parallel import check_mesh
+from jaxlin.parallel import checked_mesh
 from jaxlin.precision import Precision, checked_precision
 from jaxlin.registry import port as port_of
 from jaxlin.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ def load(
     dtype: Any = None,
     precision: Precision | str = "highest",
     revision: str | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | int | None = None,
 ) -> tuple[Decoder, Tokenizer]:
     """Load a model and its tokenizer.
 
@@ -49,14 +49,15 @@ def load(
         dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
         precision: how float32 matrices are multiplied, ``"highest"``, ``"high"`` or ``"fast"``: see `jaxlin.precision`.
         revision: a branch, tag or commit of a hub id.
-        mesh: devices with an axis ``"model"``, over which the weights are split as `jaxlin.parallel` says; each part is
-            read to its place. Make it with ``jax.make_mesh((n,), ("model",))``.
+        mesh: how many devices to use, or a mesh of them with an axis ``"model"``, over which the weights are split,
+            and perhaps ``"rows"``, over which the rows of a map are spread: see `jaxlin.parallel`.
 
     Raises:
         CheckpointError: a checkpoint that cannot be had, is damaged, or whose tensors are not the model's.
         ConfigError: a config.json, or GGUF metadata, with a key or value that no port understands.
         TokenizerError: a tokenizer that cannot be read or does not fit the vocabulary.
-        JaxlinError: no such rule, dtype or precision, float64 without x64, or a mesh that does not divide the heads.
+        JaxlinError: no such rule, dtype or precision, float64 without x64, a mesh that does not divide the heads, or
+            more devices than there are.
     """
     if rule not in RULES:
         raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
@@ -74,8 +75,7 @@ def load(
     port = port_of(reader.peek("model_type"))
     config = port.translate(reader)
     reader.finish()
-    if mesh is not None:
-        check_mesh(mesh, config)
+    devices = None if mesh is None else checked_mesh(mesh, config)
     if tokenizer.vocab_size > config.vocab_size:
         raise TokenizerError(
             f"{checkpoint.source}: expected a tokenizer of at most {config.vocab_size} ids, the model's vocabulary; "
@@ -87,7 +87,7 @@ def load(
         return port.model(config, rngs=nnx.Rngs(0), **modes)
 
     # The first pass only asks for the parameters; the dtype is known once one of them is read.
-    model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, mesh)
+    model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, devices)
     stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
     structure = jax.tree.structure(jax.eval_shape(lambda: build(computed or _checked_dtype(stored))))
     parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Packed))

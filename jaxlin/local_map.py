@@ -22,6 +22,7 @@ from jaxlin.held import Coefficients, record, replay, rule_of
 from jaxlin.hold import Rule
 from jaxlin.krylov import cheaper, krylov
 from jaxlin.layers import folding_pays
+from jaxlin.parallel import mesh_of, rows_over, spread
 from jaxlin.rows import WHOLE, default_block, dense
 from jaxlin.sites import EMBED, Place, Site, SiteError, place, position_in
 from jaxlin.spectrum import SVD, bounded_svd, check_count
@@ -87,14 +88,20 @@ class LocalMap:
     def matvec(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
         """$J v$ for each `v` on the leading axes."""
         v = self._shaped(v, self.x.shape)
-        out = _push(self, v.reshape(-1, *self.x.shape))
+        out = _push(self, spread(v.reshape(-1, *self.x.shape), mesh_of(self.model)))
         return out.reshape(*v.shape[:-2], -1)
 
     def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
         r"""$J^\top u$ for each `u` on the leading axes: the gradient of $u \cdot f$ with every factor held."""
-        u = self._shaped(u, self.output.shape)
-        out = _pull(self, u.reshape(-1, *self.output.shape))
-        return out.reshape(*u.shape[:-1], *self.x.shape)
+        batch = np.shape(u)[:-1]
+        u = self._shaped(u, self.output.shape).reshape(-1, *self.output.shape)
+        out = _pull(self, spread(u, mesh_of(self.model)), fold=self._folds(u.shape[0]))
+        return out.reshape(*batch, *self.x.shape)
+
+    def _folds(self, rows: int) -> bool:
+        """Whether it saves operations to fold MLPs for as many rows, of which every device has a part."""
+        d, f = self.model.config.hidden_size, self.model.config.intermediate_size
+        return folding_pays(rows // rows_over(mesh_of(self.model)), d, f)
 
     def _shaped(self, a: Any, tail: tuple[int, ...]) -> Array:
         a = jnp.asarray(a, self.output.dtype)
@@ -151,13 +158,14 @@ class LocalMap:
     def default_block(self) -> int:
         """How many rows `jacobian` computes together: all of them where they fit and it saves operations.
 
-        See `jaxlin.layers.folded`. Otherwise as many as keep the widest layer in a CPU's cache.
+        See `jaxlin.layers.folded`. Otherwise as many as keep the widest layer in a CPU's cache, or as repay reading
+        the weights.
         """
         (rows, tokens, d), size = self.shape, self.output.dtype.itemsize
-        f = self.model.config.intermediate_size
-        if rows * tokens * d * size <= WHOLE and folding_pays(rows, d, f):
-            return rows
-        return default_block(rows, tokens * max(d, f) * size)
+        parts = rows_over(mesh_of(self.model))
+        if rows * tokens * d * size <= WHOLE and self._folds(rows):
+            return -(-rows // parts) * parts
+        return parts * default_block(-(-rows // parts), tokens, max(d, self.model.config.intermediate_size) * size)
 
     def svd(self, k: int = 8, *, method: str = "auto", tol: float | None = None, seed: int = 0) -> SVD:
         r"""The `k` largest singular triplets of the joint map, each with a bound, signed so that $u \cdot f \ge 0$.
@@ -249,10 +257,8 @@ def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
     return jax.vmap(lambda v: _held(lmap, v, jnp.zeros_like(v)))(v)
 
 
-@jax.jit
-def _pull(lmap: LocalMap, u: Float[Array, "b d"]) -> Float[Array, "b t d"]:
-    config = lmap.model.config
-    fold = folding_pays(u.shape[0], config.hidden_size, config.intermediate_size)
+@functools.partial(jax.jit, static_argnames="fold")
+def _pull(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
     transpose = jax.linear_transpose(functools.partial(_held, lmap, fold=fold), lmap.x, lmap.x)
     return jax.vmap(lambda u: transpose(u)[0])(u)
 

@@ -1,17 +1,26 @@
-"""Meshes: how a model's parameters lie on several devices, by one table."""
+"""Meshes: how a model's parameters, and the rows of its map, lie on several devices.
 
+A mesh has an axis ``"model"``, over which matrices are split by one table, and may have an axis ``"rows"``, over which
+the vectors that pass a local linear map are spread: the first makes room, the second saves time without any exchange
+between devices. Several processes take part in one mesh as JAX has it (`jax.distributed.initialize`); each holds its
+own parts, and all of them call the same functions.
+"""
+
+import math
 from typing import Any, Literal
 
 import jax
+import jax.core
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxlin.aligned import aligned
 from jaxlin.config import Config
 from jaxlin.errors import JaxlinError
 
-AXIS = "model"
-"""The mesh axis over which matrices are split."""
+AXIS, ROWS = "model", "rows"
+"""The mesh axis over which matrices are split, and the one over which vectors are spread."""
 
 SPLIT: dict[str, Literal["rows", "columns"]] = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "fc1"), "rows"),
@@ -22,20 +31,45 @@ SPLIT: dict[str, Literal["rows", "columns"]] = {
 attention and one ends the MLP. What is not named is on every device."""
 
 
-def check_mesh(mesh: Mesh, config: Config) -> None:
-    """Refuse a mesh that jaxlin cannot use for a model.
+DIVIDED = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+"""What the axis ``"model"`` must divide."""
+
+
+def mesh_over(devices: int, config: Config) -> Mesh:
+    """A mesh of `devices` of the devices there are, for a model.
+
+    Its axis ``"model"`` is as long as the heads and hidden features allow, and its axis ``"rows"`` takes the rest.
 
     Raises:
-        JaxlinError: no axis ``"model"``, or one that does not divide the heads.
+        JaxlinError: there are fewer devices.
     """
-    if AXIS not in mesh.axis_names:
-        raise JaxlinError(f'Mesh: expected an axis "{AXIS}"; found {", ".join(map(str, mesh.axis_names))}.')
+    there = jax.devices()
+    if not 1 <= devices <= len(there):
+        raise JaxlinError(f"Devices: expected a number in 1..{len(there)}, the devices there are; found {devices}.")
+    split = math.gcd(devices, *(getattr(config, key) for key in DIVIDED))
+    axes = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((devices // split, split), (ROWS, AXIS), axis_types=axes, devices=there[:devices])
+
+
+def checked_mesh(mesh: Mesh | int, config: Config) -> Mesh:
+    """`mesh` with axes whose sharding XLA decides, or that of `mesh_over` for a number of devices.
+
+    Raises:
+        JaxlinError: no axis ``"model"``, or one that does not divide the heads; an axis that is neither it nor
+            ``"rows"``; or fewer devices than asked for.
+    """
+    if isinstance(mesh, int):
+        return mesh_over(mesh, config)
+    if AXIS not in mesh.axis_names or set(mesh.axis_names) - {AXIS, ROWS}:
+        found = ", ".join(map(str, mesh.axis_names))
+        raise JaxlinError(f'Mesh: expected an axis "{AXIS}", and "{ROWS}" or none beside it; found {found}.')
     size = mesh.shape[AXIS]
-    for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+    for key in DIVIDED:
         if getattr(config, key) % size:
             raise JaxlinError(
                 f'Mesh: expected an axis "{AXIS}" whose size divides {key} = {getattr(config, key)}; found {size}.'
             )
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
 
 
 def sharding_of(mesh: Mesh | None, name: str, shape: tuple[int, ...]) -> Sharding:
@@ -54,6 +88,43 @@ def sharding_of(mesh: Mesh | None, name: str, shape: tuple[int, ...]) -> Shardin
     if axis >= len(shape) or shape[axis] % mesh.shape[AXIS]:
         return NamedSharding(mesh, PartitionSpec())
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def mesh_of(model: Any) -> Mesh | None:
+    """The mesh that a model was loaded to; None if there is none, and within a transform, which knows no places."""
+    parameter = jax.tree.leaves(model)[0]
+    sharding = None if isinstance(parameter, jax.core.Tracer) else getattr(parameter, "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
+
+
+def rows_over(mesh: Mesh | None) -> int:
+    """Over how many parts of a mesh vectors are spread."""
+    return 1 if mesh is None else mesh.shape.get(ROWS, 1)
+
+
+def spread(u: Any, mesh: Mesh | None) -> Any:
+    """Vectors, ``[b, ...]``, in their places on a mesh; on each device all of them where `b` cannot be divided."""
+    if mesh is None or isinstance(u, jax.core.Tracer):
+        return u
+    parts = rows_over(mesh)
+    spec = PartitionSpec(ROWS) if parts > 1 and u.shape[0] % parts == 0 else PartitionSpec()
+    values = np.asarray(u)
+    return jax.make_array_from_callback(values.shape, NamedSharding(mesh, spec), lambda index: values[index])
+
+
+def gathered(a: jax.Array) -> jax.Array:
+    """`a`, whole in every process."""
+    if a.is_fully_addressable or a.is_fully_replicated:
+        return a
+    assert isinstance(a.sharding, NamedSharding)
+    return jax.jit(lambda a: a, out_shardings=NamedSharding(a.sharding.mesh, PartitionSpec()))(a)
+
+
+def said_by_first(number: int) -> int:
+    """The `number` of the first process, in every process, once all of them have called this."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 class Placed:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxlin.errors import JaxlinError
+from jaxlin.parallel import gathered, said_by_first
 
 WORKING_SET = 8 * 2**20
 """Bytes of one hidden activation over a block of rows.
@@ -21,13 +22,19 @@ On a CPU it should stay in the cache between the products and the elementwise wo
 """
 
 
+REPAYING = 512
+"""Vectors, of all rows and tokens, for which it pays to read and perhaps unpack a layer's weights."""
+
 WHOLE = 256 * 2**20
 """Bytes of a dense map up to which its rows are best computed all together, where that saves operations."""
 
 
-def default_block(rows: int, row_bytes: int) -> int:
-    """How many rows to compute together when one takes `row_bytes` in the widest layer; blocks are of one size."""
-    largest = max(1, min(rows, WORKING_SET // row_bytes))
+def default_block(rows: int, tokens: int, token_bytes: int) -> int:
+    """How many rows to compute together when a token of one takes as many bytes in the widest layer.
+
+    Blocks are of one size.
+    """
+    largest = min(rows, max(WORKING_SET // (tokens * token_bytes), REPAYING // tokens, 1))
     return math.ceil(rows / math.ceil(rows / largest))
 
 
@@ -48,7 +55,8 @@ def dense(
         shape: the shape of the result; its first axis counts the rows.
         dtype: of the result.
         block: rows at a time.
-        out: a ``.npy`` file to write; None to keep the result in memory.
+        out: a ``.npy`` file to write; None to keep the result in memory. Of several processes the first writes it,
+            where all of them can read it.
         identity: says what is computed: a partial file is continued only if it is the same.
         progress: show a bar.
 
@@ -67,7 +75,7 @@ def dense(
             count = min(block, rows - start)
             # One shape for all blocks: past the end the rows of the identity are zero.
             units = jax.nn.one_hot(jnp.arange(start, start + block), rows, dtype=dtype)
-            part = pull(units)[:count]
+            part = gathered(pull(units))[:count]
             if partial is None:
                 blocks.append(part)
             else:
@@ -82,6 +90,19 @@ class _Partial:
     def __init__(self, out: Path, shape: tuple[int, ...], dtype: Any, identity: str) -> None:
         self.out, self.identity, self.done = out, identity, 0
         self.data, self.note = out.with_name(out.name + ".partial"), out.with_name(out.name + ".partial.json")
+        self.array: np.memmap | None = None
+        try:
+            if jax.process_index() == 0:
+                self._open(shape, dtype)
+        except JaxlinError:
+            said_by_first(-1)
+            raise
+        self.done = said_by_first(self.done)
+        if self.done < 0:
+            raise JaxlinError(f"Output: {out} cannot be written; the error of process 0 says why.")
+
+    def _open(self, shape: tuple[int, ...], dtype: Any) -> None:
+        out = self.out
         if out.suffix != ".npy":
             raise JaxlinError(f"Output: expected a path that ends in .npy; found {out}.")
         if out.exists():
@@ -115,14 +136,17 @@ class _Partial:
 
     def write(self, start: int, rows: np.ndarray) -> None:
         """Put `rows` in place, then say that they are there."""
-        self.array[start : start + len(rows)] = rows
-        self.array.flush()
         self.done = start + len(rows)
-        self._say()
+        if self.array is not None:
+            self.array[start : self.done] = rows
+            self.array.flush()
+            self._say()
 
     def finish(self) -> np.ndarray:
         """Give the file its name and open it for reading."""
-        del self.array
-        os.replace(self.data, self.out)
-        self.note.unlink()
+        if self.array is not None:
+            self.array = None
+            os.replace(self.data, self.out)
+            self.note.unlink()
+        said_by_first(self.done)
         return np.load(self.out, mmap_mode="r")

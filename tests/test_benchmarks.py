@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import attribution, dense, floor, gpu, parity, peer, report, scaling, shapes, timing
+from benchmarks import attribution, dense, floor, gpu, large, long, parity, peer, report, scaling, shapes, timing
 from benchmarks.__main__ import main
 from benchmarks.bars import BARS
 from benchmarks.results import Ratio, Row, document
 from benchmarks.setting import Clock, Setting
 from jaxlin.errors import JaxlinError
+from jaxlin.packed import FourBit
 from jaxlin.plan import memory_plan
 
 SLACK = 0.25
@@ -183,6 +184,37 @@ def test_random_model_is_as_stored() -> None:
     assert len(np.unique(drawn[0])) > 100
     assert not np.array_equal(drawn[0], drawn[1])
     assert (np.asarray(model.norm.weight[...], np.float32) == 1).all()
+
+
+def test_a_few_layers_say_what_all_take() -> None:
+    """Of memory at least: times of so small a model are those of its dispatch."""
+    said = {**large.CHECKED, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 12}
+    said |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    with Clock(runs=1, side=64) as clock:
+        checked, said_of_all = list(large.check(clock, said)), list(large.extrapolate(clock, said, "small"))
+    ratios = {ratio.key: ratio.value for ratio in checked if isinstance(ratio, Ratio)}
+    assert ratios.keys() == {"large, rows", "large, recording", "large, memory"}
+    assert ratios["large, memory"] < 0.02
+    assert [each.size["model"] for each in said_of_all if isinstance(each, Row)] == ["small", "small"]
+    assert str(said_of_all[-1]).startswith("large: small, all 12 layers on this device")
+
+
+def test_a_long_prompt() -> None:
+    with Setting(runs=1, side=64) as setting:
+        found = list(long.at(setting, 24))
+        assert list(long.measure(setting)) == ["long: 4096 tokens are left out of a quick run"]
+    rows = [each for each in found if isinstance(each, Row)]
+    assert [row.name for row in rows] == ["attribution", "top 4 singular values"]
+    assert rows[0].figures["defect"] <= 1e-5
+    assert rows[1].figures["bound"] <= long.TOL
+    assert all(0 < each.value < 6 for each in found if isinstance(each, Ratio))
+
+
+def test_random_four_bits() -> None:
+    model = shapes.random_model({**large.CHECKED, "num_hidden_layers": 1, "vocab_size": 64})
+    weight = model.layers.mlp.down_proj.weight.get_value()
+    assert isinstance(weight, FourBit)
+    assert np.asarray(weight[...], np.float32).std() == pytest.approx(3584**-0.5, rel=0.01)
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 3.0])

@@ -1,0 +1,129 @@
+"""A model that does not fit, from a few of its layers: what each adds in time and memory, times how many there are.
+
+The layers have the exact shapes, in the format of the checkpoint, with random weights. What is done once (the last
+layer at one position, the dispatch) is in fewer layers as in more, so what a layer adds is their difference. The
+method is checked on a model whose every layer is here.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jaxlin
+from benchmarks.dense import shallower
+from benchmarks.floor import nbytes, row_products
+from benchmarks.results import Finding, Ratio, Row
+from benchmarks.setting import Clock, Setting
+from benchmarks.shapes import LLAMA_70B, NF4, random_model
+from benchmarks.timing import Timing, compiled
+from jaxlin.local_map import LocalMap
+from jaxlin.plan import memory_plan
+
+FEWER, MORE = 4, 6
+"""Layers that are measured: loops over one or two are compiled as none."""
+TOKENS, ROWS = 8, 64
+"""The prompt, and the rows that are computed together: as many as repay unpacking a layer for them."""
+NAME = "Llama-3.3-70B, NF4"
+CHECKED: dict[str, Any] = {
+    **LLAMA_70B, "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "num_key_value_heads": 2, "head_dim": 64, "quantization_config": NF4,
+}  # fmt: skip
+"""A sixteenth of that width and height of each layer, and of all layers as many as take a second."""
+VOCABULARY = 256
+"""Embeddings are no part of a layer: two of the real size would fill this memory."""
+
+
+class _Cost(NamedTuple):
+    """What some layers take: the times of recording and of a block of rows, and bytes."""
+
+    recording: Timing
+    rows: Timing
+    weights: int
+    held: int
+    temporary: int
+
+
+def measure(setting: Setting) -> Iterator[Finding]:
+    """The check, then the large model where there is time."""
+    yield from check(setting)
+    if not setting.quick:
+        yield from extrapolate(setting)
+
+
+def check(clock: Clock, said: Mapping[str, Any] = CHECKED) -> Iterator[Finding]:
+    """All layers of a model, against what a few of them say of it."""
+    depth = said["num_hidden_layers"]
+    model = random_model({**said, "vocab_size": VOCABULARY})
+    costs, _ = _costs(clock, model, (FEWER, MORE, depth))
+    size = {"layers": depth, "tokens": TOKENS, "rows": ROWS}
+    predicted, found = _extrapolated(costs, depth), costs[depth]
+    yield Row.of("large", "a block of rows, all layers", size, found.rows, temporary=found.temporary)
+    measured = {
+        "rows": found.rows.median,
+        "recording": found.recording.median,
+        "memory": found.weights + found.held + found.temporary,
+    }
+    for name, value in measured.items():
+        yield Ratio(f"large, {name}", size, abs(predicted[name] / value - 1))
+
+
+def extrapolate(clock: Clock, said: Mapping[str, Any] = LLAMA_70B, name: str = NAME) -> Iterator[Finding]:
+    """A few layers of a model, and what they say of the whole."""
+    said = {**said, "quantization_config": NF4}
+    depth, d = said["num_hidden_layers"], said["hidden_size"]
+    model = random_model({**said, "num_hidden_layers": MORE, "vocab_size": VOCABULARY})
+    costs, floor_of = _costs(clock, model, (FEWER, MORE))
+    predicted, size = _extrapolated(costs, depth), {"model": name, "tokens": TOKENS, "rows": ROWS}
+    for layers, cost in costs.items():
+        yield Row.of(
+            *("large", f"a block of rows, {layers} layers", size, cost.rows),
+            temporary=cost.temporary,
+            floor=floor_of(row_products(model.config, ROWS, TOKENS, layers), cost.weights),
+            figures={"recording, s": cost.recording.median, "weights, GB": cost.weights / 1e9},
+        )
+    plan = memory_plan(said, tokens=TOKENS, block=ROWS)
+    memory, hours = (
+        predicted["memory"] + plan.weights - depth * costs[FEWER].weights // FEWER,
+        predicted["rows"] * d / ROWS / 3600,
+    )
+    yield (
+        f"large: {name}, all {depth} layers on this device, from these: weights {plan.weights / 1e9:.1f} GB; recording "
+        f"{predicted['recording']:.0f} s; a block of {ROWS} rows {predicted['rows']:.0f} s; the dense map {hours:.1f} "
+        f"hours; in memory at most {memory / 1e9:.1f} GB, where the memory plan says {plan.operator / 1e9:.1f} GB."
+    )
+
+
+def _costs(clock: Clock, model: jaxlin.Decoder, depths: tuple[int, ...]) -> tuple[dict[int, _Cost], Any]:
+    """What the first layers of a model cost, for some numbers of them, timed in turn."""
+    u = jax.random.normal(jax.random.key(0), (ROWS, model.config.hidden_size), jnp.float32)
+    calls, sizes = {}, {}
+    for depth in depths:
+        clock.say(f"{depth} layers of width {model.config.hidden_size}")
+        cut = shallower(model, depth)
+        x = cut.embed([i % VOCABULARY for i in range(TOKENS)])
+        lmap = jaxlin.local_map(cut, x)
+        program, _, temporary = compiled(LocalMap.rmatvec, lmap, u)
+        calls[f"recording, {depth}"] = lambda cut=cut, x=x: jaxlin.local_map(cut, x)
+        calls[f"rows, {depth}"] = lambda program=program, lmap=lmap: program(lmap, u)
+        sizes[depth] = (nbytes(cut.layers), nbytes(lmap.coefficients), temporary)
+    timings, floor_of = clock.timed(calls)
+    found = {
+        depth: _Cost(timings[f"recording, {depth}"], timings[f"rows, {depth}"], *size) for depth, size in sizes.items()
+    }
+    return found, floor_of
+
+
+def _extrapolated(costs: Mapping[int, _Cost], depth: int) -> dict[str, float]:
+    """Seconds of recording and of a block of rows, and bytes, of `depth` layers."""
+    fewer, more = costs[FEWER], costs[MORE]
+
+    def line(a: float, b: float) -> float:
+        return a + (depth - FEWER) * (b - a) / (MORE - FEWER)
+
+    return {
+        "recording": line(fewer.recording.median, more.recording.median),
+        "rows": line(fewer.rows.median, more.rows.median),
+        "memory": line(fewer.weights, more.weights) + line(fewer.held, more.held) + more.temporary,
+    }

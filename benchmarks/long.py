@@ -1,0 +1,51 @@
+"""A long prompt on this machine: attribution and the leading singular values, and the memory that they take.
+
+Attention passes in blocks, see `jaxlin.blocked`. One run each, compilation included: it is a small part.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jaxlin
+from benchmarks.results import Finding, Ratio, Row
+from benchmarks.setting import Setting
+from benchmarks.timing import Timing, once, peak
+
+TOKENS, K, TOL = 4096, 4, 1e-2
+TARGET = 1
+
+
+def measure(setting: Setting, tokens: int = TOKENS) -> Iterator[Finding]:
+    """Both, once; left out of a quick run, and of a model that takes no such prompt."""
+    limit = setting.model.config.max_position_embeddings
+    if setting.quick or (limit is not None and limit < tokens):
+        reason = "a quick run" if setting.quick else f"a model for {limit}"
+        yield f"long: {tokens} tokens are left out of {reason}"
+        return
+    yield from at(setting, tokens)
+
+
+def at(setting: Setting, tokens: int) -> Iterator[Finding]:
+    """Both for one length."""
+    model, x, size = setting.model, setting.repeated(tokens), {"tokens": tokens}
+    found: dict[str, Any] = {}
+
+    def attribution() -> None:
+        found["attribution"] = jaxlin.attribute(model, x, TARGET)
+
+    def spectrum() -> None:
+        found["spectrum"] = jaxlin.local_map(model, x).svd(K, method="krylov", tol=TOL)
+
+    calls: dict[str, Callable[[], None]] = {"attribution": attribution, "spectrum": spectrum}
+    for name, call in calls.items():
+        setting.say(f"{name} of {tokens} tokens")
+        took, rise = once(call)
+        if name == "attribution":
+            figures = {"defect": found[name].defect, "component defect": found[name].component_defect}
+        else:
+            figures = {f"sigma {i}": float(s) for i, s in enumerate(found[name].s, start=1)}
+            figures["bound"] = float(max(found[name].bound / found[name].s))
+        title = name if name == "attribution" else f"top {K} singular values"
+        yield Row.of("long", title, size, Timing([took], rise), figures=figures)
+        if (held := peak()) is not None:
+            yield Ratio("long, memory", {**size, "of": title}, held / 2**30)

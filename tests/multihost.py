@@ -1,0 +1,32 @@
+"""A process of two on loopback that take a dense map together: run by test_parallel, with a death on request."""
+
+import os
+import signal
+import sys
+
+import jax
+
+folder, out, ids, index, port, dies_after = sys.argv[1:7]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index), heartbeat_timeout_seconds=10)
+
+import jaxlin  # noqa: E402  JAX must know of the others before it is used
+from jaxlin.local_map import LocalMap  # noqa: E402
+
+calls, pull = 0, LocalMap.rmatvec
+
+
+def counted(lmap: LocalMap, u: jax.Array) -> jax.Array:
+    """`LocalMap.rmatvec`, until the process is to die."""
+    global calls
+    calls += 1
+    if calls > int(dies_after) >= 0 and index == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pull(lmap, u)
+
+
+LocalMap.rmatvec = counted
+model, _ = jaxlin.load(folder, mesh=4)
+lmap = jaxlin.local_map(model, model.embed(list(map(int, ids.split(",")))))
+jacobian = lmap.jacobian(out=out, block=4, progress=False)
+print(dict(model.embed_tokens.weight.get_value().sharding.mesh.shape), calls, jacobian.shape, lmap.residual)
