@@ -116,7 +116,7 @@ def models() -> None:
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Argument(help="A hub id or a directory; only its config.json is read.")],
+    model: Annotated[str, typer.Argument(help="A hub id, a directory or a .gguf file; no weights are read.")],
     tokens: Annotated[int, typer.Option(min=1, help="The length of the prompt.")] = 8,
     dtype: Dtype = "float32",
     memory: Annotated[float | None, typer.Option(help="GB there are; those of the present device if absent.")] = None,

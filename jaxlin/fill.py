@@ -35,6 +35,10 @@ class Tensors(Protocol):
         """The shape of one."""
         ...
 
+    def is_packed(self, name: str) -> bool:
+        """Whether one is read as a packed matrix."""
+        ...
+
     def read(self, name: str) -> np.ndarray | Packed:
         """The values of one."""
         ...
@@ -48,7 +52,7 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
     """`abstract` with the values of `tensors`, on the devices of `mesh`.
 
     The parameter tree drives the reading, so that a missing tensor cannot go unseen; what it did not ask for is
-    refused too.
+    refused too. Of a tensor whose rows are split over devices, only the rows of this process's devices are read.
 
     Raises:
         CheckpointError: a tensor that is missing, of another shape, not finite, or that the model does not have.
@@ -58,45 +62,39 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
     if abstract.config.tie_word_embeddings:
         ignored.add(f"{port.prefix}lm_head.weight")
 
-    def one(name: str | Rows, shape: tuple[int, ...]) -> np.ndarray | Packed:
-        rows = name if isinstance(name, Rows) else None
-        tensor = name.tensor if isinstance(name, Rows) else name
-        whole = shape if rows is None else (rows.total, *shape[1:])
+    def stored(name: str, shape: tuple[int, ...], layer: int | None = None) -> Any:
+        """A parameter of one layer, or of none: packed, or as what reads its rows."""
+        found = port.tensor_of(abstract.config, name, layer)
+        part = found if isinstance(found, Rows) else Rows(found, 0, shape[0], shape[0])
+        tensor, first, whole = part.tensor, part.start, (part.total, *shape[1:])
         if tensor not in there:
             raise CheckpointError(f"{source}: expected a tensor {tensor} of shape {whole}; found none.")
         if tensors.shape(tensor) != whole:
             raise CheckpointError(f"{source}, tensor {tensor}: expected shape {whole}; found {tensors.shape(tensor)}.")
         used.add(tensor)
-        values = tensors.read(tensor) if rows is None else tensors.read_rows(tensor, rows.start, rows.stop)
-        if isinstance(values, np.ndarray) and values.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{source}, tensor {tensor}: expected values of {', '.join(map(str, FLOATS))}; found {values.dtype}. "
-                "If it is quantised, config.json should say how, under quantization_config."
-            )
-        if not (values.is_finite() if isinstance(values, Packed) else np.isfinite(values).all()):
-            raise CheckpointError(f"{source}, tensor {tensor}: expected finite values; found NaN or infinity.")
-        if isinstance(values, np.ndarray) and values.dtype == ml_dtypes.bfloat16 and values.ndim == 2:
-            return BFloat16(values.view(np.uint16))
-        return values
+
+        def read(start: int, stop: int) -> Any:
+            all_of_it = (first + start, first + stop) == (0, whole[0])
+            values = tensors.read(tensor) if all_of_it else tensors.read_rows(tensor, first + start, first + stop)
+            _check(values, f"{source}, tensor {tensor}")
+            return values
+
+        if tensors.is_packed(tensor):
+            return read(0, shape[0])
+        rows = _Stored(shape, read)
+        return BFloat16(rows) if rows.dtype == np.uint16 else rows
 
     def parameter(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
         name = ".".join(key.name for key in path if key.name != "value")
-        if not name.startswith("layers."):
-            value = one(tensor_of(name), leaf.shape)
+        if name.startswith("layers."):
+            return _stacked(name, lambda layer: stored(name, leaf.shape[1:], layer), leaf.shape[0], mesh)
 
-            def put(leaf: Any) -> jax.Array:
-                return jax.device_put(leaf, sharding_of(mesh, name, np.shape(leaf)), may_alias=True)
+        def put(part: Any) -> jax.Array:
+            placed = _placed(name, part.shape, part.dtype, mesh)
+            placed.take(part)
+            return placed.array()
 
-            return jax.tree.map(put, value)
-        return _stacked(name, lambda layer: one(tensor_of(name, layer), leaf.shape[1:]), leaf.shape[0], mesh)
-
-    renamed = port.names(abstract.config)
-
-    def tensor_of(name: str, layer: int | None = None) -> str | Rows:
-        found = renamed.get(name.removeprefix("layers."), name.removeprefix("layers."))
-        before = port.prefix + ("" if name.startswith("lm_head.") else "model.")
-        before += "" if layer is None else f"layers.{layer}."
-        return before + found if isinstance(found, str) else found._replace(tensor=before + found.tensor)
+        return jax.tree.map(put, stored(name, leaf.shape))
 
     model = jax.tree_util.tree_map_with_path(parameter, abstract)
     extra = [n for n in sorted(there - used) if not any(fnmatch.fnmatch(n, pattern) for pattern in ignored)]
@@ -111,34 +109,64 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
     return model
 
 
-def _stacked(name: str, read: Callable[[int], np.ndarray | Packed], depth: int, mesh: Mesh | None) -> Any:
+def _check(values: np.ndarray | Packed, where: str) -> None:
+    if isinstance(values, np.ndarray) and values.dtype not in FLOATS:
+        raise CheckpointError(
+            f"{where}: expected values of {', '.join(map(str, FLOATS))}; found {values.dtype}. "
+            "If it is quantised, config.json should say how, under quantization_config."
+        )
+    if not (values.is_finite() if isinstance(values, Packed) else np.isfinite(values).all()):
+        raise CheckpointError(f"{where}: expected finite values; found NaN or infinity.")
+
+
+class _Stored:
+    """An array in a file, whose rows are read when they are asked for; a matrix of bfloat16 gives its bits."""
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> None:
+        self.shape, self._read = shape, read
+        found = read(0, 0).dtype
+        self.dtype = np.dtype(np.uint16) if len(shape) == 2 and found == ml_dtypes.bfloat16 else found
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        return self._read(start, stop).view(self.dtype)
+
+
+def _stacked(name: str, stored: Callable[[int], Any], depth: int, mesh: Mesh | None) -> Any:
     """The values of all layers on a leading axis; a layer is let go of once it is in its place."""
-    leaves, structure = jax.tree.flatten(read(0))
-    form = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves]
-    placed = [_placed(name, (depth, *shape), dtype, mesh) for shape, dtype in form]
-    for place, leaf in zip(placed, leaves, strict=True):
-        place[0] = leaf
-    for layer in range(1, depth):
-        leaves, found = jax.tree.flatten(read(layer))
-        if found != structure or [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves] != form:
-            return _widened(name, read, depth, mesh)
+    placed, structure = [], None
+    for layer in range(depth):
+        leaves, found = jax.tree.flatten(stored(layer))
+        if structure is None:
+            placed, structure = [_placed(name, (depth, *leaf.shape), leaf.dtype, mesh) for leaf in leaves], found
+        elif found != structure or any(
+            ((depth, *leaf.shape), leaf.dtype) != (place.shape, place.dtype)
+            for leaf, place in zip(leaves, placed, strict=True)
+        ):
+            return _widened(name, stored, depth, mesh)
         for place, leaf in zip(placed, leaves, strict=True):
-            place[layer] = leaf
+            place.take(leaf, layer)
+    assert structure is not None
     return structure.unflatten([place.array() for place in placed])
 
 
-def _widened(name: str, read: Callable[[int], np.ndarray | Packed], depth: int, mesh: Mesh | None) -> jax.Array:
+def _widened(name: str, stored: Callable[[int], Any], depth: int, mesh: Mesh | None) -> jax.Array:
     """A stack whose layers are not in one format, as plain values of the widest dtype."""
-    values = list(map(read, range(depth)))
+    values = list(map(stored, range(depth)))
     if any(isinstance(value, Packed) and not isinstance(value, BFloat16) for value in values):
         warnings.warn(
             f"{name} is not in one format in all layers. It is unpacked and takes more memory than the file.",
             stacklevel=2,
         )
-    placed = _placed(name, (depth, *values[0].shape), np.result_type(*(value.dtype for value in values)), mesh)
-    for layer, value in enumerate(values):
-        placed[layer] = value[...]
+    whole = [np.asarray(jax.tree.map(_rows_of, value)[...]) for value in values]
+    placed = _placed(name, (depth, *whole[0].shape), np.result_type(*(value.dtype for value in whole)), mesh)
+    for layer, value in enumerate(whole):
+        placed.take(value, layer)
     return placed.array()
+
+
+def _rows_of(leaf: Any) -> Any:
+    return leaf[:] if isinstance(leaf, _Stored) else leaf
 
 
 def _placed(name: str, shape: tuple[int, ...], dtype: Any, mesh: Mesh | None) -> Placed:

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from math import nextafter
 from typing import Any, NamedTuple
 
+import jax
+import ml_dtypes
 import numpy as np
 
 from jaxlin.checkpoint.gguf import GGUFFile, hf_name
 from jaxlin.errors import ConfigError
 from jaxlin.gguf_port import LONGROPE, decimal, halves, rope_scaling
-from jaxlin.packed import Blocks, Packed
-from jaxlin.packed.gguf import FLOATS, TYPES
+from jaxlin.packed import BFloat16, Blocks, Packed
+from jaxlin.packed.gguf import FLOATS, TYPES, row_bytes
 from jaxlin.registry import gguf_port
 
 _KEYS = {
@@ -204,6 +206,21 @@ class GGUFModel:
     def dtype(self, name: str) -> str:
         """The ggml type of one."""
         return self._checkpoint.dtype(self._parts[name].tensor)
+
+    def is_packed(self, name: str) -> bool:
+        """Whether one is a matrix of quantised blocks that stays packed."""
+        return bool(self._packed_kinds(name))
+
+    def form(self, name: str, rows: int) -> Any:
+        """As many rows of one as they are read, without their values."""
+        shape, kinds = (rows, *self.shape(name)[1:]), self._packed_kinds(name)
+        if kinds:
+            raw = (shape[0], max(row_bytes(kind, shape[1]) for kind in kinds))
+            return Blocks(jax.ShapeDtypeStruct(raw, np.uint8), jax.ShapeDtypeStruct((), np.int32), kinds, shape[1])
+        dtype = self.read_rows(name, 0, 0).dtype
+        if dtype == ml_dtypes.bfloat16 and len(shape) == 2:
+            return BFloat16(jax.ShapeDtypeStruct(shape, np.uint16))
+        return jax.ShapeDtypeStruct(shape, dtype)
 
     def rows(self, name: str) -> tuple[str, np.ndarray | None]:
         """The file's tensor that holds one, and which of its rows, in order; None for all as they are.

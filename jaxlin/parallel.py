@@ -128,22 +128,32 @@ def said_by_first(number: int) -> int:
 
 
 class Placed:
-    """An array that is written layer by layer into the parts that the present process's devices hold.
+    """An array that is put, whole or layer by layer, into the parts that the present process's devices hold.
 
-    No more is in memory at a time than the parts and the layer at hand.
+    No more is in memory at a time than the parts and the rows at hand.
     """
 
     def __init__(self, sharding: Sharding, shape: tuple[int, ...], dtype: Any) -> None:
         self.sharding, self.shape, self.dtype = sharding, shape, np.dtype(dtype)
-        self._devices = sharding.addressable_devices_indices_map(shape)
-        self._parts: dict[Any, np.ndarray] = {}
-        for index in self._devices.values():
-            local = [len(range(size)[part]) for size, part in zip(shape, index or (), strict=True)]
-            self._parts.setdefault(str(index), aligned(tuple(local), self.dtype))
+        self._devices = {
+            device: index or () for device, index in sharding.addressable_devices_indices_map(shape).items()
+        }
+        self._parts: dict[str, np.ndarray] = {}
 
-    def __setitem__(self, layer: int, value: Any) -> None:
-        for index in {str(index): index for index in self._devices.values()}.values():
-            self._parts[str(index)][layer] = np.asarray(value)[(index or ())[1:]]
+    def take(self, value: Any, layer: int | None = None) -> None:
+        """The parts of the array, or of one layer of the stack, whose rows ``value[rows]`` gives."""
+        rows, found = None, None
+        for key, index in {str(index): index for index in self._devices.values()}.items():
+            wanted = index if layer is None else index[1:]
+            if wanted and wanted[0] != rows:
+                rows, found = wanted[0], value[wanted[0]]
+            part = value if found is None else found[(slice(None), *wanted[1:])]
+            if layer is None:
+                self._parts[key] = np.ascontiguousarray(part).reshape(np.shape(part))
+            else:
+                if key not in self._parts:
+                    self._parts[key] = aligned((self.shape[0], *np.shape(part)), self.dtype)
+                self._parts[key][layer] = part
 
     def array(self) -> jax.Array:
         """The array, on its devices."""

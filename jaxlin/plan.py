@@ -1,5 +1,6 @@
 """What a model will take in memory, from its config alone: nothing is read and nothing is computed."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,13 +12,16 @@ import numpy as np
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.checkpoint.hub import config_file
 from jaxlin.checkpoint.strict_json import read_json
 from jaxlin.decoder import Decoder
-from jaxlin.errors import JaxlinError
+from jaxlin.errors import CheckpointError, JaxlinError
+from jaxlin.gguf import GGUFModel
 from jaxlin.hold import Rule
 from jaxlin.local_map import LocalMap, local_map
-from jaxlin.packed import BFloat16, FourBit, Int8, Nested, Scaled
+from jaxlin.packed import BFloat16, FourBit, Int8, Nested, Packed, Scaled
+from jaxlin.port import Rows
 from jaxlin.registry import port as port_of
 
 
@@ -76,7 +80,8 @@ def memory_plan(
     The programs are compiled for the present device from shapes alone, and it is the compiler that says what they take.
 
     Args:
-        name_or_config: a hub id or a directory, of which only config.json is read, or its contents.
+        name_or_config: a hub id or a directory, of which only config.json is read, or its contents; or a ``.gguf``
+            file, of which only the header is.
         tokens: the length of the prompt.
         dtype: what is computed in.
         rule: the freeze rule.
@@ -86,17 +91,13 @@ def memory_plan(
         recompute: of the map, see `jaxlin.coefficients`.
 
     Raises:
+        CheckpointError: nothing of this name, or a damaged file.
         ConfigError: a config that no port understands.
         JaxlinError: no rows fit in `memory`, or `tokens` is no positive number.
     """
     if tokens < 1:
         raise JaxlinError(f"Tokens: expected at least 1; found {tokens}.")
-    if isinstance(name_or_config, Mapping):
-        said, source = dict(name_or_config), "config"
-    else:
-        path = config_file(name_or_config, revision)
-        said, source = read_json(path), str(path)
-    model = abstract_model(said, source, str(jnp.dtype(dtype)), rule)
+    model = shapes_of(name_or_config, revision, str(jnp.dtype(dtype)), rule)
     x = jax.ShapeDtypeStruct((tokens, model.config.hidden_size), jnp.dtype(model.dtype))
 
     def held_at(model: Decoder, x: Any) -> LocalMap:
@@ -118,8 +119,37 @@ def memory_plan(
                 f"found {memory}."
             )
         count = -(-count // 2)
-    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(_plain(said, source, "float32", rule)))
+    matrices = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Packed))
+    parameters = sum(math.prod(matrix.shape) for matrix in matrices)
     return MemoryPlan(parameters, tokens, count, weights, held, forward, rows, d * tokens * d * size)
+
+
+def shapes_of(
+    name_or_config: str | os.PathLike[str] | Mapping[str, Any], revision: str | None, dtype: str, rule: Rule
+) -> Decoder:
+    """The model that would be loaded, of shapes without values."""
+    if isinstance(name_or_config, Mapping):
+        return abstract_model(name_or_config, "config", dtype, rule)
+    path = config_file(name_or_config, revision)
+    if path.suffix == ".gguf":
+        return _abstract_gguf(GGUFModel(GGUFFile(path)), str(path), dtype, rule)
+    return abstract_model(read_json(path), str(path), dtype, rule)
+
+
+def _abstract_gguf(gguf: GGUFModel, source: str, dtype: str, rule: Rule) -> Decoder:
+    """The same of a GGUF file, whose header says the format of every tensor."""
+    model, port = _plain(gguf.config, source, dtype, rule), port_of(gguf.config["model_type"])
+
+    def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
+        name, stack = ".".join(key.name for key in path if key.name != "value"), leaf.shape[: _in_layers(path)]
+        found = port.tensor_of(model.config, name, 0 if stack else None)
+        tensor = found.tensor if isinstance(found, Rows) else found
+        if tensor not in gguf.names():
+            raise CheckpointError(f"{source}: expected a tensor {tensor}; found none.")
+        form = gguf.form(tensor, leaf.shape[len(stack)])
+        return jax.tree.map(lambda part: jax.ShapeDtypeStruct((*stack, *part.shape), part.dtype), form)
+
+    return jax.tree_util.tree_map_with_path(as_stored, model)
 
 
 def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:

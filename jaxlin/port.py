@@ -55,6 +55,14 @@ class Port:
     prefix: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
+    def tensor_of(self, config: Any, name: str, layer: int | None = None) -> str | Rows:
+        """What a checkpoint calls the parameter `name`, a path with ``layers.`` for one of a layer."""
+        path = name.removeprefix("layers.")
+        found = self.names(config).get(path, path)
+        before = self.prefix + ("" if name.startswith("lm_head.") else "model.")
+        before += "" if layer is None else f"layers.{layer}."
+        return before + found if isinstance(found, str) else found._replace(tensor=before + found.tensor)
+
 
 ACTIVATIONS = {
     "silu": "silu",

@@ -20,6 +20,7 @@ from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.errors import CheckpointError, ConfigError, TokenizerError
 from jaxlin.gguf import GGUFModel
 from jaxlin.packed import Blocks
+from jaxlin.plan import shapes_of
 
 GEMMA = {**tiny.GEMMA, "query_pre_attn_scalar": 32}
 NESTED = {**tiny.OLMO3, "full_attention": {**tiny.OLMO3["full_attention"], "attention_factor": 1 + 0.1 * np.log(4)}}
@@ -150,6 +151,10 @@ def test_packed(name: str, tmp_path: Path, x64: None) -> None:
     for dtype, bound in (("float32", 2e-5), ("float64", 1e-10)):
         expected = oracle.logits(exact, tiny.IDS, getattr(torch, dtype))
         np.testing.assert_allclose(logits(path, tiny.IDS, dtype), expected, rtol=0, atol=bound)
+    planned, (model, _) = shapes_of(path, None, "float32", "gate"), jaxlin.load(path)
+    assert jax.tree.structure(planned.layers) == jax.tree.structure(model.layers)
+    for shape, found in zip(jax.tree.leaves(planned), jax.tree.leaves(model), strict=True):
+        assert (shape.shape, shape.dtype) == (found.shape, found.dtype)
 
 
 def test_rows_of_packed_bytes(tmp_path: Path) -> None:

@@ -22,14 +22,23 @@ import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np, jaxlin
+from jaxlin.checkpoint.safetensors import SafetensorsFile
+from jaxlin.packed import BFloat16
 folder, out, ids, split = sys.argv[1], sys.argv[2], list(map(int, sys.argv[3].split(","))), int(sys.argv[4])
 mesh = jax.make_mesh((4 // split, split), ("rows", "model"))
+reads, read = [], SafetensorsFile.read_slice
+SafetensorsFile.read_slice = lambda self, name, index: reads.append((name, *index)) or read(self, name, index)
 model, tokenizer = jaxlin.load(folder, linearize=True, mesh=mesh)
 for leaf in jax.tree.leaves(model):
     assert len(leaf.sharding.device_set) == 4
 weight = model.layers.mlp.down_proj.weight.get_value()
 part = max(jax.tree.leaves(weight), key=lambda leaf: leaf.nbytes)
 assert part.addressable_shards[0].data.nbytes * split == part.nbytes, part.sharding
+if isinstance(weight, BFloat16):
+    # Each device's rows by themselves, and all of them where columns are split: once.
+    for name, times in (("gate_proj", split), ("down_proj", 1)):
+        spans = [index for n, *index in reads if n == f"model.layers.0.mlp.{name}.weight" and index != [slice(0, 0)]]
+        assert len(spans) == times, spans
 x = model.embed(ids)
 lmap = jaxlin.local_map(model, x)
 units = np.eye(lmap.shape[0], dtype=np.float32)[:8]

@@ -13,7 +13,7 @@ import tiny
 from test_packed import FORMATS, quantise
 
 import jaxlin
-from jaxlin.errors import ConfigError, JaxlinError
+from jaxlin.errors import CheckpointError, ConfigError, JaxlinError
 from jaxlin.registry import FAMILIES
 
 LLAMA_70B: dict[str, Any] = {
@@ -50,6 +50,16 @@ measured = peak() - before
 plan = jaxlin.memory_plan(sys.argv[1], tokens=16)
 print(plan.weights, weights, loaded, plan.peak, measured)
 """
+
+
+def test_gguf(smollm2_gguf: Path) -> None:
+    """From its header."""
+    plan = jaxlin.memory_plan(smollm2_gguf, tokens=5)
+    model, _ = jaxlin.load(smollm2_gguf)
+    assert plan.parameters == 134515008
+    assert plan.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+    lmap = jaxlin.local_map(model, model.embed([1, 2, 3, 4, 5]))
+    assert plan.coefficients == sum(leaf.nbytes for leaf in jax.tree.leaves(lmap.coefficients))
 
 
 @pytest.mark.parametrize("form", ["nf4, nested", "int8", "compressed-tensors"])
@@ -119,7 +129,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mamba"):
         jaxlin.memory_plan({"model_type": "mamba"}, tokens=8)
     (tmp_path / "model.gguf").touch()
-    with pytest.raises(JaxlinError, match=r"hub id, with a config.json; found a file"):
+    with pytest.raises(CheckpointError, match=r"model.gguf"):
         jaxlin.memory_plan(tmp_path / "model.gguf", tokens=8)
 
 

@@ -49,6 +49,10 @@ class Folder:
         """The format's name of a tensor's dtype."""
         return self._files[name].dtype(name)
 
+    def is_packed(self, name: str) -> bool:
+        """No tensor is, as it lies there: see `jaxlin.checkpoint.quantized`."""
+        return False
+
     def file_of(self, name: str) -> Path:
         """The file that holds a tensor."""
         return self._files[name].path

@@ -54,7 +54,7 @@ def located(name: str | os.PathLike[str], revision: str | None) -> Path:
 
 
 def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
-    """The config.json that `name` names; of a hub id nothing else is downloaded.
+    """The config.json, or the ``.gguf`` file, that `name` names; of a hub id nothing else is downloaded.
 
     Raises:
         CheckpointError: nothing of this name, or it cannot be downloaded.
@@ -63,9 +63,7 @@ def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
     if not Path(text).expanduser().exists() and _HUB_ID.fullmatch(text) and not text.endswith(".gguf"):
         return _downloaded(text, "config.json", revision)
     path = located(name, revision)
-    if path.is_file():
-        raise CheckpointError(f"{path}: expected a directory or a hub id, with a config.json; found a file.")
-    return path / "config.json"
+    return path if path.is_file() else path / "config.json"
 
 
 def _downloaded(repository: str, file: str | None, revision: str | None) -> Path:
