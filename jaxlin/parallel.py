@@ -6,6 +6,7 @@ between devices. Several processes take part in one mesh as JAX has it (`jax.dis
 own parts, and all of them call the same functions.
 """
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -117,7 +118,12 @@ def gathered(a: jax.Array) -> jax.Array:
     if a.is_fully_addressable or a.is_fully_replicated:
         return a
     assert isinstance(a.sharding, NamedSharding)
-    return jax.jit(lambda a: a, out_shardings=NamedSharding(a.sharding.mesh, PartitionSpec()))(a)
+    return _gather(a.sharding.mesh)(a)
+
+
+@functools.cache
+def _gather(mesh: Any) -> Any:
+    return jax.jit(lambda a: a, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def said_by_first(number: int) -> int:
