@@ -30,7 +30,7 @@ CHECKED: dict[str, Any] = {
     **LLAMA_70B, "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24, "num_attention_heads": 16,
     "num_key_value_heads": 2, "head_dim": 64, "quantization_config": NF4,
 }  # fmt: skip
-"""A sixteenth of that width and height of each layer, and of all layers as many as take a second."""
+"""Layers of an eighth of that width, so few that all of them fit."""
 VOCABULARY = 256
 """Embeddings are no part of a layer: two of the real size would fill this memory."""
 
@@ -84,10 +84,8 @@ def extrapolate(clock: Clock, said: Mapping[str, Any] = LLAMA_70B, name: str = N
             figures={"recording, s": cost.recording.median, "weights, GB": cost.weights / 1e9},
         )
     plan = memory_plan(said, tokens=TOKENS, block=ROWS)
-    memory, hours = (
-        predicted["memory"] + plan.weights - depth * costs[FEWER].weights // FEWER,
-        predicted["rows"] * d / ROWS / 3600,
-    )
+    embeddings = plan.weights - depth * costs[FEWER].weights // FEWER
+    memory, hours = predicted["memory"] + embeddings, predicted["rows"] * d / ROWS / 3600
     yield (
         f"large: {name}, all {depth} layers on this device, from these: weights {plan.weights / 1e9:.1f} GB; recording "
         f"{predicted['recording']:.0f} s; a block of {ROWS} rows {predicted['rows']:.0f} s; the dense map {hours:.1f} "

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import jax
 import jax.core
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxlin.aligned import aligned
@@ -130,6 +129,8 @@ def said_by_first(number: int) -> int:
     """The `number` of the first process, in every process, once all of them have called this."""
     if jax.process_count() == 1:
         return number
+    from jax.experimental import multihost_utils
+
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
