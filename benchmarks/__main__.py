@@ -16,13 +16,14 @@ import jax
 import transformers
 from rich.console import Console
 
-from benchmarks import attribution, dense, gpu, large, layers, loading, long, scaling, spectrum
+from benchmarks import attribution, dense, gpu, large, layers, loading, long, precision, scaling, spectrum
 from benchmarks.results import RESULTS, Finding, device, document
 from benchmarks.setting import Clock, Setting
 from benchmarks.table import show
 
 GROUPS = {
     "dense": dense.measure,
+    "precision": precision.measure,
     "layers": layers.measure,
     "spectrum": spectrum.measure,
     "attribution": attribution.measure,

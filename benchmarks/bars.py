@@ -35,6 +35,7 @@ BARS = {
     "dense, over jacfwd": Bar("dense map: jacfwd of the linearized model / ours"),
     "dense, compile": Bar("dense map: seconds to compile", 1.0, at_least=False),
     "dense, depth": Bar("dense map: temporary memory at full depth / at a quarter", 1.1, at_least=False),
+    "precision, residual": Bar("dense map in the default precision: residual", 3e-6, at_least=False),
     "layers, over one": Bar("all layers' maps: one sweep / one dense map", 1.5, at_least=False),
     "layers, over each": Bar("all layers' maps: a Jacobian for each / one sweep"),
     "krylov, over dense": Bar("top-k spectrum: Krylov / dense map"),

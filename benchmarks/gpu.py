@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import jaxlin
+from benchmarks import precision
 from benchmarks.floor import forward_products, map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, ratio
@@ -18,7 +19,7 @@ from benchmarks.spectrum import passes
 from benchmarks.timing import compiled
 from jaxlin.local_map import LocalMap
 
-TOKENS = {"dense map": 8, "attribution": 2048, "spectrum": 512}
+TOKENS = {"dense map": 8, "precision": 8, "attribution": 2048, "spectrum": 512}
 K, TOL = 8, 1e-2
 """The tolerance is loose because the spectrum of random weights is flat."""
 
@@ -66,6 +67,10 @@ def _dense(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Itera
     yield Ratio("gpu, of floor", size, floor.seconds / timings["dense map"].median)
 
 
+def _precision(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:
+    yield from precision.at(clock, model, _prompt(model, tokens), {"model": name, "tokens": tokens})
+
+
 def _attribution(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:
     x = _prompt(model, tokens)
     size, target = {"model": name, "tokens": tokens}, 1
@@ -93,6 +98,7 @@ def _spectrum(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> It
 
 TASKS: dict[str, Callable[[Clock, str, jaxlin.Decoder, int], Iterator[Finding]]] = {
     "dense map": _dense,
+    "precision": _precision,
     "attribution": _attribution,
     "spectrum": _spectrum,
 }

@@ -1,6 +1,7 @@
 """Models of known shapes with random weights, built where they are computed with."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -77,11 +78,13 @@ def random_model(said: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
         matrix = part.ndim == 3 or part.shape[0] == said["vocab_size"]
         return _drawn(key, part.shape, part.dtype) if matrix else jnp.full(part.shape, norm, part.dtype)
 
-    @jax.jit
-    def draw(keys: jax.Array) -> list[Any]:
-        return [value(part, key) for part, key in zip(parts, keys, strict=True)]
-
-    return jax.tree.unflatten(structure, draw(jax.random.split(jax.random.key(seed), len(parts))))
+    keys = jax.random.split(jax.random.key(seed), len(parts))
+    # One program a matrix, and each awaited: the random bits of several would take more than the model.
+    drawn = [
+        jax.block_until_ready(jax.jit(lambda key, part=part: value(part, key))(key))
+        for part, key in zip(parts, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
 
 
 def _four_bit(key: jax.Array, part: FourBit) -> FourBit:
@@ -95,7 +98,7 @@ def _four_bit(key: jax.Array, part: FourBit) -> FourBit:
     )
     return dataclasses.replace(
         rest,
-        codes=jax.random.bits(key, part.codes.shape, jnp.uint8),
+        codes=_by_layer(key, part.codes.shape, lambda key, shape: jax.random.bits(key, shape, jnp.uint8)),
         absmax=rest.absmax if nested else jnp.full(part.absmax.shape, scale),
         table=jnp.broadcast_to(jnp.asarray(LEVELS), part.table.shape),
         nested=nested,
@@ -103,8 +106,14 @@ def _four_bit(key: jax.Array, part: FourBit) -> FourBit:
 
 
 def _drawn(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """A stack of random matrices, one at a time: all together would take several times their memory."""
-    stack = (1, *shape) if len(shape) == 2 else shape
+    """Random matrices of variance 1 / fan-in."""
     scale = shape[-1] ** -0.5
-    keys = jax.random.split(key, stack[0])
-    return jax.lax.map(lambda key: scale * jax.random.normal(key, stack[1:], dtype), keys).reshape(shape)
+    return _by_layer(key, shape, lambda key, shape: scale * jax.random.normal(key, shape, dtype))
+
+
+def _by_layer(
+    key: jax.Array, shape: tuple[int, ...], draw: Callable[[jax.Array, tuple[int, ...]], jax.Array]
+) -> jax.Array:
+    """A matrix, or a stack drawn one at a time: all together would take several times their memory."""
+    stack = (1, *shape) if len(shape) == 2 else shape
+    return jax.lax.map(lambda key: draw(key, stack[1:]), jax.random.split(key, stack[0])).reshape(shape)

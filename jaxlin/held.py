@@ -166,7 +166,9 @@ def replay(
     before = {p.layer: v for p, v in replacements.items() if not p.inside}
 
     rule, final_block = coefficients.rule, target.layer if target.inside else target.layer - 1
-    alone = {p.layer for p in replacements} | {final_block, final_block + 1}
+    # Every block apart from the scan is a program of its own to compile.
+    alone = {p.layer for p in replacements if p.inside} | ({final_block} if queries else set())
+    stops = {*alone, *before, target.layer}
 
     def through(layer: int, x: Array) -> tuple[Array, Hold]:
         factors = jax.tree.map(lambda a: a[layer], coefficients.layers)
@@ -183,7 +185,7 @@ def replay(
             x, _ = through(layer, x)
             layer += 1
         else:
-            stop = min(place for place in alone if place > layer)
+            stop = min(place for place in stops if place > layer)
             x, _ = model.scan(x, lambda row: Replay(row, rule, fold=fold), coefficients.layers, start=layer, stop=stop)
             layer = stop
     if target.inside:

@@ -47,7 +47,8 @@ def load(
         linearize: hold every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map.
         rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.hold.Rule`.
         dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
-        precision: how float32 matrices are multiplied, ``"highest"``, ``"high"`` or ``"fast"``: see `jaxlin.precision`.
+        precision: how float32 matrices are multiplied, ``"highest"``, ``"high"``, ``"fast"`` or by a named algorithm:
+            see `jaxlin.precision`.
         revision: a branch, tag or commit of a hub id.
         mesh: how many devices to use, or a mesh of them with an axis ``"model"``, over which the weights are split,
             and perhaps ``"rows"``, over which the rows of a map are spread: see `jaxlin.parallel`.

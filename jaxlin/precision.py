@@ -4,15 +4,19 @@ GPUs and TPUs have units that multiply numbers of 8 or 11 significant bits, and 
 the map is then wrong in its third digit. Each factor may instead be split into several such numbers, and the products
 of the parts added up.
 
-============  ==========================  ============================  ====
-precision     GPU                         TPU                           CPU
-============  ==========================  ============================  ====
-``highest``   float32                     bfloat16, six products        as it is
-``high``      TF32, three products        bfloat16, three products      as it is
-``fast``      TF32, one product           bfloat16, one product         as it is
-============  ==========================  ============================  ====
+====================  ==========================  ============================  ====
+precision             GPU                         TPU                           CPU
+====================  ==========================  ============================  ====
+``highest``           float32                     bfloat16, six products        as it is
+``high``              TF32, three products        bfloat16, three products      as it is
+``fast``              TF32, one product           bfloat16, one product         as it is
+``BF16_BF16_F32_X6``  bfloat16, six products      bfloat16, six products        as it is
+``BF16_BF16_F32_X3``  bfloat16, three products    bfloat16, three products      as it is
+====================  ==========================  ============================  ====
 
-Only float32 is meant: other dtypes are multiplied as they are. Source: `jax.lax.DotAlgorithmPreset`.
+The last two are named as in `jax.lax.DotAlgorithmPreset`, for GPUs whose bfloat16 units are the fastest by far. Only
+float32 is meant: other dtypes are multiplied as they are. ``python -m benchmarks --only precision`` measures what each
+of them costs, and how exact the map is.
 """
 
 from typing import Literal
@@ -21,13 +25,18 @@ import jax
 
 from jaxlin.errors import JaxlinError
 
-Precision = Literal["highest", "high", "fast"]
+Precision = Literal["highest", "high", "fast", "BF16_BF16_F32_X6", "BF16_BF16_F32_X3"]
 
-PRECISIONS: tuple[Precision, ...] = ("highest", "high", "fast")
+PRECISIONS: tuple[Precision, ...] = ("highest", "high", "fast", "BF16_BF16_F32_X6", "BF16_BF16_F32_X3")
 
 TOLD: dict[str, dict[Precision, str]] = {
-    "gpu": {"high": "TF32_TF32_F32_X3", "fast": "TF32_TF32_F32"},
-    "tpu": {"high": "high", "fast": "default"},
+    "gpu": {
+        "high": "TF32_TF32_F32_X3",
+        "fast": "TF32_TF32_F32",
+        "BF16_BF16_F32_X6": "BF16_BF16_F32_X6",
+        "BF16_BF16_F32_X3": "BF16_BF16_F32_X3",
+    },
+    "tpu": {"high": "high", "fast": "default", "BF16_BF16_F32_X3": "high"},
 }
 """What `jax.default_matmul_precision` is told; ``"highest"`` where nothing stands here."""
 

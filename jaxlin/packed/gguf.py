@@ -86,8 +86,13 @@ def decoded(raw: UInt8[Array, "*b r"], kind: str, width: int) -> Float[Array, "*
 
 
 def _half(raw: Bytes, start: int) -> Values:
-    """The float16 at byte `start`, in float32, ``[..., 1]``."""
-    return jax.lax.bitcast_convert_type(raw[..., start : start + 2], jnp.float16).astype(jnp.float32)[..., None]
+    """The float16 at byte `start`, in float32, ``[..., 1]``.
+
+    Its bytes are put together by hand: XLA takes a conversion of two bytes to one number for a reduction, and compiles
+    it apart from what uses it.
+    """
+    low, high = raw[..., start : start + 1].astype(jnp.uint16), raw[..., start + 1 : start + 2].astype(jnp.uint16)
+    return jax.lax.bitcast_convert_type(low | (high << 8), jnp.float16).astype(jnp.float32)
 
 
 def _nibbles(raw: Bytes) -> Bytes:

@@ -1,0 +1,43 @@
+"""Each precision that `jaxlin.load` takes: how long the dense map takes, and how exact it is."""
+
+import copy
+from collections.abc import Iterator, Mapping
+
+import jax
+
+import jaxlin
+from benchmarks.results import Finding, Ratio, Row
+from benchmarks.setting import Clock, Setting
+from jaxlin.precision import PRECISIONS, Precision, told
+
+
+def measure(setting: Setting) -> Iterator[Finding]:
+    """All of them for each length."""
+    for tokens in setting.sizes((8,)):
+        yield from at(setting, setting.model, setting.x(tokens), {"tokens": tokens}, 1 if setting.quick else None)
+
+
+def at(
+    clock: Clock, model: jaxlin.Decoder, x: jax.Array, size: Mapping[str, int | str], runs: int | None = None
+) -> Iterator[Finding]:
+    """The dense map at `x` in each precision; those that a device does not tell apart are one row."""
+    alike: dict[str, list[Precision]] = {}
+    for precision in PRECISIONS:
+        alike.setdefault(told(precision, model.dtype), []).append(precision)
+    calls, residuals = {}, {}
+    for algorithm, names in alike.items():
+        clock.say(f"the map in precision {names[0]}")
+        lmap = jaxlin.local_map(_in_precision(model, names[0]), x)
+        residuals[algorithm] = lmap.residual_of(lmap.jacobian(progress=False))
+        calls[algorithm] = lambda lmap=lmap: lmap.jacobian(progress=False)
+    timings, _ = clock.timed(calls, runs)
+    for algorithm, timing in timings.items():
+        figures = {"residual": residuals[algorithm]}
+        yield Row.of("precision", ", ".join(alike[algorithm]), size, timing, figures=figures)
+    yield Ratio("precision, residual", size, residuals[told(model.precision, model.dtype)])
+
+
+def _in_precision(model: jaxlin.Decoder, precision: Precision) -> jaxlin.Decoder:
+    other = copy.copy(model)
+    other.precision = precision
+    return other
