@@ -1,0 +1,90 @@
+"""Tensors of 8 bits with scales: fine-grained FP8, and compressed-tensors with 8-bit floats or integers."""
+
+import numpy as np
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.packing import Quantized
+from jaxlin.packed import Packed, Scaled
+
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
+
+
+class FineGrained(Quantized):
+    """``fp8``: 8-bit floats with one scale for each block of ``weight_block_size``, or one for the matrix."""
+
+    suffixes = ("weight_scale_inv",)
+    left_out = ("activation_scale", "input_scale")
+
+    def read_config(self, said: ConfigReader) -> None:
+        """The size of a block; how activations are quantised at run time is no matter of the weights."""
+        block = said.take("weight_block_size", list, None)
+        if block is not None and not (len(block) == 2 and all(type(n) is int and n > 0 for n in block)):
+            raise said.error("weight_block_size", "two integers of at least 1", repr(block))
+        self._block = block
+        said.leave_out("activation_scheme", "modules_to_not_convert", "dequantize", "fmt", "scale_fmt")
+
+    def is_packed(self, name: str) -> bool:
+        """Weights of 8-bit floats are."""
+        return name.endswith(".weight") and self.folder.dtype(name) in FLOAT8
+
+    def packed(self, module: str) -> Packed:
+        """`Scaled`, in float32."""
+        codes = self.folder.read(f"{module}.weight")
+        out, width = codes.shape
+        high, wide = self._block or (out, width)
+        grid = (-(-out // high), -(-width // wide))
+        shapes = (grid,) if self._block else (grid, (1,), ())
+        scale = self.part(module, "weight_scale_inv", ("F32", "BF16", "F16", "F8_E8M0"), *shapes)
+        return Scaled.of(codes, scale.astype(np.float32).reshape(grid), (high, wide))
+
+
+class CompressedTensors(Quantized):
+    """``compressed-tensors`` with 8-bit floats or integers, symmetric: scales for the matrix, rows or blocks."""
+
+    suffixes = ("weight_scale",)
+    left_out = ("input_scale", "output_scale")
+
+    def read_config(self, said: ConfigReader) -> None:
+        """The format of the weights in every group."""
+        for key in (
+            "format",
+            "quantization_status",
+            "ignore",
+            "global_compression_ratio",
+            "kv_cache_scheme",
+            "version",
+        ):
+            said.leave_out(key)
+        said.leave_out("sparsity_config", "transform_config")
+        groups = said.take("config_groups", dict)
+        self._block: tuple[int, int] | None = None
+        for name, group in groups.items():
+            weights = group.get("weights") if isinstance(group, dict) else None
+            if not isinstance(weights, dict):
+                raise said.error("config_groups", f"an object 'weights' in {name}", repr(group)[:80])
+            kind = (weights.get("num_bits"), weights.get("type"), weights.get("symmetric", True))
+            if kind not in ((8, "float", True), (8, "int", True)):
+                raise said.error("config_groups", "symmetric weights of 8 bits, float or int", f"{weights}"[:160])
+            if weights.get("strategy") not in ("tensor", "channel", "block"):
+                raise said.error("config_groups", "a strategy tensor, channel or block", repr(weights.get("strategy")))
+            block = weights.get("block_structure")
+            self._block = tuple(block) if weights["strategy"] == "block" and block else self._block
+        transformed = said.peek("transform_config")
+        if transformed:
+            raise said.error("transform_config", "none", repr(transformed)[:80])
+
+    def is_packed(self, name: str) -> bool:
+        """Weights of 8 bits are."""
+        return name.endswith(".weight") and self.folder.dtype(name) in (*FLOAT8, "I8")
+
+    def packed(self, module: str) -> Packed:
+        """`Scaled`, in the dtype of its scales."""
+        codes = self.folder.read(f"{module}.weight")
+        out, width = codes.shape
+        blocks = {(out, 1): (1, width), (out,): (1, width), (1, 1): (out, width), (1,): (out, width), (): (out, width)}
+        if self._block:
+            high, wide = self._block
+            blocks = {(-(-out // high), -(-width // wide)): self._block}
+        scale = self.part(module, "weight_scale", ("F32", "BF16", "F16"), *blocks)
+        block = blocks[scale.shape]
+        return Scaled.of(codes, scale.reshape(-(-out // block[0]), -(-width // block[1])), block)
