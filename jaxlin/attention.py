@@ -4,6 +4,8 @@ Shapes are those of `jaxlin.layers`. A pattern is an array of probabilities, or,
 the queries, keys and normalisers to compute it again by blocks: see `jaxlin.blocked`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -35,6 +37,11 @@ def attention_pattern(
     z = scores(q, k, scale, softcap)
     seen = visible(positions, jnp.arange(k.shape[0]), window)
     return jax.nn.softmax(jnp.where(seen[None], z, -jnp.inf), axis=-1).astype(q.dtype)
+
+
+def first_tokens(pattern: Any, tokens: int) -> Any:
+    """A pattern, or a stack of them, of the first `tokens` queries, which see no later key."""
+    return pattern.first(tokens) if isinstance(pattern, BlockedPattern) else pattern[..., :tokens, :tokens]
 
 
 def attend(pattern: Pattern, v: Float[Array, "s n k"], queries: int = 0) -> Float[Array, "q h k"]:

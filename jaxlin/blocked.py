@@ -62,6 +62,11 @@ class BlockedPattern:
         rows = {"q": self.q[-queries:], "positions": self.positions[-queries:]}
         return replace(self, normaliser=self.normaliser[:, -queries:], **rows)
 
+    def first(self, tokens: int) -> "BlockedPattern":
+        """The first `tokens` queries and keys, of one or of a stack."""
+        parts = {"q": self.q[..., :tokens, :, :], "k": self.k[..., :tokens, :, :]}
+        return replace(self, normaliser=self.normaliser[..., :tokens], positions=self.positions[..., :tokens], **parts)
+
     def scores(self, k: Float[Array, "s n k"], keys: Int[Array, " s"]) -> Float[Array, "h t s"]:
         """The scores of the keys `k` at positions `keys`, `NEVER` where a query does not see one."""
         z = scores(self.q, k, self.scale, self.softcap)

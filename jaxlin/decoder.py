@@ -182,6 +182,11 @@ class Decoder(nnx.Module):
         """Within it, `jaxlin.layers.product` is as precise as this model says."""
         return jax.default_matmul_precision(told(self.precision, self.dtype))
 
+    def same_frequencies(self, tokens: int, others: int) -> bool:
+        """Whether prompts of both lengths are rotated alike: some kinds of rope depend on the length."""
+        pairs = [(rope.frequencies(tokens), rope.frequencies(others)) for rope in self.config.ropes]
+        return all(np.array_equal(a, b) and scale == other for (a, scale), (b, other) in pairs)
+
     def schedule(self, tokens: int) -> Schedule:
         """The schedules of all blocks for a prompt of `tokens`, stacked."""
         wide = jnp.promote_types(self.dtype, jnp.float32)

@@ -1,13 +1,14 @@
 """The held model: recorded once at an input, then replayed as a function that is linear at every input."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlin.attention import first_tokens
 from jaxlin.biases import biases_of
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
@@ -34,6 +35,24 @@ class Coefficients:
     def tokens(self) -> int:
         """How many positions they were recorded at."""
         return jax.tree.leaves(self.norm)[0].shape[0]
+
+    def first(self, tokens: int) -> "Coefficients":
+        """Those of the first `tokens` positions, which is all that reaches any of them.
+
+        What is recomputed is recomputed as in a prompt of that length: see `Decoder.same_frequencies`.
+        """
+        if tokens == self.tokens:
+            return self
+        if isinstance(self.layers, Recomputed):
+            layers: Any = replace(self.layers, stream=self.layers.stream[:, :tokens])
+        else:
+            layers = {
+                name: first_tokens(factor, tokens)
+                if name.rpartition(".")[2] == "pattern"
+                else jax.tree.map(lambda a: a[:, :tokens], factor)
+                for name, factor in self.layers.items()
+            }
+        return replace(self, layers=layers, norm=jax.tree.map(lambda a: a[:tokens], self.norm))
 
 
 class Recording(NamedTuple):

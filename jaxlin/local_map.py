@@ -27,6 +27,9 @@ from jaxlin.rows import WHOLE, default_block, dense
 from jaxlin.sites import EMBED, Place, Site, SiteError, place, position_in
 from jaxlin.spectrum import SVD, bounded_svd, check_count
 
+REACHES = 8
+"""At how many lengths a prompt may be cut after the position of the output, each of which is compiled."""
+
 CHECKS = 32
 """Random directions in which `LocalMap.residual` is measured."""
 
@@ -50,11 +53,12 @@ class LocalMap:
         bias: $b$, ``[d]``: what does not pass through the source. From the embeddings, and from any site that cuts the
             residual stream, it is what the model's additive biases bring,
             $\sum_\beta (\partial f/\partial\beta)\,\beta$, exactly zero in a model without; never $f - Jx$.
-        coefficients: what is held.
+        coefficients: what is held, at the first positions: no later one than `position` reaches the output, and few
+            later ones are kept (see `REACHES`).
         position: the position of the output, counted from the first token.
         source: the source in canonical form.
         target: the target in canonical form.
-        at_last: whether the position is the last, for which the last block needs no other.
+        at_last: whether the position is the last of those that are held: the last block then needs no other.
     """
 
     model: Decoder
@@ -161,7 +165,7 @@ class LocalMap:
         See `jaxlin.layers.folded`. Otherwise as many as keep the widest layer in a CPU's cache, or as repay reading
         the weights.
         """
-        (rows, tokens, d), size = self.shape, self.output.dtype.itemsize
+        (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.coefficients.tokens
         parts = rows_over(mesh_of(self.model))
         if rows * tokens * d * size <= WHOLE and self._folds(rows):
             return -(-rows // parts) * parts
@@ -233,7 +237,17 @@ def local_map(
         raise SiteError(f"Expected a target that comes after the source; found {target!r} after {source!r}.")
     position, chosen = position_in(tokens, position), rule_of(model, rule)
     value, output, bias, coefficients = _record(model, x, position, start, end, chosen, recompute)
-    return LocalMap(model, value, output, bias, coefficients, position, start, end, position == tokens - 1)
+    reach = _reach(position, tokens)
+    if recompute and not model.same_frequencies(reach, tokens):
+        reach = tokens
+    held = coefficients.first(reach)
+    return LocalMap(model, value, output, bias, held, position, start, end, position == reach - 1)
+
+
+def _reach(position: int, tokens: int) -> int:
+    """After how many tokens to cut a prompt: all up to `position` are kept."""
+    step = -(-tokens // REACHES)
+    return min(-(-(position + 1) // step) * step, tokens)
 
 
 @functools.partial(jax.jit, static_argnames=("start", "end", "rule", "recompute"))
@@ -254,13 +268,16 @@ def _record(
 
 @jax.jit
 def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
-    return jax.vmap(lambda v: _held(lmap, v, jnp.zeros_like(v)))(v)
+    return jax.vmap(lambda v: _held(lmap, v, jnp.zeros_like(v)))(v[:, : lmap.coefficients.tokens])
 
 
 @functools.partial(jax.jit, static_argnames="fold")
 def _pull(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
-    transpose = jax.linear_transpose(functools.partial(_held, lmap, fold=fold), lmap.x, lmap.x)
-    return jax.vmap(lambda u: transpose(u)[0])(u)
+    reach = lmap.coefficients.tokens
+    x = lmap.x[:reach]
+    transpose = jax.linear_transpose(functools.partial(_held, lmap, fold=fold), x, x)
+    rows = jax.vmap(lambda u: transpose(u)[0])(u)
+    return jnp.pad(rows, ((0, 0), (0, lmap.x.shape[0] - reach), (0, 0)))
 
 
 def _held(

@@ -1,5 +1,6 @@
 """The operator: against the dense Jacobian, against itself under every transform, and at every site."""
 
+import dataclasses
 import functools
 
 import jax
@@ -129,6 +130,36 @@ def test_the_operator_is_its_dense_matrix(model: Decoder) -> None:
     np.testing.assert_allclose(lmap.T @ u, np.einsum("dte,ad->ate", dense, u), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(lmap.T @ u[0], np.einsum("dte,d->te", dense, u[0]), rtol=1e-4, atol=1e-4)
     assert not np.any(dense[:, 5:])
+
+
+@pytest.mark.parametrize("position", [0, 7, 11, 18])
+def test_what_comes_after_is_not_computed(position: int, x64: None) -> None:
+    """Few later positions are held, and the map is that of a prompt that ends there."""
+    model = build(layers=2, dtype="float64")
+    x = model.embed([i % 40 for i in range(19)])
+    lmap, ending = local_map(model, x, position=position), local_map(model, x[: position + 1])
+    assert position < lmap.coefficients.tokens <= position + 3
+    assert lmap.shape == (32, 19, 32)
+    dense = np.asarray(lmap.jacobian())
+    np.testing.assert_allclose(dense[:, : position + 1], ending.jacobian(), rtol=0, atol=1e-12)
+    assert not dense[:, position + 1 :].any()
+    np.testing.assert_allclose(lmap @ x, ending @ x[: position + 1], rtol=0, atol=1e-12)
+
+
+def test_frequencies_of_the_whole_prompt(x64: None) -> None:
+    """Where a shorter prompt is rotated by other frequencies, it does not stand in for what is computed again."""
+    model = build(layers=2, dtype="float64")
+    stretched = rope_from_parameters(
+        {"rope_type": "dynamic", "factor": 4.0}, dim=8, theta=1e4, max_position_embeddings=8
+    )
+    model.config = dataclasses.replace(model.config, ropes=(stretched,) * 2)
+    x = model.embed([i % 40 for i in range(16)])
+    kept, again = (local_map(model, x, position=10, recompute=recompute) for recompute in (False, True))
+    assert (kept.coefficients.tokens, again.coefficients.tokens) == (12, 16)
+    np.testing.assert_allclose(again.jacobian(), kept.jacobian(), rtol=0, atol=1e-12)
+    assert not np.allclose(kept.jacobian()[:, :11], local_map(model, x[:11]).jacobian(), rtol=0, atol=1e-6)
+    # Within the trained length all prompts are rotated alike.
+    assert local_map(model, x[:8], position=3, recompute=True).coefficients.tokens == 4
 
 
 PLACES = ["embed", "final", *((kind, layer) for layer in (0, 2) for kind in KINDS)]
