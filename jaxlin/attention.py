@@ -44,7 +44,7 @@ def first_tokens(pattern: Any, tokens: int) -> Any:
     return pattern.first(tokens) if isinstance(pattern, BlockedPattern) else pattern[..., :tokens, :tokens]
 
 
-def attend(pattern: Pattern, v: Float[Array, "s n k"], queries: int = 0) -> Float[Array, "q h k"]:
+def attend(pattern: Pattern, v: Float[Array, "s *b n k"], queries: int = 0) -> Float[Array, "q *b h k"]:
     r"""$\sum_s p_{hts}\,v_s$: linear in the values; query head $h$ reads key-value head $\lfloor h n / H \rfloor$.
 
     Of the last `queries` positions only; 0 for all.

@@ -91,12 +91,12 @@ def visible(positions: Int[Array, " t"], keys: Int[Array, " s"], window: Int[Arr
     return (distance >= 0) & (distance < window)
 
 
-def mix(pattern: Float[Array, "h t s"], v: Float[Array, "s n k"]) -> Float[Array, "t h k"]:
+def mix(pattern: Float[Array, "h t s"], v: Float[Array, "s *b n k"]) -> Float[Array, "t *b h k"]:
     r"""$\sum_s p_{hts}\,v_s$; query head $h$ reads key-value head $\lfloor h n / H \rfloor$."""
     h, t, s = pattern.shape
-    n, k = v.shape[1:]
-    mixed = product("ngts,snk->tngk", pattern.reshape(n, h // n, t, s), v)
-    return mixed.reshape(t, h, k)
+    *batch, n, k = v.shape[1:]
+    mixed = product("ngts,s...nk->t...ngk", pattern.reshape(n, h // n, t, s), v)
+    return mixed.reshape(t, *batch, h, k)
 
 
 def blocked_pattern(
@@ -122,15 +122,16 @@ def blocked_pattern(
     return replace(pattern, normaliser=_over_queries(pattern, of).T)
 
 
-def blocked_attend(pattern: BlockedPattern, v: Float[Array, "s n k"]) -> Float[Array, "t h k"]:
+def blocked_attend(pattern: BlockedPattern, v: Float[Array, "s *b n k"]) -> Float[Array, "t *b h k"]:
     """`mix` of the whole pattern."""
+    *batch, _, k = v.shape[1:]
 
-    def of(rows: BlockedPattern) -> Float[Array, "t h k"]:
+    def of(rows: BlockedPattern) -> Float[Array, "t *b h k"]:
         def add(z: Array, k: Array, keys: Array, v: Array) -> Array:
             p = jnp.exp(rows.scores(k, keys) - rows.normaliser[:, :, None])
             return z + mix(p.astype(v.dtype), v)
 
-        return _over_keys(rows, add, jnp.zeros((*rows.q.shape[:-1], v.shape[-1]), v.dtype), v)
+        return _over_keys(rows, add, jnp.zeros((rows.q.shape[0], *batch, rows.q.shape[1], k), v.dtype), v)
 
     return _over_queries(pattern, of)
 

@@ -135,7 +135,7 @@ class Decoder(nnx.Module):
 
     def scan(
         self,
-        x: Float[Array, "t d"],
+        x: Float[Array, "t *b d"],
         make_hold: Callable[[Any], Hold],
         rows: Any = None,
         *,
@@ -143,7 +143,7 @@ class Decoder(nnx.Module):
         start: int = 0,
         stop: int | None = None,
         keep: Callable[[Any], Any] = lambda hold: None,
-    ) -> tuple[Float[Array, "t d"], Any]:
+    ) -> tuple[Float[Array, "t *b d"], Any]:
         """`x` through the blocks from `start` to before `stop`.
 
         Args:
@@ -171,7 +171,7 @@ class Decoder(nnx.Module):
         with self.products():
             return jax.lax.scan(body, x, stack if whole else jnp.arange(start, stop))
 
-    def block(self, layer: int | Int[Array, ""], x: Float[Array, "t d"], hold: Hold) -> Float[Array, "q d"]:
+    def block(self, layer: int | Int[Array, ""], x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "q *b d"]:
         """`x` through one block."""
         block, at = jax.tree.map(lambda a: a[layer], (self.layers, self.schedule(x.shape[0])))
         with self.products():

@@ -232,16 +232,14 @@ def _push_to_sites(
     bare = without_biases(model)
     fold = folding_pays(v.shape[0], v.shape[-1], model.config.intermediate_size)
 
-    def push(v: Float[Array, "t d"]) -> dict[str, Float[Array, "l d"]]:
-        _, sites = bare.scan(
-            v,
-            lambda row: Replay(row, held.rule, fold=fold),
-            held.layers,
-            keep=lambda hold: {kind: hold.sites[kind][position] for kind in kinds},
-        )
-        return {kind: bare.norm(sites[kind], Replay(norms[kind], held.rule)) for kind in kinds}
-
-    return jax.vmap(push)(v)
+    _, sites = bare.scan(
+        jnp.moveaxis(v, 1, 0),
+        lambda row: Replay(row, held.rule, fold=fold),
+        held.layers,
+        keep=lambda hold: {kind: hold.sites[kind][position] for kind in kinds},
+    )
+    normed = {kind: bare.norm(sites[kind], Replay(norms[kind], held.rule)) for kind in kinds}
+    return {kind: jnp.moveaxis(value, 1, 0) for kind, value in normed.items()}
 
 
 @functools.partial(jax.jit, static_argnames="kind")
@@ -252,10 +250,10 @@ def _pull_layer(
     fold = folding_pays(u.shape[0], u.shape[-1], model.config.intermediate_size)
     factors = jax.tree.map(lambda a: a[layer], held.layers)
 
-    def through(v: Float[Array, "t d"]) -> Float[Array, " d"]:
+    def through(v: Float[Array, "t b d"]) -> Float[Array, "b d"]:
         hold = Replay(factors, held.rule, fold=fold)
         bare.block(layer, v, hold)
         return hold.sites[kind][position]
 
-    transpose = jax.linear_transpose(through, jnp.zeros((held.tokens, u.shape[-1]), u.dtype))
-    return jax.vmap(lambda u: transpose(u)[0])(u)
+    (rows,) = jax.linear_transpose(through, jax.ShapeDtypeStruct((held.tokens, *u.shape), u.dtype))(u)
+    return jnp.moveaxis(rows, 0, 1)

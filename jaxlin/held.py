@@ -139,11 +139,11 @@ def coefficients(
 def linear(
     model: Decoder,
     coefficients: Coefficients,
-    v: Float[Array, "t d"],
+    v: Float[Array, "t *b d"],
     *,
     source: Site = "embed",
     target: Site = "final",
-) -> Float[Array, "t d"]:
+) -> Float[Array, "t *b d"]:
     r"""The held model: $v \mapsto J v + b$ from `source` to `target`, with every nonlinear factor replayed.
 
     Affine in `v` at any `v`: nothing nonlinear is computed. In a model without biases it is linear, and
@@ -156,14 +156,14 @@ def linear(
 def replay(
     model: Decoder,
     coefficients: Coefficients,
-    stream: Float[Array, "t d"],
+    stream: Float[Array, "t *b d"],
     start: Place,
     target: Place,
-    replacements: Mapping[Place, Float[Array, "t d"]],
+    replacements: Mapping[Place, Float[Array, "t *b d"]],
     *,
     queries: int = 0,
     fold: bool = False,
-) -> Float[Array, "q d"]:
+) -> Float[Array, "q *b d"]:
     """The held model from the block of `start` to `target`, with the values at some places replaced.
 
     Jointly linear in `stream`, the replacements and the biases.

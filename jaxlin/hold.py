@@ -90,7 +90,7 @@ class Hold:
 
         return self(name, missing)
 
-    def past(self, name: str, new: Float[Array, "t n k"]) -> Float[Array, "s n k"]:
+    def past(self, name: str, new: Float[Array, "t *b n k"]) -> Float[Array, "s *b n k"]:
         """Keys or values of the tokens at hand; what comes back are those of all tokens that these may attend to."""
         return new
 

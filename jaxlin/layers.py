@@ -1,7 +1,8 @@
 r"""The layers of a decoder, each written as $A(x)\,x$: what is nonlinear goes through `hold`, the rest is linear.
 
 Shapes are for one sequence: ``t`` tokens (``s`` for the tokens attended to), ``d`` features, ``h`` query heads, ``n``
-key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch is a `jax.vmap`.
+key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch is a `jax.vmap`. What is linear takes
+one between the tokens and the features too, ``*b``: the vectors of a held map are multiplied as they lie.
 """
 
 import functools
@@ -28,15 +29,16 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def residual(x: Float[Array, "t d"], update: Float[Array, "u d"]) -> Float[Array, "v d"]:
+def residual(x: Float[Array, "t *b d"], update: Float[Array, "u *b d"]) -> Float[Array, "v *b d"]:
     """`x + update`, at the positions that both have: the last ones, where queries stand when some are asked for."""
     positions = min(x.shape[0], update.shape[0])
     return x[-positions:] + update[-positions:]
 
 
 def of_last(factor: Array, x: Array) -> Array:
-    """The rows of a held `factor` that belong to the positions of `x`, which are the last ones."""
-    return factor[-x.shape[0] :]
+    """The rows of a held `factor` that belong to the positions of `x`, which are the last ones, alike for a batch."""
+    rows = factor[-x.shape[0] :]
+    return rows.reshape(rows.shape[0], *(1,) * (x.ndim - rows.ndim), *rows.shape[1:])
 
 
 def linear(
@@ -117,14 +119,14 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
 r"""$\mathrm{act}(x)/x$ of each activation, in closed form: nothing is divided, so $x = 0$ is no special case."""
 
 
-def ungated(x: Float[Array, "t f"], act: str, hold: Hold) -> Float[Array, "t f"]:
+def ungated(x: Float[Array, "t *b f"], act: str, hold: Hold) -> Float[Array, "t *b f"]:
     r"""$\mathrm{act}(x)$ as $x$ times its slope $\mathrm{act}(x) / x$, which is held."""
     return x * of_last(hold("slope", lambda: SLOPES[act](x)), x)
 
 
 def gated(
-    gate: Callable[[], Float[Array, "t f"]], up: Callable[[], Float[Array, "t f"]], act: str, hold: Hold
-) -> Float[Array, "t f"]:
+    gate: Callable[[], Float[Array, "t *b f"]], up: Callable[[], Float[Array, "t *b f"]], act: str, hold: Hold
+) -> Float[Array, "t *b f"]:
     r"""$\mathrm{act}(g) \odot u$, linear in $u$ (rule ``"gate"``), in $g$ (``"up"``) or half in each (``"half"``).
 
     `gate` and `up` are called only where the mode needs their values. Source: Shazeer, "GLU Variants", 2020.
@@ -163,22 +165,18 @@ def folding_pays(rows: int, d: int, f: int) -> bool:
     return d * f + rows * d < 2 * rows * f
 
 
-FOLDED_TOKENS = 8
-"""Positions whose folded matrices are in memory together."""
-
-
 def folded(
-    x: Float[Array, "t d"],
+    x: Float[Array, "t *b d"],
     down: Float[Array, "d f"],
     branches: Sequence[tuple[Float[Array, "s f"], Float[Array, "f d"]]],
-) -> Float[Array, "t d"]:
+) -> Float[Array, "t *b d"]:
     r"""$x_t \mapsto \big(D \sum_i \mathrm{diag}(a_{ti})\, W_i\big) x_t$: a held MLP, its matrices multiplied first.
 
     Where as many vectors pass as the stream has features, as when all rows of a Jacobian are taken, one $d \times d$
     matrix at each position costs less than two products with hidden features: $d^2 f + r d^2$ multiplications for $r$
     vectors instead of $2 r d f$.
     """
-    factors = [of_last(a, x) for a, _ in branches]
+    factors = [a[-x.shape[0] :] for a, _ in branches]
     weights = [w.astype(x.dtype) for _, w in branches]
     down = down.astype(x.dtype)
 
@@ -191,11 +189,10 @@ def folded(
         else:
             inner = jnp.sum(jnp.stack([a[:, None] * w for a, w in zip(a, weights, strict=True)]), axis=0)
             matrix = product("df,fe->de", down, inner)
-        return product("de,e->d", matrix, x)
+        return product("de,...e->...d", matrix, x)
 
-    if x.shape[0] <= FOLDED_TOKENS:
-        return jax.vmap(at)((factors, x))
-    return jax.lax.map(at, (factors, x), batch_size=FOLDED_TOKENS)
+    # One position after another: side by side, XLA would decode packed weights again for each of them.
+    return jax.lax.map(at, (factors, x))
 
 
 def along_last(vector: Float[Array, " d"], like: Array) -> Array:

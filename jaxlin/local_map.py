@@ -268,22 +268,24 @@ def _record(
 
 @jax.jit
 def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
-    return jax.vmap(lambda v: _held(lmap, v, jnp.zeros_like(v)))(v[:, : lmap.coefficients.tokens])
+    v = jnp.moveaxis(v[:, : lmap.coefficients.tokens], 1, 0)
+    return _held(lmap, v, jnp.zeros_like(v))
 
 
 @functools.partial(jax.jit, static_argnames="fold")
 def _pull(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
-    reach = lmap.coefficients.tokens
-    x = lmap.x[:reach]
-    transpose = jax.linear_transpose(functools.partial(_held, lmap, fold=fold), x, x)
-    rows = jax.vmap(lambda u: transpose(u)[0])(u)
-    return jnp.pad(rows, ((0, 0), (0, lmap.x.shape[0] - reach), (0, 0)))
+    reach, (tokens, d) = lmap.coefficients.tokens, lmap.x.shape
+    v = jax.ShapeDtypeStruct((reach, u.shape[0], d), lmap.x.dtype)
+    rows, _ = jax.linear_transpose(functools.partial(_held, lmap, fold=fold), v, v)(u)
+    return jnp.pad(jnp.moveaxis(rows, 0, 1), ((0, 0), (0, tokens - reach), (0, 0)))
 
 
 def _held(
-    lmap: LocalMap, v: Float[Array, "t d"], stream: Float[Array, "t d"], *, fold: bool = False
-) -> Float[Array, " d"]:
+    lmap: LocalMap, v: Float[Array, "t b d"], stream: Float[Array, "t b d"], *, fold: bool = False
+) -> Float[Array, "b d"]:
     """The map, linear in the value at its source and in the stream that enters the source's block beside it.
+
+    Positions lead, and a batch comes after them: at each position, a matrix of the batch is multiplied as it lies.
 
     The stream is zero. It is an input because `v` is added to it, and a function that adds a constant, even zero, has
     no transpose.

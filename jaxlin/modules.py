@@ -110,12 +110,12 @@ class Attention(nnx.Module):
         self.v_proj = Linear(d, kv_heads * k, bias=bias, rngs=rngs)
         self.o_proj = Linear(heads * k, d, bias=out_bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
+    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
         """What attention gives, before it is added."""
         pattern = hold("pattern", lambda: self.pattern(x, at, hold))
         values = hold.past("values", self.values(x, hold))
         z = hold.site("heads", attend(pattern, values, hold.queries))
-        return self.o_proj(z.reshape(z.shape[0], -1))
+        return self.o_proj(z.reshape(*z.shape[:-2], -1))
 
     def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Pattern:
         """The attention probabilities at `x`."""
@@ -127,13 +127,13 @@ class Attention(nnx.Module):
         """Queries and keys before rotation."""
         return self.split(self.q_proj(x)), self.split(self.k_proj(x))
 
-    def values(self, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "t n k"]:
+    def values(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b n k"]:
         """What is mixed: the linear path through attention."""
         return self.split(self.v_proj(x))
 
-    def split(self, x: Float[Array, "t hk"]) -> Float[Array, "t h k"]:
+    def split(self, x: Float[Array, "t *b hk"]) -> Float[Array, "t *b h k"]:
         """Features into heads."""
-        return x.reshape(x.shape[0], -1, self.head_dim)
+        return x.reshape(*x.shape[:-1], -1, self.head_dim)
 
 
 class HeadNormAttention(Attention):
@@ -164,7 +164,7 @@ class GatedMLP(nnx.Module):
         self.up_proj = Linear(d, f, bias=bias, rngs=rngs)
         self.down_proj = Linear(f, d, bias=bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b d"]:
         """What the MLP gives, before it is added."""
         if hold.fold:
             branches = layers.held_branches(self.gate_proj.weight[...], self.up_proj.weight[...], hold)

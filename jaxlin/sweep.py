@@ -87,8 +87,8 @@ def _sweep(
     model: Decoder, coefficients: Coefficients, u: Float[Array, "b d"], position: Array, kinds: tuple[str, ...]
 ) -> dict[str, Float[Array, "b l t d"]]:
     bare = without_biases(model)
-    layers, tokens, d = model.config.num_hidden_layers, coefficients.tokens, u.shape[-1]
-    fold = folding_pays(u.shape[0], d, model.config.intermediate_size)
+    layers, tokens = model.config.num_hidden_layers, coefficients.tokens
+    fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)
 
     def held(stream: Array, probes: dict[str, Array]) -> Array:
         # The stream is zero: an input, because a function that adds a constant has no transpose.
@@ -99,7 +99,7 @@ def _sweep(
         )
         return bare.norm(x, Replay(coefficients.norm, coefficients.rule))[position]
 
-    stream = jnp.zeros((tokens, d), u.dtype)
-    probes = {kind: jnp.zeros((layers, tokens, d), u.dtype) for kind in kinds}
-    transpose = jax.linear_transpose(held, stream, probes)
-    return jax.vmap(lambda u: transpose(u)[1])(u)
+    stream = jax.ShapeDtypeStruct((tokens, *u.shape), u.dtype)
+    probes = {kind: jax.ShapeDtypeStruct((layers, tokens, *u.shape), u.dtype) for kind in kinds}
+    _, rows = jax.linear_transpose(held, stream, probes)(u)
+    return {kind: jnp.moveaxis(row, 2, 0) for kind, row in rows.items()}

@@ -53,7 +53,7 @@ class GemmaBlock(nnx.Module):
         bias, scale, cap = config.attention_bias, config.attention_scale, config.attn_logit_softcapping
         return Attention(config, scale=scale, softcap=cap, bias=bias, out_bias=bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
+    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.input_layernorm(x, hold.within("input_layernorm"))

@@ -26,7 +26,7 @@ class Gemma2Block(GemmaBlock):
         self.pre_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
         self.post_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
+    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.input_layernorm(x, hold.within("input_layernorm"))

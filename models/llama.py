@@ -40,7 +40,7 @@ class LlamaBlock(nnx.Module):
         self.post_attention_layernorm = RMSNorm(d, config.norm_eps)
         self.mlp = GatedMLP(config, bias=config.mlp_bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
+    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.input_layernorm(x, hold.within("input_layernorm"))

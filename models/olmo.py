@@ -15,6 +15,7 @@ from jaxlin.config import Config
 from jaxlin.decoder import Decoder
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
+from jaxlin.layers import of_last
 from jaxlin.models.llama import LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, LayerNorm
 from jaxlin.port import Port, decoder_numbers, rope_of
@@ -40,10 +41,11 @@ class ClippedAttention(Attention):
         q, k = super().queries_and_keys(x)
         return jnp.clip(q, -self.clip, self.clip), jnp.clip(k, -self.clip, self.clip)
 
-    def values(self, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "t n k"]:
+    def values(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b n k"]:
         """Values, clipped."""
         v = super().values(x, hold)
-        return v * hold("clip", lambda: jnp.minimum(1, self.clip / jnp.maximum(jnp.abs(v), self.clip)))
+        ratio = hold("clip", lambda: jnp.minimum(1, self.clip / jnp.maximum(jnp.abs(v), self.clip)))
+        return v * of_last(ratio, v)
 
 
 class OlmoBlock(LlamaBlock):

@@ -46,7 +46,7 @@ class Olmo2Block(nnx.Module):
         self.mlp = GatedMLP(config, rngs=rngs)
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
+    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.self_attn(x, at, hold.within("self_attn"))

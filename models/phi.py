@@ -34,7 +34,7 @@ class UngatedMLP(nnx.Module):
         self.fc1 = Linear(config.hidden_size, config.intermediate_size, bias=True, rngs=rngs)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, bias=True, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], hold: Hold) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b d"]:
         """What the MLP gives, before it is added."""
         if hold.fold:
             return layers.folded(x, self.fc2.weight[...], [(hold.kept("slope"), self.fc1.weight[...])])
@@ -55,7 +55,7 @@ class PhiBlock(nnx.Module):
             self.self_attn = Attention(config, bias=True, out_bias=True, rngs=rngs)
         self.mlp = UngatedMLP(config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Float[Array, "q d"]:
+    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = hold.site("resid_pre", x)
         h = self.input_layernorm(x, hold.within("input_layernorm"))
