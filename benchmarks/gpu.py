@@ -68,7 +68,7 @@ def _dense(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Itera
 
 
 def _precision(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:
-    yield from precision.at(clock, model, _prompt(model, tokens), {"model": name, "tokens": tokens})
+    yield from precision.at(clock, model, _prompt(model, tokens), {"model": name, "tokens": tokens}, 1)
 
 
 def _attribution(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:

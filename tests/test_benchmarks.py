@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import attribution, dense, floor, gpu, large, long, parity, peer, report, scaling, shapes, timing
+from benchmarks import attribution, dense, floor, gpu, large, long, parity, peer, precision, report, scaling, shapes, timing
 from benchmarks.__main__ import main
 from benchmarks.bars import BARS
 from benchmarks.results import Ratio, Row, document
@@ -22,6 +22,7 @@ from benchmarks.setting import Clock, Setting
 from jaxlin.errors import JaxlinError
 from jaxlin.packed import FourBit
 from jaxlin.plan import memory_plan
+from jaxlin.precision import PRECISIONS, TOLD
 
 SLACK = 0.25
 """How far a ratio may be from its bar on a machine that does other things too."""
@@ -157,14 +158,25 @@ def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_gpu_tasks_at_a_small_shape() -> None:
-    tokens = {"dense map": 4, "attribution": 12, "spectrum": 12}
+    tokens = {"dense map": 4, "precision": 4, "attribution": 12, "spectrum": 12}
     with Clock(runs=1, side=64) as clock:
         found = list(gpu.measure(clock, {"small": shapes.tiny(dtype="bfloat16")}, tokens))
     rows = {row.name: row for row in found if isinstance(row, Row)}
-    assert list(rows) == ["dense map", "attribution", "forward pass", "krylov"]
+    assert list(rows) == ["dense map", ", ".join(PRECISIONS), "attribution", "forward pass", "krylov"]
     assert 0 < rows["dense map"].figures["residual"] <= 3e-6
     assert rows["attribution"].figures["component defect"] <= 3e-6
-    assert [ratio.key for ratio in found if isinstance(ratio, Ratio)] == ["gpu, of floor", "attribution, over forward"]
+    ratios = [ratio.key for ratio in found if isinstance(ratio, Ratio)]
+    assert ratios == ["gpu, of floor", "precision, residual", "attribution, over forward"]
+
+
+def test_precisions_that_a_device_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOLD, "cpu", {"high": "BF16_BF16_F32_X3", "fast": "default", "BF16_BF16_F32_X3": "high"})
+    with Setting(runs=2, side=64) as setting:
+        found = list(precision.at(setting, setting.model, setting.x(4), {"tokens": 4}))
+    rows = [each for each in found if isinstance(each, Row)]
+    assert [row.name for row in rows] == ["highest, BF16_BF16_F32_X6", "high", "fast", "BF16_BF16_F32_X3"]
+    assert all(0 < row.figures["residual"] <= 3e-6 and len(row.seconds) == 2 for row in rows)
+    assert found[-1] == Ratio("precision, residual", {"tokens": 4}, rows[0].figures["residual"])
 
 
 @pytest.mark.parametrize(("name", "billions"), [("Llama-3.2-3B", 3.2), ("Qwen3-8B", 8.2), ("Gemma-3-12B", 11.8)])
