@@ -14,7 +14,21 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import attribution, dense, floor, gpu, large, long, parity, peer, precision, report, scaling, shapes, timing
+from benchmarks import (
+    attribution,
+    dense,
+    floor,
+    gpu,
+    large,
+    long,
+    parity,
+    peer,
+    precision,
+    report,
+    scaling,
+    shapes,
+    timing,
+)
 from benchmarks.__main__ import main
 from benchmarks.bars import BARS
 from benchmarks.results import Ratio, Row, document
