@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jaxlin.errors import JaxlinError
+from jaxlin.parallel import on_host
 
 MEMORY = 2**30
 """Bytes of rows that are kept together."""
@@ -97,7 +98,7 @@ def gram(
     def rows(start: int) -> Shaped[np.ndarray, "b t e"]:
         blocks = range(start, min(start + step, d), block)
         units = [jax.nn.one_hot(jnp.arange(row, row + block), d, dtype=dtype) for row in blocks]
-        return np.concatenate([np.asarray(pull(u)) for u in units])[: d - start]
+        return np.concatenate([on_host(pull(u)) for u in units])[: d - start]
 
     for top in range(0, d, height):
         end = min(top + height, d)

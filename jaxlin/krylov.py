@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxlin.errors import JaxlinError
+from jaxlin.parallel import on_host
 from jaxlin.spectrum import SVD, check_count
 
 FULL = 128
@@ -97,11 +98,11 @@ def _run(
     bases = _Bases(d, int(np.prod(right)), dtype)
     block, drawn = bases.random(rng, width), True
     while True:
-        pulled = np.asarray(rmatvec(_padded(block, width))).reshape(width, -1)[: len(block)]
+        pulled = on_host(rmatvec(_padded(block, width))).reshape(width, -1)[: len(block)]
         fresh = bases.add_left(block, pulled)
         # What random vectors do not reach is not there.
         exhausted = len(bases.p) == d or (drawn and not len(fresh))
-        pushed = np.asarray(matvec(_padded(fresh, width).reshape(width, *right)))[: len(fresh)]
+        pushed = on_host(matvec(_padded(fresh, width).reshape(width, *right)))[: len(fresh)]
         block, drawn = bases.add_right(fresh, pushed)[: d - len(bases.p)], False
         rank = len(bases.q)
         if exhausted and rank < k:

@@ -3,7 +3,8 @@
 A mesh has an axis ``"model"``, over which matrices are split by one table, and may have an axis ``"rows"``, over which
 the vectors that pass a local linear map are spread: the first makes room, the second saves time without any exchange
 between devices. Several processes take part in one mesh as JAX has it (`jax.distributed.initialize`); each holds its
-own parts, and all of them call the same functions.
+own parts, and all of them call the same functions. What NumPy gets is whole in each; what a map makes of many vectors
+stays spread, until `jax.experimental.multihost_utils.process_allgather`.
 """
 
 import functools
@@ -118,6 +119,11 @@ def gathered(a: jax.Array) -> jax.Array:
         return a
     assert isinstance(a.sharding, NamedSharding)
     return _gather(a.sharding.mesh)(a)
+
+
+def on_host(a: Any) -> np.ndarray:
+    """`a` as an array of NumPy, whole in every process."""
+    return np.asarray(gathered(a) if isinstance(a, jax.Array) else a)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxlin.decoder import Decoder
 from jaxlin.gram import MEMORY, gram, left_vectors
 from jaxlin.local_map import LocalMap
+from jaxlin.parallel import on_host
 from jaxlin.spectrum import effective_rank, stable_rank
 
 KL = 0.01
@@ -74,7 +75,7 @@ def ranks(lmap: LocalMap, *, memory: int = MEMORY) -> MapRanks:
     """
     found = gram(lmap.rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block, memory=memory)
     x = np.asarray(lmap.x)
-    parts = np.asarray(lmap.matvec(np.stack([np.where(np.arange(len(x))[:, None] == 0, x, 0), x])), np.float64)
+    parts = on_host(lmap.matvec(np.stack([np.where(np.arange(len(x))[:, None] == 0, x, 0), x]))).astype(np.float64)
     first, whole = parts
 
     def count(matrix: Float[np.ndarray, "d d"], y: Float[np.ndarray, " d"], rest: Float[np.ndarray, " d"]) -> Ranks:

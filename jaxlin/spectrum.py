@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jaxlin.errors import JaxlinError
+from jaxlin.parallel import on_host
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], A
     if k > rank:
         raise JaxlinError(f"SVD: expected k in 1..{rank}, the rank of this map; found {k}.")
     u, s, v = whole.u[:, :k], whole.s[:k], whole.v[:k]
-    right = np.asarray(matvec(v)) - s[:, None] * u.T
+    right = on_host(matvec(v)) - s[:, None] * u.T
     left = u.T @ jacobian.reshape(len(jacobian), -1) - s[:, None] * v.reshape(k, -1)
     squares = np.sum(np.square(right), axis=-1) + np.sum(np.square(left), axis=-1)
     residual = np.sqrt(squares / 2)

@@ -1,5 +1,6 @@
 """A process of two on loopback that take a dense map together: run by test_parallel, with a death on request."""
 
+import json
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(
 
 import jaxlin  # noqa: E402  JAX must know of the others before it is used
 from jaxlin.local_map import LocalMap  # noqa: E402
+from jaxlin.ranks import ranks  # noqa: E402
 
 calls, pull = 0, LocalMap.rmatvec
 
@@ -29,4 +31,9 @@ LocalMap.rmatvec = counted
 model, _ = jaxlin.load(folder, mesh=4)
 lmap = jaxlin.local_map(model, model.embed(list(map(int, ids.split(",")))))
 jacobian = lmap.jacobian(out=out, block=4, progress=False)
-print(dict(model.embed_tokens.weight.get_value().sharding.mesh.shape), calls, jacobian.shape, lmap.residual)
+mesh = dict(model.embed_tokens.weight.get_value().sharding.mesh.shape)
+said = {"mesh": mesh, "calls": calls, "shape": jacobian.shape, "residual": lmap.residual}
+said |= {method: lmap.svd(4, method=method).s.tolist() for method in ("dense", "krylov")}
+said["stable rank"] = ranks(lmap).whole.stable
+said["tokens"] = jaxlin.attribute(model, lmap.x, 7).tokens.tolist()
+print(json.dumps(said))

@@ -16,6 +16,7 @@ from test_packed import FORMATS, quantise
 
 import jaxlin
 from jaxlin.generation import generate
+from jaxlin.ranks import ranks
 
 PROGRAM = """
 import sys
@@ -124,9 +125,18 @@ def test_two_processes(tmp_path: Path) -> None:
     lmap = jaxlin.local_map(model, model.embed(ids))
     one = np.asarray(lmap.jacobian())
     calls = (len(one) - 12) // 4
-    said = [each.stdout.splitlines()[-1] for each in done]  # the collectives print too
-    assert all(line.startswith(f"{{'rows': 2, 'model': 2}} {calls} ") for line in said), said
     np.testing.assert_allclose(np.load(out), one, atol=1e-5 * np.abs(one).max())
+    values = lmap.svd(4).s
+    for each in done:
+        said = json.loads(each.stdout.splitlines()[-1])  # the collectives print too
+        assert said["mesh"] == {"rows": 2, "model": 2}
+        assert said["calls"] == calls
+        assert said["residual"] <= 3e-6
+        np.testing.assert_allclose(said["dense"], values, rtol=1e-5)
+        np.testing.assert_allclose(said["krylov"], values, rtol=1e-5)
+        assert said["stable rank"] == pytest.approx(ranks(lmap).whole.stable, rel=1e-5)
+        tokens = jaxlin.attribute(model, lmap.x, 7).tokens
+        np.testing.assert_allclose(said["tokens"], tokens, atol=1e-5 * np.abs(tokens).max())
 
 
 def test_explain_on_devices() -> None:
