@@ -73,6 +73,7 @@ def load(
         tensors = gguf = GGUFModel(checkpoint)
         reader = ConfigReader(gguf.config, checkpoint.source)
         tokenizer = Tokenizer.from_gguf(checkpoint.config, checkpoint.source)
+        checkpoint.forget("tokenizer.")
     port = port_of(reader.peek("model_type"))
     config = port.translate(reader)
     reader.finish()

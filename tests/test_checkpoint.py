@@ -409,6 +409,9 @@ class TestGGUF:
             np.testing.assert_array_equal(checkpoint.read_rows(name, 5, 9), expected[5:9])
         assert checkpoint.dtype("token_embd.weight") == "Q8_0"
         assert checkpoint.read_rows("token_embd.weight", 7, 9).shape == (2, 576)
+        checkpoint.forget("tokenizer.")
+        assert checkpoint.config["general.architecture"] == "llama"
+        assert not [key for key in checkpoint.config if key.startswith("tokenizer.")]
 
     @pytest.mark.parametrize("content", [b"", b"GG", b"GGML" + bytes(60), b"GGUF" + struct.pack("<I", 1) + bytes(60)])
     def test_another_file(self, tmp_path: Path, content: bytes) -> None:

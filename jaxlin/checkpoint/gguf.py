@@ -43,6 +43,10 @@ class GGUFFile:
                 + " It is truncated or damaged: download it again."
             ) from error
 
+    def forget(self, prefix: str) -> None:
+        """Let go of the metadata below `prefix`: a vocabulary takes as much memory as a layer."""
+        self.config = {key: value for key, value in self.config.items() if not key.startswith(prefix)}
+
     def names(self) -> frozenset[str]:
         """The tensors there are, by ggml's names."""
         return frozenset(self._tensors)
