@@ -12,7 +12,7 @@ from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from jaxlin.sites import Place
 
-EVERY = 5
+EVERY = 10
 """Of a deep model's layers, those that a quick run takes one by one: each is a program of its own to compile."""
 SWEEP, EACH, ONE = "one sweep", "a Jacobian for each layer", "the map from the embeddings"
 

@@ -15,7 +15,7 @@ from benchmarks.floor import map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import TEXT, Setting
 from benchmarks.shapes import random_model, tiny
-from benchmarks.spectrum import passes
+from benchmarks.spectrum import counted
 from jaxlin.local_map import LocalMap
 
 WIDTH, LAYERS, TOKENS = 256, 4, 16
@@ -73,5 +73,6 @@ def _dense(axis: str, size: int) -> Case:
 def _krylov(axis: str, k: int) -> Case:
     model, tokenizer = jaxlin.load()
     lmap = jaxlin.local_map(model, model.embed(tokenizer.encode(TEXT.read_text())[:LONG]))
-    products = row_products(lmap.model.config, passes(lmap, k, TOL), LONG)
+    _, vectors = counted(lmap, k, TOL)
+    products = row_products(lmap.model.config, vectors, LONG)
     return lambda: lmap.svd(k, method="krylov", tol=TOL), products, nbytes(lmap.model.layers)

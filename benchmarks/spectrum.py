@@ -12,7 +12,7 @@ from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from jaxlin.krylov import krylov
 from jaxlin.local_map import LocalMap
-from jaxlin.spectrum import svd
+from jaxlin.spectrum import SVD, svd
 
 K, TOL = 8, 1e-4
 HELD_TO = 256
@@ -32,7 +32,7 @@ def at(setting: Setting, tokens: int, k: int = K, tol: float = TOL) -> Iterator[
     model, size = setting.model, {"tokens": tokens, "k": k}
     lmap = jaxlin.local_map(model, setting.x(tokens))
     setting.say(f"krylov of {tokens} tokens: a first run")
-    found, pairs = lmap.svd(k, method="krylov", tol=tol), passes(lmap, k, tol)
+    found, vectors = counted(lmap, k, tol)
     jax.block_until_ready(lmap.rmatvec(np.zeros((lmap.default_block, lmap.shape[0]), lmap.output.dtype)))
     kept: list[Any] = []
 
@@ -44,24 +44,24 @@ def at(setting: Setting, tokens: int, k: int = K, tol: float = TOL) -> Iterator[
     exact = svd(np.asarray(kept.pop())).s[:k]
     assert found.bound is not None
     figures = {
-        "products": float(pairs),
+        "products": float(vectors),
         "largest bound": float(np.max(found.bound / found.s)),
         "largest error": float(np.max(np.abs(found.s - exact) / exact)),
     }
     config, weights = model.config, nbytes(model.layers)
     whole = floor_of(map_products(lmap), weights + 4 * int(np.prod(lmap.shape)))
     yield Row.of("spectrum", "dense map", size, timings["dense map"], floor=whole)
-    least = floor_of(row_products(config, pairs, tokens), weights)
+    least = floor_of(row_products(config, vectors, tokens), weights)
     yield Row.of("spectrum", "krylov", size, timings["krylov"], floor=least, figures=figures)
     key = "krylov, over dense at 256" if tokens == HELD_TO else "krylov, over dense"
     yield Ratio(key, size, ratio(timings["krylov"], timings["dense map"]))
 
 
-def passes(lmap: LocalMap, k: int, tol: float) -> int:
-    """How many vectors the Krylov method sends through the map and its transpose."""
+def counted(lmap: LocalMap, k: int, tol: float) -> tuple[SVD, int]:
+    """What the Krylov method finds, and how many vectors it sends through the map and its transpose."""
     count = 0
 
-    def counted(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def counting(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def call(v: Any) -> Any:
             nonlocal count
             count += len(v)
@@ -69,5 +69,5 @@ def passes(lmap: LocalMap, k: int, tol: float) -> int:
 
         return call
 
-    krylov(counted(lmap.matvec), counted(lmap.rmatvec), lmap.shape, lmap.output.dtype, k, tol=tol)
-    return count
+    found = krylov(counting(lmap.matvec), counting(lmap.rmatvec), lmap.shape, lmap.output.dtype, k, tol=tol)
+    return found, count
