@@ -89,7 +89,7 @@ def random_model(said: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
 
 def _four_bit(key: jax.Array, part: FourBit) -> FourBit:
     """Random codes; all blocks have one scale, which is the offset of the nested scales."""
-    scale = (2 * part.codes.shape[-1]) ** -0.5 / LEVELS.std()
+    scale = part.codes.shape[-1] ** -0.5 / LEVELS.std()
     rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part)
     nested = part.nested and dataclasses.replace(
         rest.nested,

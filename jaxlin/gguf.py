@@ -13,7 +13,7 @@ from jaxlin.checkpoint.gguf import GGUFFile, hf_name
 from jaxlin.errors import ConfigError
 from jaxlin.gguf_port import LONGROPE, decimal, halves, rope_scaling
 from jaxlin.packed import BFloat16, Blocks, Packed
-from jaxlin.packed.gguf import FLOATS, TYPES, row_bytes
+from jaxlin.packed.gguf import FLOATS, TYPES
 from jaxlin.registry import gguf_port
 
 _KEYS = {
@@ -215,8 +215,7 @@ class GGUFModel:
         """As many rows of one as they are read, without their values."""
         shape, kinds = (rows, *self.shape(name)[1:]), self._packed_kinds(name)
         if kinds:
-            raw = (shape[0], max(row_bytes(kind, shape[1]) for kind in kinds))
-            return Blocks(jax.ShapeDtypeStruct(raw, np.uint8), jax.ShapeDtypeStruct((), np.int32), kinds, shape[1])
+            return Blocks.form(rows, kinds, shape[1])
         dtype = self.read_rows(name, 0, 0).dtype
         if dtype == ml_dtypes.bfloat16 and len(shape) == 2:
             return BFloat16(jax.ShapeDtypeStruct(shape, np.uint16))
@@ -254,7 +253,7 @@ class GGUFModel:
             return ()
         kinds = self._kinds[_LAYER.sub("", name)]
         # A type without a decoder in JAX is decoded to float32 when it is read, with its stack.
-        return () if kinds <= FLOATS.keys() or not kinds <= TYPES.keys() else tuple(sorted(kinds))
+        return () if kinds <= FLOATS.keys() or not kinds <= set(TYPES) else tuple(sorted(kinds))
 
     def _unshifted(self, name: str, values: np.ndarray) -> np.ndarray:
         if not self._port.norm_offset or not name.endswith("norm.weight"):

@@ -21,6 +21,7 @@ from jaxlin.gguf import GGUFModel
 from jaxlin.hold import Rule
 from jaxlin.local_map import LocalMap, local_map
 from jaxlin.packed import BFloat16, FourBit, Int8, Nested, Packed, Scaled
+from jaxlin.packed.codes import part_rows
 from jaxlin.port import Rows
 from jaxlin.registry import port as port_of
 
@@ -196,7 +197,7 @@ def _packed(shape: tuple[int, ...], said: Mapping[str, Any], stored: str) -> Any
             )
         scales = leaf((depth, out, blocks), jnp.uint8 if nested else jnp.float32)
         return FourBit(
-            leaf((depth, out, width // 2), jnp.uint8), scales, leaf((depth, 16), jnp.float32), nested, stored
+            leaf((depth, part_rows(out, 4), width), jnp.uint8), scales, leaf((depth, 16), jnp.float32), nested, stored
         )
     if said.get("quant_method") == "bitsandbytes":
         return Int8(leaf(shape, jnp.int8), leaf((depth, out), jnp.float32))

@@ -21,7 +21,8 @@ import jaxlin
 from jaxlin.baselines import shuffled_weights
 from jaxlin.errors import CheckpointError, ConfigError
 from jaxlin.packed import BFloat16, Blocks, FourBit, Int8, Nested, Packed, Scaled
-from jaxlin.packed.gguf import TYPES, row_bytes
+from jaxlin.packed.codes import codes_of_rows, packed_codes, unpacked_codes
+from jaxlin.packed.gguf import FLOATS, LAYOUTS, TYPES
 
 Write = Callable[[str, torch.Tensor], tuple[dict[str, torch.Tensor], torch.Tensor]]
 """The name and values of a weight to the tensors a file holds of it, and the values they stand for."""
@@ -164,6 +165,40 @@ def test_written_by_transformers(checkpoint: Callable[[str], Path], tmp_path: Pa
         np.testing.assert_array_equal(np.asarray(ours, np.float32), expected)
 
 
+@pytest.mark.parametrize("rows", [1, 8, 13])
+@pytest.mark.parametrize("bits", [(4,), (4, 1), (8,), (2,), (2, 1), (4, 2)])
+def test_codes(rows: int, bits: tuple[int, ...]) -> None:
+    """Codes come back from their bytes, all of them and by rows; they take as many bits as they have."""
+    codes = np.random.default_rng(0).integers(0, 2 ** sum(bits), (rows, 96)).astype(np.uint8)
+    parts = tuple(map(jnp.asarray, packed_codes(codes, 96, bits, lambda raw: raw)))
+    if rows == 8:
+        assert 8 * sum(part.size for part in parts) == sum(bits) * codes.size
+    np.testing.assert_array_equal(unpacked_codes(parts, bits, rows), codes)
+    wanted = jnp.asarray([rows - 1, 0])
+    np.testing.assert_array_equal(codes_of_rows(parts, bits, wanted), codes[wanted])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 5), (2, 4), (3, 7), (1, 2)])
+def test_rows_that_share_a_byte(start: int, stop: int) -> None:
+    """Some rows of a matrix of 4 bits are what they are in the whole, wherever they begin."""
+    rng = np.random.default_rng(0)
+    table, scales = rng.normal(size=16).astype(np.float32), rng.random((7, 2)).astype(np.float32)
+    whole = FourBit.of(rng.integers(0, 256, (7, 64), dtype=np.uint8), scales, table, None, "float32")
+    part = whole.rows(start, stop)
+    assert part.shape == (stop - start, 128)
+    np.testing.assert_array_equal(part[...], whole[...][start:stop])
+    np.testing.assert_array_equal(whole[start:stop], whole[...][start:stop])
+
+
+def row_bytes(kind: str, width: int) -> int:
+    """The bytes of a row of a file."""
+    return (
+        width * np.dtype(FLOATS[kind]).itemsize
+        if kind in FLOATS
+        else width // LAYOUTS[kind].values * LAYOUTS[kind].size
+    )
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_bit_of_ggufs_blocks(kind: str) -> None:
     """Random bytes decode as the gguf library decodes them."""
@@ -202,7 +237,7 @@ def layered(form: str, depth: int) -> Packed | jax.Array:
 
     made = {
         "NF4": lambda: FourBit(
-            codes(np.uint8, depth, 256, 128),
+            codes(np.uint8, depth, 128, 256),
             codes(np.uint8, depth, 256, 4),
             codes(np.float32, depth, 16),
             Nested(
@@ -217,9 +252,19 @@ def layered(form: str, depth: int) -> Packed | jax.Array:
         "FP8": lambda: Scaled.of(
             codes(ml_dtypes.float8_e4m3fn, depth, 256, 256), codes(np.float32, depth, 2, 2), (128, 128)
         ),
-        "GGUF": lambda: Blocks(codes(np.uint8, depth, 256, 144), codes(np.int32, depth) * 0, ("Q4_K",), 256),
+        "GGUF": lambda: Blocks(
+            (codes(np.uint8, depth, 128, 256),),
+            codes(np.uint8, depth, 256, 16),
+            codes(np.int32, depth) * 0,
+            ("Q4_K",),
+            256,
+        ),
         "GGUF, mixed": lambda: Blocks(
-            codes(np.uint8, depth, 256, 210), codes(np.int32, depth) % 2, ("Q4_K", "Q6_K"), 256
+            (codes(np.uint8, depth, 128, 256), codes(np.uint8, depth, 64, 256)),
+            codes(np.uint8, depth, 256, 18),
+            codes(np.int32, depth) % 2,
+            ("Q4_K", "Q6_K"),
+            256,
         ),
         "BF16": lambda: BFloat16(codes(np.uint16, depth, 256, 256)),
     }

@@ -9,7 +9,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.packing import Quantized
 from jaxlin.checkpoint.strict_json import parse_object
 from jaxlin.errors import CheckpointError
-from jaxlin.packed import FourBit, Int8, Nested, Packed
+from jaxlin.packed import FourBit, Int8, Nested
 
 
 class BitsAndBytes(Quantized):
@@ -42,7 +42,7 @@ class BitsAndBytes(Quantized):
         """Of 4 bits, as the quant state says it."""
         return tuple(self._state(module)["shape"]) if self._four else self.folder.shape(f"{module}.weight")
 
-    def packed(self, module: str) -> Packed:
+    def packed(self, module: str) -> FourBit | Int8:
         """`FourBit` or `Int8`."""
         if self._eight:
             out, _ = self.folder.shape(f"{module}.weight")
@@ -69,7 +69,7 @@ class BitsAndBytes(Quantized):
             )
         else:
             absmax = self.part(module, "weight.absmax", ("F32",), (blocks,))
-        return FourBit(codes, absmax.reshape(out, -1), table, nested, state["dtype"])
+        return FourBit.of(codes, absmax.reshape(out, -1), table, nested, state["dtype"])
 
     def _state(self, module: str) -> dict[str, Any]:
         """The quant state of a weight, checked."""

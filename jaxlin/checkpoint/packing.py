@@ -11,7 +11,7 @@ import numpy as np
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import Folder
 from jaxlin.errors import CheckpointError
-from jaxlin.packed import Packed
+from jaxlin.packed import FourBit, Int8, Packed, Scaled
 
 
 class Quantized:
@@ -41,7 +41,7 @@ class Quantized:
         """Whether the tensor `name` is a quantised weight."""
         raise NotImplementedError
 
-    def packed(self, module: str) -> Packed:
+    def packed(self, module: str) -> FourBit | Int8 | Scaled:
         """The weight of `module`."""
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ class Quantized:
         """Some rows of one."""
         module = name.removesuffix(".weight")
         if module in self._modules:
-            return self.packed(module).rows(slice(start, stop))
+            return self.packed(module).rows(start, stop)
         return self.folder.read_rows(name, start, stop)
 
     def part(self, module: str, suffix: str, dtypes: tuple[str, ...], *shapes: tuple[int, ...]) -> np.ndarray:

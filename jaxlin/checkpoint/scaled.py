@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.packing import Quantized
-from jaxlin.packed import Packed, Scaled
+from jaxlin.packed import Scaled
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 
@@ -27,7 +27,7 @@ class FineGrained(Quantized):
         """Weights of 8-bit floats are."""
         return name.endswith(".weight") and self.folder.dtype(name) in FLOAT8
 
-    def packed(self, module: str) -> Packed:
+    def packed(self, module: str) -> Scaled:
         """`Scaled`, in float32."""
         codes = self.folder.read(f"{module}.weight")
         out, width = codes.shape
@@ -77,7 +77,7 @@ class CompressedTensors(Quantized):
         """Weights of 8 bits are."""
         return name.endswith(".weight") and self.folder.dtype(name) in (*FLOAT8, "I8")
 
-    def packed(self, module: str) -> Packed:
+    def packed(self, module: str) -> Scaled:
         """`Scaled`, in the dtype of its scales."""
         codes = self.folder.read(f"{module}.weight")
         out, width = codes.shape

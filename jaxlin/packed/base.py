@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Packed:
@@ -45,12 +45,12 @@ class Packed:
         """The values."""
         raise NotImplementedError
 
-    def rows(self, index: Any) -> "Packed":
-        """Some rows of a single matrix, still packed: a slice or an array of indices."""
+    def unpack_rows(self, index: Int[Array, " n"]) -> Array:
+        """The values of some rows of a single matrix."""
         raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Array:
-        return self.unpack() if index is Ellipsis else self.rows(index).unpack()
+        return self.unpack() if index is Ellipsis else self.unpack_rows(jnp.arange(self.shape[-2])[index])
 
 
 def rounded(values: Float[Array, "*b"], dtype: Any) -> Float[Array, "*b"]:

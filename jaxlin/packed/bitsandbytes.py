@@ -10,9 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
 
 from jaxlin.packed.base import Packed, rounded
+from jaxlin.packed.codes import chosen, codes_of_rows, computed_once, packed_codes, part_rows, unpacked_codes
+
+BITS = (4,)
 
 NESTED_BLOCK = 256
 """Block scales that share one scale of their own, under double quantisation."""
@@ -24,7 +28,7 @@ class FourBit(Packed):
     r"""$w_{ij} = c[q_{ij}]\, a_{i,\lfloor j/B \rfloor}$: a table of 16 values and a scale for each block of a row.
 
     Attributes:
-        codes: two indices a byte, the high half first, ``[..., out, in / 2]``.
+        codes: the indices, of 4 bits, ``[..., ceil(out / 2), in]``, see `jaxlin.packed.codes`.
         absmax: the scales, ``[..., out, in / B]``: float32, or indices into `Nested`.
         table: the 16 values, ``[..., 16]``.
         nested: how `absmax` is quantised itself; None if it is not.
@@ -37,22 +41,43 @@ class FourBit(Packed):
     nested: "Nested | None"
     kind: str = field(metadata={"static": True})
 
+    @classmethod
+    def of(
+        cls, pairs: UInt8[np.ndarray, "o c"], absmax: np.ndarray, table: np.ndarray, nested: "Nested | None", kind: str
+    ) -> "FourBit":
+        """One matrix of a file, which keeps two indices side by side in a byte, the first in its high half."""
+        width = 2 * pairs.shape[1]
+        (codes,) = packed_codes(
+            pairs, width, BITS, lambda rows: np.stack([rows >> 4, rows & 15], axis=-1).reshape(-1, width)
+        )
+        return cls(codes, absmax, table, nested, kind)
+
     def unpack(self) -> Array:
         """The table's values times the scales, rounded to `kind`."""
-        codes, scales = jnp.asarray(self.codes), jnp.asarray(self.absmax)
+        scales = jnp.asarray(self.absmax)
         if self.nested is not None:
-            scales = self.nested.unpack(scales)
-        # Shifted where they are: XLA makes slow work of an axis of two at the end.
-        twice = jnp.repeat(codes, 2, axis=-1)
-        high = jax.lax.broadcasted_iota(jnp.uint32, twice.shape, twice.ndim - 1) % 2 == 0
-        halves = jnp.where(high, twice >> 4, twice & 15)
-        values = _looked_up(jnp.asarray(self.table), halves).reshape(*scales.shape, -1)
-        return rounded((values * scales[..., None]).reshape(*codes.shape[:-1], -1), self.kind)
+            scales = self.nested.unpack(scales, jnp.asarray(self.nested.row))
+        return self._values(unpacked_codes((jnp.asarray(self.codes),), BITS, scales.shape[-2]), scales)
 
-    def rows(self, index: Any) -> Packed:
+    def unpack_rows(self, index: Int[Array, " n"]) -> Array:
+        """The values of some rows."""
+        scales = jnp.asarray(self.absmax)[index]
+        if self.nested is not None:
+            scales = self.nested.unpack(scales, jnp.asarray(self.nested.row)[index])
+        return self._values(codes_of_rows((jnp.asarray(self.codes),), BITS, index), scales)
+
+    def rows(self, start: int, stop: int) -> "FourBit":
         """Some rows, packed."""
-        nested = None if self.nested is None else dataclasses.replace(self.nested, row=self.nested.row[index])
-        return dataclasses.replace(self, codes=self.codes[index], absmax=self.absmax[index], nested=nested)
+        codes = self.codes[start // 2 : stop // 2 + 1]
+        if start % 2:  # a byte then begins with what was the second row of one, and ends with the first of the next
+            codes = (codes >> 4) | np.pad(codes[1:] << 4, ((0, 1), (0, 0)))
+        nested = self.nested and dataclasses.replace(self.nested, row=self.nested.row[start:stop])
+        codes = codes[: part_rows(stop - start, *BITS)]
+        return dataclasses.replace(self, codes=codes, absmax=self.absmax[start:stop], nested=nested)
+
+    def _values(self, codes: Int[Array, "*b o i"], scales: Float[Array, "*b o n"]) -> Array:
+        values = chosen(jnp.asarray(self.table), codes).reshape(*scales.shape, -1)
+        return rounded((values * computed_once(scales)[..., None]).reshape(codes.shape), self.kind)
 
 
 @jax.tree_util.register_dataclass
@@ -72,10 +97,10 @@ class Nested:
     offset: Any
     row: Any
 
-    def unpack(self, codes: Array) -> Array:
-        """The scales that `codes` ``[..., out, blocks a row]`` stand for."""
+    def unpack(self, codes: UInt8[Array, "*b o n"], row: Int[Array, "*b o"]) -> Float[Array, "*b o n"]:
+        """The scales that the `codes` of some rows, in each of which are `n` blocks, stand for."""
         within = jax.lax.broadcasted_iota(jnp.int32, codes.shape, codes.ndim - 1)
-        block = jnp.asarray(self.row)[..., None] * codes.shape[-1] + within
+        block = row[..., None] * codes.shape[-1] + within
         scale = _looked_up(jnp.asarray(self.absmax), block // NESTED_BLOCK)
         product = _looked_up(jnp.asarray(self.table), codes) * scale
         # The reference rounds the product before it adds, the compiler would contract the two into one rounding, even
@@ -102,9 +127,13 @@ class Int8(Packed):
         scaled = jnp.asarray(self.codes).astype(jnp.float32) * jnp.asarray(self.scale)[..., None]
         return scaled * jnp.float32(7.874015718698502e-3)
 
-    def rows(self, index: Any) -> Packed:
+    def unpack_rows(self, index: Int[Array, " n"]) -> Array:
+        """The values of some rows."""
+        return type(self)(jnp.asarray(self.codes)[index], jnp.asarray(self.scale)[index]).unpack()
+
+    def rows(self, start: int, stop: int) -> "Int8":
         """Some rows, packed."""
-        return dataclasses.replace(self, codes=self.codes[index], scale=self.scale[index])
+        return type(self)(self.codes[start:stop], self.scale[start:stop])
 
 
 def _looked_up(table: Array, index: Array) -> Array:

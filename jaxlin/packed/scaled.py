@@ -1,6 +1,5 @@
 """8-bit floats with scales: fine-grained FP8, and the FP8 of compressed-tensors."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from jaxlin.packed.base import Packed, rounded
 
@@ -51,10 +50,15 @@ class Scaled(Packed):
         # In float32 the product is exact: it is rounded once, as the product of two narrow numbers would be.
         return rounded(codes.astype(jnp.float32) * spread.astype(jnp.float32), scale.dtype)
 
-    def rows(self, index: Any) -> Packed:
+    def unpack_rows(self, index: Int[Array, " n"]) -> Array:
+        """The values of some rows."""
+        codes, scale = jnp.asarray(self.codes)[index], jnp.asarray(self.scale)[index // self.block[0]]
+        return type(self)(codes, scale, (1, self.block[1]), self.kind).unpack()
+
+    def rows(self, start: int, stop: int) -> "Scaled":
         """Some rows, packed; each with scales of its own."""
-        scale = np.repeat(self.scale, self.block[0], axis=-2)[: self.codes.shape[-2]]
-        return type(self)(self.codes[index], scale[index], (1, self.block[1]), self.kind)
+        scale = np.repeat(self.scale, self.block[0], axis=-2)[start:stop]
+        return type(self)(self.codes[start:stop], scale, (1, self.block[1]), self.kind)
 
 
 @jax.tree_util.register_dataclass
@@ -79,6 +83,6 @@ class BFloat16(Packed):
         """The values in float32, exactly."""
         return jax.lax.bitcast_convert_type(jnp.asarray(self.bits).astype(jnp.uint32) << 16, jnp.float32)
 
-    def rows(self, index: Any) -> Packed:
-        """Some rows, packed."""
-        return dataclasses.replace(self, bits=self.bits[index])
+    def unpack_rows(self, index: Int[Array, " n"]) -> Array:
+        """The values of some rows."""
+        return type(self)(jnp.asarray(self.bits)[index]).unpack()
