@@ -56,10 +56,11 @@ def check(clock: Clock, said: Mapping[str, Any] = CHECKED) -> Iterator[Finding]:
     """All layers of a model, against what a few of them say of it."""
     depth = said["num_hidden_layers"]
     model = random_model({**said, "vocab_size": VOCABULARY})
-    costs, _ = _costs(clock, model, (FEWER, MORE, depth))
+    costs, floor_of = _costs(clock, model, (FEWER, MORE, depth))
     size = {"layers": depth, "tokens": TOKENS, "rows": ROWS}
     predicted, found = _extrapolated(costs, depth), costs[depth]
-    yield Row.of("large", "a block of rows, all layers", size, found.rows, temporary=found.temporary)
+    floor = floor_of(row_products(model.config, ROWS, TOKENS), found.weights)
+    yield Row.of("large", "a block of rows, all layers", size, found.rows, temporary=found.temporary, floor=floor)
     measured = {
         "rows": found.rows.median,
         "recording": found.recording.median,

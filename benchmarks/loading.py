@@ -1,7 +1,7 @@
 """Load time and peak memory, each in a process of its own, over the bytes of the weights that it then holds.
 
 Each ends with every weight read: transformers maps a file and reads none of it until it is computed with, jaxlin has
-checked all of them. Pages of mapped files count as memory.
+checked all of them. Pages of mapped files count as memory. The floor is a copy of the file into the weights.
 """
 
 import json
@@ -82,13 +82,16 @@ def of(setting: Setting, form: str, path: str) -> Iterator[Finding]:
                 reason = (re.findall(r"^\S*(?:Error|Exception)\b.*", error.stderr, re.M) or ["no message"])[-1]
                 yield f"load: {name} did not load {form}: {reason[:200]}"
     rows = {}
+    _, floor_of = setting.timed({}, 1)
+    stored = sum(file.stat().st_size for file in [Path(path), *Path(path).glob("*.safetensors")] if file.is_file())
     for name, runs in found.items():
         if not runs:
             continue
         peak, weights = max(int(run["peak"]) for run in runs), runs[0]["weights"]
         taken = timing.Timing([run["seconds"] for run in runs], peak)
         figures = {"weights": weights, "peak over weights": peak / weights}
-        rows[name] = Row.of("load", name, size, taken, ours=name == "jaxlin", figures=figures)
+        floor = floor_of(0, stored + weights)
+        rows[name] = Row.of("load", name, size, taken, ours=name == "jaxlin", floor=floor, figures=figures)
         yield rows[name]
     if "jaxlin" in rows and rows["jaxlin"].figures["weights"] >= LARGE:
         yield Ratio("load, memory", size, rows["jaxlin"].figures["peak over weights"])

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jaxlin
+from benchmarks.floor import forward_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting
+from benchmarks.spectrum import counted
 from benchmarks.timing import Timing, once, peak
 
 TOKENS, K, TOL = 4096, 4, 1e-2
@@ -34,18 +36,24 @@ def at(setting: Setting, tokens: int) -> Iterator[Finding]:
         found["attribution"] = jaxlin.attribute(model, x, TARGET)
 
     def spectrum() -> None:
-        found["spectrum"] = jaxlin.local_map(model, x).svd(K, method="krylov", tol=TOL)
+        found["spectrum"] = counted(jaxlin.local_map(model, x), K, TOL)
 
+    _, floor_of = setting.timed({})
+    forward, weights = forward_products(model.config, tokens), nbytes(model.layers)
     calls: dict[str, Callable[[], None]] = {"attribution": attribution, "spectrum": spectrum}
     for name, call in calls.items():
         setting.say(f"{name} of {tokens} tokens")
         took, rise = once(call)
+        held = peak()
         if name == "attribution":
+            title, vectors = name, 1
             figures = {"defect": found[name].defect, "component defect": found[name].component_defect}
         else:
-            figures = {f"sigma {i}": float(s) for i, s in enumerate(found[name].s, start=1)}
-            figures["bound"] = float(max(found[name].bound / found[name].s))
-        title = name if name == "attribution" else f"top {K} singular values"
-        yield Row.of("long", title, size, Timing([took], rise), figures=figures)
-        if (held := peak()) is not None:
+            triplets, vectors = found[name]
+            title = f"top {K} singular values"
+            figures = {f"sigma {i}": float(s) for i, s in enumerate(triplets.s, start=1)}
+            figures |= {"bound": float(max(triplets.bound / triplets.s)), "products": float(vectors)}
+        floor = floor_of(forward + row_products(model.config, vectors, tokens), 2 * weights)
+        yield Row.of("long", title, size, Timing([took], rise), floor=floor, figures=figures)
+        if held is not None:
             yield Ratio("long, memory", {**size, "of": title}, held / 2**30)

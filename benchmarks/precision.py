@@ -1,11 +1,13 @@
 """Each precision that `jaxlin.load` takes: how long the dense map takes, and how exact it is."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 
 import jax
 
 import jaxlin
+from benchmarks.floor import map_products, nbytes
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, Setting
 from jaxlin.precision import PRECISIONS, Precision, told
@@ -30,10 +32,12 @@ def at(
         lmap = jaxlin.local_map(_in_precision(model, names[0]), x)
         residuals[algorithm] = lmap.residual_of(lmap.jacobian(progress=False))
         calls[algorithm] = lambda lmap=lmap: lmap.jacobian(progress=False)
-    timings, _ = clock.timed(calls, runs)
+    timings, floor_of = clock.timed(calls, runs)
+    own = jaxlin.local_map(model, x)
+    floor = floor_of(map_products(own), nbytes(model.layers) + 4 * math.prod(own.shape))
     for algorithm, timing in timings.items():
         figures = {"residual": residuals[algorithm]}
-        yield Row.of("precision", ", ".join(alike[algorithm]), size, timing, figures=figures)
+        yield Row.of("precision", ", ".join(alike[algorithm]), size, timing, floor=floor, figures=figures)
     yield Ratio("precision, residual", size, residuals[told(model.precision, model.dtype)])
 
 
