@@ -149,15 +149,18 @@ def gated(
 
 
 def held_branches(
-    gate: Float[Array, "f d"], up: Float[Array, "f d"], hold: Hold
+    gate: Callable[[], Float[Array, "f d"]], up: Callable[[], Float[Array, "f d"]], hold: Hold
 ) -> list[tuple[Float[Array, "t f"], Float[Array, "f d"]]]:
-    """The factors that `gated` kept under the rule of `hold`, each with the weight it multiplies."""
+    """The factors that `gated` kept under the rule of `hold`, each with the weight it multiplies.
+
+    `gate` and `up` are called only where their weights are multiplied: they may have to be unpacked.
+    """
     if hold.rule == "gate":
-        return [(hold.kept("gate"), up)]
+        return [(hold.kept("gate"), up())]
     if hold.rule == "up":
-        return [(hold.kept("up"), gate)]
+        return [(hold.kept("up"), gate())]
     of_up, of_gate = hold.kept("half")
-    return [(of_up, up), (of_gate, gate)]
+    return [(of_up, up()), (of_gate, gate())]
 
 
 def folding_pays(rows: int, d: int, f: int) -> bool:

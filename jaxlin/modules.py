@@ -167,7 +167,7 @@ class GatedMLP(nnx.Module):
     def __call__(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b d"]:
         """What the MLP gives, before it is added."""
         if hold.fold:
-            branches = layers.held_branches(self.gate_proj.weight[...], self.up_proj.weight[...], hold)
+            branches = layers.held_branches(lambda: self.gate_proj.weight[...], lambda: self.up_proj.weight[...], hold)
             return layers.folded(x, self.down_proj.weight[...], branches)
         hidden = layers.gated(lambda: self.gate_proj(x), lambda: self.up_proj(x), self.act, hold)
         return self.down_proj(hold.site("neurons", hidden))
