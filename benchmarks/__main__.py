@@ -16,7 +16,7 @@ import jax
 import transformers
 from rich.console import Console
 
-from benchmarks import attribution, dense, gpu, large, layers, loading, long, precision, scaling, spectrum
+from benchmarks import attribution, dense, gpu, large, layers, loading, long, packed, precision, scaling, spectrum
 from benchmarks.results import RESULTS, Finding, device, document
 from benchmarks.setting import Clock, Setting
 from benchmarks.table import show
@@ -28,6 +28,7 @@ GROUPS = {
     "spectrum": spectrum.measure,
     "attribution": attribution.measure,
     "load": loading.measure,
+    "packed": packed.measure,
     "scaling": scaling.measure,
     "large": large.measure,
     "long": long.measure,

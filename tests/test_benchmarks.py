@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from benchmarks import (
     gpu,
     large,
     long,
+    packed,
     parity,
     peer,
     precision,
@@ -91,6 +93,23 @@ def test_maps_that_differ_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(peer, "jacrev", lambda model, x: 1.01 * peer.vectorized(model, x))
     with Setting(runs=1, side=64) as setting, pytest.raises(JaxlinError, match=r"within 0\.0001 of ours; found"):
         list(dense.at(setting, 4, others=[dense.FUNCTIONAL]))
+
+
+def test_products_with_packed_weights() -> None:
+    """Each format gives what its unpacked values give, and has a row with its bits and its time against float32."""
+    stacks, x = packed.stacks(256), jax.random.normal(jax.random.key(0), (256, 2))
+    for weights in stacks.values():
+        unpacked = jax.jit(lambda weights: weights[...].astype(jnp.float32))(weights)
+        expected = np.asarray(unpacked, np.float64).sum(0) @ np.asarray(x)
+        found = jax.jit(packed.products)(weights, x)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    with Clock(runs=1, side=64) as clock:
+        found = document(list(packed.measure(clock, 256)), command="", checkpoint="", dtype="", seeds={}, runs=1)
+    assert [row["name"] for row in found["rows"]] == list(stacks)
+    assert {row["name"]: row["figures"]["bits a weight"] for row in found["rows"]}["Q4_K"] == pytest.approx(
+        4.5, rel=1e-3
+    )
+    assert [ratio["size"]["format"] for ratio in found["ratios"]] == list(stacks)[1:]
 
 
 def test_the_products_of_the_floor() -> None:

@@ -199,17 +199,31 @@ def row_bytes(kind: str, width: int) -> int:
     )
 
 
+@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GGUF, mixed", "BF16"])
+@pytest.mark.parametrize(
+    "index",
+    [3, -1, slice(5, 2, -1), np.array([4, 4, 0]), np.array([[1], [255]])],
+    ids=["one", "last", "slice", "array", "2d"],
+)
+def test_rows(form: str, index: Any) -> None:
+    """Rows are indexed as those of an array are."""
+    matrix = jax.tree.map(lambda leaf: leaf[1], layered(form, 2))
+    np.testing.assert_array_equal(np.asarray(matrix[index]), np.asarray(matrix[...])[index])
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_bit_of_ggufs_blocks(kind: str) -> None:
-    """Random bytes decode as the gguf library decodes them."""
-    raw = np.random.default_rng(0).integers(0, 256, (16, row_bytes(kind, 512)), dtype=np.uint8)
+    """Random bytes decode as the gguf library decodes them: all rows, and some."""
+    raw = np.random.default_rng(0).integers(0, 256, (13, row_bytes(kind, 512)), dtype=np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
     blocks = Blocks.of(raw, kind, (kind,), 512)
     with np.errstate(all="ignore"):
         found = np.asarray(jax.jit(Blocks.unpack)(blocks))
+        some = np.asarray(blocks[np.array([12, 3, -2])])
         finite = blocks.is_finite()
     np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(some, expected[[12, 3, -2]])
     assert finite == np.isfinite(expected).all()
     assert blocks.shape == expected.shape
 

@@ -50,7 +50,16 @@ class Packed:
         raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Array:
-        return self.unpack() if index is Ellipsis else self.unpack_rows(jnp.arange(self.shape[-2])[index])
+        if index is Ellipsis:
+            return self.unpack()
+        rows = jnp.arange(self.shape[-2])[index]
+        return _unpack_rows(self, rows.reshape(-1)).reshape(*rows.shape, -1)
+
+
+@jax.jit
+def _unpack_rows(packed: Packed, index: Int[Array, " n"]) -> Array:
+    """In one program: each of the many small steps would be one of its own where rows are read outside of any."""
+    return packed.unpack_rows(index)
 
 
 def rounded(values: Float[Array, "*b"], dtype: Any) -> Float[Array, "*b"]:

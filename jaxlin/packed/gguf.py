@@ -162,7 +162,7 @@ def _scale(head: Head) -> tuple[Scales, None]:
 
 def _scale_and_minimum(head: Head) -> tuple[Scales, Scales]:
     scale, minimum = _halves(head, 0, 2)
-    return scale, minimum
+    return computed_once(scale), computed_once(minimum)
 
 
 def _q2_k(head: Head) -> tuple[Scales, Scales]:
