@@ -19,8 +19,6 @@ from jaxlin.packed.ggml import LAYOUTS
 
 LAYERS, SIDE, VECTORS = 8, 2048, 8
 """So many matrices of this side, each times so few vectors that reading the weights is what takes longest."""
-RUNS = 3
-"""Times as often as the others: a call takes milliseconds."""
 DENSE = "float32"
 
 
@@ -34,7 +32,7 @@ def measure(clock: Clock, side: int = SIDE) -> Iterator[Finding]:
         program(weights, x).block_until_ready()
         calls[name] = functools.partial(program, weights, x)
         programs[name] = (nbytes(weights), *costs)
-    timings, floor_of = clock.timed(calls, RUNS * clock.runs)
+    timings, floor_of = clock.timed(calls)
     for name, timing in timings.items():
         held, compiling, temporary = programs[name]
         figures = {"bits a weight": 8 * held / (LAYERS * side**2), "weights a second": LAYERS * side**2 / timing.median}
