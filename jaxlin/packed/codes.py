@@ -6,15 +6,20 @@ All bytes of a row are then shifted alike. A code of 6 bits is one of 4 and one 
 for rows that fill up the last bytes.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
-CHUNK = 2**20
+CHUNK = 2**18
 """Codes that are packed at a time: on the way they take more room than in the end."""
+
+WORD = np.uint64
+"""Eight codes in bytes of their own are shifted as one, as long as no bit leaves its byte or is masked away."""
 
 Parts = tuple[Any, ...]
 """The bytes of all codes of a matrix: an array ``[..., ceil(out b / 8), in]`` for each of the `bits`, lowest first."""
@@ -28,18 +33,33 @@ def part_rows(rows: int, bits: int) -> int:
 def packed_codes(
     raw: UInt8[np.ndarray, "o r"], width: int, bits: Sequence[int], codes: Callable[[np.ndarray], np.ndarray]
 ) -> list[UInt8[np.ndarray, "p i"]]:
-    """`Parts` of the codes, ``[o, i]``, that `codes` finds in rows of `raw`, a few rows at a time."""
-    parts = [np.zeros((part_rows(len(raw), count), width), np.uint8) for count in bits]
+    """`Parts` of the codes, ``[o, i]``, that `codes` finds in rows of `raw`, by all processors."""
+    parts = [np.empty((part_rows(len(raw), count), width), np.uint8) for count in bits]
     step = max(1, CHUNK // width // 8) * 8
-    for start in range(0, len(raw), step):
+    word = WORD if width % 8 == 0 else np.uint8
+
+    def pack(start: int) -> None:
         rest = codes(raw[start : start + step])
+        rest = np.pad(rest, ((0, -len(rest) % 8), (0, 0))) if len(rest) % 8 else rest
         for part, count in zip(parts, bits, strict=True):
-            low, each = rest & (2**count - 1), 8 // count
-            for k in range(each):
-                runs = low[k::each] << (count * k)
-                part[start // each : start // each + len(runs)] |= runs
-            rest = rest >> count if count < 8 else rest
+            each = 8 // count
+            low = (rest if part is parts[-1] else rest & (2**count - 1)).reshape(-1, each, width).view(word)
+            packed = low[:, 0].copy()
+            for k in range(1, each):
+                packed |= low[:, k] << word(count * k)
+            place = part[start * count // 8 :][: len(packed)]
+            place[:] = packed.view(np.uint8)[: len(place)]
+            rest = rest >> count if part is not parts[-1] else rest
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(pack, range(0, len(raw), step)))
     return parts
+
+
+def shifted_down(raw: UInt8[np.ndarray, "*b r"], shift: Any, bits: int) -> UInt8[np.ndarray, "*c r"]:
+    """``(raw >> shift) & (2**bits - 1)`` of rows of a multiple of eight bytes; `shift` may have axes of its own."""
+    words = np.ascontiguousarray(raw).view(WORD)
+    return ((words >> np.asarray(shift, WORD)) & WORD((2**bits - 1) * 0x0101010101010101)).view(np.uint8)
 
 
 def unpacked_codes(parts: Parts, bits: Sequence[int], rows: int) -> Int[Array, "*b o i"]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxlin.packed.codes import shifted_down
+
 Bytes = UInt8[np.ndarray, "..."]
 
 
@@ -46,9 +48,8 @@ class Layout(NamedTuple):
 
 def spread(raw: Bytes, bits: int, run: int) -> Bytes:
     """Of every `run` bytes the lowest `bits` of each, then the next ones, up to the highest."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     runs = raw.reshape(*raw.shape[:-1], -1, 1, run)
-    return ((runs >> shifts) & (2**bits - 1)).reshape(*raw.shape[:-1], -1)
+    return shifted_down(runs, np.arange(0, 8, bits)[:, None], bits).reshape(*raw.shape[:-1], -1)
 
 
 def _bits(raw: Bytes) -> Bytes:
