@@ -233,7 +233,7 @@ def test_random_model_is_as_stored() -> None:
 
 def test_a_few_layers_say_what_all_take() -> None:
     """Of memory at least: times of so small a model are those of its dispatch."""
-    said = {**large.CHECKED, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 12}
+    said = {**large.CHECKED, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 16}
     said |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     with Clock(runs=1, side=64) as clock:
         checked, said_of_all = list(large.check(clock, said)), list(large.extrapolate(clock, said, "small"))
@@ -241,7 +241,7 @@ def test_a_few_layers_say_what_all_take() -> None:
     assert ratios.keys() == {"large, rows", "large, recording", "large, memory"}
     assert ratios["large, memory"] < 0.02
     assert [each.size["model"] for each in said_of_all if isinstance(each, Row)] == ["small", "small"]
-    assert str(said_of_all[-1]).startswith("large: small, all 12 layers on this device")
+    assert str(said_of_all[-1]).startswith("large: small, all 16 layers on this device")
 
 
 def test_a_long_prompt() -> None:
