@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
-CHUNK = 2**18
-"""Codes that are packed at a time: on the way they take more room than in the end."""
+CHUNK, WORKERS = 2**18, min(8, os.cpu_count() or 1)
+"""Codes that are packed at a time, and by how many threads: on the way they take more room than in the end."""
 
 WORD = np.uint64
 """Eight codes in bytes of their own are shifted as one, as long as no bit leaves its byte or is masked away."""
@@ -33,7 +33,7 @@ def part_rows(rows: int, bits: int) -> int:
 def packed_codes(
     raw: UInt8[np.ndarray, "o r"], width: int, bits: Sequence[int], codes: Callable[[np.ndarray], np.ndarray]
 ) -> list[UInt8[np.ndarray, "p i"]]:
-    """`Parts` of the codes, ``[o, i]``, that `codes` finds in rows of `raw`, by all processors."""
+    """`Parts` of the codes, ``[o, i]``, that `codes` finds in rows of `raw`, some rows at a time."""
     parts = [np.empty((part_rows(len(raw), count), width), np.uint8) for count in bits]
     step = max(1, CHUNK // width // 8) * 8
     word = WORD if width % 8 == 0 else np.uint8
@@ -51,7 +51,7 @@ def packed_codes(
             place[:] = packed.view(np.uint8)[: len(place)]
             rest = rest >> count if part is not parts[-1] else rest
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(pack, range(0, len(raw), step)))
     return parts
 

@@ -116,6 +116,8 @@ def _shapes(kind: str, rows: int, width: int) -> tuple[list[tuple[int, int]], tu
 
 
 def _filled_up(part: UInt8[np.ndarray, "r b"], shape: tuple[int, ...]) -> UInt8[np.ndarray, "s c"]:
+    if part.shape == shape:
+        return part
     return np.pad(part, [(0, size - there) for size, there in zip(shape, part.shape, strict=True)])
 
 
