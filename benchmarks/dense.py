@@ -15,7 +15,7 @@ import numpy as np
 
 import jaxlin
 from benchmarks.bars import AGREE
-from benchmarks.floor import SIDE, forward_products, map_products, nbytes, row_products, square_product
+from benchmarks.floor import forward_products, map_products, nbytes, row_products, square_product
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from benchmarks.timing import compiled, interleaved
@@ -105,11 +105,12 @@ def _rates(setting: Setting) -> str:
     """How fast each side multiplies: what the ways above are built on."""
     import torch
 
-    square = torch.ones(SIDE, SIDE)
-    calls = {"JAX": square_product(), "PyTorch": lambda: torch.matmul(square, square)}
+    side = setting.side
+    square = torch.randn(side, side, generator=torch.Generator().manual_seed(0))
+    calls = {"JAX": square_product(side), "PyTorch": lambda: torch.matmul(square, square)}
     taken = interleaved(setting.runs, calls)
-    said = " and ".join(f"{2e-9 * SIDE**3 / taken[name].median:.0f} GFLOP/s in {name}" for name in calls)
-    return f"dense: a {SIDE} x {SIDE} product of float32 matrices runs at {said}"
+    said = " and ".join(f"{2e-9 * side**3 / taken[name].median:.0f} GFLOP/s in {name}" for name in calls)
+    return f"dense: a {side} x {side} product of float32 matrices runs at {said}"
 
 
 def _block(lmap: LocalMap) -> jax.ShapeDtypeStruct:

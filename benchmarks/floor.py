@@ -9,11 +9,16 @@ import jax.numpy as jnp
 
 from benchmarks.timing import seconds
 from jaxlin.config import Config
-from jaxlin.layers import HIGHEST
 from jaxlin.local_map import LocalMap
 
-SIDE = 4096
-COPIED = 256 * 2**20
+SIDE, COPIED = 4096, 256 * 2**20
+"""Of the large product and the large copy on a CPU; `ACCELERATED` elsewhere, where these would be over too soon."""
+ACCELERATED = 8192, 4 * 2**30
+
+
+def large() -> tuple[int, int]:
+    """The side of a large product and the bytes of a large copy on the present device."""
+    return (SIDE, COPIED) if jax.default_backend() == "cpu" else ACCELERATED
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,17 @@ class Floor:
         return max(self.products / self.rate, self.moved / self.bandwidth)
 
 
-def square_product(side: int = SIDE) -> Callable[[], Any]:
-    """A product of two large matrices, in the precision that jaxlin multiplies in."""
-    square = jnp.ones((side, side))
-    multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=HIGHEST))
+def square_product(side: int, algorithm: str = "highest") -> Callable[[], Any]:
+    """A product of a large random matrix with itself, multiplied as `jaxlin.precision.told` says."""
+    square = jax.random.normal(jax.random.key(0), (side, side))
+    multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=algorithm))
     multiply(square).block_until_ready()
     return lambda: multiply(square)
 
 
-def bandwidth(runs: int = 5, size: int = COPIED) -> float:
+def bandwidth(runs: int = 5) -> float:
     """Bytes a second, read and written, of a copy of a large array: that of the fastest run."""
+    _, size = large()
     array = jnp.ones(size // 4)
     copy = jax.jit(lambda a: a + 1)
     copy(array).block_until_ready()

@@ -1,13 +1,14 @@
 """Each precision that `jaxlin.load` takes: how long the dense map takes, and how exact it is."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 
 import jax
 
 import jaxlin
-from benchmarks.floor import map_products, nbytes
+from benchmarks.floor import map_products, nbytes, square_product
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, Setting
 from jaxlin.precision import PRECISIONS, Precision, told
@@ -22,7 +23,7 @@ def measure(setting: Setting) -> Iterator[Finding]:
 def at(
     clock: Clock, model: jaxlin.Decoder, x: jax.Array, size: Mapping[str, int | str], runs: int | None = None
 ) -> Iterator[Finding]:
-    """The dense map at `x` in each precision; those that a device does not tell apart are one row."""
+    """The dense map at `x` in each precision, with its own floor; those that a device does not tell apart are one row."""
     alike: dict[str, list[Precision]] = {}
     for precision in PRECISIONS:
         alike.setdefault(told(precision, model.dtype), []).append(precision)
@@ -32,12 +33,17 @@ def at(
         lmap = jaxlin.local_map(_in_precision(model, names[0]), x)
         residuals[algorithm] = lmap.residual_of(lmap.jacobian(progress=False))
         calls[algorithm] = lambda lmap=lmap: lmap.jacobian(progress=False)
-    timings, floor_of = clock.timed(calls, runs)
+    squares = {f"a product, {algorithm}": square_product(clock.side, algorithm) for algorithm in alike}
+    timings, floor_of = clock.timed({**calls, **squares}, runs)
     own = jaxlin.local_map(model, x)
     floor = floor_of(map_products(own), nbytes(model.layers) + 4 * math.prod(own.shape))
-    for algorithm, timing in timings.items():
-        figures = {"residual": residuals[algorithm]}
-        yield Row.of("precision", ", ".join(alike[algorithm]), size, timing, floor=floor, figures=figures)
+    for algorithm, square in zip(alike, squares, strict=True):
+        rate = 2 * clock.side**3 / timings[square].median
+        yield Row.of(
+            *("precision", ", ".join(alike[algorithm]), size, timings[algorithm]),
+            floor=dataclasses.replace(floor, rate=rate),
+            figures={"residual": residuals[algorithm], "products a second": rate},
+        )
     yield Ratio("precision, residual", size, residuals[told(model.precision, model.dtype)])
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 import jaxlin
 from benchmarks import timing
 from benchmarks.export import export
-from benchmarks.floor import SIDE, Floor, bandwidth, square_product
+from benchmarks.floor import Floor, bandwidth, large, square_product
 from benchmarks.results import Row
 
 TEXT = Path(__file__).parents[1] / "LICENSE"
@@ -29,8 +29,8 @@ class Clock:
         side: of the product that the floor is measured by.
     """
 
-    def __init__(self, runs: int = 3, side: int = SIDE) -> None:
-        self.runs, self.side = runs, side
+    def __init__(self, runs: int = 3, side: int | None = None) -> None:
+        self.runs, self.side = runs, side or large()[0]
         self._bar = tqdm(unit=" runs", file=sys.stderr, bar_format="{n} runs, {elapsed}  {desc}", leave=False)
 
     def __enter__(self) -> Self:
@@ -85,7 +85,7 @@ class Setting(Clock):
         *,
         quick: bool = True,
         runs: int = 3,
-        side: int = SIDE,
+        side: int | None = None,
         dense: bool = False,
         tokens: Sequence[int] | None = None,
     ) -> None:

@@ -51,8 +51,9 @@ def krylov(
     r"""The `k` largest singular triplets of an operator ``[d, t, e]``, each value to `tol` of itself.
 
     A block of width $w$ finds at most $w$ copies of a repeated value. Where $w$ values of the answer are as near to
-    each other as their residuals, or `CROWDED`, there may be more, and it begins anew with a wider block. What the
-    bounds do not exclude is a larger value to whose vector every random one happened to be orthogonal.
+    each other as `CROWDED`, or as residuals that more products do not make smaller, there may be more copies, and it
+    begins anew with a wider block. What the bounds do not exclude is a larger value to whose vector every random one
+    happened to be orthogonal.
 
     Args:
         matvec: $v \mapsto J v$, with a leading batch axis.
@@ -111,7 +112,10 @@ def _run(
             s, r, bound, rounding = bases.bounds(k)
             values = np.all(bound <= np.maximum(tol * s, 2 * rounding))
             if exhausted or (values and np.all(r <= max(10 * tol * s[0], 2 * rounding))):
-                return bases.triplets(k, right, r, bound), exhausted or not _crowded(s, r, width)
+                complete = exhausted or not _crowded(s, r, width)
+                # Values that further products may yet tell apart are no reason to begin anew.
+                if complete or _crowded(s, np.zeros_like(r), width) or np.all(r <= 2 * rounding):
+                    return bases.triplets(k, right, r, bound), complete
         if not len(block):
             block, drawn = bases.random(rng, width), True
 

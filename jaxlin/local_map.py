@@ -23,7 +23,7 @@ from jaxlin.hold import Rule
 from jaxlin.krylov import cheaper, krylov
 from jaxlin.layers import folding_pays
 from jaxlin.parallel import mesh_of, rows_over, spread
-from jaxlin.rows import WHOLE, default_block, dense
+from jaxlin.rows import default_block, dense, sizes
 from jaxlin.sites import EMBED, Place, Site, SiteError, place, position_in
 from jaxlin.spectrum import SVD, bounded_svd, check_count
 
@@ -167,7 +167,7 @@ class LocalMap:
         """
         (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.coefficients.tokens
         parts = rows_over(mesh_of(self.model))
-        if rows * tokens * d * size <= WHOLE and self._folds(rows):
+        if rows * tokens * d * size <= sizes().whole and self._folds(rows):
             return -(-rows // parts) * parts
         return parts * default_block(-(-rows // parts), tokens, max(d, self.model.config.intermediate_size) * size)
 

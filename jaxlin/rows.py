@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,29 @@ from tqdm import tqdm
 from jaxlin.errors import JaxlinError
 from jaxlin.parallel import gathered, said_by_first
 
-WORKING_SET = 8 * 2**20
-"""Bytes of one hidden activation over a block of rows.
-
-On a CPU it should stay in the cache between the products and the elementwise work.
-"""
-
-
 REPAYING = 512
 """Vectors, of all rows and tokens, for which it pays to read and perhaps unpack a layer's weights."""
 
-WHOLE = 256 * 2**20
-"""Bytes of a dense map up to which its rows are best computed all together, where that saves operations."""
+
+class Sizes(NamedTuple):
+    """How large a block of rows is best on a kind of device.
+
+    Attributes:
+        activation: bytes of one hidden activation over the block. On a CPU it should stay in the cache between the
+            products and the elementwise work; elsewhere it should fill the device.
+        whole: bytes of a dense map up to which its rows are best computed all together, where that saves operations.
+    """
+
+    activation: int
+    whole: int
+
+
+CPU, ACCELERATOR = Sizes(8 * 2**20, 256 * 2**20), Sizes(512 * 2**20, 2**30)
+
+
+def sizes() -> Sizes:
+    """Those of the present device."""
+    return CPU if jax.default_backend() == "cpu" else ACCELERATOR
 
 
 def default_block(rows: int, tokens: int, token_bytes: int) -> int:
@@ -34,7 +45,7 @@ def default_block(rows: int, tokens: int, token_bytes: int) -> int:
 
     Blocks are of one size.
     """
-    largest = min(rows, max(WORKING_SET // (tokens * token_bytes), REPAYING // tokens, 1))
+    largest = min(rows, max(sizes().activation // (tokens * token_bytes), REPAYING // tokens, 1))
     return math.ceil(rows / math.ceil(rows / largest))
 
 
