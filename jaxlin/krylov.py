@@ -28,6 +28,9 @@ SMALL = 2**22
 LAPACK = 64 * 2.0**-52
 """What the SVD of the small matrix, in float64, may round, relative to its norm."""
 
+CACHED = 2**15
+"""Columns of a sum of vectors that are added up together: in the cache, not in memory."""
+
 CROWDED = 1e-4
 """Values that are as near to each other, relatively, count as one that is repeated."""
 
@@ -120,11 +123,41 @@ def _run(
             block, drawn = bases.random(rng, width), True
 
 
+class _Basis:
+    """Orthonormal rows, in the blocks they came in: to put them together at every step would take most of the time."""
+
+    def __init__(self, features: int, dtype: np.dtype[Any]) -> None:
+        self.features, self.dtype = features, dtype
+        self._blocks: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks))
+
+    def add(self, rows: Float[np.ndarray, "c n"]) -> None:
+        """Take more."""
+        self._blocks.append(np.ascontiguousarray(rows))
+
+    def along(self, rows: Float[np.ndarray, "b n"]) -> Float[np.ndarray, "b m"]:
+        """The coefficients of `rows`."""
+        none = np.zeros((len(rows), 0), self.dtype)
+        return np.concatenate([none, *(rows @ block.T for block in self._blocks)], axis=1)
+
+    def sums(self, coefficients: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b n"]:
+        """The rows of these coefficients."""
+        found = np.zeros((len(coefficients), self.features), self.dtype)
+        parts = np.split(coefficients, np.cumsum([len(block) for block in self._blocks])[:-1], axis=1)
+        for start in range(0, self.features, CACHED):
+            columns = slice(start, start + CACHED)
+            for part, block in zip(parts, self._blocks, strict=False):
+                found[:, columns] += part @ block[:, columns]
+        return found
+
+
 class _Bases:
     r"""$P$, $Q$ and $B$ with $J^\top P = Q B^\top$, and the products $J Q$; vectors are rows."""
 
     def __init__(self, left: int, right: int, dtype: np.dtype[Any]) -> None:
-        self.p, self.q, self.b = np.zeros((0, left), dtype), np.zeros((0, right), dtype), np.zeros((0, 0))
+        self.p, self.q, self.b = _Basis(left, dtype), _Basis(right, dtype), np.zeros((0, 0))
         self.jq = np.zeros((0, left), dtype)
         self.eps = float(np.finfo(dtype).eps)
 
@@ -135,8 +168,8 @@ class _Bases:
 
     def random(self, rng: np.random.Generator, count: int) -> Float[np.ndarray, "b d"]:
         """At most `count` random left vectors orthogonal to $P$."""
-        m, d = self.p.shape
-        return _orthonormal(rng.standard_normal((min(count, d - m), d)).astype(self.p.dtype), self.p)
+        d = self.p.features
+        return _orthonormal(rng.standard_normal((min(count, d - len(self.p)), d)).astype(self.p.dtype), self.p)
 
     def add_left(self, block: Float[np.ndarray, "b d"], pulled: Float[np.ndarray, "b e"]) -> Float[np.ndarray, "c e"]:
         """Take `block` into $P$ with its products; return the right vectors that they bring."""
@@ -144,12 +177,14 @@ class _Bases:
         (m, n), c = self.b.shape, len(fresh)
         b = np.zeros((m + len(block), n + c))
         b[:m, :n], b[m:, :n], b[m:, n:] = self.b, along, lengths
-        self.p, self.b = np.concatenate([self.p, block]), b
+        self.b = b
+        self.p.add(block)
         return fresh
 
     def add_right(self, fresh: Float[np.ndarray, "c e"], pushed: Float[np.ndarray, "c d"]) -> Float[np.ndarray, "b d"]:
         """Take `fresh` into $Q$ with its products; return the left vectors that they bring."""
-        self.q, self.jq = np.concatenate([self.q, fresh]), np.concatenate([self.jq, pushed])
+        self.q.add(fresh)
+        self.jq = np.concatenate([self.jq, pushed])
         return _split(pushed, self.p, 8 * self.eps * self.scale)[1]
 
     def bounds(self, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"], float]:
@@ -161,12 +196,12 @@ class _Bases:
         products round.
         """
         y, s, zt = np.linalg.svd(self.b, full_matrices=False)
-        r = np.linalg.norm(zt @ self.jq - s[:, None] * (y.T @ self.p), axis=-1) / np.sqrt(2)
+        r = np.linalg.norm(zt @ self.jq - s[:, None] * self.p.sums(y.T), axis=-1) / np.sqrt(2)
         apart = np.abs(s[:, None] - s[None, :]) - r[None, :]
         np.fill_diagonal(apart, np.inf)
         gap = np.minimum(apart.min(axis=-1), s)
         squared = np.where(gap > 0, r**2 / np.where(gap > 0, gap, 1), np.inf)
-        rounding = float(np.linalg.norm(self.p @ self.jq.T - self.b, 2) + (self.eps + LAPACK) * s[0])
+        rounding = float(np.linalg.norm(self.p.along(self.jq).T - self.b, 2) + (self.eps + LAPACK) * s[0])
         return s[:k], r[:k], (np.minimum(r, squared) + rounding)[:k], rounding
 
     def triplets(
@@ -175,28 +210,29 @@ class _Bases:
         """The `k` largest."""
         y, s, zt = np.linalg.svd(self.b, full_matrices=False)
         dtype = self.p.dtype
-        u = self.p.T @ y[:, :k].astype(dtype)
-        v = (zt[:k].astype(dtype) @ self.q).reshape(k, *right)
+        u = self.p.sums(y[:, :k].T.astype(dtype)).T
+        v = self.q.sums(zt[:k].astype(dtype)).reshape(k, *right)
         return SVD(u, s[:k].astype(dtype), v, r, bound, "krylov")
 
 
 def _split(
-    rows: Float[np.ndarray, "b n"], basis: Float[np.ndarray, "m n"], floor: float
+    rows: Float[np.ndarray, "b n"], basis: _Basis, floor: float
 ) -> tuple[Float[np.ndarray, "b m"], Float[np.ndarray, "c n"], Float[np.ndarray, "b c"]]:
     """Coefficients of `rows` along `basis`; an orthonormal rest, without what is short; and coefficients along that."""
     along = np.zeros((len(rows), len(basis)))
     for _ in range(2):
-        step = rows @ basis.T
-        rows, along = rows - step @ basis, along + step
+        step = basis.along(rows)
+        rows, along = rows - basis.sums(step), along + step
     _, lengths, rest = np.linalg.svd(rows, full_matrices=False)
-    rest = _orthonormal(rest[lengths > floor], basis)
+    # Once more: what is short is no longer orthogonal to the basis when it is made a unit.
+    rest = _orthonormal(rest[lengths > floor], basis, 1)
     return along, rest, (rows @ rest.T).astype(np.float64)
 
 
-def _orthonormal(rows: Float[np.ndarray, "c n"], basis: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "c n"]:
+def _orthonormal(rows: Float[np.ndarray, "c n"], basis: _Basis, times: int = 2) -> Float[np.ndarray, "c n"]:
     """An orthonormal basis of `rows`, orthogonal to `basis`; a second time for what the first rounds."""
-    for _ in range(2):
-        rows = rows - (rows @ basis.T) @ basis
+    for _ in range(times):
+        rows = rows - basis.sums(basis.along(rows))
         rows = np.linalg.qr(rows.T)[0].T
     return rows
 

@@ -124,6 +124,15 @@ class TestKrylov:
         assert passes == sorted(set(passes))
         assert passes[1] < len(dense)
 
+    def test_a_loose_tolerance_takes_no_more_products(self) -> None:
+        # Residuals as large as the gaps are no sign of copies: further products tell the values apart.
+        jacobian, passes = matrix(np.linspace(10, 1, 200), (3, 100)), []
+        for tol in (1e-1, 1e-2, 1e-5):
+            matvec, rmatvec, passed = products(jacobian)
+            krylov(matvec, rmatvec, jacobian.shape, np.float64, 8, tol=tol, width=2)
+            passes.append(passed[0])
+        assert passes == sorted(passes)
+
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     @pytest.mark.parametrize("spread", [0, 1e-9, 1e-6, 1e-4, 1e-3])
     @pytest.mark.parametrize("copies", [3, 9])
