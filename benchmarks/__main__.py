@@ -59,21 +59,30 @@ def main(argv: list[str] | None = None) -> int:
     out = args.json
     if args.gpu and out is None:
         out = RESULTS / f"{slug(device()['kind'])}.json"
-    partial = None if out is None else out.with_name(out.name + ".partial")
-    findings: list[Finding] = []
-    found: dict[str, Any] = {}
     with Clock(args.runs) if args.gpu else on_checkpoint(args) as clock:
-        said = {"runs": args.runs, "quick": args.quick, **_said(clock)}
-        for finding in gpu.measure(clock) if not isinstance(clock, Setting) else _of_groups(clock, args.only):
+        said = {"command": command.strip(), "runs": args.runs, "quick": args.quick, **_said(clock)}
+        findings: list[Finding] = []
+        found = _kept(findings, said, out)
+        for finding in _findings(clock, args.only):
             findings.append(finding)
-            found = document(findings, command=command.strip(), **said)
-            if partial is not None:
-                partial.parent.mkdir(parents=True, exist_ok=True)
-                partial.write_text(json.dumps(found, indent=1) + "\n")
-    if out is not None and partial is not None:
-        partial.replace(out)
+            found = _kept(findings, said, out)
+    if out is not None:
+        _partial(out).replace(out)
     show(found, Console(width=None if sys.stdout.isatty() else 150))
     return 0
+
+
+def _kept(findings: list[Finding], said: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """What is found so far, which an interrupted run leaves beside `out`."""
+    found = document(findings, **said)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _partial(out).write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
 
 
 def on_checkpoint(args: argparse.Namespace) -> Setting:
@@ -81,9 +90,13 @@ def on_checkpoint(args: argparse.Namespace) -> Setting:
     return Setting(args.checkpoint, quick=args.quick, runs=args.runs, dense=args.dense, tokens=args.tokens)
 
 
-def _of_groups(setting: Setting, names: Sequence[str]) -> Iterator[Finding]:
+def _findings(clock: Clock, names: Sequence[str]) -> Iterator[Finding]:
+    """Of the groups of these names on a checkpoint, or of the large shapes where there is none."""
+    if not isinstance(clock, Setting):
+        yield from gpu.measure(clock)
+        return
     for name in names:
-        yield from GROUPS[name](setting)
+        yield from GROUPS[name](clock)
 
 
 def _said(clock: Clock) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jaxlin.attribution import NEURONS
 from jaxlin.contributions import contributions
 
 OURS, FORWARD, TORCH = "attribute", "forward pass", "torch backward pass"
-RUNS = 3
+RUNS = 2
 """Times as often as the others: a call takes milliseconds."""
 
 

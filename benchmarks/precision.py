@@ -23,7 +23,7 @@ def measure(setting: Setting) -> Iterator[Finding]:
 def at(
     clock: Clock, model: jaxlin.Decoder, x: jax.Array, size: Mapping[str, int | str], runs: int | None = None
 ) -> Iterator[Finding]:
-    """The dense map at `x` in each precision, with its own floor; those that a device does not tell apart are one row."""
+    """The dense map at `x` in each precision, with its own floor; those that are alike on a device are one row."""
     alike: dict[str, list[Precision]] = {}
     for precision in PRECISIONS:
         alike.setdefault(told(precision, model.dtype), []).append(precision)

@@ -19,8 +19,9 @@ Every comparison is of the same weights and tokens in one process; the runs of w
 medians are quoted, with compilation apart. *Temporary* is what the compiler says that a program takes beside its
 arguments and results; *resident* is the most that the process came to hold during a run beyond what it held before.
 *Of floor* is the least time that there is for what a method does, over its median: its matrix products at the rate of
-a 4096 x 4096 product, or the bytes that it must read and write at the rate of a large copy, whichever takes longer,
-both measured in the same run. Peers are in italics.
+a 4096 x 4096 product of float32 matrices (8192 x 8192 on a GPU, and in the precision of the row), or the bytes that it
+must read and write at the rate of a large copy, whichever takes longer, both measured in the same run. Peers are in
+italics.
 """.strip()
 
 

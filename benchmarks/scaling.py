@@ -4,6 +4,7 @@ Random Llamas of which one size is changed at a time; for k the small trained mo
 spectrum. All sizes are timed in turn within each round.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 import jaxlin
+from benchmarks.dense import shallower
 from benchmarks.floor import map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import TEXT, Setting
@@ -58,8 +60,13 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
+@functools.cache
+def _deepest(width: int) -> jaxlin.Decoder:
+    return random_model(tiny(width, max(AXES["depth"])))
+
+
 def _map(width: int, layers: int, tokens: int) -> LocalMap:
-    model = random_model(tiny(width, layers))
+    model = shallower(_deepest(width), layers)
     return jaxlin.local_map(model, model.embed([i % 128 for i in range(tokens)]))
 
 
