@@ -125,7 +125,8 @@ def plan(
 ) -> None:
     """Say what a model and its map will take in memory, before anything is read."""
     _configure_jax(dtype)
-    from jaxlin.plan import memory_plan, physical_memory
+    from jaxlin.memory import physical_memory
+    from jaxlin.plan import memory_plan
 
     there = physical_memory() if memory is None else int(memory * 1e9)
     found = memory_plan(model, tokens=tokens, dtype=dtype, memory=there, recompute=recompute)

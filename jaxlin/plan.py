@@ -216,9 +216,3 @@ def _temporary(function: Any, *shapes: Any) -> int:
     """What the compiler says a program takes beside its arguments and results."""
     analysis: Any = jax.jit(function).lower(*shapes).compile().memory_analysis()
     return analysis.temp_size_in_bytes
-
-
-def physical_memory() -> int:
-    """Bytes of the present device, or of the machine where it says nothing."""
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxlin.errors import JaxlinError
+from jaxlin.memory import physical_memory
 from jaxlin.parallel import gathered, said_by_first
 
 REPAYING = 512
@@ -24,7 +25,7 @@ class Sizes(NamedTuple):
 
     Attributes:
         activation: bytes of one hidden activation over the block. On a CPU it should stay in the cache between the
-            products and the elementwise work; elsewhere it should fill the device.
+            products and the elementwise work; elsewhere it should occupy all units, and leave room for the weights.
         whole: bytes of a dense map up to which its rows are best computed all together, where that saves operations.
     """
 
@@ -32,12 +33,15 @@ class Sizes(NamedTuple):
     whole: int
 
 
-CPU, ACCELERATOR = Sizes(8 * 2**20, 256 * 2**20), Sizes(512 * 2**20, 2**30)
+CPU = Sizes(8 * 2**20, 256 * 2**20)
 
 
 def sizes() -> Sizes:
     """Those of the present device."""
-    return CPU if jax.default_backend() == "cpu" else ACCELERATOR
+    if jax.default_backend() == "cpu":
+        return CPU
+    there = physical_memory()
+    return Sizes(min(512 * 2**20, there // 128), min(2**30, there // 64))
 
 
 def default_block(rows: int, tokens: int, token_bytes: int) -> int:

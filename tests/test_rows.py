@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlin import rows
 from jaxlin.errors import JaxlinError
-from jaxlin.rows import dense
+from jaxlin.rows import default_block, dense, sizes
 
 MATRIX = jax.random.normal(jax.random.key(0), (10, 3, 4))
 
@@ -32,6 +33,20 @@ def write(out: Path | None, *, block: int = 3, stop_after: int | None = None, id
 @pytest.mark.parametrize("block", [1, 3, 10, 64])
 def test_blocks_of_any_size(block: int) -> None:
     np.testing.assert_array_equal(write(None, block=block), MATRIX)
+
+
+def test_blocks_are_larger_on_an_accelerator_and_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = 12288 * 4
+    on_cpu, whole = default_block(4096, 8, features), sizes().whole
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    blocks = {}
+    for gigabytes in (8, 80, 800):
+        monkeypatch.setattr(rows, "physical_memory", lambda there=gigabytes * 10**9: there)
+        blocks[gigabytes] = default_block(4096, 8, features)
+        assert 8 * blocks[gigabytes] * features <= gigabytes * 10**9 / 100
+        assert sizes().whole <= gigabytes * 10**9 / 50
+    assert on_cpu < blocks[8] < blocks[80] == blocks[800] < 4096
+    assert whole < sizes().whole
 
 
 def test_to_a_file(tmp_path: Path) -> None:
