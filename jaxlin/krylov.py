@@ -82,7 +82,7 @@ def krylov(
     while True:
         rng = np.random.default_rng(seed)
         found, complete = _run(matvec, rmatvec, shape, np.dtype(dtype), k, tol, rng, width)
-        if complete or width >= k:
+        if complete:
             return found
         width = min(2 * width, k)
 
@@ -115,7 +115,7 @@ def _run(
             s, r, bound, rounding = bases.bounds(k)
             values = np.all(bound <= np.maximum(tol * s, 2 * rounding))
             if exhausted or (values and np.all(r <= max(10 * tol * s[0], 2 * rounding))):
-                complete = exhausted or not _crowded(s, r, width)
+                complete = exhausted or width >= k or not _crowded(s, r, width)
                 # Values that further products may yet tell apart are no reason to begin anew.
                 if complete or _crowded(s, np.zeros_like(r), width) or np.all(r <= 2 * rounding):
                     return bases.triplets(k, right, r, bound), complete

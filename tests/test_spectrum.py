@@ -133,6 +133,15 @@ class TestKrylov:
             passes.append(passed[0])
         assert passes == sorted(passes)
 
+    def test_a_block_as_wide_as_the_answer_ends_at_the_tolerance(self) -> None:
+        # It has seen as many copies as are asked for, and need not tell them apart.
+        jacobian, passes = matrix(np.linspace(1, 0.01, 300), (4, 100)), []
+        for tol in (1e-1, 1e-5):
+            matvec, rmatvec, passed = products(jacobian)
+            krylov(matvec, rmatvec, jacobian.shape, np.float64, 8, tol=tol, width=8)
+            passes.append(passed[0])
+        assert 3 * passes[0] < passes[1]
+
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     @pytest.mark.parametrize("spread", [0, 1e-9, 1e-6, 1e-4, 1e-3])
     @pytest.mark.parametrize("copies", [3, 9])
