@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the prompt, for the groups that have one")
     parser.add_argument("--dense", action="store_true", help="unpack quantised weights first, as the peers hold them")
     parser.add_argument("--runs", type=int, default=3, help="rounds of interleaved runs; 3 if absent")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here; FILE.partial as it is found")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything here; until the end, what is found in FILE.partial"
+    )
     parser.add_argument("--gpu", action="store_true", help="large shapes with random weights, on a GPU")
     args = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
@@ -59,13 +61,18 @@ def main(argv: list[str] | None = None) -> int:
     out = args.json
     if args.gpu and out is None:
         out = RESULTS / f"{slug(device()['kind'])}.json"
-    with Clock(args.runs) if args.gpu else on_checkpoint(args) as clock:
-        said = {"command": command.strip(), "runs": args.runs, "quick": args.quick, **_said(clock)}
-        findings: list[Finding] = []
-        found = _kept(findings, said, out)
-        for finding in _findings(clock, args.only):
-            findings.append(finding)
+    findings: list[Finding] = []
+    found: dict[str, Any] = {}
+    try:
+        with Clock(args.runs) if args.gpu else on_checkpoint(args) as clock:
+            said = {"command": command.strip(), "runs": args.runs, "quick": args.quick, **_said(clock)}
             found = _kept(findings, said, out)
+            for finding in _findings(clock, args.only):
+                findings.append(finding)
+                found = _kept(findings, said, out)
+    except KeyboardInterrupt:
+        print("Interrupted." if out is None else f"Interrupted; what was found is in {_partial(out)}.", file=sys.stderr)
+        return 130
     if out is not None:
         _partial(out).replace(out)
     show(found, Console(width=None if sys.stdout.isatty() else 150))

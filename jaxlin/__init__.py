@@ -1,5 +1,6 @@
 """jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
 
+from jaxlin import baselines, causal, steering, words
 from jaxlin.attribution import Attribution, attribute
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
@@ -25,6 +26,8 @@ __all__ = [
     "MemoryPlan",
     "Tokenizer",
     "attribute",
+    "baselines",
+    "causal",
     "coefficients",
     "dose_curve",
     "explain",
@@ -35,5 +38,7 @@ __all__ = [
     "load",
     "local_map",
     "memory_plan",
+    "steering",
     "sweep",
+    "words",
 ]

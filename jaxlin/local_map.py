@@ -39,7 +39,7 @@ Leaf = Any
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LocalMap:
     r"""The map $v \mapsto J v$ from the `source` site to the output $f$ at one position of the `target` site.
 
@@ -70,6 +70,11 @@ class LocalMap:
     source: Place = field(metadata={"static": True})
     target: Place = field(metadata={"static": True})
     at_last: bool = field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        # np.shape, because JAX puts anything in the place of a leaf.
+        shape = (*np.shape(self.output), *np.shape(self.x))
+        return f"LocalMap(shape={shape}, source={self.source}, target={self.target}, rule={self.rule!r})"
 
     @property
     def shape(self) -> tuple[int, int, int]:

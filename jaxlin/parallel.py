@@ -46,7 +46,10 @@ def mesh_over(devices: int, config: Config) -> Mesh:
     """
     there = jax.devices()
     if not 1 <= devices <= len(there):
-        raise JaxlinError(f"Devices: expected a number in 1..{len(there)}, the devices there are; found {devices}.")
+        raise JaxlinError(
+            f"Devices: expected a number in 1..{len(there)}, the devices there are; found {devices}. On a CPU, "
+            f'jax.config.update("jax_num_cpu_devices", {devices}) makes as many, before anything is computed.'
+        )
     split = math.gcd(devices, *(getattr(config, key) for key in DIVIDED))
     axes = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((devices // split, split), (ROWS, AXIS), axis_types=axes, devices=there[:devices])

@@ -33,6 +33,11 @@ class Place:
     order: int = 0
     final: bool = False
 
+    def __str__(self) -> str:
+        if self.final:
+            return "final"
+        return "embed" if self == EMBED else f"({self.kind}, {self.layer})"
+
     @property
     def kind(self) -> Kind:
         """The kind of site in its block."""

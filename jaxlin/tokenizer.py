@@ -127,10 +127,12 @@ class Tokenizer:
         """
         ids = self.encode(text, prepend_bos=False)
         if len(ids) != 1:
-            raise TokenizerError(
-                f"{text!r}: expected one token; found {len(ids)}: {self.to_str_tokens(ids)}. "
-                "A word within a text mostly has its space before it: try ' word'."
+            hint = (
+                ""
+                if text[:1].isspace()
+                else f" A word within a text mostly has its space before it: try {' ' + text!r}."
             )
+            raise TokenizerError(f"{text!r}: expected one token; found {len(ids)}: {self.to_str_tokens(ids)}.{hint}")
         return ids[0]
 
     @property

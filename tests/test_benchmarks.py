@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from benchmarks import (
     shapes,
     timing,
 )
-from benchmarks.__main__ import main
+from benchmarks.__main__ import GROUPS, main
 from benchmarks.bars import BARS
 from benchmarks.results import Ratio, Row, document
 from benchmarks.setting import Clock, Setting
@@ -152,6 +152,22 @@ def test_json(written: Path) -> None:
     bars = {ratio["key"]: ratio["limit"] for ratio in said["ratios"]}
     assert bars["attribution, over forward"] == 3
     assert bars["attribution, over PyTorch"] is None
+
+
+def test_an_interrupted_run_keeps_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found(setting: Setting) -> Iterator[Row]:
+        yield row("ours", 8, 1.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(GROUPS, "dense", found)
+    out = tmp_path / "results" / "here.json"
+    assert main(["--only", "dense", "--json", str(out)]) == 130
+    assert not out.exists()
+    partial = out.with_name("here.json.partial")
+    assert capsys.readouterr().err.endswith(f"Interrupted; what was found is in {partial}.\n")
+    assert [each["name"] for each in json.loads(partial.read_text())["rows"]] == ["ours"]
 
 
 def test_report(written: Path, tmp_path: Path) -> None:

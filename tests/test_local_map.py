@@ -132,6 +132,14 @@ def test_the_operator_is_its_dense_matrix(model: Decoder) -> None:
     assert not np.any(dense[:, 5:])
 
 
+def test_it_is_shown_in_a_line() -> None:
+    model = build()
+    lmap = jaxlin.local_map(model, model.embed(IDS), source=("resid_mid", 1))
+    size = (32, len(IDS), 32)
+    assert repr(lmap) == f"LocalMap(shape={size}, source=(resid_mid, 1), target=final, rule='gate')"
+    assert repr(jax.tree.map(lambda _: None, lmap)).startswith("LocalMap(shape=(), source=(resid_mid, 1)")
+
+
 @pytest.mark.parametrize("position", [0, 7, 11, 18])
 def test_what_comes_after_is_not_computed(position: int, x64: None) -> None:
     """Few later positions are held, and the map is that of a prompt that ends there."""

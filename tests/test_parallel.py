@@ -169,8 +169,8 @@ for mesh in (jax.make_mesh((3,), ("data",)), jax.make_mesh((3,), ("model",)), 4)
 def test_meshes_that_are_refused(checkpoint: Callable[[str], Path]) -> None:
     command = [sys.executable, "-c", REFUSED, str(checkpoint("llama"))]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said == [
+    assert said[:2] == [
         'Mesh: expected an axis "model", and "rows" or none beside it; found data.',
         'Mesh: expected an axis "model" whose size divides num_attention_heads = 4; found 3.',
-        "Devices: expected a number in 1..3, the devices there are; found 4.",
     ]
+    assert said[2].startswith("Devices: expected a number in 1..3, the devices there are; found 4. On a CPU, ")

@@ -74,6 +74,10 @@ def test_single_tokens(smollm2: Tokenizer) -> None:
     for text in ("Golden Gate", ""):
         with pytest.raises(TokenizerError, match="expected one token; found"):
             smollm2.to_single_token(text)
+    with pytest.raises(TokenizerError, match=r"try ' Ashwoodly'\.$"):
+        smollm2.to_single_token("Ashwoodly")
+    with pytest.raises(TokenizerError, match=r"found \d: \[[^]]*\]\.$"):
+        smollm2.to_single_token(" Ashwoodly")
 
 
 def test_bos(characters: Tokenizer) -> None:
