@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
                 findings.append(finding)
                 found = _kept(findings, said, out)
     except KeyboardInterrupt:
-        print("Interrupted." if out is None else f"Interrupted; what was found is in {_partial(out)}.", file=sys.stderr)
+        kept = f"; what was found is in {_partial(out)}" if findings and out else ""
+        print(f"Interrupted{kept}.", file=sys.stderr)
         return 130
     if out is not None:
         _partial(out).replace(out)
