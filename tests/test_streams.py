@@ -58,8 +58,10 @@ def test_each_is_the_derivative_of_the_rest_of_the_model(name: str, checkpoint: 
         np.testing.assert_allclose(found.tokens[layer], slope, atol=1e-12)
 
 
-def test_without_biases_there_are_none() -> None:
-    model, _ = jaxlin.load()
+def test_without_biases_there_are_none(x64: None) -> None:
+    # In float64: this logit is a thirtieth of the products that cancel in it; in float32 the defect depends on the
+    # processor.
+    model, _ = jaxlin.load(dtype="float64")
     found = streams(model, model.embed([3, 4, 5]), 9)
     assert not found.bias.any()
-    assert found.defect <= 1e-6
+    assert found.defect <= 1e-14
