@@ -124,7 +124,7 @@ def _run(
 
 
 class _Basis:
-    """Orthonormal rows, in the blocks they came in: to put them together at every step would take most of the time."""
+    """Orthonormal rows, in the blocks they came in: to put them together would copy all of them at every step."""
 
     def __init__(self, features: int, dtype: np.dtype[Any]) -> None:
         self.features, self.dtype = features, dtype

@@ -127,11 +127,8 @@ class Tokenizer:
         """
         ids = self.encode(text, prepend_bos=False)
         if len(ids) != 1:
-            hint = (
-                ""
-                if text[:1].isspace()
-                else f" A word within a text mostly has its space before it: try {' ' + text!r}."
-            )
+            spaced = f" A word within a text mostly has its space before it: try {' ' + text!r}."
+            hint = "" if text[:1].isspace() else spaced
             raise TokenizerError(f"{text!r}: expected one token; found {len(ids)}: {self.to_str_tokens(ids)}.{hint}")
         return ids[0]
 

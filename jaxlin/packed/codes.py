@@ -94,8 +94,8 @@ def _joined(parts: Sequence[Array], bits: Sequence[int]) -> Array:
 def computed_once(scales: Float[Array, "*b n"]) -> Float[Array, "*b n"]:
     """`scales`, each of them computed once and not again for each value of its block.
 
-    XLA puts all that is elementwise into the loop that uses it, on a CPU at a tenth of the speed. A reduction it leaves
-    apart: this one takes the larger of two copies.
+    XLA puts all that is elementwise into the loop that uses it. A reduction it leaves apart: this one takes the larger
+    of two copies.
     """
     return jnp.max(jnp.broadcast_to(scales, (2, *scales.shape)), axis=0)
 
