@@ -21,6 +21,7 @@ from benchmarks import attribution, dense, gpu, large, layers, loading, long, pa
 from benchmarks.results import RESULTS, Finding, device, document
 from benchmarks.setting import Clock, Setting
 from benchmarks.table import show
+from jaxlin.xla import prefer_library_products
 
 GROUPS = {
     "dense": dense.measure,
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--gpu", action="store_true", help="large shapes with random weights, on a GPU")
     args = parser.parse_args(argv)
+    prefer_library_products()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if args.gpu and jax.devices()[0].platform != "gpu":

@@ -69,5 +69,6 @@ def counted(lmap: LocalMap, k: int, tol: float) -> tuple[SVD, int]:
 
         return call
 
-    found = krylov(counting(lmap.matvec), counting(lmap.rmatvec), lmap.shape, lmap.output.dtype, k, tol=tol)
+    products = counting(lmap.matvec), counting(lmap.rmatvec)
+    found = krylov(*products, lmap.shape, lmap.output.dtype, k, tol=tol, beside=lmap.x)
     return found, count

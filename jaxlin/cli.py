@@ -152,6 +152,9 @@ def _configure_jax(dtype: str, devices: int | None = None) -> None:
     """64-bit mode if asked for, and compiled programs kept in the user's cache folder for the next call."""
     import jax
 
+    from jaxlin.xla import prefer_library_products
+
+    prefer_library_products()
     if devices is not None:
         # Where there is only a CPU, it is as many devices as are asked for.
         jax.config.update("jax_num_cpu_devices", devices)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxlin.bases import Basis, Rows, basis_beside, orthonormal, split
 from jaxlin.errors import JaxlinError
 from jaxlin.parallel import on_host
 from jaxlin.spectrum import SVD, check_count
@@ -27,9 +28,6 @@ SMALL = 2**22
 
 LAPACK = 64 * 2.0**-52
 """What the SVD of the small matrix, in float64, may round, relative to its norm."""
-
-CACHED = 2**15
-"""Columns of a sum of vectors that are added up together: in the cache, not in memory."""
 
 CROWDED = 1e-4
 """Values that are as near to each other, relatively, count as one that is repeated."""
@@ -50,6 +48,7 @@ def krylov(
     tol: float | None = None,
     seed: int = 0,
     width: int | None = None,
+    beside: Any = None,
 ) -> SVD:
     r"""The `k` largest singular triplets of an operator ``[d, t, e]``, each value to `tol` of itself.
 
@@ -69,6 +68,7 @@ def krylov(
             1e-12 in float64 unless given.
         seed: of the random start.
         width: left vectors in a block; `default_width` unless given.
+        beside: an array ``[t, e]`` on the device that may keep the vectors of $Q$; they are on the host unless given.
 
     Raises:
         JaxlinError: `k` is larger than the rank of the operator, or `tol` is not positive.
@@ -79,9 +79,10 @@ def krylov(
     if not tol > 0:
         raise JaxlinError(f"SVD: expected a positive tolerance; found {tol}.")
     width = min(k, width or default_width(shape[1]))
+    kept = basis_beside(beside, expected_products(k, shape[1]))
     while True:
         rng = np.random.default_rng(seed)
-        found, complete = _run(matvec, rmatvec, shape, np.dtype(dtype), k, tol, rng, width)
+        found, complete = _run(matvec, rmatvec, shape, np.dtype(dtype), k, tol, rng, width, kept)
         if complete:
             return found
         width = min(2 * width, k)
@@ -96,17 +97,18 @@ def _run(
     tol: float,
     rng: np.random.Generator,
     width: int,
+    kept: type[Basis],
 ) -> tuple[SVD, bool]:
     """The triplets from one start, and whether none can be missing beside them."""
     d, right = shape[0], shape[1:]
-    bases = _Bases(d, int(np.prod(right)), dtype)
+    bases = _Bases(d, int(np.prod(right)), dtype, kept)
     block, drawn = bases.random(rng, width), True
     while True:
-        pulled = on_host(rmatvec(_padded(block, width))).reshape(width, -1)[: len(block)]
+        pulled = bases.q.held(rmatvec(bases.p.padded(block, width)))[: len(block)]
         fresh = bases.add_left(block, pulled)
         # What random vectors do not reach is not there.
         exhausted = len(bases.p) == d or (drawn and not len(fresh))
-        pushed = on_host(matvec(_padded(fresh, width).reshape(width, *right)))[: len(fresh)]
+        pushed = on_host(matvec(bases.q.padded(fresh, width).reshape(width, *right)))[: len(fresh)]
         block, drawn = bases.add_right(fresh, pushed)[: d - len(bases.p)], False
         rank = len(bases.q)
         if exhausted and rank < k:
@@ -123,41 +125,11 @@ def _run(
             block, drawn = bases.random(rng, width), True
 
 
-class _Basis:
-    """Orthonormal rows, in the blocks they came in: to put them together would copy all of them at every step."""
-
-    def __init__(self, features: int, dtype: np.dtype[Any]) -> None:
-        self.features, self.dtype = features, dtype
-        self._blocks: list[np.ndarray] = []
-
-    def __len__(self) -> int:
-        return sum(map(len, self._blocks))
-
-    def add(self, rows: Float[np.ndarray, "c n"]) -> None:
-        """Take more."""
-        self._blocks.append(np.ascontiguousarray(rows))
-
-    def along(self, rows: Float[np.ndarray, "b n"]) -> Float[np.ndarray, "b m"]:
-        """The coefficients of `rows`."""
-        none = np.zeros((len(rows), 0), self.dtype)
-        return np.concatenate([none, *(rows @ block.T for block in self._blocks)], axis=1)
-
-    def sums(self, coefficients: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b n"]:
-        """The rows of these coefficients."""
-        found = np.zeros((len(coefficients), self.features), self.dtype)
-        parts = np.split(coefficients, np.cumsum([len(block) for block in self._blocks])[:-1], axis=1)
-        for start in range(0, self.features, CACHED):
-            columns = slice(start, start + CACHED)
-            for part, block in zip(parts, self._blocks, strict=False):
-                found[:, columns] += part @ block[:, columns]
-        return found
-
-
 class _Bases:
     r"""$P$, $Q$ and $B$ with $J^\top P = Q B^\top$, and the products $J Q$; vectors are rows."""
 
-    def __init__(self, left: int, right: int, dtype: np.dtype[Any]) -> None:
-        self.p, self.q, self.b = _Basis(left, dtype), _Basis(right, dtype), np.zeros((0, 0))
+    def __init__(self, left: int, right: int, dtype: np.dtype[Any], kept: type[Basis]) -> None:
+        self.p, self.q, self.b = Basis(left, dtype), kept(right, dtype), np.zeros((0, 0))
         self.jq = np.zeros((0, left), dtype)
         self.eps = float(np.finfo(dtype).eps)
 
@@ -166,14 +138,14 @@ class _Bases:
         """The norm of $J$ as far as it is known."""
         return float(np.linalg.norm(self.b, 2)) if self.b.size else 0.0
 
-    def random(self, rng: np.random.Generator, count: int) -> Float[np.ndarray, "b d"]:
+    def random(self, rng: np.random.Generator, count: int) -> Float[Rows, "b d"]:
         """At most `count` random left vectors orthogonal to $P$."""
         d = self.p.features
-        return _orthonormal(rng.standard_normal((min(count, d - len(self.p)), d)).astype(self.p.dtype), self.p)
+        return orthonormal(rng.standard_normal((min(count, d - len(self.p)), d)).astype(self.p.dtype), self.p)
 
-    def add_left(self, block: Float[np.ndarray, "b d"], pulled: Float[np.ndarray, "b e"]) -> Float[np.ndarray, "c e"]:
+    def add_left(self, block: Float[Rows, "b d"], pulled: Float[Rows, "b e"]) -> Float[Rows, "c e"]:
         """Take `block` into $P$ with its products; return the right vectors that they bring."""
-        along, fresh, lengths = _split(pulled, self.q, 8 * self.eps * max(self.scale, float(np.linalg.norm(pulled))))
+        along, fresh, lengths = split(pulled, self.q, 8 * self.eps * max(self.scale, self.q.norm(pulled)))
         (m, n), c = self.b.shape, len(fresh)
         b = np.zeros((m + len(block), n + c))
         b[:m, :n], b[m:, :n], b[m:, n:] = self.b, along, lengths
@@ -181,11 +153,11 @@ class _Bases:
         self.p.add(block)
         return fresh
 
-    def add_right(self, fresh: Float[np.ndarray, "c e"], pushed: Float[np.ndarray, "c d"]) -> Float[np.ndarray, "b d"]:
+    def add_right(self, fresh: Float[Rows, "c e"], pushed: Float[np.ndarray, "c d"]) -> Float[Rows, "b d"]:
         """Take `fresh` into $Q$ with its products; return the left vectors that they bring."""
         self.q.add(fresh)
         self.jq = np.concatenate([self.jq, pushed])
-        return _split(pushed, self.p, 8 * self.eps * self.scale)[1]
+        return split(pushed, self.p, 8 * self.eps * self.scale)[1]
 
     def bounds(self, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"], float]:
         r"""The `k` largest values, their residuals, how far each is from exact, and how much of that is rounding.
@@ -215,33 +187,6 @@ class _Bases:
         return SVD(u, s[:k].astype(dtype), v, r, bound, "krylov")
 
 
-def _split(
-    rows: Float[np.ndarray, "b n"], basis: _Basis, floor: float
-) -> tuple[Float[np.ndarray, "b m"], Float[np.ndarray, "c n"], Float[np.ndarray, "b c"]]:
-    """Coefficients of `rows` along `basis`; an orthonormal rest, without what is short; and coefficients along that."""
-    along = np.zeros((len(rows), len(basis)))
-    for _ in range(2):
-        step = basis.along(rows)
-        rows, along = rows - basis.sums(step), along + step
-    _, lengths, rest = np.linalg.svd(rows, full_matrices=False)
-    # Once more: what is short is no longer orthogonal to the basis when it is made a unit.
-    rest = _orthonormal(rest[lengths > floor], basis, 1)
-    return along, rest, (rows @ rest.T).astype(np.float64)
-
-
-def _orthonormal(rows: Float[np.ndarray, "c n"], basis: _Basis, times: int = 2) -> Float[np.ndarray, "c n"]:
-    """An orthonormal basis of `rows`, orthogonal to `basis`; a second time for what the first rounds."""
-    for _ in range(times):
-        rows = rows - basis.sums(basis.along(rows))
-        rows = np.linalg.qr(rows.T)[0].T
-    return rows
-
-
-def _padded(rows: Float[np.ndarray, "c n"], width: int) -> Float[np.ndarray, "b n"]:
-    """`rows` and zeros: one shape for all products, which are compiled for it."""
-    return np.concatenate([rows, np.zeros((width - len(rows), rows.shape[1]), rows.dtype)])
-
-
 def _crowded(s: Float[np.ndarray, " k"], r: Float[np.ndarray, " k"], width: int) -> bool:
     """Whether `width` of the values cannot be told from one that is repeated."""
     runs = len(s) - width + 1
@@ -249,10 +194,15 @@ def _crowded(s: Float[np.ndarray, " k"], r: Float[np.ndarray, " k"], width: int)
     return bool(np.any(s[:runs] - s[width - 1 :] <= 8 * residual + CROWDED * s[:runs]))
 
 
+def expected_products(k: int, tokens: int) -> int:
+    """About how many vectors pass the map, and as many its transpose, for `k` triplets."""
+    return 5 * k + 12 * default_width(tokens)
+
+
 def cheaper(shape: tuple[int, int, int], k: int) -> str:
     r"""``"krylov"`` or ``"dense"``: which is expected to take less time for `k` triplets of ``[d, t, e]``.
 
-    The dense map takes $d$ products, all together, which halves their time. Krylov takes about $5 k + 12 w$, a block
+    The dense map takes $d$ products, all together, which halves their time. Krylov takes `expected_products`, a block
     of width $w$ at a time; where a block has fewer than `FULL` positions it takes as long as if it had so many. Maps of
     fewer than `SMALL` entries are soonest dense.
     """
@@ -260,5 +210,5 @@ def cheaper(shape: tuple[int, int, int], k: int) -> str:
     if d * tokens * e < SMALL:
         return "dense"
     width = default_width(tokens)
-    products = (5 * k + 12 * width) * max(1.0, FULL / (width * tokens))
+    products = expected_products(k, tokens) * max(1.0, FULL / (width * tokens))
     return "krylov" if 2 * products < d else "dense"

@@ -195,7 +195,8 @@ class LocalMap:
         if method == "dense":
             found = bounded_svd(np.asarray(self.jacobian()), self.matvec, k)
         elif method == "krylov":
-            found = krylov(self.matvec, self.rmatvec, self.shape, self.output.dtype, k, tol=tol, seed=seed)
+            products = self.matvec, self.rmatvec
+            found = krylov(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, beside=self.x)
         else:
             raise JaxlinError(f"SVD: expected the method auto, dense or krylov; found {method!r}.")
         return found.signed(np.asarray(self.output))

@@ -11,7 +11,8 @@ import pytest
 
 import jaxlin
 from jaxlin import baselines as nulls
-from jaxlin import depth, words
+from jaxlin import bases, depth, words
+from jaxlin.bases import Basis, DeviceBasis, basis_beside
 from jaxlin.gram import gram, gram_of, left_vectors, singular_values
 from jaxlin.krylov import cheaper, krylov
 from jaxlin.local_map import LocalMap, local_map
@@ -209,6 +210,54 @@ class TestKrylov:
         assert cheaper((576, 256, 576), 8) == "krylov"
         assert cheaper((576, 256, 576), 200) == "dense"
         assert cheaper((3072, 256, 3072), 200) == "krylov"
+
+
+class TestDeviceBasis:
+    """The vectors of the iteration as arrays of JAX, against the same checks, and against those on the host."""
+
+    @pytest.fixture(autouse=True)
+    def on_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("jaxlin.krylov.basis_beside", lambda like, vectors: DeviceBasis)
+
+    def test_the_small_model(self, small: LocalMap, dense: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = small.svd(16, method="krylov")
+        check(found, dense, 1e-5)
+        monkeypatch.setattr("jaxlin.krylov.basis_beside", lambda like, vectors: Basis)
+        host = small.svd(16, method="krylov")
+        np.testing.assert_allclose(found.s, host.s, rtol=1e-5)
+        np.testing.assert_allclose(found.v, host.v, atol=1e-3)
+
+    def test_float64(self, checkpoint: Callable[[str], Path], x64: None) -> None:
+        model, _ = jaxlin.load(checkpoint("llama, biases"), dtype="float64")
+        lmap = local_map(model, model.embed(IDS))
+        check(lmap.svd(16, method="krylov"), np.asarray(lmap.jacobian()), 1e-12)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_repeated_values(self, dtype: type, x64: None) -> None:
+        values = np.concatenate([[9, 7], np.full(6, 5), np.linspace(4, 0.1, 42)])
+        jacobian = matrix(values, (4, 20), dtype=dtype)
+        found = run(jacobian, 8, width=2)
+        exact = np.linalg.svd(jacobian.astype(np.float64).reshape(50, -1), compute_uv=False)[:8]
+        assert np.all(np.abs(found.s - exact) <= _known(found.bound))
+        np.testing.assert_allclose(found.s, exact, rtol=1e-5)
+
+    def test_k_larger_than_the_rank(self) -> None:
+        jacobian = matrix(np.concatenate([np.linspace(3, 1, 5), np.zeros(45)]), (3, 20), dtype=np.float32)
+        np.testing.assert_allclose(run(jacobian, 5).s, np.linspace(3, 1, 5), rtol=1e-5)
+        with pytest.raises(jaxlin.JaxlinError, match=r"k in 1\.\.5, the rank"):
+            run(jacobian, 6)
+
+    def test_where_a_basis_is_kept(self, small: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert basis_beside(None, 10) is Basis
+        assert basis_beside(np.zeros((2, 3), np.float32), 10) is Basis
+        assert basis_beside(small.x, 10) is Basis
+
+        monkeypatch.setattr(bases, "platforms", lambda like: ["gpu"])
+        monkeypatch.setattr(bases, "physical_memory", lambda: 8 * 10 * small.x.nbytes)
+        assert basis_beside(small.x, 10) is DeviceBasis
+        assert basis_beside(small.x, 11) is Basis
+        monkeypatch.setattr(bases, "platforms", lambda like: ["gpu", "gpu"])
+        assert basis_beside(small.x, 10) is Basis
 
 
 class TestGram:

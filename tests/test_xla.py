@@ -1,0 +1,26 @@
+"""What XLA is told: where there is a GPU's plugin, and never against what the user said."""
+
+import os
+
+import pytest
+
+from jaxlin import xla
+
+
+@pytest.mark.parametrize(
+    ("plugin", "said", "told"),
+    [
+        (True, None, xla.LIBRARY_PRODUCTS),
+        (True, "--xla_a=1", f"--xla_a=1 {xla.LIBRARY_PRODUCTS}"),
+        (True, "--xla_gpu_enable_triton_gemm=true", "--xla_gpu_enable_triton_gemm=true"),
+        (False, None, None),
+        (False, "--xla_a=1", "--xla_a=1"),
+    ],
+)
+def test_flags(plugin: bool, said: str | None, told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xla, "find_spec", lambda name: object() if plugin and name == "jax_cuda13_plugin" else None)
+    monkeypatch.setenv("XLA_FLAGS", said or "")
+    if said is None:
+        monkeypatch.delenv("XLA_FLAGS")
+    xla.prefer_library_products()
+    assert os.environ.get("XLA_FLAGS") == told
