@@ -1,6 +1,6 @@
 """Shapes of large models with random weights on one accelerator: dense map, attribution and spectrum against the floor.
 
-Weights are bfloat16, what is computed is float32: its products are as exact as float32.
+Weights are bfloat16, or 4 bits for the largest; what is computed is float32: its products are as exact as float32.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from benchmarks import precision
 from benchmarks.floor import forward_products, map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, ratio
-from benchmarks.shapes import LARGE, random_model
+from benchmarks.shapes import LARGE, LLAMA_70B, NF4, random_model
 from benchmarks.spectrum import TOL, K, counted
 from benchmarks.timing import compiled
 from jaxlin.krylov import default_width
@@ -22,11 +22,18 @@ from jaxlin.local_map import LocalMap
 from jaxlin.spectrum import SVD
 
 TOKENS = {"dense map": 8, "precision": 8, "attribution": 2048, "spectrum": 512}
+PACKED = {"Llama-3.3-70B, NF4": {**LLAMA_70B, "quantization_config": NF4}}
+OF_PACKED = {"rows": 8, "attribution": 2048}
+"""All rows of its map would take minutes: one block of them is measured."""
 
 
-def measure(
-    clock: Clock, shapes: Mapping[str, dict[str, Any]] = LARGE, tokens: Mapping[str, int] = TOKENS
-) -> Iterator[Finding]:
+def measure(clock: Clock) -> Iterator[Finding]:
+    """Every task for the shapes of `LARGE`, and those of `OF_PACKED` for a model in 4 bits."""
+    yield from each(clock, LARGE, TOKENS)
+    yield from each(clock, PACKED, OF_PACKED)
+
+
+def each(clock: Clock, shapes: Mapping[str, dict[str, Any]], tokens: Mapping[str, int]) -> Iterator[Finding]:
     """Each task for each shape, precisions for the first alone; what does not fit in memory is noted and left out.
 
     Args:
@@ -50,7 +57,7 @@ def measure(
                 yield f"gpu: {name}, {task} of {length} tokens: out of memory"
         del model
     if most := (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"):
-        yield f"gpu: at most {most / 1e9:.1f} GB of the device's memory were in use"
+        yield f"gpu: at most {most / 1e9:.1f} GB of the device's memory were in use up to here, {', '.join(shapes)}"
 
 
 def _dense(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:
@@ -74,6 +81,19 @@ def _dense(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Itera
         figures=figures,
     )
     yield Ratio("gpu, of floor", size, floor.seconds / timings["dense map"].median)
+
+
+def _rows(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:
+    lmap = jaxlin.local_map(model, _prompt(model, tokens))
+    rows, blocks = lmap.default_block, -(-lmap.shape[0] // lmap.default_block)
+    u = jax.random.normal(jax.random.key(0), (rows, lmap.shape[0]), lmap.output.dtype)
+    program, compile, temporary = compiled(LocalMap.rmatvec, lmap, u)
+    size = {"model": name, "tokens": tokens, "rows": rows}
+    timings, floor_of = clock.timed({"rows": lambda: program(lmap, u)})
+    floor = floor_of(row_products(model.config, rows, tokens), nbytes(model.layers) + 4 * rows * lmap.x.size)
+    found = Row.of("gpu", "a block of rows", size, timings["rows"], compile=compile, temporary=temporary, floor=floor)
+    yield found
+    yield f"gpu: {name}, all rows at {tokens} tokens are {blocks} such blocks: {blocks * found.median / 60:.1f} minutes"
 
 
 def _precision(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:
@@ -113,6 +133,7 @@ def _spectrum(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> It
 
 TASKS: dict[str, Callable[[Clock, str, jaxlin.Decoder, int], Iterator[Finding]]] = {
     "dense map": _dense,
+    "rows": _rows,
     "precision": _precision,
     "attribution": _attribution,
     "spectrum": _spectrum,

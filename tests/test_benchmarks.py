@@ -209,13 +209,23 @@ def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 def test_gpu_tasks_at_a_small_shape() -> None:
     tokens = {"dense map": 4, "precision": 4, "attribution": 12, "spectrum": 12}
     with Clock(runs=1, side=64) as clock:
-        found = list(gpu.measure(clock, {"small": shapes.tiny(dtype="bfloat16")}, tokens))
+        found = list(gpu.each(clock, {"small": shapes.tiny(dtype="bfloat16")}, tokens))
     rows = {row.name: row for row in found if isinstance(row, Row)}
     assert list(rows) == ["dense map", ", ".join(PRECISIONS), "attribution", "forward pass", "krylov"]
     assert 0 < rows["dense map"].figures["residual"] <= 3e-6
     assert rows["attribution"].figures["component defect"] <= 3e-6
     ratios = [ratio.key for ratio in found if isinstance(ratio, Ratio)]
     assert ratios == ["gpu, of floor", "precision, residual", "attribution, over forward"]
+
+
+def test_gpu_tasks_of_two_shapes_in_four_bits() -> None:
+    said = {**shapes.tiny(128), "quantization_config": shapes.NF4}
+    with Clock(runs=1, side=64) as clock:
+        found = list(gpu.each(clock, {"one": said, "two": said}, {"rows": 4, "precision": 4}))
+    rows = [(row.name, row.size["model"]) for row in found if isinstance(row, Row)]
+    assert rows == [("a block of rows", "one"), (", ".join(PRECISIONS), "one"), ("a block of rows", "two")]
+    assert all(row.fraction for row in found if isinstance(row, Row))
+    assert "all rows at 4 tokens are 1 such blocks" in " ".join(each for each in found if isinstance(each, str))
 
 
 def test_precisions_that_a_device_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
