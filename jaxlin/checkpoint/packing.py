@@ -3,6 +3,7 @@
 Nothing is decoded here.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from jaxlin.errors import CheckpointError
 from jaxlin.packed import FourBit, Int8, Packed, Scaled
 
 
-class Quantized:
+class Quantized(ABC):
     """The tensors of a folder, those that are quantised as packed matrices. A subclass is one method.
 
     Args:
@@ -33,17 +34,17 @@ class Quantized:
         self.read_config(said)
         self._modules = {name.removesuffix(".weight") for name in folder.names() if self.is_packed(name)}
 
+    @abstractmethod
     def read_config(self, said: ConfigReader) -> None:
         """Take what matters of the quantisation config."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_packed(self, name: str) -> bool:
         """Whether the tensor `name` is a quantised weight."""
-        raise NotImplementedError
 
+    @abstractmethod
     def packed(self, module: str) -> FourBit | Int8 | Scaled:
         """The weight of `module`."""
-        raise NotImplementedError
 
     def packed_shape(self, module: str) -> tuple[int, ...]:
         """The shape of the weight of `module`."""

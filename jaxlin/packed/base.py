@@ -1,5 +1,6 @@
 """`Packed`: a matrix in the bytes of its file, unpacked where it is used."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 
-class Packed:
+class Packed(ABC):
     """A matrix ``[..., out, in]`` whose values are computed from what is stored, exactly as its format says.
 
     A pytree: leading axes of its leaves are leading axes of the matrix, so a stack of them rides a scan, and one layer
@@ -41,13 +42,13 @@ class Packed:
         floats = (leaf for leaf in map(np.asarray, jax.tree.leaves(self)) if not np.issubdtype(leaf.dtype, np.integer))
         return all(bool(np.isfinite(leaf).all()) for leaf in floats)
 
+    @abstractmethod
     def unpack(self) -> Array:
         """The values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
         """The values of some rows of a single matrix."""
-        raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Array:
         if index is Ellipsis:
