@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -106,11 +107,13 @@ class DeviceBasis(Basis):
 
     def held(self, rows: Any) -> Float[Rows, "b n"]:
         """Products of a map where they are."""
-        return jnp.reshape(rows, (len(rows), -1))
+        return jnp.asarray(rows, self.dtype).reshape(len(rows), -1)
 
     def norm(self, rows: Float[Rows, "b n"]) -> float:
         """The norm of a block as a matrix (Frobenius)."""
-        return float(jnp.linalg.norm(rows))
+        # Scaled, or the squares of small numbers would vanish.
+        largest = jnp.max(jnp.abs(rows))
+        return float(largest * jnp.linalg.norm(rows / largest)) if largest else 0.0
 
     def inner(self, a: Float[Rows, "b n"], b: Float[Rows, "c n"]) -> Float[np.ndarray, "b c"]:
         """The inner products of two blocks, on the host."""
@@ -152,8 +155,9 @@ def _factored(rows: Float[Array, "b n"]) -> tuple[Array, Array]:
 
 
 def platforms(like: Any) -> list[str]:
-    """The platform of each device of an array; of none if it is no array of JAX."""
-    return [device.platform for device in like.devices()] if isinstance(like, jax.Array) else []
+    """The platform of each device of an array; of none if it is no array of JAX, or a tracer."""
+    held = isinstance(like, jax.Array) and not isinstance(like, jax.core.Tracer)
+    return [device.platform for device in like.devices()] if held else []
 
 
 def basis_beside(like: Any, vectors: int) -> type[Basis]:

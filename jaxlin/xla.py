@@ -13,6 +13,8 @@ and timing kernels of its own for each shape, which takes most of the time that 
 
 def prefer_library_products() -> None:
     """Append `LIBRARY_PRODUCTS` to ``XLA_FLAGS``, unless it says something about that; before JAX computes anything."""
-    said = os.environ.get("XLA_FLAGS", "")
+    said = os.environ.get("XLA_FLAGS", "").strip()
+    if said and not said.startswith("-"):
+        return  # the name of a file of flags
     if LIBRARY_PRODUCTS.partition("=")[0] not in said and any(map(find_spec, PLUGINS)):
         os.environ["XLA_FLAGS"] = f"{said} {LIBRARY_PRODUCTS}".strip()

@@ -247,6 +247,12 @@ class TestDeviceBasis:
         with pytest.raises(jaxlin.JaxlinError, match=r"k in 1\.\.5, the rank"):
             run(jacobian, 6)
 
+    def test_the_rank_of_a_small_operator(self) -> None:
+        # The squares of its entries are too small for float32.
+        jacobian = matrix(np.concatenate([np.linspace(3, 1, 3), np.zeros(9)]), (2, 8), dtype=np.float32)
+        with pytest.raises(jaxlin.JaxlinError, match=r"k in 1\.\.3, the rank"):
+            run(jacobian * np.float32(1e-20), 6)
+
     def test_where_a_basis_is_kept(self, small: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
         assert basis_beside(None, 10) is Basis
         assert basis_beside(np.zeros((2, 3), np.float32), 10) is Basis

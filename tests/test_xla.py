@@ -13,6 +13,7 @@ from jaxlin import xla
         (True, None, xla.LIBRARY_PRODUCTS),
         (True, "--xla_a=1", f"--xla_a=1 {xla.LIBRARY_PRODUCTS}"),
         (True, "--xla_gpu_enable_triton_gemm=true", "--xla_gpu_enable_triton_gemm=true"),
+        (True, "flags.txt", "flags.txt"),
         (False, None, None),
         (False, "--xla_a=1", "--xla_a=1"),
     ],

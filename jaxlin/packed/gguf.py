@@ -163,8 +163,8 @@ def _scale(head: Head) -> tuple[Scales, None]:
 
 
 def _scale_and_minimum(head: Head) -> tuple[Scales, Scales]:
-    scale, minimum = _halves(head, 0, 2)
-    return computed_once(scale), computed_once(minimum)
+    both = computed_once(jnp.concatenate(_halves(head, 0, 2), axis=-1))
+    return both[..., :1], both[..., 1:]
 
 
 def _q2_k(head: Head) -> tuple[Scales, Scales]:
