@@ -68,7 +68,7 @@ class Basis:
 
     def held(self, rows: Any) -> Float[Rows, "b n"]:
         """Products of a map, ``[b, ...]``, where the basis is."""
-        return np.ascontiguousarray(on_host(rows)).reshape(len(rows), -1)
+        return on_host(rows).reshape(len(rows), -1)
 
     def norm(self, rows: Float[Rows, "b n"]) -> float:
         """The norm of a block as a matrix (Frobenius)."""
@@ -80,7 +80,7 @@ class Basis:
 
     def combined(self, coefficients: Float[np.ndarray, "c b"], rows: Float[Rows, "b n"]) -> Float[Rows, "c n"]:
         """Linear combinations of `rows`."""
-        return np.ascontiguousarray(coefficients.astype(self.dtype) @ rows)
+        return np.asarray(coefficients.astype(self.dtype) @ rows)
 
     def factored(self, rows: Float[Rows, "b n"]) -> tuple[Float[np.ndarray, "b b"], Float[Rows, "b n"]]:
         """A small matrix and orthonormal vectors whose product is `rows`."""
@@ -93,7 +93,7 @@ class Basis:
 
 
 class DeviceBasis(Basis):
-    """Orthonormal vectors on the device that they are computed on: a GPU takes longer to send than to multiply them."""
+    """Orthonormal vectors on the device that they are computed on, which coefficients alone leave until the end."""
 
     def without(self, rows: Float[Rows, "b n"], coefficients: Float[np.ndarray, "b m"]) -> Float[Rows, "b n"]:
         """`rows` less the vectors of these coefficients."""
@@ -165,7 +165,8 @@ def basis_beside(like: Any, vectors: int) -> type[Basis]:
 
     On a CPU it is the host: NumPy multiplies few long vectors faster than XLA does there.
     """
-    if platforms(like) in ([], ["cpu"]) or len(platforms(like)) > 1:
+    there = platforms(like)
+    if len(there) != 1 or there == ["cpu"]:
         return Basis
     size = vectors * math.prod(like.shape) * like.dtype.itemsize
     return DeviceBasis if size <= SHARE * physical_memory() else Basis
