@@ -429,13 +429,14 @@ class TestGGUF:
     @pytest.mark.parametrize(
         ("after", "offset", "value", "message"),
         [
-            ("", 8, struct.pack("<Q", 2**60), "given twice|ends within"),
+            ("", 8, struct.pack("<Q", 2**60), "of 0 axes|ends within"),
             ("", 16, struct.pack("<Q", 2**60), "given twice|ends within|unknown|UTF-8"),
             ("count", 0, b"\x63", "unknown type 99"),
             ("ids", 8, struct.pack("<Q", 2**62), "ends within"),
             ("flag", -4, b"\xff", "not UTF-8"),
             ("tokens", 8, struct.pack("<Q", 2**40), "more than the file can hold"),
             ("Q4_0.weight", 0, b"\x09", "Q4_0.weight of 9 axes"),
+            ("float16.weight", 0, b"\x00", "float16.weight of 0 axes"),
             ("Q4_0.weight", 4, b"\x41", "Q4_0.weight of Q4_0, blocks of 32, and of shape"),
             ("Q4_0.weight", 12, b"\x00", r"shape \(0, 64\)"),
             ("Q4_0.weight", 12, struct.pack("<Q", 2**62), "ends at byte"),

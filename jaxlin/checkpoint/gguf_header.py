@@ -122,8 +122,8 @@ class _Cursor:
 
     def _tensor(self, name: str) -> tuple[GGMLQuantizationType, tuple[int, ...], int]:
         axes = self._number("<I")
-        if axes > MAX_AXES:
-            raise ValueError(f"tensor {name} of {axes} axes; at most {MAX_AXES} are possible")
+        if not 1 <= axes <= MAX_AXES:
+            raise ValueError(f"tensor {name} of {axes} axes; 1 to {MAX_AXES} are possible")
         shape = tuple(self._number("<Q") for _ in range(axes))[::-1]
         code, offset = self._number("<I"), self._number("<Q")
         try:
@@ -131,7 +131,7 @@ class _Cursor:
             block, _ = gguf.GGML_QUANT_SIZES[kind]
         except (ValueError, KeyError):
             raise ValueError(f"tensor {name} of type {code}, which gguf {_version()} does not know") from None
-        if 0 in shape or (shape[-1] if shape else 1) % block:
+        if 0 in shape or shape[-1] % block:
             raise ValueError(f"tensor {name} of {kind.name}, blocks of {block}, and of shape {shape}")
         return kind, shape, offset
 
