@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxlin.biases import without_biases
 from jaxlin.decoder import Decoder
+from jaxlin.errors import JaxlinError
 from jaxlin.held import Coefficients
 from jaxlin.hold import Replay
 from jaxlin.layers import folding_pays
@@ -40,10 +41,8 @@ def sweep(
     Raises:
         SiteError: a kind that the model does not have.
     """
-    if missing := set(kinds) - set(model.sites):
-        raise SiteError(f"Sites: expected kinds of {', '.join(model.sites)}; found {', '.join(sorted(missing))}.")
-    rows = _sweep(model, coefficients, u.reshape(-1, u.shape[-1]), position, tuple(kinds))
-    return {kind: row.reshape(*u.shape[:-1], *row.shape[1:]) for kind, row in rows.items()}
+    rows = _sweep(model, coefficients, u.reshape(-1, u.shape[-1]), position, _known(model, kinds))
+    return {kind: jnp.moveaxis(row, 1, 0).reshape(*u.shape[:-1], *row[:, 0].shape) for kind, row in rows.items()}
 
 
 def layer_maps(
@@ -70,22 +69,33 @@ def layer_maps(
 
     Raises:
         SiteError: a kind that the model does not have.
+        JaxlinError: a block without rows.
     """
     d = model.config.hidden_size
-    count = block or d
+    count, kinds = d if block is None else block, _known(model, kinds)
+    if count < 1:
+        raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
     parts = []
     for start in range(0, d, count):
         # One shape for all blocks: past the end the rows of the identity are zero.
         u = jax.nn.one_hot(jnp.arange(start, start + count), d, dtype=model.dtype)
-        rows = sweep(model, coefficients, u, kinds=kinds, position=position)
-        parts.append({kind: row[: d - start] for kind, row in rows.items()})
-    return {kind: jnp.moveaxis(jnp.concatenate([part[kind] for part in parts]), 1, 0) for kind in kinds}
+        rows = _sweep(model, coefficients, u, position, kinds)
+        parts.append({kind: row[:, : d - start] for kind, row in rows.items()})
+    if len(parts) == 1:  # To put one part together would copy it, and the maps may be most of what memory holds.
+        return parts[0]
+    return {kind: jnp.concatenate([part[kind] for part in parts], axis=1) for kind in kinds}
+
+
+def _known(model: Decoder, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    if missing := set(kinds) - set(model.sites):
+        raise SiteError(f"Sites: expected kinds of {', '.join(model.sites)}; found {', '.join(sorted(missing))}.")
+    return tuple(kinds)
 
 
 @functools.partial(jax.jit, static_argnames="kinds")
 def _sweep(
     model: Decoder, coefficients: Coefficients, u: Float[Array, "b d"], position: Array, kinds: tuple[str, ...]
-) -> dict[str, Float[Array, "b l t d"]]:
+) -> dict[str, Float[Array, "l b t d"]]:
     bare = without_biases(model)
     layers, tokens = model.config.num_hidden_layers, coefficients.tokens
     fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)
@@ -94,12 +104,14 @@ def _sweep(
         # The stream is zero: an input, because a function that adds a constant has no transpose.
         x, _ = bare.scan(
             stream,
-            lambda row: Replay(row[0], coefficients.rule, fold=fold, probes=row[1]),
+            lambda row: Replay(
+                row[0], coefficients.rule, fold=fold, probes={k: jnp.moveaxis(v, 0, 1) for k, v in row[1].items()}
+            ),
             (coefficients.layers, probes),
         )
         return bare.norm(x, Replay(coefficients.norm, coefficients.rule))[position]
 
     stream = jax.ShapeDtypeStruct((tokens, *u.shape), u.dtype)
-    probes = {kind: jax.ShapeDtypeStruct((layers, tokens, *u.shape), u.dtype) for kind in kinds}
-    _, rows = jax.linear_transpose(held, stream, probes)(u)
-    return {kind: jnp.moveaxis(row, 2, 0) for kind, row in rows.items()}
+    # As the rows are to lie: each layer's are turned as the pass reaches it, not all of them after it.
+    rows = {kind: jax.ShapeDtypeStruct((layers, len(u), tokens, u.shape[1]), u.dtype) for kind in kinds}
+    return jax.linear_transpose(held, stream, rows)(u)[1]
