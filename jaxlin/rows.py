@@ -1,5 +1,6 @@
 """A dense matrix from its rows: block by block, to memory or to a file that is whole or not there."""
 
+import functools
 import json
 import math
 import os
@@ -81,22 +82,43 @@ def dense(
     rows = shape[0]
     if block < 1:
         raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
-    partial = None if out is None else _Partial(out, shape, dtype, identity)
-    first = 0 if partial is None else partial.done
-    blocks: list[jax.Array] = []
-    bar = tqdm(total=rows, initial=first, unit="row", desc="J", delay=1, disable=None if progress else True)
+    result = _InMemory(rows) if out is None else _Partial(out, shape, dtype, identity)
+    bar = tqdm(total=rows, initial=result.done, unit="row", desc="J", delay=1, disable=None if progress else True)
     with bar:
-        for start in range(first, rows, block):
+        for start in range(result.done, rows, block):
             count = min(block, rows - start)
             # One shape for all blocks: past the end the rows of the identity are zero.
             units = jax.nn.one_hot(jnp.arange(start, start + block), rows, dtype=dtype)
-            part = gathered(pull(units))[:count]
-            if partial is None:
-                blocks.append(part)
-            else:
-                partial.write(start, np.asarray(part))
+            result.write(start, gathered(pull(units))[:count])
             bar.update(count)
-    return jnp.concatenate(blocks) if partial is None else partial.finish()
+    return result.finish()
+
+
+class _InMemory:
+    """One array, filled in its place: blocks that are put together at the end are in memory twice."""
+
+    done = 0
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def write(self, start: int, rows: jax.Array) -> None:
+        """Put `rows` in place; the first make the array."""
+        if start > 0:
+            self.whole = _placed(self.whole, rows, start)
+        elif missing := self.rows - len(rows):
+            self.whole = jnp.pad(rows, [(0, missing), *[(0, 0)] * (rows.ndim - 1)])
+        else:
+            self.whole = rows
+
+    def finish(self) -> jax.Array:
+        """The array."""
+        return self.whole
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _placed(whole: jax.Array, rows: jax.Array, start: jax.Array | int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
 
 
 class _Partial:
@@ -149,11 +171,12 @@ class _Partial:
         fresh.write_text(json.dumps({"identity": self.identity, "rows": self.done}))
         os.replace(fresh, self.note)
 
-    def write(self, start: int, rows: np.ndarray) -> None:
+    def write(self, start: int, rows: jax.Array) -> None:
         """Put `rows` in place, then say that they are there."""
-        self.done = start + len(rows)
+        values = np.asarray(rows)  # in every process, so that none runs ahead of the one that writes
+        self.done = start + len(values)
         if self.array is not None:
-            self.array[start : self.done] = rows
+            self.array[start : self.done] = values
             self.array.flush()
             self._say()
 

@@ -35,6 +35,17 @@ def test_blocks_of_any_size(block: int) -> None:
     np.testing.assert_array_equal(write(None, block=block), MATRIX)
 
 
+def test_blocks_are_put_in_place() -> None:
+    """The array of the first block is the one that is returned: there is no second."""
+    placed = rows._InMemory(len(MATRIX))
+    placed.write(0, MATRIX[:3])
+    address = placed.whole.unsafe_buffer_pointer()
+    for start in (3, 6, 9):
+        placed.write(start, MATRIX[start : start + 3])
+    assert placed.finish().unsafe_buffer_pointer() == address
+    np.testing.assert_array_equal(placed.finish(), MATRIX)
+
+
 def test_blocks_are_larger_on_an_accelerator_and_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
     features = 12288 * 4
     on_cpu, whole = default_block(4096, 8, features), sizes().whole
