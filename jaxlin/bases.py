@@ -111,9 +111,7 @@ class DeviceBasis(Basis):
 
     def norm(self, rows: Float[Rows, "b n"]) -> float:
         """The norm of a block as a matrix (Frobenius)."""
-        # Scaled, or the squares of small numbers would vanish.
-        largest = jnp.max(jnp.abs(rows))
-        return float(largest * jnp.linalg.norm(rows / largest)) if largest else 0.0
+        return float(_norm(rows))
 
     def inner(self, a: Float[Rows, "b n"], b: Float[Rows, "c n"]) -> Float[np.ndarray, "b c"]:
         """The inner products of two blocks, on the host."""
@@ -135,6 +133,13 @@ class DeviceBasis(Basis):
     def padded(self, rows: Float[Rows, "c n"], width: int) -> Float[Rows, "b n"]:
         """`rows` and zeros."""
         return jnp.pad(rows, ((0, width - len(rows)), (0, 0)))
+
+
+@jax.jit
+def _norm(rows: Float[Array, "b n"]) -> Float[Array, ""]:
+    # Scaled, or the squares of small numbers would vanish.
+    largest = jnp.max(jnp.abs(rows))
+    return largest * jnp.linalg.norm(rows / jnp.where(largest > 0, largest, 1))
 
 
 @jax.jit

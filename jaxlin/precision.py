@@ -17,8 +17,8 @@ precision             GPU                         TPU                           
 The last two are named as in `jax.lax.DotAlgorithmPreset`, for GPUs whose bfloat16 units are the fastest by far. Only
 float32 is meant: other dtypes are multiplied as they are.
 
-On an H200 the dense map of a random model of Llama-3.2-3B's shape at 8 tokens took 1.35 s at a residual of 2.4e-6 in
-``highest``, 0.72 s at 1.8e-5 in ``high``, 0.26 s at 1.1e-3 in ``fast``, 0.68 s at 1.0e-5 in six and 0.36 s at 3.1e-5 in
+On an H200 the dense map of a random model of Llama-3.2-3B's shape at 8 tokens took 1.35 s at a residual of 2.3e-6 in
+``highest``, 0.71 s at 1.9e-5 in ``high``, 0.26 s at 1.3e-3 in ``fast``, 0.66 s at 8.2e-6 in six and 0.35 s at 3.6e-5 in
 three products of bfloat16: such units add up in fewer bits than float32 has, however many parts a factor is split into.
 ``highest`` is the default because it is the fastest that stays below 3e-6. ``python -m benchmarks --gpu`` measures
 this, and ``--only precision`` on a checkpoint.
