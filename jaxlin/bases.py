@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.memory import physical_memory
+from jaxlin.memory import free_memory
 from jaxlin.parallel import on_host
 
 Rows = Array | np.ndarray
@@ -20,8 +20,8 @@ Rows = Array | np.ndarray
 CACHED = 2**15
 """Columns of a sum of vectors that are added up together: in the cache, not in memory."""
 
-SHARE = 1 / 8
-"""The part of a device's memory that a basis may take."""
+SHARE = 1 / 4
+"""The part of a device's free memory that a basis may be expected to take: it may come to be twice as large."""
 
 
 class Basis:
@@ -174,7 +174,7 @@ def basis_beside(like: Any, vectors: int) -> type[Basis]:
     if len(there) != 1 or there == ["cpu"]:
         return Basis
     size = vectors * math.prod(like.shape) * like.dtype.itemsize
-    return DeviceBasis if size <= SHARE * physical_memory() else Basis
+    return DeviceBasis if size <= SHARE * free_memory() else Basis
 
 
 def split(
