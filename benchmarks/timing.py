@@ -60,11 +60,18 @@ def interleaved(
     """
     found: dict[str, list[tuple[float, int | None]]] = {name: [] for name in calls}
     names = list(calls)
-    for turn in range(runs):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            said(name)
-            found[name].append(once(calls[name]))
+    # Garbage is collected before every run. What is alive now is no part of it: half a million objects of torch and
+    # transformers, through which each collection would look for longer than many a run takes.
+    gc.collect()
+    gc.freeze()
+    try:
+        for turn in range(runs):
+            shift = turn % len(names)
+            for name in names[shift:] + names[:shift]:
+                said(name)
+                found[name].append(once(calls[name]))
+    finally:
+        gc.unfreeze()
     return {name: _timing(pairs) for name, pairs in found.items()}
 
 
