@@ -156,6 +156,7 @@ def attribute(
         recompute: keep the stream that enters each block instead of its factors, see `jaxlin.coefficients`.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
         JaxlinError: a target outside the vocabulary, a pair of equal ones, more neurons than there are, or no such
             rule.
         SiteError: no such position.
@@ -165,6 +166,7 @@ def attribute(
     hidden = config.num_hidden_layers * config.intermediate_size
     if not 0 <= neurons <= hidden:
         raise JaxlinError(f"Neurons: expected a number in 0..{hidden}; found {neurons}.")
+    model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
     read = checked_target(model, without_words(model, tokenizer, target, x, at), x.dtype)
     parts = jax.device_get(contributions(model, x, at, read, chosen, neurons, recompute))

@@ -146,14 +146,18 @@ def removal(
         seed: of the random vectors.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
         JaxlinError: a target that is none, no such side, or more triplets than there are.
         SiteError: no such position.
     """
+    model.check_embeddings(x)
     kept = len(triplets.s) if k is None else k
     if not 1 <= kept <= len(triplets.s):
         raise JaxlinError(f"Removal: expected k in 1..{len(triplets.s)}, the triplets given; found {k}.")
     if side not in ("right", "left"):
         raise JaxlinError(f'Removal: expected the side "right" or "left"; found {side!r}.')
+    if samples < 0:
+        raise JaxlinError(f"Removal: expected 0 random removals or more; found {samples}.")
     at, what = position_in(x.shape[0], position), checked_target(model, target, x.dtype)
     if side == "right":
         whole, directions = x, jnp.asarray(triplets.v[:kept], x.dtype)

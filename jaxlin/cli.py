@@ -16,7 +16,10 @@ Model = Annotated[
     str | None,
     typer.Option(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
 ]
-Rule = Annotated[Literal["gate", "up", "half"], typer.Option(help="What is held of a gated MLP.")]
+Rule = Annotated[
+    Literal["gate", "up", "half"],
+    typer.Option(help="What is held of act(g)·u in a gated MLP: act(g), u·act(g)/g, or half of each."),
+]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -50,8 +53,15 @@ def explain(
     rule: Rule = "gate",
     dtype: Dtype = "float32",
     position: Annotated[int, typer.Option(help="The token after which the prediction is read.")] = -1,
-    target: Annotated[str | None, typer.Option(help="The word whose logit is attributed.")] = None,
-    top: Annotated[int, typer.Option(min=1, max=100, help="How many words and singular values to show.")] = 5,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="The word whose logit is attributed: one token, as it is or after a space; likeliest if absent."
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=1, max=100, help="How many next words, singular values and words of each to show.")
+    ] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with all of it to this file.")] = None,
     devices: Annotated[
@@ -89,7 +99,7 @@ def paper(
     rule: Rule = "gate",
     dtype: Dtype = "float32",
 ) -> None:
-    """Make the figures and tables of the paper for a model, with every number in JSON."""
+    """Make the figures and tables of the paper for a model, with every number in JSON. It needs matplotlib."""
     _configure_jax(dtype)
     import jaxlin
     from jaxlin.paper import STEER, TEXT, check
@@ -133,7 +143,10 @@ def plan(
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return
-    table = Table("", "GB", title=f"{model}: {found.parameters / 1e9:.2f} G parameters, {tokens} tokens, {dtype}")
+    console = Console(highlight=False)
+    said = f"{model}: {found.parameters / 1e9:.2f} G parameters, {tokens} tokens, {dtype}"
+    console.print(Text(said, style="italic"), soft_wrap=True)
+    table = Table("", "GB")
     for name, size in (
         ("weights, as stored", found.weights),
         ("coefficients", found.coefficients),
@@ -145,7 +158,10 @@ def plan(
         ("there is", there),
     ):
         table.add_row(name, f"{size / 1e9:.3f}")
-    Console(highlight=False).print(table)
+    console.print(table)
+    if found.peak > there:
+        hint = "The dense J does not fit beside the model: take products, or write it with jacobian(out=FILE)."
+        console.print(hint, soft_wrap=True)
 
 
 def _configure_jax(dtype: str, devices: int | None = None) -> None:

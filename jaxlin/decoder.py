@@ -92,6 +92,8 @@ class Decoder(nnx.Module):
 
     def _checked(self, ids: Any) -> np.ndarray:
         ids, config = np.asarray(ids), self.config
+        if ids.dtype.kind in "US":
+            raise PromptError("Prompt: expected token ids; found text. tokenizer.encode(text) gives its ids.")
         if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
             raise PromptError(f"Prompt: expected a list of one token id or more; found shape {ids.shape}, {ids.dtype}.")
         if ids.min() < 0 or ids.max() >= config.vocab_size:
@@ -104,8 +106,26 @@ class Decoder(nnx.Module):
             )
         return ids
 
+    def check_embeddings(self, x: Any) -> None:
+        """Refuse what is no embeddings of one token or more.
+
+        Raises:
+            PromptError: `x` is not of shape ``[t, d]``.
+        """
+        shape, d = getattr(x, "shape", None), self.config.hidden_size
+        if shape is None or len(shape) != 2 or shape[0] == 0 or shape[1] != d:
+            found = f"a {type(x).__name__}" if shape is None else f"shape {tuple(shape)}"
+            raise PromptError(
+                f"Embeddings: expected shape (t, {d}), one token or more, as model.embed(ids) gives; found {found}."
+            )
+
     def __call__(self, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
-        """The residual stream after the final norm, at every position."""
+        """The residual stream after the final norm, at every position.
+
+        Raises:
+            PromptError: `x` is not of shape ``[t, d]``.
+        """
+        self.check_embeddings(x)
         make = Detach if self.linearize else Hold
         x, _ = self.scan(x, lambda _: make(self.rule))
         return self.norm(x, make(self.rule))

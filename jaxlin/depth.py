@@ -19,7 +19,7 @@ from jaxlin.held import Coefficients, record
 from jaxlin.hold import Record, Replay, Rule
 from jaxlin.layers import folding_pays
 from jaxlin.rows import default_block
-from jaxlin.sites import SiteError
+from jaxlin.sites import SiteError, known_kinds, position_in
 from jaxlin.spectrum import stable_rank
 from jaxlin.sweep import layer_maps
 
@@ -87,6 +87,7 @@ def cumulative(
         alone: tokens up to `position` whose own maps' left vectors are given too.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
         SiteError: no such position, or a kind that the model does not have.
     """
     position = _checked(model, x, kinds, position)
@@ -162,6 +163,7 @@ def to_output(
             part of the kinds at a time.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
         SiteError: no such position, or a kind that the model does not have.
     """
     position = _checked(model, x, kinds, position)
@@ -176,12 +178,9 @@ def to_output(
 
 
 def _checked(model: Decoder, x: Float[Array, "t d"], kinds: tuple[str, ...], position: int) -> int:
-    if missing := set(kinds) - set(model.sites):
-        raise SiteError(f"Sites: expected kinds of {', '.join(model.sites)}; found {', '.join(sorted(missing))}.")
-    tokens = x.shape[0]
-    if not -tokens <= position < tokens:
-        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {position}.")
-    return position % tokens
+    model.check_embeddings(x)
+    known_kinds(kinds, model.sites)
+    return position_in(x.shape[0], position)
 
 
 def _columns(model: Decoder, tokens: int) -> int:

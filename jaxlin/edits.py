@@ -89,6 +89,8 @@ def checked(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:
         SteeringError: what is no edit, or one for a residual stream of another width.
     """
     width = model.config.hidden_size
+    if isinstance(edits, Edit):
+        raise SteeringError("Edits: expected a list of them; found one edit alone. Put it in a list.")
     for edit in edits:
         if not isinstance(edit, Edit):
             raise SteeringError(
@@ -215,9 +217,11 @@ def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prom
         prompt: how many of the tokens are the prompt, for edits of ``where="new"``; all unless given.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
         SiteError: a site that the model does not have.
         SteeringError: what is no edit, or one for a residual stream of another width.
     """
+    model.check_embeddings(x)
     tokens = x.shape[0]
     first = (tokens if prompt is None else prompt) - 1
     return whole(model, x, schedule_at(model, tokens), checked(model, edits), first)

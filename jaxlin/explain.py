@@ -9,6 +9,7 @@ import numpy as np
 from jaxlin.attribution import attribute
 from jaxlin.decoder import Decoder, PromptError
 from jaxlin.detail import Detail, detail
+from jaxlin.errors import JaxlinError
 from jaxlin.hold import Rule
 from jaxlin.local_map import local_map
 from jaxlin.spectrum import effective_rank, stable_rank, svd
@@ -121,7 +122,10 @@ def explain(
         PromptError: an empty prompt, or one longer than the model's context.
         SiteError: a position that the prompt does not have.
         TokenizerError: a target that is not one token.
+        JaxlinError: `top` is not positive.
     """
+    if top < 1:
+        raise JaxlinError(f"Top: expected 1 or more; found {top}.")
     if not text:
         raise PromptError("Prompt: expected a text of one token or more; found none.")
     ids = tokenizer.encode(text)

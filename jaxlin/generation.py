@@ -93,6 +93,8 @@ def generate_all(
         SiteError: an edit at a site that the model does not have.
         SteeringError: what is no edit, or one for a residual stream of another width.
     """
+    if isinstance(prompts, str):
+        raise PromptError("Prompts: expected a list of them; found one text. Put it in a list, or call generate.")
     if new_tokens < 1:
         raise SamplingError(f"New tokens: expected 1 or more; found {new_tokens}.")
     sampling = sampling_of(model.config.vocab_size, temperature, top_k, top_p)
@@ -117,8 +119,9 @@ def prompt_ids(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, new_tokens:
     Raises:
         PromptError: see `generate_all`.
     """
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
-    model.embed(ids)  # refuses what is no prompt
+    given = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    model.embed(given)  # refuses what is no prompt
+    ids = [int(i) for i in given]
     context = model.config.max_position_embeddings
     if context is not None and len(ids) + new_tokens > context:
         raise PromptError(

@@ -13,7 +13,7 @@ from jaxlin.biases import biases_of
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import RULES, Hold, Recomputed, Record, Replay, Rule
-from jaxlin.sites import Place, Site, place
+from jaxlin.sites import Place, Site, ends
 
 
 @jax.tree_util.register_dataclass
@@ -104,7 +104,12 @@ def record(
 
     With a `position`, the values at the sites are kept there alone. To `recompute`, the stream that enters each block
     is kept instead of its factors.
+
+    Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
+        JaxlinError: no such rule.
     """
+    model.check_embeddings(x)
     chosen = rule_of(model, rule)
 
     def keep(hold: Any) -> Any:
@@ -120,6 +125,18 @@ def record(
     return Recording(Coefficients(factors, last.values, chosen), stream, output, sites)
 
 
+def check_coefficients(held: Any) -> None:
+    """Refuse what was not recorded.
+
+    Raises:
+        JaxlinError: `held` is no `Coefficients`.
+    """
+    if not isinstance(held, Coefficients):
+        raise JaxlinError(
+            f"Held model: expected coefficients, as jaxlin.coefficients(model, x) gives; found {type(held).__name__}."
+        )
+
+
 def coefficients(
     model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None, recompute: bool = False
 ) -> Coefficients:
@@ -132,6 +149,10 @@ def coefficients(
         recompute: keep the stream that enters each block instead of its factors, ``t d`` numbers a layer, and compute
             the factors again, one block at a time, whenever they are needed: a forward pass more for each pass of the
             map. For prompts whose factors do not fit in memory.
+
+    Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
+        JaxlinError: no such rule.
     """
     return record(model, x, rule=rule, recompute=recompute).coefficients
 
@@ -148,8 +169,16 @@ def linear(
 
     Affine in `v` at any `v`: nothing nonlinear is computed. In a model without biases it is linear, and
     `jax.linear_transpose` gives rows of $J$.
+
+    Raises:
+        SiteError: no such site, or a target that does not come after the source.
+        JaxlinError: no coefficients, or vectors of another shape than the stream that they were recorded at.
     """
-    first, last = (place(site, model.config.num_hidden_layers, model.sites) for site in (source, target))
+    check_coefficients(coefficients)
+    first, last = ends(source, target, model.config.num_hidden_layers, model.sites)
+    tokens, d = coefficients.tokens, model.config.hidden_size
+    if jnp.ndim(v) < 2 or (v.shape[0], v.shape[-1]) != (tokens, d):
+        raise JaxlinError(f"Held model: expected vectors of shape ({tokens}, ..., {d}); found {jnp.shape(v)}.")
     return replay(model, coefficients, jnp.zeros_like(v), first, last, {first: v})
 
 

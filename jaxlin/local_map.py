@@ -6,6 +6,7 @@ forward pass, no query, key or gate product. Source: arXiv 2505.24293; the opera
 
 import functools
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from jaxlin.krylov import cheaper, krylov
 from jaxlin.layers import folding_pays
 from jaxlin.parallel import mesh_of, rows_over, spread
 from jaxlin.rows import default_block, dense, sizes
-from jaxlin.sites import EMBED, Place, Site, SiteError, place, position_in
+from jaxlin.sites import EMBED, Place, Site, ends, position_in
 from jaxlin.spectrum import SVD, bounded_svd, check_count
 
 REACHES = 8
@@ -96,14 +97,12 @@ class LocalMap:
 
     def matvec(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
         """$J v$ for each `v` on the leading axes."""
-        v = self._shaped(v, self.x.shape)
-        out = _push(self, spread(v.reshape(-1, *self.x.shape), mesh_of(self.model)))
-        return out.reshape(*v.shape[:-2], -1)
+        v, batch = self._shaped(v, self.x.shape)
+        return _push(self, spread(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
 
     def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
         r"""$J^\top u$ for each `u` on the leading axes: the gradient of $u \cdot f$ with every factor held."""
-        batch = np.shape(u)[:-1]
-        u = self._shaped(u, self.output.shape).reshape(-1, *self.output.shape)
+        u, batch = self._shaped(u, self.output.shape)
         out = _pull(self, spread(u, mesh_of(self.model)), fold=self._folds(u.shape[0]))
         return out.reshape(*batch, *self.x.shape)
 
@@ -112,13 +111,15 @@ class LocalMap:
         d, f = self.model.config.hidden_size, self.model.config.intermediate_size
         return folding_pays(rows // rows_over(mesh_of(self.model)), d, f)
 
-    def _shaped(self, a: Any, tail: tuple[int, ...]) -> Array:
+    def _shaped(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+        """`a` with one leading axis, and the axes that it had in its place."""
         a = jnp.asarray(a, self.output.dtype)
+        batch = a.shape[: -len(tail)]
         if a.shape[-len(tail) :] != tail:
             raise JaxlinError(
                 f"Local map: expected a vector of shape (..., {', '.join(map(str, tail))}); found {a.shape}."
             )
-        return a
+        return a.reshape(math.prod(batch), *tail), batch
 
     @functools.cached_property
     def residual(self) -> float:
@@ -149,19 +150,26 @@ class LocalMap:
             out: write to this ``.npy`` file and return it memory-mapped, instead of keeping $J$ in memory. Interrupted,
                 it leaves no such file, and the same call goes on where it stopped.
             progress: show a bar where the work takes longer than a second and a person is looking.
+
+        Raises:
+            JaxlinError: a block without rows; or `out` is there, cannot be written, or was begun for another map.
         """
-        identity = hashlib.sha256(repr((self.shape, self.source, self.target, int(self.position), self.rule)).encode())
-        for array in (self.x, self.output):
-            identity.update(np.asarray(array).tobytes())
         return dense(
             self.rmatvec,
             self.shape,
             self.output.dtype,
-            block=block or self.default_block,
+            block=self.default_block if block is None else block,
             out=None if out is None else Path(out),
-            identity=identity.hexdigest(),
+            identity="" if out is None else self._identity(),
             progress=progress,
         )
+
+    def _identity(self) -> str:
+        """What tells this map's rows in a file from those of another."""
+        said = hashlib.sha256(repr((self.shape, self.source, self.target, int(self.position), self.rule)).encode())
+        for array in (self.x, self.output):
+            said.update(np.asarray(array).tobytes())
+        return said.hexdigest()
 
     @property
     def default_block(self) -> int:
@@ -227,20 +235,21 @@ def local_map(
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings, as `model.embed` gives them.
-        source: the site the map starts from.
-        target: the site it leads to.
+        source: the site the map starts from: ``"embed"``, or a pair of a kind (``"resid_pre"``, ``"attn_out"``,
+            ``"resid_mid"``, ``"mlp_out"`` or ``"resid_post"``) and a layer, as ``("resid_post", 12)``.
+        target: the site it leads to: such a pair, or ``"final"``, after the final norm.
         position: the position of the output; negative counts from the last token.
         rule: the freeze rule of gated MLPs; the model's own unless given.
         recompute: compute the factors again for each pass instead of keeping them, see `jaxlin.coefficients`.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
         SiteError: no such site or position, or a target that does not come after the source.
         JaxlinError: no such rule.
     """
-    tokens, layers = x.shape[0], model.config.num_hidden_layers
-    start, end = place(source, layers, model.sites), place(target, layers, model.sites)
-    if not start < end:
-        raise SiteError(f"Expected a target that comes after the source; found {target!r} after {source!r}.")
+    model.check_embeddings(x)
+    tokens = x.shape[0]
+    start, end = ends(source, target, model.config.num_hidden_layers, model.sites)
     position, chosen = position_in(tokens, position), rule_of(model, rule)
     value, output, bias, coefficients = _record(model, x, position, start, end, chosen, recompute)
     reach = _reach(position, tokens)

@@ -115,7 +115,7 @@ def paper_code(
     Args:
         model: any decoder.
         x: the input embeddings of the steering phrase.
-        layer: its `lsplit`, by default two thirds of the depth there.
+        layer: its `lsplit`, two thirds of the depth where its user says nothing; here it must be given.
         strength: its $\lambda$, between 0.17 and 1.03 in its examples.
         where: at which positions.
 

@@ -115,7 +115,7 @@ class Attention(nnx.Module):
         pattern = hold("pattern", lambda: self.pattern(x, at, hold))
         values = hold.past("values", self.values(x, hold))
         z = hold.site("heads", attend(pattern, values, hold.queries))
-        return self.o_proj(z.reshape(*z.shape[:-2], -1))
+        return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
 
     def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Pattern:
         """The attention probabilities at `x`."""
@@ -133,7 +133,7 @@ class Attention(nnx.Module):
 
     def split(self, x: Float[Array, "t *b hk"]) -> Float[Array, "t *b h k"]:
         """Features into heads."""
-        return x.reshape(*x.shape[:-1], -1, self.head_dim)
+        return x.reshape(*x.shape[:-1], x.shape[-1] // self.head_dim, self.head_dim)
 
 
 class HeadNormAttention(Attention):

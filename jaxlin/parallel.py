@@ -117,8 +117,8 @@ def spread(u: Any, mesh: Mesh | None) -> Any:
 
 
 def gathered(a: jax.Array) -> jax.Array:
-    """`a`, whole in every process."""
-    if a.is_fully_addressable or a.is_fully_replicated:
+    """`a`, whole in every process; within a transform, which knows no places, as it is."""
+    if isinstance(a, jax.core.Tracer) or a.is_fully_addressable or a.is_fully_replicated:
         return a
     assert isinstance(a.sharding, NamedSharding)
     return _gather(a.sharding.mesh)(a)

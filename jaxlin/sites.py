@@ -1,7 +1,8 @@
 """Sites: named places on the residual stream, as users write them and as the scan over blocks needs them."""
 
+import operator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxlin.errors import JaxlinError
 
@@ -36,7 +37,7 @@ class Place:
     def __str__(self) -> str:
         if self.final:
             return "final"
-        return "embed" if self == EMBED else f"({self.kind}, {self.layer})"
+        return "embed" if self == EMBED else f"({self.kind!r}, {self.layer})"
 
     @property
     def kind(self) -> Kind:
@@ -68,13 +69,50 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
         return EMBED
     if site == "final":
         return Place(layers, final=True)
-    if not (isinstance(site, tuple) and len(site) == 2 and site[0] in kinds and type(site[1]) is int):
-        raise SiteError(f'Site: expected "embed", "final" or a pair of {", ".join(kinds)} and a layer; found {site!r}.')
+    if not (isinstance(site, tuple) and len(site) == 2 and site[0] in kinds and is_whole(site[1])):
+        raise SiteError(
+            f'Site: expected "embed", "final" or a pair of a kind and a layer, as ("{kinds[0]}", 1); found {site!r}. '
+            f"Kinds are {', '.join(kinds)}."
+        )
     kind, layer = site
     if not -layers <= layer < layers:
         raise SiteError(f"Site {site!r}: expected a layer in 0..{layers - 1}; found {layer}.")
-    layer %= layers
+    layer = int(layer) % layers
     return Place(layer + 1) if kind == "resid_post" else Place(layer, KINDS.index(kind))
+
+
+def is_whole(number: Any) -> bool:
+    """Whether `number` is an integer of Python, NumPy or JAX, and no truth value."""
+    if isinstance(number, bool):
+        return False
+    try:
+        operator.index(number)
+    except TypeError:
+        return False
+    return True
+
+
+def ends(source: Site, target: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> tuple[Place, Place]:
+    """The places of both ends of a map.
+
+    Raises:
+        SiteError: no such site or layer, or a target that does not come after the source.
+    """
+    start, end = place(source, layers, kinds), place(target, layers, kinds)
+    if not start < end:
+        raise SiteError(f"Expected a target that comes after the source; found {target!r} after {source!r}.")
+    return start, end
+
+
+def known_kinds(kinds: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
+    """`kinds`, each of which is `there`.
+
+    Raises:
+        SiteError: one that is not.
+    """
+    if isinstance(kinds, str) or not set(kinds) <= set(there):
+        raise SiteError(f"Sites: expected kinds of {', '.join(there)}; found {kinds!r}.")
+    return tuple(kinds)
 
 
 def position_in(tokens: int, position: int) -> int:
@@ -83,6 +121,6 @@ def position_in(tokens: int, position: int) -> int:
     Raises:
         SiteError: no such position.
     """
-    if not -tokens <= position < tokens:
-        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {position}.")
-    return position % tokens
+    if not is_whole(position) or not -tokens <= position < tokens:
+        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {position!r}.")
+    return int(position) % tokens

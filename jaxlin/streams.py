@@ -63,9 +63,11 @@ def streams(
         rule: the freeze rule of gated MLPs; the model's own unless given.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
         JaxlinError: a target outside the vocabulary, a pair of equal ones, or no such rule.
         SiteError: no such position.
     """
+    model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
     value, tokens, bias = jax.device_get(_streams(model, x, at, checked_target(model, target, x.dtype), chosen))
     return Streams(float(value), tokens, bias)

@@ -1,6 +1,7 @@
 r"""The maps from every layer to the output, from one backward pass."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,10 @@ from jaxtyping import Array, Float
 from jaxlin.biases import without_biases
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
-from jaxlin.held import Coefficients
+from jaxlin.held import Coefficients, check_coefficients
 from jaxlin.hold import Replay
 from jaxlin.layers import folding_pays
-from jaxlin.sites import SiteError
+from jaxlin.sites import known_kinds, position_in
 
 
 def sweep(
@@ -39,9 +40,15 @@ def sweep(
         For each kind the rows, stacked over layers.
 
     Raises:
-        SiteError: a kind that the model does not have.
+        SiteError: a kind that the model does not have, or no such position.
+        JaxlinError: no coefficients, or directions of another width.
     """
-    rows = _sweep(model, coefficients, u.reshape(-1, u.shape[-1]), position, _known(model, kinds))
+    check_coefficients(coefficients)
+    kinds, at = known_kinds(kinds, model.sites), position_in(coefficients.tokens, position)
+    d = model.config.hidden_size
+    if u.shape[-1:] != (d,):
+        raise JaxlinError(f"Sweep: expected directions of shape (..., {d}); found {u.shape}.")
+    rows = _sweep(model, coefficients, u.reshape(math.prod(u.shape[:-1]), d), at, kinds)
     return {kind: jnp.moveaxis(row, 1, 0).reshape(*u.shape[:-1], *row[:, 0].shape) for kind, row in rows.items()}
 
 
@@ -68,28 +75,24 @@ def layer_maps(
         For each kind the maps, stacked over layers: as many numbers as that many Jacobians.
 
     Raises:
-        SiteError: a kind that the model does not have.
-        JaxlinError: a block without rows.
+        SiteError: a kind that the model does not have, or no such position.
+        JaxlinError: no coefficients, or a block without rows.
     """
+    check_coefficients(coefficients)
     d = model.config.hidden_size
-    count, kinds = d if block is None else block, _known(model, kinds)
+    count, kinds = d if block is None else block, known_kinds(kinds, model.sites)
+    at = position_in(coefficients.tokens, position)
     if count < 1:
         raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
     parts = []
     for start in range(0, d, count):
         # One shape for all blocks: past the end the rows of the identity are zero.
         u = jax.nn.one_hot(jnp.arange(start, start + count), d, dtype=model.dtype)
-        rows = _sweep(model, coefficients, u, position, kinds)
+        rows = _sweep(model, coefficients, u, at, kinds)
         parts.append({kind: row[:, : d - start] for kind, row in rows.items()})
     if len(parts) == 1:  # To put one part together would copy it, and the maps may be most of what memory holds.
         return parts[0]
     return {kind: jnp.concatenate([part[kind] for part in parts], axis=1) for kind in kinds}
-
-
-def _known(model: Decoder, kinds: tuple[str, ...]) -> tuple[str, ...]:
-    if missing := set(kinds) - set(model.sites):
-        raise SiteError(f"Sites: expected kinds of {', '.join(model.sites)}; found {', '.join(sorted(missing))}.")
-    return tuple(kinds)
 
 
 @functools.partial(jax.jit, static_argnames="kinds")

@@ -28,7 +28,10 @@ def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, "
             raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")
         return jnp.asarray(given, dtype)
     if given.dtype.kind not in "iu" or given.shape not in ((), (2,)):
-        raise JaxlinError(f"Target: expected a token id, a pair of them, or a direction; found {target!r}.")
+        raise JaxlinError(
+            f"Target: expected a token id, a pair of them, or a direction; found {target!r}. "
+            "tokenizer.to_single_token gives the id of a word."
+        )
     vocab, ids = model.config.vocab_size, given.reshape(-1)
     if (ids < 0).any() or (ids >= vocab).any():
         raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {target!r}.")
@@ -46,11 +49,14 @@ def without_words(
         JaxlinError: no tokenizer to read words with.
         TokenizerError: a word that is not one token, in neither spelling.
     """
-    given = target if isinstance(target, tuple) else (target,)
+    given = tuple(target) if isinstance(target, tuple | list) else (target,)
     if not any(isinstance(each, str) for each in given):
         return cast(Target, target)
     if tokenizer is None:
-        raise JaxlinError(f"Target: expected a token id, or tokenizer= to read words with; found {target!r}.")
+        raise JaxlinError(
+            f"Target: expected a token id; found {target!r}. "
+            "Give tokenizer.to_single_token of a word, or tokenizer= where that is taken."
+        )
     logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[position]))
     ids = tuple(likelier_spelling(tokenizer, each, logits) if isinstance(each, str) else each for each in given)
     return ids[0] if isinstance(target, str) else cast(Target, ids)

@@ -16,7 +16,7 @@ def show(found: Explanation, console: Console) -> None:
     console.print(prompt.append("".join(found.tokens[found.position + 1 :]), style="dim"))
     likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in found.next_tokens)
     console.print(Text("next      ").append(likely))
-    how = f"rule {found.rule}, {found.dtype}, every row of J"
+    how = f"rule {found.rule}, {found.dtype}, all rows"
     console.print(f"residual  |Jx + b - f(x)| / |f(x)| = {found.residual:.1e}   ({how})")
     console.print()
     console.print(_contributions(found))
@@ -37,7 +37,8 @@ def _contributions(found: Explanation) -> Table:
     parts = list(zip(map(visible, found.tokens), found.contributions, strict=True))[: found.position + 1]
     longest = max(abs(value) for _, value in [*parts, ("", found.bias)]) or 1.0
     for token, value in [*parts, ("b, the biases", found.bias)]:
-        bar = Text("█" * round(BAR * abs(value) / longest), style="green" if value > 0 else "red")
+        sign, style = ("█", "green") if value > 0 else ("░", "red")
+        bar = Text(sign * round(BAR * abs(value) / longest), style=style)
         table.add_row(Text(token), f"{value:+.4f}", bar)
     table.add_section()
     table.add_row("sum", f"{total:+.4f}", f"off by {found.defect:.0e} of the largest part")

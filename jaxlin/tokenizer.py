@@ -13,7 +13,7 @@ from jaxlin.gguf_tokenizer import gguf_tokenizer
 
 
 class Tokenizer:
-    """A tokenizer with the method names that TransformerLens users know.
+    """Text to ids and back; `to_str_tokens` and `to_single_token` are named as in TransformerLens.
 
     Attributes:
         bos_id: the id of the token that begins a text; None if there is none.
@@ -127,8 +127,9 @@ class Tokenizer:
         """
         ids = self.encode(text, prepend_bos=False)
         if len(ids) != 1:
-            spaced = f" A word within a text mostly has its space before it: try {' ' + text!r}."
-            hint = "" if text[:1].isspace() else spaced
+            spaced = f" {text}"
+            one = not text[:1].isspace() and len(self.encode(spaced, prepend_bos=False)) == 1
+            hint = f" With the space before it, as within a text, {spaced!r} is one." if one else ""
             raise TokenizerError(f"{text!r}: expected one token; found {len(ids)}: {self.to_str_tokens(ids)}.{hint}")
         return ids[0]
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -136,8 +138,8 @@ def test_it_is_shown_in_a_line() -> None:
     model = build()
     lmap = jaxlin.local_map(model, model.embed(IDS), source=("resid_mid", 1))
     size = (32, len(IDS), 32)
-    assert repr(lmap) == f"LocalMap(shape={size}, source=(resid_mid, 1), target=final, rule='gate')"
-    assert repr(jax.tree.map(lambda _: None, lmap)).startswith("LocalMap(shape=(), source=(resid_mid, 1)")
+    assert repr(lmap) == f"LocalMap(shape={size}, source=('resid_mid', 1), target=final, rule='gate')"
+    assert repr(jax.tree.map(lambda _: None, lmap)).startswith("LocalMap(shape=(), source=('resid_mid', 1)")
 
 
 @pytest.mark.parametrize("position", [0, 7, 11, 18])
@@ -199,8 +201,25 @@ def test_one_sweep_is_every_layer(position: int) -> None:
         for layer in range(3):
             lmap = local_map(model, x, source=(kind, layer), position=position)
             np.testing.assert_allclose(found[kind][:, layer], lmap.T @ u, atol=2e-5)
-    with pytest.raises(SiteError, match="nowhere"):
-        jaxlin.sweep(model, jaxlin.coefficients(model, x), u, kinds=("nowhere",))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kinds": ("nowhere",)}, "nowhere"),
+        ({"position": 7}, r"0\.\.6"),
+        ({"position": -8}, r"0\.\.6"),
+    ],
+)
+def test_sweeps_of_what_is_not_there(options: dict, message: str) -> None:
+    model = _shared()
+    held = jaxlin.coefficients(model, model.embed(IDS))
+    with pytest.raises(SiteError, match=message):
+        jaxlin.sweep(model, held, jnp.ones(32), **options)
+    with pytest.raises(SiteError, match=message):
+        jaxlin.layer_maps(model, held, **options)
+    with pytest.raises(jaxlin.JaxlinError, match=r"expected directions of shape \(\.\.\., 32\); found \(3, 8\)"):
+        jaxlin.sweep(model, held, jnp.ones((3, 8)))
 
 
 def test_maps_compose() -> None:
@@ -210,7 +229,8 @@ def test_maps_compose() -> None:
     upper = local_map(model, x, source=("resid_post", 1)).jacobian()
     lower = jnp.stack([local_map(model, x, target=("resid_post", 1), position=t).jacobian() for t in range(len(IDS))])
     whole = local_map(model, x).jacobian()
-    np.testing.assert_allclose(jnp.einsum("dte,tesf->dsf", upper, lower), whole, atol=2e-5)
+    product = jnp.einsum("dte,tesf->dsf", upper, lower, precision="highest")
+    np.testing.assert_allclose(product, whole, atol=2e-5)
 
 
 def test_the_replayed_map_is_linear_at_every_point() -> None:
@@ -263,6 +283,8 @@ class TestTransforms:
         batched = jax.jit(jax.vmap(jax.jacrev(last, argnums=1), in_axes=(None, 0)))(model, x)
         maps = jax.vmap(lambda x: local_map(model, x))(x)
         assert maps.output.shape == (2, 32)
+        rows = jax.jit(jax.vmap(lambda x: local_map(model, x).jacobian(block=10)))(x)
+        np.testing.assert_allclose(rows, batched, atol=2e-5)
         for one, each in zip(batched, x, strict=True):
             np.testing.assert_allclose(one, local_map(model, each).jacobian(), atol=2e-5)
 
@@ -393,6 +415,85 @@ def test_a_vector_of_another_shape_is_refused() -> None:
     lmap = local_map(model, model.embed(IDS))
     with pytest.raises(jaxlin.JaxlinError, match="shape"):
         lmap @ jnp.ones((3, 32))
+    with pytest.raises(jaxlin.JaxlinError, match="at least 1 row; found 0"):
+        lmap.jacobian(block=0)
+
+
+def test_no_vectors_are_a_batch_too() -> None:
+    lmap = local_map(_shared(), _shared().embed(IDS))
+    assert (lmap @ jnp.ones((0, 7, 32))).shape == (0, 32)
+    assert (lmap.T @ jnp.ones((2, 0, 32))).shape == (2, 0, 7, 32)
+
+
+def test_the_held_model_takes_vectors_of_its_prompt_from_a_site_to_a_later_one() -> None:
+    model = _shared()
+    held = jaxlin.coefficients(model, model.embed(IDS))
+    for shape in ((3, 32), (7, 8)):
+        with pytest.raises(jaxlin.JaxlinError, match=r"expected vectors of shape \(7, \.\.\., 32\)"):
+            jaxlin.linear(model, held, jnp.ones(shape))
+    with pytest.raises(SiteError, match="comes after"):
+        jaxlin.linear(model, held, jnp.ones((7, 32)), source=("resid_post", 2), target=("resid_pre", 1))
+
+
+REFUSED = """
+import numpy as np
+import jaxlin
+from jaxlin import depth, edits, streams
+
+model, tokenizer = jaxlin.load()
+x = model.embed([1, 2, 3])
+held = jaxlin.coefficients(model, x)
+uses = (
+    model,
+    lambda x: jaxlin.local_map(model, x),
+    lambda x: jaxlin.coefficients(model, x),
+    lambda x: jaxlin.attribute(model, x, 3),
+    lambda x: depth.to_output(model, x),
+    lambda x: streams.streams(model, x, 3),
+    lambda x: edits.edited(model, x, ()),
+)
+for use in uses:
+    for given in ([1, 2, 3], x[None], x[:, :8], x[:0]):
+        try:
+            use(given)
+        except jaxlin.JaxlinError as error:
+            print(error)
+for use in (
+    lambda: jaxlin.linear(model, held, x[:, 0]),
+    lambda: jaxlin.layer_maps(model, held, kinds="resid_pre"),
+    lambda: jaxlin.local_map(model, x, position=1.5),
+    lambda: jaxlin.explain(model, tokenizer, "a", top=0),
+    lambda: jaxlin.generate(model, tokenizer, "a", 2, edits=jaxlin.steering.add("embed", x[0])),
+    lambda: jaxlin.causal.removal(model, x, jaxlin.local_map(model, x).svd(1), 3, samples=-1),
+    lambda: jaxlin.layer_maps(model, x),
+    lambda: jaxlin.sweep(model, x, x[0]),
+    lambda: jaxlin.linear(model, x, x),
+):
+    try:
+        use()
+    except jaxlin.JaxlinError as error:
+        print(error)
+print(jaxlin.local_map(model, x, source=("resid_mid", np.int64(1))).source)
+"""
+"""In a process of its own: here the types of jaxtyping are checked first."""
+
+
+def test_what_is_no_embedding() -> None:
+    said = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=True).stdout
+    one = "Embeddings: expected shape (t, 192), one token or more, as model.embed(ids) gives; found {}."
+    each = [one.format(found) for found in ("a list", "shape (1, 3, 192)", "shape (3, 8)", "shape (0, 192)")]
+    assert said.splitlines()[:28] == each * 7
+    held = "Held model: expected coefficients, as jaxlin.coefficients(model, x) gives; found ArrayImpl."
+    assert said.splitlines()[28:] == [
+        "Held model: expected vectors of shape (3, ..., 192); found (3,).",
+        "Sites: expected kinds of resid_pre, attn_out, resid_mid, mlp_out, resid_post; found 'resid_pre'.",
+        "Position: expected one in 0..2 (or from -3); found 1.5.",
+        "Top: expected 1 or more; found 0.",
+        "Edits: expected a list of them; found one edit alone. Put it in a list.",
+        "Removal: expected 0 random removals or more; found -1.",
+        *[held] * 3,
+        "('resid_mid', 1)",
+    ]
 
 
 @pytest.mark.parametrize(("ids", "message"), [([], "one token"), ([40], "0..39"), ([-1], "0..39"), ([1] * 65, "64")])

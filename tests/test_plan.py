@@ -138,6 +138,10 @@ def test_on_the_shell(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from jaxlin.cli import main; main()"]
     said = subprocess.run([*command, "plan", str(tmp_path)], capture_output=True, text=True, check=True).stdout
     assert "weights, as stored" in said
+    for memory, fits in (("12", False), ("40", True)):
+        asked = [*command, "plan", str(tmp_path), "--memory", memory, "--tokens", "60"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+        assert ("The dense J does not fit" in said) != fits
     asked = [*command, "plan", str(tmp_path), "--json", "--memory", "40"]
     found = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
     assert found["peak"] > found["weights"] > 0

@@ -105,9 +105,12 @@ def _downloaded(repository: str, file: str | None, revision: str | None) -> Path
 
 
 def _unreachable(repository: str) -> CheckpointError:
+    from huggingface_hub import constants
+
+    unset = "unset HF_HUB_OFFLINE, " if constants.HF_HUB_OFFLINE else ""
     return CheckpointError(
-        f"{repository}: it is not in the cache and the hub cannot be reached. Connect to the network, unset "
-        "HF_HUB_OFFLINE, or give a directory or a .gguf file."
+        f"{repository}: it is not in the cache and the hub cannot be reached. Connect to the network, {unset}"
+        "or give a directory or a .gguf file."
     )
 
 

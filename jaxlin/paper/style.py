@@ -45,7 +45,7 @@ def require_matplotlib() -> None:
         PaperError: matplotlib is not installed.
     """
     if find_spec("matplotlib") is None:
-        raise PaperError('Figures: expected matplotlib; found none. Install it: pip install "jaxlin[plot]".')
+        raise PaperError("Figures: expected matplotlib; found none. Install it: pip install matplotlib.")
 
 
 def rendered(draw: Callable[[Any, Any], None], data: dict[str, Any]) -> dict[str, bytes]:
