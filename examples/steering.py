@@ -49,6 +49,7 @@ def main() -> None:
             [0.0, 0.25, 0.5, 0.75, 1.0],
         ),
         "the paper's equation 16": (paper_equation(model, phrase, args.layer), [0.0, 0.25, 0.5, 0.75, 1.0]),
+        # It edits the input of the block before its layer.
         "the paper's code": (paper_code(model, phrase, args.layer + 1), [0.0, 0.5, 1.0, 1.5, 2.0]),
     }
     for name, (edit, strengths) in operators.items():

@@ -46,7 +46,12 @@ def _contributions(found: Explanation) -> Table:
 
 
 def _spectrum(found: Explanation) -> Table:
-    table = Table(title="The largest singular values of J", title_justify="left")
+    table = Table(
+        title="The largest singular values of J",
+        title_justify="left",
+        caption="share: of the right vector's squared norm; near: the embeddings nearest to its part there",
+        caption_justify="left",
+    )
     table.add_column("σ", justify="right")
     table.add_column("left vector promotes")
     table.add_column("and demotes", style="dim")
