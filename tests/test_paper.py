@@ -331,7 +331,7 @@ class TestFolder:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         monkeypatch.setattr("jaxlin.paper.style.find_spec", lambda name: None)
-        with pytest.raises(PaperError, match=r'pip install "jaxlin\[plot\]"'):
+        with pytest.raises(PaperError, match="pip install matplotlib"):
             check(tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
