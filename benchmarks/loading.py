@@ -66,7 +66,7 @@ def measure(setting: Setting) -> Iterator[Finding]:
         if path is None:
             yield f"load: no {name} of this checkpoint"
         else:
-            yield from of(setting, name, str(path))
+            yield from of(setting, name, str(Path(path).resolve()))
 
 
 def of(setting: Setting, form: str, path: str) -> Iterator[Finding]:

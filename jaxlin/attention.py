@@ -44,6 +44,11 @@ def first_tokens(pattern: Any, tokens: int) -> Any:
     return pattern.first(tokens) if isinstance(pattern, BlockedPattern) else pattern[..., :tokens, :tokens]
 
 
+def row_of(pattern: Pattern, position: int | Int[Array, ""]) -> Float[Array, "h s"]:
+    """The probabilities of the query at `position`."""
+    return pattern.row(position) if isinstance(pattern, BlockedPattern) else pattern[:, position]
+
+
 def attend(pattern: Pattern, v: Float[Array, "s *b n k"], queries: int = 0) -> Float[Array, "q *b h k"]:
     r"""$\sum_s p_{hts}\,v_s$: linear in the values; query head $h$ reads key-value head $\lfloor h n / H \rfloor$.
 

@@ -7,7 +7,7 @@ Mathematical Framework for Transformer Circuits", 2021).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ class Neurons:
     contribution: Float[np.ndarray, " k"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attribution:
     r"""$u \cdot f(x)$ for the direction $u$ that a target reads, taken apart in two ways.
 
@@ -67,6 +67,8 @@ class Attribution:
         mlp_bias: what of `mlp` is no neuron's: the bias of the last projection, ``[layers]``.
         final_bias: what is added after the last block: the biases of the final norm and of the unembedding.
         set_aside: what `exclude_first` took from `tokens`; else 0.
+        sources: what each query head brings from each position, ``[layers, h, t]``: ``sources[l, h].sum() ==
+            heads[l, h]``. None unless asked for.
     """
 
     value: float
@@ -81,6 +83,7 @@ class Attribution:
     mlp_bias: Float[np.ndarray, " l"]
     final_bias: float
     set_aside: float = 0.0
+    sources: Float[np.ndarray, "l h t"] | None = None
 
     @property
     def defect(self) -> float:
@@ -100,6 +103,17 @@ class Attribution:
         """
         strength = np.abs(self.tokens).sum()
         return self.tokens / strength if strength else np.zeros_like(self.tokens)
+
+    def __repr__(self) -> str:
+        layers, heads = self.heads.shape
+        sizes = f"tokens={len(self.tokens)}, layers={layers}, heads={heads}, neurons={len(self.neurons.layer)}"
+        return f"Attribution(value={self.value:.4f}, {sizes}, defect={self.defect:.0e})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, for JSON: arrays as nested lists."""
+        found = asdict(self)
+        found["neurons"] = {name: a.tolist() for name, a in found["neurons"].items()}
+        return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in found.items()}
 
     def _repr_html_(self) -> str:
         """Two small tables, in a notebook."""
@@ -135,6 +149,7 @@ def attribute(
     position: int = -1,
     rule: Rule | str | None = None,
     neurons: int = NEURONS,
+    sources: bool = False,
     tokenizer: Tokenizer | None = None,
     recompute: bool = False,
 ) -> Attribution:
@@ -152,6 +167,7 @@ def attribute(
         rule: the freeze rule of gated MLPs; the model's own unless given. Contributions of tokens depend on it, those
             of layers, heads and neurons do not.
         neurons: how many neurons are named.
+        sources: whether to tell from which positions each head brings what it contributes: a pass more.
         tokenizer: the model's, to read words with.
         recompute: keep the stream that enters each block instead of its factors, see `jaxlin.coefficients`.
 
@@ -169,7 +185,7 @@ def attribute(
     model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
     read = checked_target(model, without_words(model, tokenizer, target, x, at), x.dtype)
-    parts = jax.device_get(contributions(model, x, at, read, chosen, neurons, recompute))
+    parts = jax.device_get(contributions(model, x, at, read, chosen, neurons, sources, recompute))
     layer, index = np.divmod(parts.pop("neurons"), config.intermediate_size)
     fields: dict[str, Any] = {name: a if np.ndim(a) else float(a) for name, a in parts.items()}
     fields["neurons"] = Neurons(layer, index, fields.pop("largest"))

@@ -67,6 +67,16 @@ class BlockedPattern:
         parts = {"q": self.q[..., :tokens, :, :], "k": self.k[..., :tokens, :, :]}
         return replace(self, normaliser=self.normaliser[..., :tokens], positions=self.positions[..., :tokens], **parts)
 
+    def row(self, position: int | Int[Array, ""]) -> Float[Array, "h s"]:
+        """The probabilities of the query at `position`."""
+        at = {"q": self.q[position][None], "positions": self.positions[position][None]}
+        query = replace(self, normaliser=self.normaliser[:, position][:, None], **at)
+        return query.probabilities(self.k, jnp.arange(self.k.shape[0]))[:, 0].astype(self.q.dtype)
+
+    def probabilities(self, k: Float[Array, "s n k"], keys: Int[Array, " s"]) -> Float[Array, "h t s"]:
+        """The block of probabilities of the keys `k` at positions `keys`."""
+        return jnp.exp(self.scores(k, keys) - self.normaliser[:, :, None])
+
     def scores(self, k: Float[Array, "s n k"], keys: Int[Array, " s"]) -> Float[Array, "h t s"]:
         """The scores of the keys `k` at positions `keys`, `NEVER` where a query does not see one."""
         z = scores(self.q, k, self.scale, self.softcap)
@@ -128,8 +138,7 @@ def blocked_attend(pattern: BlockedPattern, v: Float[Array, "s *b n k"]) -> Floa
 
     def of(rows: BlockedPattern) -> Float[Array, "t *b h k"]:
         def add(z: Array, k: Array, keys: Array, v: Array) -> Array:
-            p = jnp.exp(rows.scores(k, keys) - rows.normaliser[:, :, None])
-            return z + mix(p.astype(v.dtype), v)
+            return z + mix(rows.probabilities(k, keys).astype(v.dtype), v)
 
         return _over_keys(rows, add, jnp.zeros((rows.q.shape[0], *batch, rows.q.shape[1], k), v.dtype), v)
 

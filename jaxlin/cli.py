@@ -62,6 +62,16 @@ def explain(
     top: Annotated[
         int, typer.Option(min=1, max=100, help="How many next words, singular values and words of each to show.")
     ] = 5,
+    spectrum: Annotated[
+        Literal["dense", "krylov", "none"],
+        typer.Option(
+            help="From all rows of J, with its ranks; by products with it, for large models and long prompts; or not."
+        ),
+    ] = "dense",
+    bos: Annotated[
+        bool | None,
+        typer.Option(help="Whether the prompt begins with BOS; what the tokenizer does by itself if absent."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with all of it to this file.")] = None,
     devices: Annotated[
@@ -78,7 +88,17 @@ def explain(
     if html is not None:
         check_writable(html)
     loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype, mesh=devices)
-    found = explained(loaded, tokenizer, text, position=position, target=target, top=top, with_detail=html is not None)
+    found = explained(
+        loaded,
+        tokenizer,
+        text,
+        position=position,
+        target=target,
+        top=top,
+        spectrum=spectrum,
+        prepend_bos=bos,
+        with_detail=html is not None,
+    )
     if html is not None:
         write(found, html, name=model or "the small model of jaxlin")
     if as_json:

@@ -12,9 +12,10 @@ from jaxlin.decoder import Decoder
 from jaxlin.held import Coefficients, Recording, record
 from jaxlin.hold import Hold, Record, Replay, Rule
 from jaxlin.layers import HIGHEST
+from jaxlin.sources import sources as of_positions
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "neurons", "recompute"))
+@functools.partial(jax.jit, static_argnames=("rule", "neurons", "sources", "recompute"))
 def contributions(
     model: Decoder,
     x: Float[Array, "t d"],
@@ -22,6 +23,7 @@ def contributions(
     target: Array,
     rule: Rule,
     neurons: int,
+    sources: bool = False,
     recompute: bool = False,
 ) -> dict[str, Array]:
     """The fields of a `jaxlin.Attribution`, as one program: a forward pass, and one backward pass of what it held.
@@ -34,6 +36,7 @@ def contributions(
         rule: the freeze rule of gated MLPs.
         neurons: how many of the largest are returned: ``neurons`` are their numbers over all layers, ``largest`` what
             they contribute.
+        sources: whether what each head brings from each position is returned too.
         recompute: see `jaxlin.coefficients`.
     """
     kinds = ("attn_out", "mlp_out", "heads", "neurons")
@@ -45,28 +48,29 @@ def contributions(
         return jnp.einsum("...d,d->...", rows, direction[position], precision=HIGHEST)
 
     of_tokens, bias = _inputs(model, held, x, direction)
-    of_heads, of_neurons = _parts(model, held, x, seen["heads"], seen["neurons"], position, direction)
+    head_slopes, neuron_slopes = _slopes(model, held, x, seen["heads"], seen["neurons"], position, direction)
     if has_biases(model):
         heads, hidden = jnp.zeros_like(seen["heads"]), jnp.zeros_like(seen["neurons"])
         attn_bias, mlp_bias = map(dot, _written(model, held, jnp.zeros_like(x), heads, hidden, position))
     else:
         attn_bias = mlp_bias = jnp.zeros(model.config.num_hidden_layers, x.dtype)
-    flat = of_neurons.reshape(-1)
+    flat = (neuron_slopes * seen["neurons"]).reshape(-1)
     _, largest = jax.lax.top_k(jnp.abs(flat), neurons)
-    return {
+    found = {
         "value": value,
         "tokens": of_tokens,
         "bias": bias + final_bias,
         "embed": dot(x[position]),
         "attn": dot(seen["attn_out"]),
         "mlp": dot(seen["mlp_out"]),
-        "heads": of_heads,
+        "heads": jnp.einsum("lhk,lhk->lh", head_slopes, seen["heads"], precision=HIGHEST),
         "neurons": largest,
         "largest": flat[largest],
         "attn_bias": attn_bias,
         "mlp_bias": mlp_bias,
         "final_bias": final_bias,
     }
+    return found | {"sources": of_positions(model, held, x, head_slopes, position)} if sources else found
 
 
 def read_back(
@@ -112,7 +116,7 @@ def _inputs(
     return jnp.einsum("td,td->t", rows, x, precision=HIGHEST), sum(jax.tree.leaves(of_biases), jnp.zeros((), x.dtype))
 
 
-def _parts(
+def _slopes(
     model: Decoder,
     held: Coefficients,
     x: Float[Array, "t d"],
@@ -120,12 +124,11 @@ def _parts(
     neurons: Float[Array, "l f"],
     position: Any,
     direction: Float[Array, "t d"],
-) -> tuple[Float[Array, "l h"], Float[Array, "l f"]]:
-    """What heads and neurons, of these values at `position`, contribute to what their own layer writes."""
+) -> tuple[Float[Array, "l h k"], Float[Array, "l f"]]:
+    """The slopes of the target in `heads` and `neurons` at `position`, through what their own layer writes alone."""
     written = functools.partial(_written, without_biases(model), held, position=position)
     ct = jnp.broadcast_to(direction[position][None, :], (heads.shape[0], x.shape[1]))
-    _, of_heads, of_neurons = jax.linear_transpose(written, x, heads, neurons)((ct, ct))
-    return jnp.einsum("lhk,lhk->lh", of_heads, heads, precision=HIGHEST), of_neurons * neurons
+    return jax.linear_transpose(written, x, heads, neurons)((ct, ct))[1:]
 
 
 def _written(

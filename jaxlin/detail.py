@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxlin.attribution import Attribution
 from jaxlin.decoder import Decoder
@@ -14,6 +14,9 @@ from jaxlin.words import right_words
 
 READINGS = 8
 """Input tokens named for a right vector, of those that hold a hundredth of it or more."""
+
+SOURCES = 6
+"""Positions named for a head."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,14 @@ class Neuron:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A position that a head reads, and what it brings from there to the logit."""
+
+    index: int
+    contribution: float
+
+
+@dataclass(frozen=True)
 class Detail:
     """Contributions to the target's logit by part of the model, the spectrum, and what its vectors read.
 
@@ -55,12 +66,13 @@ class Detail:
         attn: of each layer's attention.
         mlp: of each layer's MLP.
         heads: of each query head, ``[layers][heads]``.
+        sources: the positions from which each head brings most, of either sign, ``[layers][heads]``.
         attn_bias: what of `attn` is no head's.
         mlp_bias: what of `mlp` is no neuron's.
         final_bias: what is added after the last block.
         component_defect: how far `embed`, `attn`, `mlp` and `final_bias` miss the logit.
         neurons: those of the largest contribution, of either sign.
-        spectrum: all singular values.
+        spectrum: the singular values that were found, all of them where J was taken whole.
         readings: what the right vector of each singular triplet reads.
     """
 
@@ -72,6 +84,7 @@ class Detail:
     attn: list[float]
     mlp: list[float]
     heads: list[list[float]]
+    sources: list[list[list[Source]]]
     attn_bias: list[float]
     mlp_bias: list[float]
     final_bias: float
@@ -86,12 +99,15 @@ def detail(
     tokenizer: Tokenizer,
     parts: Attribution,
     layers: Streams,
-    whole: SVD,
-    output: Float[Array, " d"],
+    spectrum: Float[np.ndarray, " n"],
+    leading: SVD,
     top: int,
 ) -> Detail:
-    """Gather it: of the first `top` triplets of `whole`, and as many words of each pole."""
-    leading = SVD(whole.u[:, :top], whole.s[:top], whole.v[:top]).signed(np.asarray(output))
+    """Gather it, with `top` words of each pole of the `leading` triplets.
+
+    `parts` has sources.
+    """
+    assert parts.sources is not None
     found = parts.neurons
     return Detail(
         model=_in_words(model),
@@ -102,6 +118,7 @@ def detail(
         attn=parts.attn.tolist(),
         mlp=parts.mlp.tolist(),
         heads=parts.heads.tolist(),
+        sources=[[_strongest(head) for head in heads] for heads in parts.sources],
         attn_bias=parts.attn_bias.tolist(),
         mlp_bias=parts.mlp_bias.tolist(),
         final_bias=parts.final_bias,
@@ -110,7 +127,7 @@ def detail(
             Neuron(int(layer), int(index), float(value))
             for layer, index, value in zip(found.layer, found.index, found.contribution, strict=True)
         ],
-        spectrum=whole.s.tolist(),
+        spectrum=spectrum.tolist(),
         readings=[_readings(model, tokenizer, v, top) for v in leading.v],
     )
 
@@ -128,6 +145,11 @@ def _readings(model: Decoder, tokenizer: Tokenizer, v: Float[np.ndarray, "t d"],
         Reading(int(t), float(share[t]), words(near), words(far))
         for t, near, far in zip(heaviest, np.asarray(poles.positive.ids), np.asarray(poles.negative.ids), strict=True)
     ]
+
+
+def _strongest(head: Float[np.ndarray, " t"]) -> list[Source]:
+    order = np.argsort(-np.abs(head), kind="stable")[:SOURCES]
+    return [Source(int(t), float(head[t])) for t in order if head[t]]
 
 
 def _in_words(model: Decoder) -> str:

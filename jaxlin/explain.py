@@ -1,7 +1,8 @@
 """`explain`: what the local linear map of one prompt says, as numbers and words."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +12,17 @@ from jaxlin.decoder import Decoder, PromptError
 from jaxlin.detail import Detail, detail
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import Rule
-from jaxlin.local_map import local_map
-from jaxlin.spectrum import effective_rank, stable_rank, svd
+from jaxlin.local_map import LocalMap, local_map
+from jaxlin.spectrum import SVD, effective_rank, stable_rank, svd
 from jaxlin.streams import streams
 from jaxlin.targets import likelier_spelling
 from jaxlin.tokenizer import Tokenizer
 from jaxlin.words import nearest_embeddings, promoted
+
+Spectrum = Literal["dense", "krylov", "none"]
+"""How the singular triplets are found: from all rows of J, by products with it, or not at all."""
+
+SPECTRA: tuple[Spectrum, ...] = ("dense", "krylov", "none")
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,18 @@ class Explanation:
         rule: the freeze rule of gated MLPs.
         dtype: what was computed in.
         next_tokens: the likeliest next tokens and their probabilities.
-        residual: ``|Jx + b - f(x)| / |f(x)|``, over every row of J.
+        residual: ``|Jx + b - f(x)| / |f(x)|``, over every row of J where `spectrum` is ``"dense"``, else as
+            `LocalMap.residual` measures it.
         target: the token whose logit is attributed.
         logit: its logit.
         contributions: what each token of the prompt contributes to the logit.
         bias: what the additive biases contribute.
         defect: how far contributions and bias miss the logit, relative to the largest of them.
+        spectrum: how the triplets were found.
         triplets: the largest singular triplets.
-        ranks: of the whole map.
+        ranks: of the whole map; None where not all of its singular values are known.
         ranks_without_first: of the map without the first token, whose embedding dominates many spectra; None where it
-            is the only one.
+            is the only one too.
         detail: what the page shows beyond the terminal; None unless asked for.
     """
 
@@ -79,8 +87,9 @@ class Explanation:
     contributions: list[float]
     bias: float
     defect: float
+    spectrum: Spectrum
     triplets: list[Triplet]
-    ranks: Ranks
+    ranks: Ranks | None
     ranks_without_first: Ranks | None
     detail: Detail | None = None
 
@@ -99,11 +108,13 @@ class Explanation:
 def explain(
     model: Decoder,
     tokenizer: Tokenizer,
-    text: str,
+    text: str | Sequence[int],
     *,
     position: int = -1,
     target: str | None = None,
     top: int = 5,
+    spectrum: Spectrum | str = "dense",
+    prepend_bos: bool | None = None,
     with_detail: bool = False,
 ) -> Explanation:
     """Explain the prediction of `model` after `text` by its local linear map.
@@ -111,88 +122,110 @@ def explain(
     Args:
         model: any decoder.
         tokenizer: its tokenizer.
-        text: the prompt.
+        text: the prompt, or its token ids.
         position: the token after which the prediction is read; negative counts from the last.
         target: the word whose logit is attributed; the likeliest next token unless given. It must be one token, as
             written or with a space before it; of the two the likelier is taken.
         top: how many next tokens, singular triplets and words of each to give.
+        spectrum: ``"dense"`` takes all rows of J, for its ranks and a residual over every row. For a large model or a
+            long prompt ``"krylov"`` takes some dozens of products, and ``"none"`` leaves the spectrum out.
+        prepend_bos: whether a text begins with BOS; what the tokenizer does by itself unless given.
         with_detail: whether to give layers, heads, neurons and the whole spectrum too: what `jaxlin.report` shows.
 
     Raises:
-        PromptError: an empty prompt, or one longer than the model's context.
+        PromptError: an empty prompt, one longer than the model's context, or ids that the model does not have.
         SiteError: a position that the prompt does not have.
-        TokenizerError: a target that is not one token.
-        JaxlinError: `top` is not positive.
+        TokenizerError: a target that is not one token; BOS is asked for and there is none.
+        JaxlinError: `top` is not positive; no such way to find a spectrum.
     """
     if top < 1:
         raise JaxlinError(f"Top: expected 1 or more; found {top}.")
-    if not text:
+    how = _way_to(spectrum)
+    if len(text) == 0:
         raise PromptError("Prompt: expected a text of one token or more; found none.")
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, prepend_bos) if isinstance(text, str) else list(text)
     x = model.embed(ids)
     lmap = local_map(model, x, position=position)
     logits = np.asarray(model.unembed(lmap.output), np.float64)
     likeliest = np.argsort(-logits)[:top]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     chosen = int(likeliest[0]) if target is None else likelier_spelling(tokenizer, target, logits)
-    attribution = attribute(model, x, chosen, position=position)
+    attribution = attribute(model, x, chosen, position=position, sources=with_detail)
 
     layers = streams(model, x, chosen, position=position) if with_detail else None
-
-    # Tokens after the position cannot reach it: their columns are zero and left out of the spectrum.
-    jacobian = np.asarray(lmap.jacobian())
-    seen = jacobian[:, : int(lmap.position) + 1]
+    found = _spectrum(lmap, how, top)
     tokens = tokenizer.to_str_tokens(ids)
-    whole = svd(seen)
-    k = min(top, len(whole.s))
+    k = min(top, len(found.whole.s))
+    leading = SVD(found.whole.u[:, :k], found.whole.s[:k], found.whole.v[:k]).signed(np.asarray(lmap.output))
     return Explanation(
         tokens=tokens,
         position=int(lmap.position),
         rule=lmap.rule,
         dtype=str(lmap.output.dtype),
         next_tokens=[(tokenizer.token(int(i)), float(probabilities[i])) for i in likeliest],
-        residual=lmap.residual_of(jacobian),
+        residual=found.residual,
         target=tokenizer.token(chosen),
         logit=attribution.value,
         contributions=attribution.tokens.tolist(),
         bias=attribution.bias,
         defect=attribution.defect,
+        spectrum=how,
         triplets=[
-            _triplet(
-                model, tokenizer, tokens, whole.u[:, i], float(whole.s[i]), whole.v[i], np.asarray(lmap.output), top
-            )
+            _triplet(model, tokenizer, tokens, leading.u[:, i], float(leading.s[i]), leading.v[i], top)
             for i in range(k)
         ],
-        ranks=Ranks(stable_rank(whole.s), effective_rank(whole.s)),
-        ranks_without_first=_ranks(seen[:, 1:]) if seen.shape[1] > 1 else None,
-        detail=None if layers is None else detail(model, tokenizer, attribution, layers, whole, lmap.output, k),
+        ranks=found.ranks,
+        ranks_without_first=found.ranks_without_first,
+        detail=None if layers is None else detail(model, tokenizer, attribution, layers, found.whole.s, leading, top),
     )
 
 
-def _ranks(jacobian: np.ndarray) -> Ranks:
-    s = np.linalg.svd(jacobian.reshape(jacobian.shape[0], -1), compute_uv=False)
+@dataclass(frozen=True)
+class _Spectrum:
+    """What a way to find a spectrum gives: the values and vectors that it finds, and the residual that it measures."""
+
+    whole: SVD
+    residual: float
+    ranks: Ranks | None = None
+    ranks_without_first: Ranks | None = None
+
+
+def _way_to(spectrum: Spectrum | str) -> Spectrum:
+    for known in SPECTRA:
+        if spectrum == known:
+            return known
+    raise JaxlinError(f"Spectrum: expected one of {', '.join(SPECTRA)}; found {spectrum!r}.")
+
+
+def _spectrum(lmap: LocalMap, how: Spectrum, top: int) -> _Spectrum:
+    d, _, e = lmap.shape
+    # Tokens after the position cannot reach it: their columns are zero and left out of the spectrum.
+    reached = int(lmap.position) + 1
+    if how == "none":
+        return _Spectrum(SVD(np.zeros((d, 0)), np.zeros(0), np.zeros((0, reached, e))), lmap.residual)
+    if how == "krylov":
+        return _Spectrum(lmap.svd(min(top, d, reached * e), method="krylov"), lmap.residual)
+    jacobian = np.asarray(lmap.jacobian())
+    seen = jacobian[:, :reached]
+    whole = svd(seen)
+    without_first = _ranks(np.linalg.svd(seen[:, 1:].reshape(d, -1), compute_uv=False)) if reached > 1 else None
+    return _Spectrum(whole, lmap.residual_of(jacobian), _ranks(whole.s), without_first)
+
+
+def _ranks(s: np.ndarray) -> Ranks:
     return Ranks(stable_rank(s), effective_rank(s))
 
 
 def _triplet(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    tokens: list[str],
-    u: np.ndarray,
-    value: float,
-    v: np.ndarray,
-    output: np.ndarray,
-    top: int,
+    model: Decoder, tokenizer: Tokenizer, tokens: list[str], u: np.ndarray, value: float, v: np.ndarray, top: int
 ) -> Triplet:
-    sign = 1.0 if u @ output >= 0 else -1.0
-    left, right = jnp.asarray(sign * u), sign * v
-
     def words(ids: Any) -> list[str]:
         return [tokenizer.token(int(i)) for i in ids]
 
-    share = np.sum(np.square(right), axis=-1)
+    left = jnp.asarray(u)
+    share = np.sum(np.square(v), axis=-1)
     heaviest = np.argsort(-share)[:2]
-    near = nearest_embeddings(model, jnp.asarray(right[heaviest]), top)
+    near = nearest_embeddings(model, jnp.asarray(v[heaviest]), top)
     return Triplet(
         value=value,
         promotes=words(promoted(model, left, top).ids),

@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxlin.explain import Explanation, Ranks
+from jaxlin.local_map import CHECKS
 
 BAR = 28
 """Columns of the longest bar."""
@@ -16,14 +17,17 @@ def show(found: Explanation, console: Console) -> None:
     console.print(prompt.append("".join(found.tokens[found.position + 1 :]), style="dim"))
     likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in found.next_tokens)
     console.print(Text("next      ").append(likely))
-    how = f"rule {found.rule}, {found.dtype}, all rows"
+    over = "all rows" if found.spectrum == "dense" else f"{CHECKS} random directions"
+    how = f"rule {found.rule}, {found.dtype}, {over}"
     console.print(f"residual  |Jx + b - f(x)| / |f(x)| = {found.residual:.1e}   ({how})")
     console.print()
     console.print(_contributions(found))
-    console.print()
-    console.print(_spectrum(found))
-    console.print()
-    console.print(f"rank      {_ranks(found.ranks)}")
+    if found.triplets:
+        console.print()
+        console.print(_spectrum(found))
+    if found.ranks:
+        console.print()
+        console.print(f"rank      {_ranks(found.ranks)}")
     if found.ranks_without_first:
         console.print(f"          {_ranks(found.ranks_without_first)} without the first token")
 

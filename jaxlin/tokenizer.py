@@ -41,6 +41,9 @@ class Tokenizer:
         self.eos_id = None if eos is None else backend.token_to_id(eos)
         self.stop_ids = tuple(stop) or (() if self.eos_id is None else (self.eos_id,))
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocab_size} ids, bos_id={self.bos_id}, eos_id={self.eos_id})"
+
     @classmethod
     def from_files(
         cls, tokenizer_json: Path, tokenizer_config: Path | None = None, generation_config: Path | None = None

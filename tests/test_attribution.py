@@ -1,5 +1,6 @@
 """Exact attribution: on every family, both lists sum to the value; heads and neurons against transformers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def check_sums(model: jaxlin.Decoder, found: jaxlin.Attribution, tolerance: floa
     np.testing.assert_allclose(over_model, found.value, atol=tolerance * size)
     np.testing.assert_allclose(found.heads.sum(axis=1) + found.attn_bias, found.attn, atol=tolerance * size)
     np.testing.assert_allclose(table(model, found).sum(axis=1) + found.mlp_bias, found.mlp, atol=tolerance * size)
+    assert found.sources is not None
+    np.testing.assert_allclose(found.sources.sum(axis=2), found.heads, atol=tolerance * size)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -55,11 +58,14 @@ def test_every_list_sums_to_the_value(name: str, checkpoint: Checkpoint, x64: No
     for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
         model, _ = jaxlin.load(checkpoint(name), dtype=dtype)
         x = model.embed(tiny.IDS)
-        found = jaxlin.attribute(model, x, (9, 11), position=POSITION, neurons=all_neurons(model))
+        found = jaxlin.attribute(model, x, (9, 11), position=POSITION, neurons=all_neurons(model), sources=True)
         check_sums(model, found, tolerance)
         assert found.heads.shape == (model.config.num_hidden_layers, model.config.num_attention_heads)
+        assert found.sources is not None
+        assert found.sources.shape == (*found.heads.shape, len(tiny.IDS))
         assert not found.tokens[POSITION + 1 :].any()
-        values.append([found.value, found.bias, *found.tokens, *found.attn, *found.heads.ravel()])
+        assert not found.sources[..., POSITION + 1 :].any()
+        values.append([found.value, found.bias, *found.tokens, *found.attn, *found.heads.flat, *found.sources.flat])
     np.testing.assert_allclose(*values, atol=1e-4)
     biased = "phi" in name and "phi3" not in name
     assert bool(found.final_bias) == biased
@@ -72,11 +78,14 @@ def test_every_list_sums_to_the_value(name: str, checkpoint: Checkpoint, x64: No
 def test_the_rule_moves_tokens_and_nothing_else(checkpoint: Checkpoint, x64: None) -> None:
     model, _ = jaxlin.load(checkpoint("llama, biases"), dtype="float64")
     x, most = model.embed(tiny.IDS), all_neurons(model)
-    gate, up, half = (jaxlin.attribute(model, x, 9, rule=rule, neurons=most) for rule in ("gate", "up", "half"))
+    gate, up, half = (
+        jaxlin.attribute(model, x, 9, rule=rule, neurons=most, sources=True) for rule in ("gate", "up", "half")
+    )
     for other in (up, half):
         check_sums(model, other, 1e-12)
         assert np.abs(gate.tokens - other.tokens).max() > 1e-3
         np.testing.assert_allclose(gate.heads, other.heads, atol=1e-12)
+        np.testing.assert_allclose(gate.sources, other.sources, atol=1e-12)
         np.testing.assert_allclose(table(model, gate), table(model, other), atol=1e-12)
 
 
@@ -86,7 +95,7 @@ def test_targets_and_positions(checkpoint: Checkpoint, x64: None) -> None:
     states = np.asarray(jax.jit(lambda model, x: model(x))(model, x))
     u = np.linspace(-1, 1, 64)
     for position in (0, -1):
-        found = jaxlin.attribute(model, x, u, position=position, neurons=all_neurons(model))
+        found = jaxlin.attribute(model, x, u, position=position, neurons=all_neurons(model), sources=True)
         np.testing.assert_allclose(found.value, u @ states[position], rtol=1e-12)
         check_sums(model, found, 1e-12)
     # No softcap here: a difference of logits is the difference of their attributions.
@@ -102,10 +111,11 @@ def test_against_transformers(name: str, checkpoint: Checkpoint, x64: None) -> N
     """Heads and neurons from what transformers' own modules take in and give out, norms scaled by hand."""
     folder, token = checkpoint(name), 9
     model, _ = jaxlin.load(folder, dtype="float64")
-    found = jaxlin.attribute(model, model.embed(tiny.IDS), token, position=POSITION, neurons=all_neurons(model))
+    x, most = model.embed(tiny.IDS), all_neurons(model)
+    found = jaxlin.attribute(model, x, token, position=POSITION, neurons=most, sources=True)
     expected = by_hooks(folder, token, model.config.num_attention_heads)
     np.testing.assert_allclose(found.value, expected["value"], atol=1e-11)
-    for field in ("embed", "attn", "mlp", "heads"):
+    for field in ("embed", "attn", "mlp", "heads", "sources"):
         np.testing.assert_allclose(getattr(found, field), expected[field], atol=1e-11, err_msg=field)
     np.testing.assert_allclose(table(model, found), expected["neurons"], atol=1e-11)
 
@@ -114,6 +124,7 @@ def by_hooks(folder: Path, token: int, heads: int) -> dict[str, Any]:
     """What is added to the stream at `POSITION`, through the final norm's scale, in transformers' float64 model."""
     hf = oracle.load(folder, torch.float64)
     seen: dict[torch.nn.Module, tuple[np.ndarray, np.ndarray]] = {}
+    values: list[np.ndarray] = []
 
     def see(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         seen[module] = inputs[0][0, POSITION].numpy(), output[0, POSITION].numpy()
@@ -121,8 +132,11 @@ def by_hooks(folder: Path, token: int, heads: int) -> dict[str, Any]:
     for name, module in hf.named_modules():
         if name.endswith(("o_proj", "dense", "down_proj", "fc2", "norm", "layernorm", "embed_tokens")):
             module.register_forward_hook(lambda m, i, o: see(m, i, o) if o.ndim == 3 else None)
+        if name.endswith("v_proj"):
+            module.register_forward_hook(lambda m, i, o: values.append(o[0].numpy()))
     with torch.no_grad(), oracle.lifted(hf):
-        logits = hf(input_ids=torch.tensor([tiny.IDS])).logits[0, POSITION].numpy()
+        output = hf(input_ids=torch.tensor([tiny.IDS]), output_attentions=True)
+    logits = output.logits[0, POSITION].numpy()
     base = hf.base_model
     final = base.final_layernorm if hasattr(base, "final_layernorm") else base.norm
 
@@ -145,8 +159,8 @@ def by_hooks(folder: Path, token: int, heads: int) -> dict[str, Any]:
     def read(rows: np.ndarray, after: torch.nn.Module | None = None) -> np.ndarray:
         return scaled(final, rows if after is None else scaled(after, rows)) @ u
 
-    out: dict[str, Any] = {"value": logits[token], "attn": [], "mlp": [], "heads": [], "neurons": []}
-    for layer in base.layers:
+    out: dict[str, Any] = {"value": logits[token], "attn": [], "mlp": [], "heads": [], "neurons": [], "sources": []}
+    for layer, v, attention in zip(base.layers, values, output.attentions, strict=True):
         post = "post_feedforward_layernorm"
         norms = (layer.post_attention_layernorm, getattr(layer, post)) if hasattr(layer, post) else (None, None)
         mixer = layer.self_attn.dense if hasattr(layer.self_attn, "dense") else layer.self_attn.o_proj
@@ -156,6 +170,9 @@ def by_hooks(folder: Path, token: int, heads: int) -> dict[str, Any]:
             contributions = read(columns.T, norm)
             out[parts].append(contributions.reshape(heads, -1).sum(-1) if parts == "heads" else contributions)
             out[kind].append(read(seen[module][1], norm))
+        slopes = read(array(mixer.weight).T, norms[0]).reshape(heads, -1)
+        values_of = np.repeat(v.reshape(len(v), -1, slopes.shape[1]), heads // (v.shape[1] // slopes.shape[1]), axis=1)
+        out["sources"].append(attention[0, :, POSITION].numpy() * np.einsum("hk,shk->hs", slopes, values_of))
     return out | {"embed": read(oracle.embeddings(folder, tiny.IDS)[POSITION])}
 
 
@@ -185,6 +202,21 @@ def test_the_first_token_set_aside(checkpoint: Checkpoint) -> None:
     assert alone.defect <= 1e-5
     with pytest.raises(jaxlin.JaxlinError, match="two tokens or more"):
         alone.exclude_first()
+
+
+def test_as_plain_values() -> None:
+    model, _ = jaxlin.load()
+    x = model.embed([3, 4, 5])
+    for sources in (False, True):
+        found = jaxlin.attribute(model, x, 9, neurons=3, sources=sources)
+        again = json.loads(json.dumps(found.to_dict()))
+        assert again["value"] == found.value
+        np.testing.assert_allclose(again["heads"], found.heads)
+        np.testing.assert_array_equal(again["neurons"]["index"], found.neurons.index)
+        assert (again["sources"] is not None) == sources
+    assert repr(found) == f"Attribution(value={found.value:.4f}, tokens=3, layers=4, heads=4, neurons=3, " + (
+        f"defect={found.defect:.0e})"
+    )
 
 
 def test_contributions_of_nothing() -> None:

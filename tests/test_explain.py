@@ -38,6 +38,7 @@ def test_explanation_of_the_small_model() -> None:
     values = [triplet.value for triplet in found.triplets]
     assert values == sorted(values, reverse=True)
     assert len(values) == 6
+    assert found.ranks is not None
     assert 1 <= found.ranks.stable <= found.ranks.effective
     assert all(abs(sum(share for _, share, _ in triplet.reads)) <= 1 + 1e-6 for triplet in found.triplets)
 
@@ -50,6 +51,43 @@ def test_target_and_position() -> None:
     assert not any(found.contributions[3:])
     with pytest.raises(jaxlin.JaxlinError, match="one token"):
         jaxlin.explain(model, tokenizer, PROMPT, target="antidisestablishmentarianism")
+
+
+def test_ways_to_a_spectrum() -> None:
+    """By products, the same words; with none, nothing but it is missing."""
+    model, tokenizer = jaxlin.load()
+    ids = tokenizer.encode(PROMPT)
+    dense, krylov, none = (
+        jaxlin.explain(model, tokenizer, ids, position=-2, top=3, spectrum=how, with_detail=True)
+        for how in ("dense", "krylov", "none")
+    )
+    for one, other in zip(dense.triplets, krylov.triplets, strict=True):
+        np.testing.assert_allclose(other.value, one.value, rtol=1e-4)
+        assert (other.promotes, other.demotes) == (one.promotes, one.demotes)
+        shares = ([share for _, share, _ in triplet.reads] for triplet in (other, one))
+        np.testing.assert_allclose(*shares, atol=1e-3)
+    assert dense.ranks is not None
+    assert none.triplets == []
+    for found in (krylov, none):
+        assert (found.ranks, found.ranks_without_first) == (None, None)
+        assert found.residual <= 3e-6
+        assert found.next_tokens == dense.next_tokens
+        np.testing.assert_allclose(found.contributions, dense.contributions, rtol=1e-5)
+    assert krylov.detail is not None
+    np.testing.assert_allclose(krylov.detail.spectrum, [triplet.value for triplet in krylov.triplets])
+    with pytest.raises(jaxlin.JaxlinError, match="dense, krylov, none; found 'all'"):
+        jaxlin.explain(model, tokenizer, PROMPT, spectrum="all")
+
+
+def test_the_prompt_as_ids_and_without_bos() -> None:
+    model, tokenizer = jaxlin.load()
+    ids = tokenizer.encode(PROMPT, prepend_bos=False)
+    assert ids[0] != tokenizer.bos_id
+    plain = jaxlin.explain(model, tokenizer, ids, spectrum="none")
+    assert jaxlin.explain(model, tokenizer, PROMPT, prepend_bos=False, spectrum="none") == plain
+    assert len(jaxlin.explain(model, tokenizer, PROMPT, spectrum="none").tokens) == len(ids) + 1
+    with pytest.raises(jaxlin.JaxlinError, match="one token or more"):
+        jaxlin.explain(model, tokenizer, [])
 
 
 def test_spectrum_of_the_map() -> None:
@@ -146,6 +184,14 @@ class TestCommand:
         found = json.loads(done.stdout)
         assert found["residual"] <= 1e-13
         assert (found["rule"], found["dtype"], found["position"]) == ("up", "float64", 3)
+
+    def test_without_a_spectrum(self) -> None:
+        done = jaxlin_command("explain", PROMPT, "--spectrum", "none", "--no-bos", COLUMNS="120")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(PROMPT)
+        assert "32 random directions" in done.stdout
+        assert "rank" not in done.stdout
+        assert "singular" not in done.stdout
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -68,11 +68,11 @@ def test_all_that_is_made_of_the_map(in_blocks: Callable[[], None], x64: None) -
 
     def everything() -> Any:
         lmap = jaxlin.local_map(model, x, position=11)
-        found = jaxlin.attribute(model, x, 7)
+        found = jaxlin.attribute(model, x, 7, position=11, sources=True)
         return (
             (lmap.jacobian(progress=False), lmap.bias, jaxlin.layer_maps(model, lmap.coefficients)),
             jax.jit(jax.jacrev(lambda model, x: model(x)[-1, :8], argnums=1))(model, x),
-            (found.tokens, found.bias, found.heads, found.neurons.contribution),
+            (found.tokens, found.bias, found.heads, found.neurons.contribution, found.sources),
         )
 
     whole = everything()
@@ -129,8 +129,8 @@ def test_recomputed_is_kept(checkpoint: Callable[[str], Path], x64: None) -> Non
     x = model.embed(tiny.IDS)
     maps = [jaxlin.local_map(model, x, rule="half", recompute=again) for again in (True, False)]
     close(*((m.jacobian(progress=False), m.bias, m.output, m @ x) for m in maps))
-    lists = [jaxlin.attribute(model, x, 7, rule="half", recompute=again) for again in (True, False)]
-    close(*((a.tokens, a.bias, a.heads, a.attn_bias, a.mlp_bias, a.neurons.contribution) for a in lists))
+    lists = [jaxlin.attribute(model, x, 7, rule="half", sources=True, recompute=again) for again in (True, False)]
+    close(*((a.tokens, a.bias, a.heads, a.attn_bias, a.mlp_bias, a.sources, a.neurons.contribution) for a in lists))
 
 
 def temporary(function: Any, *shapes: Any, **static: Any) -> int:

@@ -258,6 +258,11 @@ class TestBrowser:
         shown.locator("#heads tbody tr").nth(2).locator("td").nth(1).click()
         value = shown.locator("#heads-readout .value").inner_text()
         assert figures(value) == pytest.approx(detail.heads[2][1], abs=1e-4)
+        items = shown.locator("#heads-readout .number").all_inner_texts()
+        assert sum(map(figures, items)) == pytest.approx(detail.heads[2][1], abs=1e-3)
+        assert [*map(figures, items)][:-1] == pytest.approx([s.contribution for s in detail.sources[2][1]], abs=1e-4)
+        labels = shown.locator("#heads-readout li .word").all_inner_texts()
+        assert labels == [visible(explained.tokens[source.index]) for source in detail.sources[2][1]]
         for row, column, sought in ((2, 0, detail.attn[1]), (4, 1, detail.mlp[3])):
             shown.locator("#parts tbody tr").nth(row).locator("td").nth(column).click()
             readout = shown.locator("#parts-readout")
@@ -347,6 +352,18 @@ class TestBrowser:
             assert shown.locator("#map-section").is_hidden()
             shown.locator(".token").first.click()
             assert shown.locator("#triplets button").count() == 1
+
+    def test_without_a_spectrum(self, chromium: Browser, tmp_path: Path) -> None:
+        model, tokenizer = jaxlin.load()
+        for how, triplets in (("none", 0), ("krylov", 5)):
+            found = jaxlin.explain(model, tokenizer, PROMPT, spectrum=how, with_detail=True)
+            write(found, tmp_path / "page.html")
+            for shown in opened(chromium, tmp_path / "page.html"):
+                assert shown.locator("#triplets").is_visible() == bool(triplets)
+                counts = [shown.locator(part).count() for part in ("#spectrum circle", "#triplets button")]
+                assert counts == [triplets, triplets]
+                assert "random directions" in shown.locator("#proof").inner_text()
+                assert "rank of J" not in shown.locator("#proof").inner_text()
 
     def test_in_a_notebook(self, chromium: Browser, explained: jaxlin.Explanation) -> None:
         shown = chromium.new_page()

@@ -60,6 +60,7 @@ def test_the_ids_are_those_of_transformers(smollm2: Tokenizer, reference: Any) -
     assert smollm2.encode(TEXTS[0]) == [504, 7395, 578, 282, 43749, 314, 260]
     assert (smollm2.bos_id, smollm2.eos_id, smollm2.vocab_size) == (1, 2, 49152)
     assert smollm2.stop_ids == (2,)
+    assert repr(smollm2) == "Tokenizer(49152 ids, bos_id=1, eos_id=2)"
 
 
 def test_str_tokens(smollm2: Tokenizer) -> None:

@@ -20,7 +20,7 @@ NEEDED = (
 NOT_NEEDED = ("*/*", "consolidated*", "adapter_model*")
 """Of those, the files that hold the weights a second time in another layout, or only a change of them."""
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)[/:](?P<file>[\w.-]+\.gguf)")
 
 

@@ -277,8 +277,16 @@
       const order = detail.heads.flat().map(Math.abs).sort((a, b) => b - a);
       const value = detail.heads[l][h];
       const rank = order.indexOf(Math.abs(value)) + 1;
-      return [headline(["layer " + l + ", head " + h], value, "of " + signed(detail.attn[l]) + " by its layer's attention", "rank " + rank + " of " + order.length + " by size")];
-    }, "Choose a head for its figures.");
+      const from = detail.sources[l][h];
+      const rest = value - from.reduce((sum, source) => sum + source.contribution, 0);
+      const items = from.map((source) => [word(tokens[source.index]), source.contribution]);
+      if (from.length < tokens.length) items.push(["all others", rest]);
+      const largest = size(items.map(([, each]) => each));
+      return [
+        headline(["layer " + l + ", head " + h], value, "of " + signed(detail.attn[l]) + " by its layer's attention", "rank " + rank + " of " + order.length + " by size"),
+        el("ul", { "aria-label": "what it brings from each position" }, ...items.map(([label, each]) => measure("li", label, each, largest))),
+      ];
+    }, "Choose a head for the tokens that it reads from.");
 
     /* Neurons. */
     const strongest = size(detail.neurons.map((neuron) => neuron.contribution));
@@ -301,7 +309,7 @@
     const high = Math.ceil(Math.log10(s[0]) + 1e-9);
     const x = (i) => left + ((width - left - 8) * i) / Math.max(1, s.length - 1);
     const y = (value) => 10 + ((height - bottom - 10) * (high - Math.log10(value))) / (high - low);
-    const chart = svg("svg", { viewBox: "0 0 " + width + " " + height, role: "img", "aria-label": "All " + s.length + " singular values, on a logarithmic scale, from " + number(s[0], 2) + " down to " + s[s.length - 1].toPrecision(2) });
+    const chart = svg("svg", { viewBox: "0 0 " + width + " " + height, role: "img", "aria-label": (data.ranks ? "All " : "The largest ") + s.length + " singular values, on a logarithmic scale, from " + number(s[0], 2) + " down to " + s[s.length - 1].toPrecision(2) });
     for (let power = low; power <= high; power++) {
       chart.append(svg("line", { x1: left, x2: width - 8, y1: y(10 ** power), y2: y(10 ** power) }), svg("text", { x: left - 8, y: y(10 ** power) + 4, "text-anchor": "end" }, power < -2 ? "1e" + power : String(Number((10 ** power).toPrecision(1)))));
     }
@@ -312,7 +320,8 @@
     by("spectrum").replaceChildren(chart);
   }
   let opened = 0;
-  if (detail) {
+  if (!data.triplets.length) by("triplets").closest("section").hidden = true;
+  else if (detail) {
     draw();
     window.addEventListener("resize", draw);
   }
@@ -337,17 +346,19 @@
   }
   tabs.forEach((tab, i) => tab.addEventListener("click", () => open(i)));
   by("triplets").addEventListener("focusin", (event) => tabs.includes(event.target) && open(tabs.indexOf(event.target)));
-  rove(by("triplets"), [tabs]);
-  open(0);
+  if (tabs.length) {
+    rove(by("triplets"), [tabs]);
+    open(0);
+  }
 
   /* Where it comes from. */
   const ranks = (found) => "stable " + number(found.stable, 2) + ", effective " + number(found.effective, 1);
   const proof = [
-    ["|Jx + b \u2212 f(x)| / |f(x)|", small(data.residual) + ", over every row of J"],
+    ["|Jx + b \u2212 f(x)| / |f(x)|", small(data.residual) + (data.spectrum === "dense" ? ", over every row of J" : ", in random directions")],
     ["tokens and b miss the logit by", small(data.defect) + " of the largest"],
     ...(detail ? [["the worst layer's streams, by", small(detail.stream_defect) + " of the largest"], ["the model's parts, by", small(detail.component_defect) + " of the largest"]] : []),
     ["likeliest next", others],
-    ["rank of J", ranks(data.ranks) + (data.ranks_without_first ? "; without the first token " + ranks(data.ranks_without_first) : "")],
+    ...(data.ranks ? [["rank of J", ranks(data.ranks) + (data.ranks_without_first ? "; without the first token " + ranks(data.ranks_without_first) : "")]] : []),
     ["held of a gated MLP", "rule " + data.rule],
     ["computed in", data.dtype],
     ["model", [data.name, detail && detail.model].filter(Boolean).join("; ") || "not named"],
