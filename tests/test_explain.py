@@ -79,6 +79,16 @@ def test_ways_to_a_spectrum() -> None:
         jaxlin.explain(model, tokenizer, PROMPT, spectrum="all")
 
 
+def test_rows_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = jaxlin.load()
+    monkeypatch.setattr(sys.modules["jaxlin.explain"], "host_memory", lambda: 8 * 192 * 8 * 192 * 4)
+    eight = tokenizer.encode(PROMPT)[:8]
+    jaxlin.explain(model, tokenizer, eight)
+    with pytest.raises(jaxlin.JaxlinError, match=r'0\.0 GB for all rows .* Take "krylov"'):
+        jaxlin.explain(model, tokenizer, [*eight, 5])
+    jaxlin.explain(model, tokenizer, [*eight, 5], spectrum="krylov")
+
+
 def test_the_prompt_as_ids_and_without_bos() -> None:
     model, tokenizer = jaxlin.load()
     ids = tokenizer.encode(PROMPT, prepend_bos=False)
