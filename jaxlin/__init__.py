@@ -4,7 +4,8 @@ from jaxlin import baselines, causal, steering, words
 from jaxlin.attribution import Attribution, attribute
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
-from jaxlin.explain import Explanation, explain
+from jaxlin.explain import explain
+from jaxlin.explanation import Explanation
 from jaxlin.generation import Generation, generate, generate_all
 from jaxlin.held import Coefficients, coefficients, linear
 from jaxlin.load import load

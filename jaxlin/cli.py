@@ -59,6 +59,9 @@ def explain(
             help="The word whose logit is attributed: one token, as it is or after a space; likeliest if absent."
         ),
     ] = None,
+    over: Annotated[
+        str | None, typer.Option(help="Another such word: the difference of the two logits is attributed.")
+    ] = None,
     top: Annotated[
         int, typer.Option(min=1, max=100, help="How many next words, singular values and words of each to show.")
     ] = 5,
@@ -94,6 +97,7 @@ def explain(
         text,
         position=position,
         target=target,
+        over=over,
         top=top,
         spectrum=spectrum,
         prepend_bos=bos,

@@ -1,112 +1,27 @@
 """`explain`: what the local linear map of one prompt says, as numbers and words."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlin.attribution import attribute
 from jaxlin.decoder import Decoder, PromptError
-from jaxlin.detail import Detail, detail
+from jaxlin.detail import detail
 from jaxlin.errors import JaxlinError
-from jaxlin.hold import Rule
+from jaxlin.explanation import SPECTRA, Explanation, Ranks, Spectrum, Triplet
 from jaxlin.local_map import LocalMap, local_map
 from jaxlin.memory import host_memory
 from jaxlin.spectrum import SVD, effective_rank, stable_rank, svd
 from jaxlin.streams import streams
-from jaxlin.targets import likelier_spelling
+from jaxlin.targets import Target, likelier_spelling
 from jaxlin.tokenizer import Tokenizer
 from jaxlin.words import nearest_embeddings, promoted
 
-Spectrum = Literal["dense", "krylov", "none"]
-"""How the singular triplets are found: from all rows of J, by products with it, or not at all."""
-
-SPECTRA: tuple[Spectrum, ...] = ("dense", "krylov", "none")
-
 COPIES = 8
 """Of how many times J's size memory is needed while LAPACK finds its singular vectors: measured 7.1, J included."""
-
-
-@dataclass(frozen=True)
-class Triplet:
-    """A singular triplet in words.
-
-    Attributes:
-        value: the singular value.
-        promotes: the output tokens that the left vector promotes most; its sign is the output's.
-        demotes: those of the other pole.
-        reads: for the input tokens that hold most of the right vector: the token, its share of the squared norm, and
-            the vocabulary's tokens nearest to the right vector there.
-    """
-
-    value: float
-    promotes: list[str]
-    demotes: list[str]
-    reads: list[tuple[str, float, list[str]]]
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """How many directions the map is worth: see `jaxlin.spectrum`."""
-
-    stable: float
-    effective: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What `explain` found; `to_dict` is ready for JSON.
-
-    Attributes:
-        tokens: the prompt's tokens.
-        position: the position explained.
-        rule: the freeze rule of gated MLPs.
-        dtype: what was computed in.
-        next_tokens: the likeliest next tokens and their probabilities.
-        residual: ``|Jx + b - f(x)| / |f(x)|``, over every row of J where `spectrum` is ``"dense"``, else as
-            `LocalMap.residual` measures it.
-        target: the token whose logit is attributed.
-        logit: its logit.
-        contributions: what each token of the prompt contributes to the logit.
-        bias: what the additive biases contribute.
-        defect: how far contributions and bias miss the logit, relative to the largest of them.
-        spectrum: how the triplets were found.
-        triplets: the largest singular triplets.
-        ranks: of the whole map; None where not all of its singular values are known.
-        ranks_without_first: of the map without the first token, whose embedding dominates many spectra; None where it
-            is the only one too.
-        detail: what the page shows beyond the terminal; None unless asked for.
-    """
-
-    tokens: list[str]
-    position: int
-    rule: Rule
-    dtype: str
-    next_tokens: list[tuple[str, float]]
-    residual: float
-    target: str
-    logit: float
-    contributions: list[float]
-    bias: float
-    defect: float
-    spectrum: Spectrum
-    triplets: list[Triplet]
-    ranks: Ranks | None
-    ranks_without_first: Ranks | None
-    detail: Detail | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, for JSON; `detail` only where it was asked for."""
-        found = asdict(self)
-        return found if self.detail else {name: value for name, value in found.items() if name != "detail"}
-
-    def _repr_html_(self) -> str:
-        """The page, in a notebook."""
-        from jaxlin.report import frame
-
-        return frame(self)
 
 
 def explain(
@@ -115,7 +30,8 @@ def explain(
     text: str | Sequence[int],
     *,
     position: int = -1,
-    target: str | None = None,
+    target: str | int | None = None,
+    over: str | int | None = None,
     top: int = 5,
     spectrum: Spectrum | str = "dense",
     prepend_bos: bool | None = None,
@@ -129,7 +45,8 @@ def explain(
         text: the prompt, or its token ids.
         position: the token after which the prediction is read; negative counts from the last.
         target: the word whose logit is attributed; the likeliest next token unless given. It must be one token, as
-            written or with a space before it; of the two the likelier is taken.
+            written or with a space before it; of the two the likelier is taken. Or its id.
+        over: another word: the difference of the two logits is attributed.
         top: how many next tokens, singular triplets and words of each to give.
         spectrum: ``"dense"`` takes all rows of J, for its ranks and a residual over every row. For a large model or a
             long prompt ``"krylov"`` takes some dozens of products, and ``"none"`` leaves the spectrum out.
@@ -140,7 +57,8 @@ def explain(
         PromptError: an empty prompt, one longer than the model's context, or ids that the model does not have.
         SiteError: a position that the prompt does not have.
         TokenizerError: a target that is not one token; BOS is asked for and there is none.
-        JaxlinError: `top` is not positive; no such way to find a spectrum, or all rows do not fit in memory.
+        JaxlinError: `top` is not positive; an id that is no token's; `over` is the target; no such way to find a
+            spectrum, or all rows do not fit in memory.
     """
     if top < 1:
         raise JaxlinError(f"Top: expected 1 or more; found {top}.")
@@ -153,7 +71,9 @@ def explain(
     logits = np.asarray(model.unembed(lmap.output), np.float64)
     likeliest = np.argsort(-logits)[:top]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    chosen = int(likeliest[0]) if target is None else likelier_spelling(tokenizer, target, logits)
+    asked = [int(likeliest[0]) if target is None else target, *([] if over is None else [over])]
+    read = [likelier_spelling(tokenizer, word, logits) if isinstance(word, str) else word for word in asked]
+    chosen: Target = read[0] if over is None else (read[0], read[1])
     attribution = attribute(model, x, chosen, position=position, sources=with_detail)
 
     layers = streams(model, x, chosen, position=position) if with_detail else None
@@ -168,7 +88,8 @@ def explain(
         dtype=str(lmap.output.dtype),
         next_tokens=[(tokenizer.token(int(i)), float(probabilities[i])) for i in likeliest],
         residual=found.residual,
-        target=tokenizer.token(chosen),
+        target=tokenizer.token(read[0]),
+        over=None if over is None else tokenizer.token(read[1]),
         logit=attribution.value,
         contributions=attribution.tokens.tolist(),
         bias=attribution.bias,

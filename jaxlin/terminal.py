@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxlin.explain import Explanation, Ranks
+from jaxlin.explanation import Explanation, Ranks
 from jaxlin.local_map import CHECKS
 
 BAR = 28
@@ -34,7 +34,7 @@ def show(found: Explanation, console: Console) -> None:
 
 def _contributions(found: Explanation) -> Table:
     total = sum(found.contributions) + found.bias
-    table = Table(title=f"What makes the logit of {visible(found.target)}: {found.logit:.4f}", title_justify="left")
+    table = Table(title=f"What makes the logit of {subject(found)}: {found.logit:.4f}", title_justify="left")
     table.add_column("token")
     table.add_column("contribution", justify="right")
     table.add_column("")
@@ -76,6 +76,11 @@ def _ranks(ranks: Ranks) -> str:
 
 def _words(words: list[str]) -> str:
     return " ".join(map(visible, words))
+
+
+def subject(found: Explanation) -> str:
+    """The target, and what it is measured over if there is such a word."""
+    return visible(found.target) + (f" over that of {visible(found.over)}" if found.over is not None else "")
 
 
 def visible(token: str) -> str:

@@ -100,6 +100,25 @@ def test_the_prompt_as_ids_and_without_bos() -> None:
         jaxlin.explain(model, tokenizer, [])
 
 
+def test_one_word_over_another() -> None:
+    model, tokenizer = jaxlin.load()
+    x = model.embed(tokenizer.encode(PROMPT))
+    most, only = (tokenizer.to_single_token(word) for word in (" most", " only"))
+    found = jaxlin.explain(model, tokenizer, PROMPT, target="most", over="only", spectrum="none", with_detail=True)
+    assert (found.target, found.over) == (" most", " only")
+    expected = jaxlin.attribute(model, x, (most, only))
+    assert found.logit == expected.value
+    np.testing.assert_array_equal(found.contributions, expected.tokens)
+    assert found.detail is not None
+    np.testing.assert_allclose(np.sum(found.detail.streams, axis=1), found.logit, atol=1e-4)
+    by_id = jaxlin.explain(model, tokenizer, PROMPT, target=most, over=only, spectrum="none", with_detail=True)
+    assert by_id == found
+    assert jaxlin.explain(model, tokenizer, PROMPT, target=most, spectrum="none").over is None
+    for over, message in (("most", "two different tokens"), (10**6, r"token ids in 0\.\.")):
+        with pytest.raises(jaxlin.JaxlinError, match=message):
+            jaxlin.explain(model, tokenizer, PROMPT, target="most", over=over)
+
+
 def test_spectrum_of_the_map() -> None:
     model, tokenizer = jaxlin.load()
     lmap = jaxlin.local_map(model, model.embed(tokenizer.encode(PROMPT)))
@@ -202,6 +221,10 @@ class TestCommand:
         assert "32 random directions" in done.stdout
         assert "rank" not in done.stdout
         assert "singular" not in done.stdout
+
+    def test_one_word_over_another(self) -> None:
+        done = jaxlin_command("explain", PROMPT, "--spectrum", "none", "--target", "most", "--over", "only")
+        assert "What makes the logit of ·most over that of ·only:" in done.stdout
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -356,10 +356,12 @@ class TestBrowser:
     def test_without_a_spectrum(self, chromium: Browser, tmp_path: Path) -> None:
         model, tokenizer = jaxlin.load()
         for how, triplets in (("none", 0), ("krylov", 5)):
-            found = jaxlin.explain(model, tokenizer, PROMPT, spectrum=how, with_detail=True)
+            found = jaxlin.explain(model, tokenizer, PROMPT, over=" a", spectrum=how, with_detail=True)
             write(found, tmp_path / "page.html")
             for shown in opened(chromium, tmp_path / "page.html"):
                 assert shown.locator("#triplets").is_visible() == bool(triplets)
+                title = f"What makes the logit of {visible(found.target)} over that of \N{MIDDLE DOT}a"
+                assert shown.locator("h1").inner_text() == title
                 counts = [shown.locator(part).count() for part in ("#spectrum circle", "#triplets button")]
                 assert counts == [triplets, triplets]
                 assert "random directions" in shown.locator("#proof").inner_text()

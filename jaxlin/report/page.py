@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlin.errors import JaxlinError
-from jaxlin.explain import Explanation
-from jaxlin.terminal import visible
+from jaxlin.explanation import Explanation
+from jaxlin.terminal import subject, visible
 
 HEIGHT = 720
 """Pixels of the page in a notebook."""
@@ -40,7 +40,7 @@ def page(found: Explanation, name: str | None = None) -> str:
         for file in ("style.css", "script.js", "page.html")
     )
     parts = {
-        "title": html.escape(f"{visible(found.target)} after {prompt(found)[-60:]}"),
+        "title": html.escape(f"{subject(found)} after {prompt(found)[-60:]}"),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
@@ -111,6 +111,7 @@ def contents(found: Explanation, name: str | None) -> dict[str, Any]:
     data["tokens"] = [visible(token) for token in found.tokens]
     data["before"], data["after"] = map(_plain, (prompt(found), "".join(found.tokens[found.position + 1 :])))
     data["target"] = visible(found.target)
+    data["over"] = None if found.over is None else visible(found.over)
     data["next_tokens"] = [(visible(token), probability) for token, probability in found.next_tokens]
     for triplet in data["triplets"]:
         triplet["promotes"], triplet["demotes"] = (

@@ -128,11 +128,12 @@
 
   /* Who says what: the header. */
   const likely = data.next_tokens.find(([token]) => token === data.target);
-  by("title").append("What makes the logit of ", word(data.target));
+  const differs = data.over !== null;
+  by("title").append("What makes the logit of ", word(data.target), ...(differs ? [" over that of ", word(data.over)] : []));
   const spaced = data.target.startsWith("\u00b7");
   by("lead").append(data.before + (spaced ? " " : ""), el("span", { class: "target" }, data.target.slice(spaced ? 1 : 0)), el("span", { class: "quiet" }, data.after));
   const facts = [
-    ["logit", number(data.logit)],
+    [differs ? "difference of logits" : "logit", number(data.logit)],
     ["probability", likely ? percent(likely[1]) : "below the " + data.next_tokens.length + " likeliest"],
     ["residual of the map", small(data.residual)],
     ["rule, dtype", data.rule + ", " + data.dtype],
