@@ -5,7 +5,6 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxlin.explanation import Explanation, Ranks
-from jaxlin.local_map import CHECKS
 
 BAR = 28
 """Columns of the longest bar."""
@@ -17,8 +16,7 @@ def show(found: Explanation, console: Console) -> None:
     console.print(prompt.append("".join(found.tokens[found.position + 1 :]), style="dim"))
     likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in found.next_tokens)
     console.print(Text("next      ").append(likely))
-    over = "all rows" if found.spectrum == "dense" else f"{CHECKS} random directions"
-    how = f"rule {found.rule}, {found.dtype}, {over}"
+    how = f"rule {found.rule}, {found.dtype}, {'all rows' if found.spectrum == 'dense' else 'sampled'}"
     console.print(f"residual  |Jx + b - f(x)| / |f(x)| = {found.residual:.1e}   ({how})")
     console.print()
     console.print(_contributions(found))
