@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxlin.contributions import contributions
 from jaxlin.decoder import Decoder
@@ -26,22 +27,27 @@ from jaxlin.tokenizer import Tokenizer
 NEURONS = 20
 """How many neurons `attribute` names unless told."""
 
+Leaf = Any
+"""A number or an array of NumPy; within a transform, or out of one, what JAX puts in its place."""
 
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Neurons:
     """Hidden neurons of MLPs, those of the largest absolute contribution first.
 
     Attributes:
-        layer: the block of each.
-        index: its place among the hidden features of the MLP.
-        contribution: what it contributes.
+        layer: the block of each, ``[n]``.
+        index: its place among the hidden features of the MLP, ``[n]``.
+        contribution: what it contributes, ``[n]``.
     """
 
-    layer: Int[np.ndarray, " k"]
-    index: Int[np.ndarray, " k"]
-    contribution: Float[np.ndarray, " k"]
+    layer: Leaf
+    index: Leaf
+    contribution: Leaf
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution:
     r"""$u \cdot f(x)$ for the direction $u$ that a target reads, taken apart in two ways.
@@ -53,6 +59,8 @@ class Attribution:
       ``heads[l].sum() + attn_bias[l] == attn[l]``, and all its neurons and ``mlp_bias[l]`` sum to ``mlp[l]``.
 
     What attention and MLPs contribute is measured after any norm that follows them, where it is added to the stream.
+
+    A pytree: out of `jax.vmap` every field has the batch before its own axes.
 
     Attributes:
         value: the logit, difference of logits or $u \cdot f(x)$, from the forward pass.
@@ -71,19 +79,19 @@ class Attribution:
             heads[l, h]``. None unless asked for.
     """
 
-    value: float
-    tokens: Float[np.ndarray, " t"]
-    bias: float
-    embed: float
-    attn: Float[np.ndarray, " l"]
-    mlp: Float[np.ndarray, " l"]
-    heads: Float[np.ndarray, "l h"]
+    value: Leaf
+    tokens: Leaf
+    bias: Leaf
+    embed: Leaf
+    attn: Leaf
+    mlp: Leaf
+    heads: Leaf
     neurons: Neurons
-    attn_bias: Float[np.ndarray, " l"]
-    mlp_bias: Float[np.ndarray, " l"]
-    final_bias: float
-    set_aside: float = 0.0
-    sources: Float[np.ndarray, "l h t"] | None = None
+    attn_bias: Leaf
+    mlp_bias: Leaf
+    final_bias: Leaf
+    set_aside: Leaf = 0.0
+    sources: Leaf = None
 
     @property
     def defect(self) -> float:
@@ -155,7 +163,8 @@ def attribute(
 ) -> Attribution:
     """The exact contribution of each input token, layer, head and neuron, and of the biases, to the logit of `target`.
 
-    One forward pass that records, and one backward pass of what it held.
+    One forward pass that records, and one backward pass of what it held. It may be taken within `jax.jit`, `jax.vmap`
+    and `jax.grad`, of a target that is no word.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
@@ -185,8 +194,8 @@ def attribute(
     model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
     read = checked_target(model, without_words(model, tokenizer, target, x, at), x.dtype)
-    parts = jax.device_get(contributions(model, x, at, read, chosen, neurons, sources, recompute))
-    layer, index = np.divmod(parts.pop("neurons"), config.intermediate_size)
-    fields: dict[str, Any] = {name: a if np.ndim(a) else float(a) for name, a in parts.items()}
-    fields["neurons"] = Neurons(layer, index, fields.pop("largest"))
-    return Attribution(**fields)
+    parts: dict[str, Any] = contributions(model, x, at, read, chosen, neurons, sources, recompute)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
+        parts = {name: a if a.ndim else float(a) for name, a in jax.device_get(parts).items()}
+    layer, index = divmod(parts.pop("neurons"), config.intermediate_size)
+    return Attribution(neurons=Neurons(layer, index, parts.pop("largest")), **parts)

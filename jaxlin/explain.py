@@ -14,7 +14,8 @@ from jaxlin.errors import JaxlinError
 from jaxlin.explanation import SPECTRA, Explanation, Ranks, Spectrum, Triplet
 from jaxlin.local_map import LocalMap, local_map
 from jaxlin.memory import host_memory
-from jaxlin.spectrum import SVD, effective_rank, stable_rank, svd
+from jaxlin.sites import is_whole
+from jaxlin.spectrum import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.streams import streams
 from jaxlin.targets import Target, likelier_spelling
 from jaxlin.tokenizer import Tokenizer
@@ -57,11 +58,12 @@ def explain(
         PromptError: an empty prompt, one longer than the model's context, or ids that the model does not have.
         SiteError: a position that the prompt does not have.
         TokenizerError: a target that is not one token; BOS is asked for and there is none.
-        JaxlinError: `top` is not positive; an id that is no token's; `over` is the target; no such way to find a
-            spectrum, or all rows do not fit in memory.
+        JaxlinError: `top` is not in 1..vocabulary; an id that is no token's; `over` is the target; no such way to find
+            a spectrum, none of a map in 16 bits, or all rows do not fit in memory.
     """
-    if top < 1:
-        raise JaxlinError(f"Top: expected 1 or more; found {top}.")
+    vocab = model.config.vocab_size
+    if not is_whole(top) or not 1 <= top <= vocab:
+        raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {top!r}.")
     how = _way_to(spectrum)
     if len(text) == 0:
         raise PromptError("Prompt: expected a text of one token or more; found none.")
@@ -128,6 +130,7 @@ def _spectrum(lmap: LocalMap, how: Spectrum, top: int) -> _Spectrum:
     reached = int(lmap.position) + 1
     if how == "none":
         return _Spectrum(SVD(np.zeros((d, 0)), np.zeros(0), np.zeros((0, reached, e))), lmap.residual)
+    check_dtype(lmap.output.dtype)
     if how == "krylov":
         return _Spectrum(lmap.svd(min(top, d, reached * e), method="krylov"), lmap.residual)
     size = COPIES * d * reached * e * lmap.output.dtype.itemsize

@@ -26,7 +26,7 @@ from jaxlin.layers import folding_pays
 from jaxlin.parallel import mesh_of, rows_over, spread
 from jaxlin.rows import default_block, dense, sizes
 from jaxlin.sites import EMBED, Place, Site, ends, position_in
-from jaxlin.spectrum import SVD, bounded_svd, check_count
+from jaxlin.spectrum import SVD, bounded_svd, check_count, check_dtype
 
 REACHES = 8
 """At how many lengths a prompt may be cut after the position of the output, each of which is compiled."""
@@ -113,6 +113,8 @@ class LocalMap:
 
     def _shaped(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
         """`a` with one leading axis, and the axes that it had in its place."""
+        if jnp.iscomplexobj(a):
+            raise JaxlinError("Local map: expected real vectors; found complex ones. Take both parts by themselves.")
         a = jnp.asarray(a, self.output.dtype)
         batch = a.shape[: -len(tail)]
         if a.shape[-len(tail) :] != tail:
@@ -195,8 +197,10 @@ class LocalMap:
             seed: of the start of ``"krylov"``.
 
         Raises:
-            JaxlinError: `k` is larger than the rank of the map; no such method; a tolerance that is not positive.
+            JaxlinError: `k` is larger than the rank of the map; no such method; a tolerance that is not positive; a map
+                in 16 bits.
         """
+        check_dtype(self.output.dtype)
         check_count(k, self.shape)
         if method == "auto":
             method = cheaper(self.shape, k)

@@ -50,8 +50,9 @@ def svd(jacobian: Shaped[np.ndarray, "d t e"], k: int | None = None) -> SVD:
     """The `k` largest singular triplets of a dense map, all of them unless given.
 
     Raises:
-        JaxlinError: `k` is not in 1..rank.
+        JaxlinError: `k` is not in 1..rank, or a map in 16 bits.
     """
+    check_dtype(jacobian.dtype)
     kept = check_count(k, jacobian.shape)
     u, s, vt = np.linalg.svd(jacobian.reshape(jacobian.shape[0], -1), full_matrices=False)
     return SVD(u[:, :kept], s[:kept], vt[:kept].reshape(kept, *jacobian.shape[1:]))
@@ -74,6 +75,19 @@ def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], A
     squares = np.sum(np.square(right), axis=-1) + np.sum(np.square(left), axis=-1)
     residual = np.sqrt(squares / 2)
     return SVD(u, s, v, residual, residual + 8 * eps * s[0])
+
+
+def check_dtype(dtype: Any) -> None:
+    """Refuse 16 bits, whose rounding would be most of what the smaller singular values say.
+
+    Raises:
+        JaxlinError: another dtype than float32 and float64.
+    """
+    if dtype not in (np.float32, np.float64):
+        raise JaxlinError(
+            f"SVD: expected a map computed in float32 or float64; found {np.dtype(dtype).name}. "
+            'Load the model with dtype="float32": its weights stay as they are stored.'
+        )
 
 
 def check_count(k: int | None, shape: tuple[int, ...]) -> int:

@@ -22,7 +22,7 @@ Words = str | tuple[str | int, str | int]
 def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
     """A direction, or the ids of one token or two."""
     given = np.asarray(target)
-    if given.dtype.kind == "f":
+    if given.dtype.kind == "f" and given.ndim:
         features = model.config.hidden_size
         if given.shape != (features,):
             raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")

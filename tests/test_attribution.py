@@ -204,6 +204,27 @@ def test_the_first_token_set_aside(checkpoint: Checkpoint) -> None:
         alone.exclude_first()
 
 
+def test_within_transforms(checkpoint: Checkpoint, x64: None) -> None:
+    """Under jit the same; under vmap each prompt's own; the gradient of a contribution against differences."""
+    model, _ = jaxlin.load(checkpoint("gemma2"), dtype="float64")
+    xs = jax.numpy.stack([model.embed(tiny.IDS), model.embed(tiny.IDS[::-1])])
+
+    def attributed(model: jaxlin.Decoder, x: jax.Array) -> jaxlin.Attribution:
+        return jaxlin.attribute(model, x, (9, 11), position=POSITION, neurons=5, sources=True)
+
+    batch = jax.jit(jax.vmap(attributed, in_axes=(None, 0)))(model, xs)
+    for i, x in enumerate(xs):
+        found = attributed(model, x)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, atol=1e-12), batch, found)  # noqa: B023
+        assert isinstance(found.value, float)
+        assert isinstance(found.tokens, np.ndarray)
+
+    first = jax.jit(lambda x: attributed(model, x).sources[0, 1, 2])
+    along, step = jax.random.normal(jax.random.key(0), xs[0].shape, "float64"), 1e-6
+    slope = (first(xs[0] + step * along) - first(xs[0] - step * along)) / (2 * step)
+    np.testing.assert_allclose(np.sum(jax.grad(first)(xs[0]) * along), slope, rtol=1e-6)
+
+
 def test_as_plain_values() -> None:
     model, _ = jaxlin.load()
     x = model.embed([3, 4, 5])

@@ -79,6 +79,15 @@ def test_ways_to_a_spectrum() -> None:
         jaxlin.explain(model, tokenizer, PROMPT, spectrum="all")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits_have_no_spectrum(dtype: str) -> None:
+    model, tokenizer = jaxlin.load(dtype=dtype)
+    for how in ("dense", "krylov"):
+        with pytest.raises(jaxlin.JaxlinError, match=f'found {dtype}. Load the model with dtype="float32"'):
+            jaxlin.explain(model, tokenizer, PROMPT, spectrum=how)
+    assert jaxlin.explain(model, tokenizer, PROMPT, spectrum="none").dtype == dtype
+
+
 def test_rows_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = jaxlin.load()
     monkeypatch.setattr(sys.modules["jaxlin.explain"], "host_memory", lambda: 8 * 192 * 8 * 192 * 4)
@@ -98,6 +107,9 @@ def test_the_prompt_as_ids_and_without_bos() -> None:
     assert len(jaxlin.explain(model, tokenizer, PROMPT, spectrum="none").tokens) == len(ids) + 1
     with pytest.raises(jaxlin.JaxlinError, match="one token or more"):
         jaxlin.explain(model, tokenizer, [])
+    for how in ("dense", "krylov", "none"):
+        with pytest.raises(jaxlin.JaxlinError, match=r"words in 1\.\.2048; found 2049"):
+            jaxlin.explain(model, tokenizer, ids, top=2049, spectrum=how)
 
 
 def test_one_word_over_another() -> None:

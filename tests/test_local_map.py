@@ -469,6 +469,9 @@ for use in (
     lambda: jaxlin.layer_maps(model, x),
     lambda: jaxlin.sweep(model, x, x[0]),
     lambda: jaxlin.linear(model, x, x),
+    lambda: jaxlin.local_map(model, x) @ (x + 1j),
+    lambda: jaxlin.attribute(model, x, 1.5),
+    lambda: jaxlin.explain(model, tokenizer, "a", top=1.5),
 ):
     try:
         use()
@@ -489,11 +492,15 @@ def test_what_is_no_embedding() -> None:
         "Held model: expected vectors of shape (3, ..., 192); found (3,).",
         "Sites: expected kinds of resid_pre, attn_out, resid_mid, mlp_out, resid_post; found 'resid_pre'.",
         "Position: expected one in 0..2 (or from -3); found 1.5.",
-        "Top: expected 1 or more; found 0.",
+        "Top: expected a number of words in 1..2048; found 0.",
         "Prompt: expected token ids; found text. tokenizer.encode(text) gives its ids.",
         "Edits: expected a list of them; found one edit alone. Put it in a list.",
         "Removal: expected 0 random removals or more; found -1.",
         *[held] * 3,
+        "Local map: expected real vectors; found complex ones. Take both parts by themselves.",
+        "Target: expected a token id, a pair of them, or a direction; found 1.5. "
+        "tokenizer.to_single_token gives the id of a word.",
+        "Top: expected a number of words in 1..2048; found 1.5.",
         "('resid_mid', 1)",
     ]
 
