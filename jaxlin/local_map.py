@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
@@ -79,7 +80,16 @@ class LocalMap:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """``(d, t, d)``: output features, input tokens, input features."""
+        """``(d, t, d)``: output features, input tokens, input features.
+
+        Raises:
+            JaxlinError: a batch of maps, as `jax.vmap` of `local_map` gives.
+        """
+        if len(self.output.shape) != 1:
+            raise JaxlinError(
+                f"Local map: expected one; found a batch of {self.output.shape[:-1]}, as jax.vmap gives. Use it within "
+                "jax.vmap too: jax.vmap(lambda lmap, v: lmap @ v)(maps, vs)."
+            )
         return self.output.shape[0], *self.x.shape
 
     @property
@@ -97,12 +107,12 @@ class LocalMap:
 
     def matvec(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
         """$J v$ for each `v` on the leading axes."""
-        v, batch = self._shaped(v, self.x.shape)
+        v, batch = self._shaped(v, self.shape[1:])
         return _push(self, spread(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
 
     def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
         r"""$J^\top u$ for each `u` on the leading axes: the gradient of $u \cdot f$ with every factor held."""
-        u, batch = self._shaped(u, self.output.shape)
+        u, batch = self._shaped(u, self.shape[:1])
         out = _pull(self, spread(u, mesh_of(self.model)), fold=self._folds(u.shape[0]))
         return out.reshape(*batch, *self.x.shape)
 
@@ -124,7 +134,7 @@ class LocalMap:
         return a.reshape(math.prod(batch), *tail), batch
 
     @functools.cached_property
-    def residual(self) -> float:
+    def residual(self) -> Leaf:
         r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$, the proof that this map is the model.
 
         Measured through the transpose in `CHECKS` random directions $u$ with a fixed seed, for which
@@ -134,7 +144,8 @@ class LocalMap:
         u = jax.random.normal(jax.random.key(0), (CHECKS, self.output.shape[0]), self.output.dtype)
         through = jnp.einsum("rtd,td->r", self.rmatvec(u), self.x, precision=jax.lax.Precision.HIGHEST)
         defect = through + jnp.matmul(u, self.bias - self.output, precision=jax.lax.Precision.HIGHEST)
-        return float(jnp.sqrt(jnp.mean(defect**2)) / jnp.linalg.norm(self.output))
+        found = jnp.sqrt(jnp.mean(defect**2)) / jnp.linalg.norm(self.output)
+        return found if isinstance(found, jax.core.Tracer) else float(found)
 
     def residual_of(self, jacobian: Any) -> float:
         r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$ of a dense $J$, ``[d, t, d]``, summed in float64."""
@@ -198,8 +209,13 @@ class LocalMap:
 
         Raises:
             JaxlinError: `k` is larger than the rank of the map; no such method; a tolerance that is not positive; a map
-                in 16 bits.
+                in 16 bits, or within a transform.
         """
+        if isinstance(self.output, jax.core.Tracer):
+            raise JaxlinError(
+                "SVD: expected arrays with values; found traced ones: LAPACK and Krylov run outside of jit and vmap. "
+                "Within them, take jnp.linalg.svd of lmap.jacobian()."
+            )
         check_dtype(self.output.dtype)
         check_count(k, self.shape)
         if method == "auto":

@@ -287,6 +287,18 @@ class TestTransforms:
         np.testing.assert_allclose(rows, batched, atol=2e-5)
         for one, each in zip(batched, x, strict=True):
             np.testing.assert_allclose(one, local_map(model, each).jacobian(), atol=2e-5)
+        products = jax.vmap(lambda lmap, v: lmap @ v)(maps, x)
+        np.testing.assert_allclose(products, [local_map(model, each) @ each for each in x], atol=2e-5)
+        for use in (lambda: maps @ x, lambda: maps.T @ maps.output, maps.jacobian, lambda: maps.residual, maps.svd):
+            with pytest.raises(jaxlin.JaxlinError, match=r"found a batch of \(2,\), as jax.vmap gives"):
+                use()
+
+    def test_residual_and_spectrum_within_jit(self) -> None:
+        model = self.model()
+        x = model.embed(IDS)
+        assert float(jax.jit(lambda x: local_map(model, x).residual)(x)) <= 3e-6
+        with pytest.raises(jaxlin.JaxlinError, match="found traced ones"):
+            jax.jit(lambda x: local_map(model, x).svd(2).s)(x)
 
     def test_the_map_goes_through_jit_scan_and_checkpoint(self) -> None:
         model = self.model()
