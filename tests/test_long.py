@@ -51,7 +51,7 @@ def test_blocks_are_the_whole(
 
     def everything() -> Any:
         lmap = jaxlin.local_map(model, x)
-        return lmap.output, lmap.jacobian(progress=False), lmap @ x
+        return lmap.output, lmap.jacobian(progress=False), lmap @ x, jaxlin.attribute(model, x, 7, sources=True).sources
 
     whole = everything()
     in_blocks()
