@@ -5,7 +5,8 @@ import gc
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,19 +61,28 @@ def interleaved(
     """
     found: dict[str, list[tuple[float, int | None]]] = {name: [] for name in calls}
     names = list(calls)
-    # Garbage is collected before every run. What is alive now is no part of it: half a million objects of torch and
-    # transformers, through which each collection would look for longer than many a run takes.
-    gc.collect()
-    gc.freeze()
-    try:
+    with _alive_left_out():
         for turn in range(runs):
             shift = turn % len(names)
             for name in names[shift:] + names[:shift]:
                 said(name)
                 found[name].append(once(calls[name]))
+    return {name: _timing(pairs) for name, pairs in found.items()}
+
+
+@contextmanager
+def _alive_left_out() -> Iterator[None]:
+    """Within it, what is alive now is no part of what Python collects.
+
+    Half a million objects of torch and transformers are, through which each collection would look for longer than many
+    a run takes, and which a user who compiles a map need not have.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
     finally:
         gc.unfreeze()
-    return {name: _timing(pairs) for name, pairs in found.items()}
 
 
 def _timing(pairs: list[tuple[float, int | None]]) -> Timing:
@@ -82,9 +92,10 @@ def _timing(pairs: list[tuple[float, int | None]]) -> Timing:
 
 def compiled(function: Any, *arguments: Any) -> tuple[Any, float, int]:
     """The program of a function, how long its tracing and compilation take, and its temporary memory in bytes."""
-    start = time.perf_counter()
-    program = jax.jit(function).lower(*arguments).compile()
-    took = time.perf_counter() - start
+    with _alive_left_out():
+        start = time.perf_counter()
+        program = jax.jit(function).lower(*arguments).compile()
+        took = time.perf_counter() - start
     analysis: Any = program.memory_analysis()
     return program, took, analysis.temp_size_in_bytes if analysis else 0
 
