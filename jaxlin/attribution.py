@@ -60,7 +60,8 @@ class Attribution:
 
     What attention and MLPs contribute is measured after any norm that follows them, where it is added to the stream.
 
-    A pytree: out of `jax.vmap` every field has the batch before its own axes.
+    A pytree: out of `jax.vmap` every field has the batch before its own axes, and ``jax.tree.map(lambda a: a[i], ...)``
+    is one of it.
 
     Attributes:
         value: the logit, difference of logits or $u \cdot f(x)$, from the forward pass.
@@ -113,15 +114,15 @@ class Attribution:
         return self.tokens / strength if strength else np.zeros_like(self.tokens)
 
     def __repr__(self) -> str:
-        layers, heads = self.heads.shape
-        sizes = f"tokens={len(self.tokens)}, layers={layers}, heads={heads}, neurons={len(self.neurons.layer)}"
+        shape = np.shape(self.heads)
+        if len(shape) != 2 or isinstance(self.value, jax.core.Tracer):
+            return f"Attribution(heads of shape {shape})"
+        sizes = f"tokens={len(self.tokens)}, layers={shape[0]}, heads={shape[1]}, neurons={len(self.neurons.layer)}"
         return f"Attribution(value={self.value:.4f}, {sizes}, defect={self.defect:.0e})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, for JSON: arrays as nested lists."""
-        found = asdict(self)
-        found["neurons"] = {name: a.tolist() for name, a in found["neurons"].items()}
-        return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in found.items()}
+        return jax.tree.map(lambda a: np.asarray(a).tolist(), asdict(self))
 
     def _repr_html_(self) -> str:
         """Two small tables, in a notebook."""

@@ -213,6 +213,8 @@ def test_within_transforms(checkpoint: Checkpoint, x64: None) -> None:
         return jaxlin.attribute(model, x, (9, 11), position=POSITION, neurons=5, sources=True)
 
     batch = jax.jit(jax.vmap(attributed, in_axes=(None, 0)))(model, xs)
+    assert repr(batch) == f"Attribution(heads of shape {batch.heads.shape})"
+    assert len(batch.to_dict()["tokens"]) == 2
     for i, x in enumerate(xs):
         found = attributed(model, x)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, atol=1e-12), batch, found)  # noqa: B023
