@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from benchmarks.timing import seconds
 from jaxlin.config import Config
-from jaxlin.local_map import LocalMap
+from jaxlin.map_operator import LocalMap
 
 SIDE, COPIED = 4096, 256 * 2**20
 """Of the large product and the large copy on a CPU; `ACCELERATED` elsewhere, where these would be over too soon."""

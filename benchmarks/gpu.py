@@ -18,7 +18,7 @@ from benchmarks.shapes import LARGE, LLAMA_70B, NF4, random_model
 from benchmarks.spectrum import TOL, K, counted
 from benchmarks.timing import compiled
 from jaxlin.krylov import default_width
-from jaxlin.local_map import LocalMap
+from jaxlin.map_operator import LocalMap
 from jaxlin.spectrum import SVD
 
 TOKENS = {"dense map": 8, "precision": 8, "attribution": 2048, "spectrum": 512}

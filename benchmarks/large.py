@@ -18,7 +18,7 @@ from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, Setting
 from benchmarks.shapes import LLAMA_70B, NF4, random_model
 from benchmarks.timing import Timing, compiled
-from jaxlin.local_map import LocalMap
+from jaxlin.map_operator import LocalMap
 from jaxlin.plan import memory_plan
 
 FEWER, MORE = 4, 12

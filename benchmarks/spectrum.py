@@ -11,7 +11,7 @@ from benchmarks.floor import map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from jaxlin.krylov import krylov
-from jaxlin.local_map import LocalMap
+from jaxlin.map_operator import LocalMap
 from jaxlin.spectrum import SVD, svd
 
 K, TOL = 8, 1e-4

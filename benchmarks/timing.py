@@ -74,8 +74,8 @@ def interleaved(
 def _alive_left_out() -> Iterator[None]:
     """Within it, what is alive now is no part of what Python collects.
 
-    Half a million objects of torch and transformers are, through which each collection would look for longer than many
-    a run takes, and which a user who compiles a map need not have.
+    The many objects of torch and transformers are, through which each collection would look, and which a user who
+    compiles a map need not have.
     """
     gc.collect()
     gc.freeze()

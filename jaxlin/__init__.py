@@ -9,7 +9,8 @@ from jaxlin.explanation import Explanation
 from jaxlin.generation import Generation, generate, generate_all
 from jaxlin.held import Coefficients, coefficients, linear
 from jaxlin.load import load
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.local_map import local_map
+from jaxlin.map_operator import LocalMap
 from jaxlin.plan import MemoryPlan, memory_plan
 from jaxlin.steering import DoseCurve, dose_curve
 from jaxlin.sweep import layer_maps, sweep

@@ -20,15 +20,13 @@ from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.held import rule_of
 from jaxlin.hold import Rule
+from jaxlin.leaf import Leaf
 from jaxlin.sites import position_in
 from jaxlin.targets import Target, Words, checked_target, without_words
 from jaxlin.tokenizer import Tokenizer
 
 NEURONS = 20
 """How many neurons `attribute` names unless told."""
-
-Leaf = Any
-"""A number or an array of NumPy; within a transform, or out of one, what JAX puts in its place."""
 
 
 @jax.tree_util.register_dataclass

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 from jaxlin.decoder import Decoder
 from jaxlin.gram import gram, singular_values
 from jaxlin.hold import RULES, Hold, Rule
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.local_map import local_map
+from jaxlin.map_operator import LocalMap
 from jaxlin.packed import Packed
 from jaxlin.ranks import Ranks, ranks_of
 from jaxlin.spectrum import SVD

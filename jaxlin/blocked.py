@@ -12,7 +12,6 @@ Source: Dao et al., "FlashAttention", 2022, for the normalisers and the recomput
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlin.layers import at_least_float32, product
+from jaxlin.leaf import Leaf
 
 BLOCK = 256
 """Queries, and keys, whose probabilities are in memory together."""
@@ -29,9 +29,6 @@ NEVER = -1e30
 
 BEYOND = np.iinfo(np.int32).max
 """The position of a key that is padding: after every query."""
-
-Leaf = Any
-"""An array, or what a transform puts in its place."""
 
 
 @jax.tree_util.register_dataclass

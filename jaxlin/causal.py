@@ -20,7 +20,8 @@ from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import Hold
 from jaxlin.layers import HIGHEST
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.local_map import local_map
+from jaxlin.map_operator import LocalMap
 from jaxlin.sites import position_in
 from jaxlin.spectrum import SVD
 from jaxlin.targets import Target, checked_target

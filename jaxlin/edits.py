@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import Cached, Hold
+from jaxlin.leaf import Leaf
 from jaxlin.modules import Schedule
 from jaxlin.sites import Site, place
 
@@ -24,9 +25,6 @@ Where = Literal["all", "new"]
 ``"all"``: every one. ``"new"``: those that predict the continuation: the last of the prompt and all generated ones,
 each of which was the last when it was computed.
 """
-
-Leaf = Any
-"""An array, a number, or what a transform puts in its place."""
 
 
 class SteeringError(JaxlinError):

@@ -1,5 +1,9 @@
 """Errors meant for users: what was expected, what was found, what to do."""
 
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=str)
+
 
 class JaxlinError(ValueError):
     """The base of every error that a user can mend; the command prints its message without a traceback."""
@@ -15,3 +19,15 @@ class ConfigError(JaxlinError):
 
 class TokenizerError(JaxlinError):
     """A tokenizer that cannot be read or does not fit, or text that it cannot encode as asked."""
+
+
+def one_of(what: str, found: str, known: tuple[Name, ...]) -> Name:
+    """`found`, if it is one of the `known` names.
+
+    Raises:
+        JaxlinError: it is none of them.
+    """
+    for name in known:
+        if found == name:
+            return name
+    raise JaxlinError(f"{what}: expected one of {', '.join(known)}; found {found!r}.")

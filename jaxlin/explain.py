@@ -10,19 +10,20 @@ import numpy as np
 from jaxlin.attribution import attribute
 from jaxlin.decoder import Decoder, PromptError
 from jaxlin.detail import detail
-from jaxlin.errors import JaxlinError
+from jaxlin.errors import JaxlinError, one_of
 from jaxlin.explanation import SPECTRA, Explanation, Ranks, Spectrum, Triplet
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.local_map import local_map
+from jaxlin.map_operator import LocalMap
 from jaxlin.memory import host_memory
 from jaxlin.sites import is_whole
 from jaxlin.spectrum import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.streams import streams
-from jaxlin.targets import Target, likelier_spelling
+from jaxlin.targets import Target, spelled
 from jaxlin.tokenizer import Tokenizer
 from jaxlin.words import nearest_embeddings, promoted
 
-COPIES = 8
-"""Of how many times J's size memory is needed while LAPACK finds its singular vectors: measured 7.1, J included."""
+COPIES = 10
+"""Of how many times J's size there must be memory for LAPACK to find its singular vectors, J included."""
 
 
 def explain(
@@ -64,7 +65,7 @@ def explain(
     vocab = model.config.vocab_size
     if not is_whole(top) or not 1 <= top <= vocab:
         raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {top!r}.")
-    how = _way_to(spectrum)
+    how: Spectrum = one_of("Spectrum", spectrum, SPECTRA)
     if len(text) == 0:
         raise PromptError("Prompt: expected a text of one token or more; found none.")
     ids = tokenizer.encode(text, prepend_bos) if isinstance(text, str) else list(text)
@@ -73,8 +74,8 @@ def explain(
     logits = np.asarray(model.unembed(lmap.output), np.float64)
     likeliest = np.argsort(-logits)[:top]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    asked = [int(likeliest[0]) if target is None else target, *([] if over is None else [over])]
-    read = [likelier_spelling(tokenizer, word, logits) if isinstance(word, str) else word for word in asked]
+    asked = int(likeliest[0]) if target is None else target
+    read = spelled(tokenizer, (asked,) if over is None else (asked, over), logits)
     chosen: Target = read[0] if over is None else (read[0], read[1])
     attribution = attribute(model, x, chosen, position=position, sources=with_detail)
 
@@ -115,13 +116,6 @@ class _Spectrum:
     residual: float
     ranks: Ranks | None = None
     ranks_without_first: Ranks | None = None
-
-
-def _way_to(spectrum: Spectrum | str) -> Spectrum:
-    for known in SPECTRA:
-        if spectrum == known:
-            return known
-    raise JaxlinError(f"Spectrum: expected one of {', '.join(SPECTRA)}; found {spectrum!r}.")
 
 
 def _spectrum(lmap: LocalMap, how: Spectrum, top: int) -> _Spectrum:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxlin.attention import first_tokens
 from jaxlin.biases import biases_of
 from jaxlin.decoder import Decoder
-from jaxlin.errors import JaxlinError
+from jaxlin.errors import JaxlinError, one_of
 from jaxlin.hold import RULES, Hold, Recomputed, Record, Replay, Rule
 from jaxlin.sites import Place, Site, ends
 
@@ -84,11 +84,7 @@ def rule_of(model: Decoder, rule: Rule | str | None) -> Rule:
     Raises:
         JaxlinError: no such rule.
     """
-    chosen = model.rule if rule is None else rule
-    for known in RULES:
-        if chosen == known:
-            return known
-    raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+    return one_of("Rule", model.rule if rule is None else rule, RULES)
 
 
 def record(

@@ -15,7 +15,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import Folder
 from jaxlin.checkpoint.quantized import quantized
 from jaxlin.decoder import Decoder
-from jaxlin.errors import JaxlinError, TokenizerError
+from jaxlin.errors import JaxlinError, TokenizerError, one_of
 from jaxlin.fill import Tensors, filled
 from jaxlin.gguf import GGUFModel
 from jaxlin.hold import RULES, Rule
@@ -60,8 +60,7 @@ def load(
         JaxlinError: no such rule, dtype or precision, float64 without x64, a mesh that does not divide the heads, or
             more devices than there are.
     """
-    if rule not in RULES:
-        raise JaxlinError(f"Rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+    rule = one_of("Rule", rule, RULES)
     exactness = checked_precision(precision)
     computed = None if dtype is None else _checked_dtype(dtype)
     checkpoint = open_checkpoint(SMALL if name is None else name, revision)

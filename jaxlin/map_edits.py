@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.biases import without_biases
 from jaxlin.decoder import Decoder
-from jaxlin.edits import Edit, Leaf, Where
+from jaxlin.edits import Edit, Where
 from jaxlin.hold import Record, Replay
 from jaxlin.layers import HIGHEST
+from jaxlin.leaf import Leaf
 from jaxlin.local_map import local_map
 from jaxlin.sites import SiteError, place
 

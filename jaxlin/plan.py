@@ -19,7 +19,8 @@ from jaxlin.decoder import Decoder
 from jaxlin.errors import CheckpointError, JaxlinError
 from jaxlin.gguf import GGUFModel
 from jaxlin.hold import Rule
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.local_map import local_map
+from jaxlin.map_operator import LocalMap
 from jaxlin.packed import BFloat16, FourBit, Int8, Nested, Packed, Scaled
 from jaxlin.packed.codes import part_rows
 from jaxlin.port import Rows

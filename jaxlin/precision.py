@@ -28,7 +28,7 @@ from typing import Literal
 
 import jax
 
-from jaxlin.errors import JaxlinError
+from jaxlin.errors import one_of
 
 Precision = Literal["highest", "high", "fast", "BF16_BF16_F32_X6", "BF16_BF16_F32_X3"]
 
@@ -52,10 +52,7 @@ def checked_precision(precision: str) -> Precision:
     Raises:
         JaxlinError: there is none.
     """
-    for known in PRECISIONS:
-        if precision == known:
-            return known
-    raise JaxlinError(f"Precision: expected one of {', '.join(PRECISIONS)}; found {precision!r}.")
+    return one_of("Precision", precision, PRECISIONS)
 
 
 def told(precision: Precision, dtype: str) -> str:

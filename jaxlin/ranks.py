@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxlin.decoder import Decoder
 from jaxlin.gram import MEMORY, gram, left_vectors
-from jaxlin.local_map import LocalMap
+from jaxlin.map_operator import LocalMap
 from jaxlin.parallel import on_host
 from jaxlin.spectrum import effective_rank, stable_rank
 

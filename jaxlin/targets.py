@@ -58,8 +58,13 @@ def without_words(
             "Give tokenizer.to_single_token of a word, or tokenizer= where that is taken."
         )
     logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[position]))
-    ids = tuple(likelier_spelling(tokenizer, each, logits) if isinstance(each, str) else each for each in given)
+    ids = spelled(tokenizer, given, logits)
     return ids[0] if isinstance(target, str) else cast(Target, ids)
+
+
+def spelled(tokenizer: Tokenizer, words: tuple[Any, ...], logits: Float[np.ndarray, " vocab"]) -> tuple[Any, ...]:
+    """The id of each of `words`, see `likelier_spelling`; what is no text stays as it is."""
+    return tuple(likelier_spelling(tokenizer, word, logits) if isinstance(word, str) else word for word in words)
 
 
 def likelier_spelling(tokenizer: Tokenizer, word: str, logits: Float[np.ndarray, " vocab"]) -> int:

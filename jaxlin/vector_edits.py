@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.edits import Edit, Leaf, SteeringError, Where
+from jaxlin.edits import Edit, SteeringError, Where
 from jaxlin.layers import HIGHEST
+from jaxlin.leaf import Leaf
 from jaxlin.sites import Site
 
 

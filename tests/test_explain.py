@@ -90,12 +90,33 @@ def test_sixteen_bits_have_no_spectrum(dtype: str) -> None:
 
 def test_rows_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = jaxlin.load()
-    monkeypatch.setattr(sys.modules["jaxlin.explain"], "host_memory", lambda: 8 * 192 * 8 * 192 * 4)
+    monkeypatch.setattr(sys.modules["jaxlin.explain"], "host_memory", lambda: 10 * 192 * 8 * 192 * 4)
     eight = tokenizer.encode(PROMPT)[:8]
     jaxlin.explain(model, tokenizer, eight)
     with pytest.raises(jaxlin.JaxlinError, match=r'0\.0 GB for all rows .* Take "krylov"'):
         jaxlin.explain(model, tokenizer, [*eight, 5])
     jaxlin.explain(model, tokenizer, [*eight, 5], spectrum="krylov")
+
+
+MEASURE = """
+import re
+import numpy as np
+from jaxlin.explain import COPIES
+from jaxlin.spectrum import svd
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+jacobian = np.random.default_rng(0).standard_normal((256, 512, 256), np.float32)
+svd(jacobian[:, :2])
+before = peak()
+svd(jacobian)
+np.linalg.svd(jacobian[:, 1:].reshape(256, -1), compute_uv=False)
+print((peak() - before) / jacobian.nbytes + 1, COPIES)
+"""
+
+
+def test_what_singular_vectors_take_in_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    taken, asked = map(float, done.stdout.split())
+    assert asked / 2 < taken <= asked
 
 
 def test_the_prompt_as_ids_and_without_bos() -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import jaxlin
 from jaxlin.decoder import Decoder
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.local_map import local_map
+from jaxlin.map_operator import LocalMap
 from jaxlin.models.llama import Llama, LlamaConfig
 from jaxlin.rope import rope_from_parameters
 from jaxlin.sites import KINDS, SiteError

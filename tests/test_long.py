@@ -17,7 +17,7 @@ from jaxlin.attention import attend, attention_pattern
 from jaxlin.blocked import BlockedPattern
 from jaxlin.contributions import contributions
 from jaxlin.decoder import Decoder
-from jaxlin.local_map import LocalMap
+from jaxlin.map_operator import LocalMap
 
 BLOCK = 6
 """No divisor of the 20 tokens; shorter than them and than some windows, longer than others."""

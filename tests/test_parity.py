@@ -12,7 +12,7 @@ import tiny
 import torch
 
 import jaxlin
-from jaxlin.local_map import CHECKS
+from jaxlin.map_operator import CHECKS
 
 DIRECTIONS = 3
 

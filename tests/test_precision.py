@@ -11,7 +11,7 @@ from test_local_map import IDS, build
 import jaxlin
 from jaxlin.contributions import contributions
 from jaxlin.layers import product
-from jaxlin.local_map import LocalMap
+from jaxlin.map_operator import LocalMap
 from jaxlin.precision import PRECISIONS, TOLD, told
 
 

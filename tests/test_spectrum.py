@@ -15,7 +15,8 @@ from jaxlin import bases, depth, words
 from jaxlin.bases import Basis, DeviceBasis, basis_beside
 from jaxlin.gram import gram, gram_of, left_vectors, singular_values
 from jaxlin.krylov import cheaper, krylov
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.local_map import local_map
+from jaxlin.map_operator import LocalMap
 from jaxlin.ranks import KL, keeping_prediction, ranks, ranks_of
 from jaxlin.spectrum import SVD, bounded_svd, svd
 

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 
 from jaxlin.decoder import Decoder
 from jaxlin.depth import LayerSpectra, cumulative
-from jaxlin.local_map import LocalMap, local_map
+from jaxlin.local_map import local_map
+from jaxlin.map_operator import LocalMap
 from jaxlin.paper.folder import Journal
 from jaxlin.tokenizer import Tokenizer
 
