@@ -268,14 +268,16 @@ def layered(form: str, depth: int) -> Packed | jax.Array:
         ),
         "GGUF": lambda: Blocks(
             (codes(np.uint8, depth, 128, 256),),
-            codes(np.uint8, depth, 256, 16),
+            (codes(np.float16, depth, 256, 1), codes(np.float16, depth, 256, 1)),
+            codes(np.uint8, depth, 256, 12),
             codes(np.int32, depth) * 0,
             ("Q4_K",),
             256,
         ),
         "GGUF, mixed": lambda: Blocks(
             (codes(np.uint8, depth, 128, 256), codes(np.uint8, depth, 64, 256)),
-            codes(np.uint8, depth, 256, 18),
+            (codes(np.float16, depth, 256, 1), codes(np.float16, depth, 256, 1)),
+            codes(np.uint8, depth, 256, 16),
             codes(np.int32, depth) % 2,
             ("Q4_K", "Q6_K"),
             256,

@@ -77,7 +77,7 @@ class FourBit(Packed):
 
     def _values(self, codes: Int[Array, "*b o i"], scales: Float[Array, "*b o n"]) -> Array:
         values = chosen(jnp.asarray(self.table), codes).reshape(*scales.shape, -1)
-        return rounded((values * computed_once(scales)[..., None]).reshape(codes.shape), self.kind)
+        return rounded((values * scales[..., None]).reshape(codes.shape), self.kind)
 
 
 @jax.tree_util.register_dataclass
@@ -106,7 +106,8 @@ class Nested:
         # The reference rounds the product before it adds, the compiler would contract the two into one rounding, even
         # through a barrier. It cannot see that no block has a negative index, so it has to make the bits.
         bits = jax.lax.bitcast_convert_type(product, jnp.int32) + (block >> 31)
-        return jax.lax.bitcast_convert_type(bits, jnp.float32) + jnp.asarray(self.offset)[..., None, None]
+        scales = jax.lax.bitcast_convert_type(bits, jnp.float32)
+        return computed_once(scales + jnp.asarray(self.offset)[..., None, None])
 
 
 @jax.tree_util.register_dataclass
