@@ -50,7 +50,8 @@ class Layout(NamedTuple):
     def scales_of_rows(self, raw: UInt8[np.ndarray, "r b"]) -> UInt8[np.ndarray, "r h"]:
         """The codes of the scales of rows of blocks, as they are in the file."""
         start, count = self.scales
-        return self._blocks(raw)[..., start : start + count].reshape(len(raw), -1)
+        # A copy even of no bytes: a view would keep all of `raw`.
+        return self._blocks(raw)[..., start : start + count].copy().reshape(len(raw), -1)
 
     def _blocks(self, raw: UInt8[np.ndarray, "r b"]) -> UInt8[np.ndarray, "r n s"]:
         return raw.reshape(len(raw), raw.shape[1] // self.size, self.size)
