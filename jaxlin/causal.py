@@ -1,8 +1,8 @@
 r"""Causal checks: what the untouched model does when what the map points at is taken away.
 
 The local linear map is exact at one input and says nothing of its neighbourhood. These functions measure, by forward
-passes of the ordinary model, how far its account holds: whether the tokens it credits are those whose deletion matters,
-whether its singular directions carry the prediction, and how soon it fails when the prompt changes.
+passes of the ordinary model, how far its account holds: whether the tokens and the heads it credits are those whose
+deletion matters, whether its singular directions carry the prediction, and how soon it fails when the prompt changes.
 """
 
 import functools
@@ -17,7 +17,10 @@ from jaxtyping import Array, Float
 from jaxlin.attribution import attribute
 from jaxlin.contributions import read
 from jaxlin.decoder import Decoder
+from jaxlin.effects import BATCH, spearman
 from jaxlin.errors import JaxlinError
+from jaxlin.head_ablation import HeadAblation as HeadAblation
+from jaxlin.head_ablation import head_ablation as head_ablation
 from jaxlin.hold import Hold
 from jaxlin.layers import HIGHEST
 from jaxlin.local_map import local_map
@@ -25,9 +28,6 @@ from jaxlin.map_operator import LocalMap
 from jaxlin.sites import position_in
 from jaxlin.spectrum import SVD
 from jaxlin.targets import Target, checked_target
-
-BATCH = 8
-"""Prompts whose forward passes are in memory together."""
 
 Side = Literal["right", "left"]
 
@@ -203,14 +203,6 @@ def validity(
     lmap = local_map(model, x, position=position)
     seen = int(lmap.position) + 1
     return Validity(*(np.asarray(a).reshape(seen, -1) for a in _swapped(lmap, substitutes, fraction, seen)))
-
-
-def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank; not a number where either is constant."""
-    ranks = [np.searchsorted(np.sort(v), v) + np.searchsorted(np.sort(v), v, side="right") for v in (a, b)]
-    centred = [r - r.mean() if len(r) else r for r in ranks]
-    scale = np.sqrt(np.sum(centred[0] ** 2) * np.sum(centred[1] ** 2))
-    return float(np.sum(centred[0] * centred[1]) / scale) if scale else float("nan")
 
 
 @jax.jit

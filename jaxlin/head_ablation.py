@@ -1,0 +1,116 @@
+r"""Each attention head taken away: what the model then does, beside what the map says of the head.
+
+The map's own account has two parts. What a head brings by the direct path is what it writes at the position read. What
+it brings by all paths is the same with what later blocks make of it, nonlinear factors held: in the held model, which
+is linear, just that goes when the head does.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from jaxlin.attribution import attribute
+from jaxlin.biases import without_biases
+from jaxlin.contributions import read, read_back
+from jaxlin.decoder import Decoder
+from jaxlin.effects import BATCH, spearman
+from jaxlin.held import record
+from jaxlin.hold import Hold, Replay
+from jaxlin.layers import HIGHEST
+from jaxlin.sites import position_in
+from jaxlin.targets import Target, checked_target
+
+
+@dataclass(frozen=True, eq=False)
+class HeadAblation:
+    r"""What each query head does for a target, in three ways, ``[layers, h]`` each.
+
+    Attributes:
+        value: the logit, difference of logits or projection that the target reads of the whole model.
+        effects: how much `value` falls when what the head gives is 0 at every position, in the ordinary model.
+        paths: how much it falls in the held model: what the head brings by all paths, from all positions.
+        direct: what the head writes at the position read: `heads` of `jaxlin.attribute`.
+    """
+
+    value: float
+    effects: Float[np.ndarray, "l h"]
+    paths: Float[np.ndarray, "l h"]
+    direct: Float[np.ndarray, "l h"]
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's, between `effects` and `paths`, over all heads; not a number where either is constant."""
+        return spearman(self.effects.ravel(), self.paths.ravel())
+
+    @property
+    def direct_rank_correlation(self) -> float:
+        """The same between `effects` and `direct`."""
+        return spearman(self.effects.ravel(), self.direct.ravel())
+
+
+def head_ablation(
+    model: Decoder, x: Float[Array, "t d"], target: Target, *, position: int = -1, progress: bool = True
+) -> HeadAblation:
+    """Zero each query head in turn, before the output projection mixes them, and read `target` anew.
+
+    A forward pass of the ordinary model for each head; what the map says takes one more, and one backward.
+
+    Args:
+        model: any decoder.
+        x: the input embeddings.
+        target: what is read, as in `jaxlin.attribute`.
+        position: where it is read; negative counts from the last token. Later tokens are left out.
+        progress: show a bar where it takes long.
+
+    Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
+        JaxlinError: a target that is none.
+        SiteError: no such position.
+    """
+    seen = position_in(len(x), position) + 1
+    found = attribute(model, x[:seen], target, neurons=0)
+    what = checked_target(model, target, x.dtype)
+    paths = np.asarray(_by_all_paths(model, x[:seen], what))
+    layers = tqdm(range(len(paths)), unit="layer", desc="heads", delay=1, disable=None if progress else True)
+    left = np.stack([np.asarray(_without_each(model, x[:seen], layer, what)) for layer in layers])
+    return HeadAblation(found.value, found.value - left, paths, found.heads)
+
+
+@jax.jit
+def _by_all_paths(model: Decoder, x: Float[Array, "t d"], target: Array) -> Float[Array, "l h"]:
+    """The slopes of the target in the heads of all positions, in the held model, times what they give."""
+    recording = record(model, x, ("heads",))
+    held, heads = recording.coefficients, recording.sites["heads"]
+    _, _, direction = read_back(model, recording, -1, target)
+    bare = without_biases(model)
+
+    def through(stream: Float[Array, "t d"], added: Float[Array, "l t h k"]) -> Float[Array, "t d"]:
+        def make_hold(row: tuple[Any, Array]) -> Hold:
+            return Replay(row[0], held.rule, probes={"heads": row[1]})
+
+        return bare.scan(stream, make_hold, (held.layers, added))[0]
+
+    # Of the stream too, which does not matter: a function that adds a constant, even zero, has no transpose.
+    _, slopes = jax.linear_transpose(through, x, heads)(direction)
+    return jnp.einsum("lthk,lthk->lh", slopes, heads, precision=HIGHEST)
+
+
+@jax.jit
+def _without_each(model: Decoder, x: Float[Array, "t d"], layer: Any, target: Array) -> Float[Array, " h"]:
+    """What `target` reads at the last position, without each head of a layer."""
+    config = model.config
+
+    def without(head: Array) -> Array:
+        def make_hold(at: Array) -> Hold:
+            gone = (at == layer) & (jnp.arange(config.num_attention_heads) == head)
+            return Hold(model.rule, edits={"heads": lambda z: jnp.where(gone[None, :, None], 0, z)})
+
+        stream, _ = model.scan(x, make_hold, jnp.arange(config.num_hidden_layers))
+        return read(model, model.norm(stream, Hold())[-1], target, Hold())
+
+    return jax.lax.map(without, jnp.arange(config.num_attention_heads), batch_size=BATCH)
