@@ -1,0 +1,78 @@
+"""What the README shows is what happens: its Python runs, its comments hold, and its command prints what it prints."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_explain import PROMPT, jaxlin_command
+
+import jaxlin
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?")
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, Any]:
+    """What the Python of the README has defined when all of it has run, one block after another."""
+    found: dict[str, Any] = {}
+    for kind, block in BLOCKS:
+        if kind == "python":
+            exec(compile(block, "README.md", "exec"), found)
+    return found
+
+
+def test_the_map(names: dict[str, Any]) -> None:
+    x, dense, lmap = names["x"], np.asarray(names["J"], np.float64), names["lmap"]
+    output = names["f"](names["model"], x)
+    assert dense.shape == (lmap.shape[0], *x.shape)
+    np.testing.assert_allclose(np.einsum("dts,ts->d", dense, x), output, atol=1e-4)
+    np.testing.assert_allclose(lmap.jacobian(progress=False), dense, atol=1e-4)
+    np.testing.assert_allclose(names["y"], output, atol=1e-4)
+    np.testing.assert_allclose(names["w"], np.einsum("dts,d->ts", dense, names["y"]), atol=1e-3)
+    assert names["logits"].shape == (names["model"].config.vocab_size,)
+    assert lmap.residual <= 3e-6
+    u, s, v = names["triplets"]
+    assert (u.shape, s.shape, v.shape) == ((x.shape[1], 8), (8,), (8, *x.shape))
+
+
+def test_the_attribution(names: dict[str, Any]) -> None:
+    found, logits = names["found"], names["logits"]
+    difference = float(logits[names["most"]] - logits[names["only"]])
+    np.testing.assert_allclose(found.tokens.sum() + found.bias, difference, atol=1e-4)
+    parts = found.embed + found.attn.sum() + found.mlp.sum() + found.final_bias
+    np.testing.assert_allclose(parts, difference, atol=1e-4)
+    np.testing.assert_allclose(found.heads.sum(axis=1), found.attn, atol=1e-4)
+    assert found.sources[names["layer"], names["head"], names["t"]] == found.sources.max()
+    assert names["gone"].effects.shape == found.heads.shape
+
+
+def test_the_directions(names: dict[str, Any]) -> None:
+    """The last line takes a direction away, and the output is another."""
+    model, x, write = names["model"], names["x"], names["write"]
+    site = ("resid_post", 2)
+    without = jaxlin.steering.edited(model, x, [jaxlin.steering.ablate(site, write)])
+    whole = jaxlin.steering.edited(model, x, [])
+    assert without.shape == x.shape
+    assert np.abs(without - whole).max() > 1e-2
+
+
+def test_the_command() -> None:
+    """The first output of the README, its words and, but for their last digits, its numbers."""
+    shown = next(block for kind, block in BLOCKS if not kind and block.startswith("<|bos|>"))
+    printed = jaxlin_command("explain", PROMPT, COLUMNS="100")
+    assert printed.returncode == 0, printed.stderr
+
+    def words(text: str) -> list[str]:
+        return NUMBER.sub("_", re.sub("[█░]", "", text)).split()
+
+    def numbers(text: str) -> list[float]:
+        # Not those of rounding, nor whole percents.
+        return [float(number) for number in NUMBER.findall(text) if "." in number and "e" not in number]
+
+    assert f'jaxlin explain "{PROMPT}"\n' in README
+    assert words(printed.stdout) == words(shown)
+    np.testing.assert_allclose(numbers(printed.stdout), numbers(shown), rtol=1e-3, atol=2e-3)
