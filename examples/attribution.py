@@ -4,8 +4,8 @@
     python examples/attribution.py "The boy and the girl went to the" --target park --over house
 
 Two lists of the same value. By token: everything that a token's embedding brings, by whatever path. By part of the
-model: what the embedding, each attention and each MLP write to the stream at the last position. Then a check that an
-exact sum cannot give: delete each token and see what the logit really does.
+model: what the embedding, each attention and each MLP write to the stream at the last position. Then checks that
+an exact sum cannot give: zero each head, delete each token, and see what the logit really does.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 
 import jaxlin
-from jaxlin.causal import deletion
+from jaxlin.causal import deletion, head_ablation
 from jaxlin.targets import without_words
 
 WIDTH = 30
@@ -56,6 +56,10 @@ def main() -> None:
     print("\nthe neurons that bring or cost the most")
     neurons = zip(found.neurons.layer, found.neurons.index, found.neurons.contribution, strict=True)
     bars([(f"layer {layer}, {index}", float(size)) for layer, index, size in list(neurons)[:4]])
+    gone = head_ablation(model, x, target)
+    correlation = f"rank correlation with all that they bring by the map: {gone.rank_correlation:.2f}"
+    print(f"\nwhat zeroing those heads takes from it; of all heads, {correlation}")
+    bars([(f"layer {at[0]}, head {at[1]}", float(gone.effects[at])) for at in heads[:4]])
     deleted = deletion(model, x, target)
     correlation = f"rank correlation with the list by token: {deleted.rank_correlation:.2f}"
     print(f"\nwhat deleting a token takes from it; {correlation}")
