@@ -3,6 +3,7 @@ r"""Causal checks: what the untouched model does when what the map points at is 
 The local linear map is exact at one input and says nothing of its neighbourhood. These functions measure, by forward
 passes of the ordinary model, how far its account holds: whether the tokens and the heads it credits are those whose
 deletion matters, whether its singular directions carry the prediction, and how soon it fails when the prompt changes.
+They return NumPy's arrays, and are not for use within `jax.jit`.
 """
 
 import functools
@@ -21,13 +22,15 @@ from jaxlin.effects import BATCH, spearman
 from jaxlin.errors import JaxlinError
 from jaxlin.head_ablation import HeadAblation as HeadAblation
 from jaxlin.head_ablation import head_ablation as head_ablation
+from jaxlin.head_ablation import without_heads as without_heads
 from jaxlin.hold import Hold
 from jaxlin.layers import HIGHEST
 from jaxlin.local_map import local_map
 from jaxlin.map_operator import LocalMap
 from jaxlin.sites import position_in
 from jaxlin.spectrum import SVD
-from jaxlin.targets import Target, checked_target
+from jaxlin.targets import Target, Words, checked_target, without_words
+from jaxlin.tokenizer import Tokenizer
 
 Side = Literal["right", "left"]
 
@@ -92,28 +95,39 @@ class Validity:
     unchanged: Float[np.ndarray, "p n"]
 
 
-def deletion(model: Decoder, x: Float[Array, "t d"], target: Target, *, position: int = -1) -> Deletion:
+def deletion(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    target: Target | Words,
+    *,
+    position: int = -1,
+    tokenizer: Tokenizer | None = None,
+) -> Deletion:
     """Delete each token up to `position` and read `target` anew, at the last token that is left.
 
     Tokens after a deleted one move up by one position. Without the token at the position itself, the prediction of the
-    token before it is read. Tokens after the position
-    cannot matter and are left out.
+    token before it is read. Tokens after the position cannot matter and are left out.
 
     Args:
         model: any decoder.
         x: the input embeddings.
         target: what is read, as in `jaxlin.attribute`.
         position: where it is read; negative counts from the last token.
+        tokenizer: the model's, to read words with.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
         JaxlinError: a target that is none, or no token that could be deleted.
         SiteError: no such position.
+        TokenizerError: a word that is not one token.
     """
-    found = attribute(model, x, target, position=position, neurons=0)
+    model.check_embeddings(x)
     seen = position_in(x.shape[0], position) + 1
     if seen < 2:
         raise JaxlinError("Deletion: expected a position with a token before it; found the first.")
-    without = _without_each(model, x[:seen], checked_target(model, target, x.dtype))
+    ids = without_words(model, tokenizer, target, x, seen - 1)
+    found = attribute(model, x, ids, position=position, neurons=0)
+    without = _without_each(model, x[:seen], checked_target(model, ids, x.dtype))
     return Deletion(found.value, found.value - np.asarray(without), found.tokens[:seen])
 
 
@@ -121,11 +135,12 @@ def removal(
     model: Decoder,
     x: Float[Array, "t d"],
     triplets: SVD,
-    target: Target,
+    target: Target | Words,
     *,
     side: Side = "right",
     k: int | None = None,
     position: int = -1,
+    tokenizer: Tokenizer | None = None,
     samples: int = 16,
     seed: int = 0,
 ) -> Removal:
@@ -143,6 +158,7 @@ def removal(
         side: which vectors are removed.
         k: how many of the triplets; all unless given.
         position: where the prediction is read; negative counts from the last token.
+        tokenizer: the model's, to read words with.
         samples: how many random removals.
         seed: of the random vectors.
 
@@ -150,6 +166,7 @@ def removal(
         PromptError: `x` is not of shape ``[t, d]``.
         JaxlinError: a target that is none, no such side, or more triplets than there are.
         SiteError: no such position.
+        TokenizerError: a word that is not one token.
     """
     model.check_embeddings(x)
     kept = len(triplets.s) if k is None else k
@@ -159,7 +176,8 @@ def removal(
         raise JaxlinError(f'Removal: expected the side "right" or "left"; found {side!r}.')
     if samples < 0:
         raise JaxlinError(f"Removal: expected 0 random removals or more; found {samples}.")
-    at, what = position_in(x.shape[0], position), checked_target(model, target, x.dtype)
+    at = position_in(x.shape[0], position)
+    what = checked_target(model, without_words(model, tokenizer, target, x, at), x.dtype)
     if side == "right":
         whole, directions = x, jnp.asarray(triplets.v[:kept], x.dtype)
     else:

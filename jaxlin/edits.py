@@ -32,7 +32,7 @@ class SteeringError(JaxlinError):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Edit:
     """What is done to the value at a site, at each position by itself; strength 0 does nothing.
 
@@ -77,6 +77,10 @@ class Edit:
     def vectors(self) -> Mapping[str, Array]:
         """Arrays whose last axis is the residual stream's, by name."""
         return {}
+
+    def __repr__(self) -> str:
+        arrays = "".join(f", {name} of shape {jnp.shape(array)}" for name, array in self.vectors().items())
+        return f"{type(self).__name__}(site={self.site!r}, strength={self.strength}, where={self.where!r}{arrays})"
 
 
 def checked(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:

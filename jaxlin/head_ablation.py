@@ -5,8 +5,9 @@ it brings by all paths is the same with what later blocks make of it, nonlinear 
 is linear, just that goes when the head does.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,10 @@ from jaxlin.effects import BATCH, spearman
 from jaxlin.held import record
 from jaxlin.hold import Hold, Replay
 from jaxlin.layers import HIGHEST
-from jaxlin.sites import position_in
-from jaxlin.targets import Target, checked_target
+from jaxlin.packed import Packed
+from jaxlin.sites import SiteError, is_whole, position_in
+from jaxlin.targets import Target, Words, checked_target, without_words
+from jaxlin.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,13 @@ class HeadAblation:
 
 
 def head_ablation(
-    model: Decoder, x: Float[Array, "t d"], target: Target, *, position: int = -1, progress: bool = True
+    model: Decoder,
+    x: Float[Array, "t d"],
+    target: Target | Words,
+    *,
+    position: int = -1,
+    tokenizer: Tokenizer | None = None,
+    progress: bool = True,
 ) -> HeadAblation:
     """Zero each query head in turn, before the output projection mixes them, and read `target` anew.
 
@@ -65,20 +74,56 @@ def head_ablation(
         x: the input embeddings.
         target: what is read, as in `jaxlin.attribute`.
         position: where it is read; negative counts from the last token. Later tokens are left out.
+        tokenizer: the model's, to read words with.
         progress: show a bar where it takes long.
 
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
         JaxlinError: a target that is none.
         SiteError: no such position.
+        TokenizerError: a word that is not one token.
     """
-    seen = position_in(len(x), position) + 1
-    found = attribute(model, x[:seen], target, neurons=0)
-    what = checked_target(model, target, x.dtype)
-    paths = np.asarray(_by_all_paths(model, x[:seen], what))
+    model.check_embeddings(x)
+    x = x[: position_in(x.shape[0], position) + 1]
+    ids = without_words(model, tokenizer, target, x, -1)
+    what, found = checked_target(model, ids, x.dtype), attribute(model, x, ids, neurons=0)
+    paths = np.asarray(_by_all_paths(model, x, what))
     layers = tqdm(range(len(paths)), unit="layer", desc="heads", delay=1, disable=None if progress else True)
-    left = np.stack([np.asarray(_without_each(model, x[:seen], layer, what)) for layer in layers])
+    left = np.stack([np.asarray(_without_each(model, x, layer, what)) for layer in layers])
     return HeadAblation(found.value, found.value - left, paths, found.heads)
+
+
+def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> Decoder:
+    """`model` in which some query heads give 0 at every position: their columns of the output projection are zero.
+
+    A model like any other: generate with it, take its map. Output projections that are packed are unpacked.
+
+    Args:
+        model: any decoder.
+        heads: pairs of a layer and a head in it; negative ones count from the last.
+
+    Raises:
+        SiteError: no such layer or head.
+    """
+    config = model.config
+    size = (config.num_hidden_layers, config.num_attention_heads)
+    kept = np.ones(size, bool)
+    for pair in heads:
+        whole = isinstance(pair, tuple) and len(pair) == 2 and all(map(is_whole, pair))
+        if not whole or any(not -n <= i < n for i, n in zip(pair, size, strict=True)):
+            raise SiteError(
+                f"Heads: expected pairs of a layer below {size[0]} and a head below {size[1]}; found {pair!r}."
+            )
+        kept[pair] = False
+
+    def cut(path: tuple[Any, ...], leaf: Any) -> Any:
+        if not jax.tree_util.keystr(path).endswith(".o_proj.weight.value"):
+            return leaf
+        weight = leaf[...]
+        columns = kept.repeat(weight.shape[-1] // size[1], axis=1)
+        return jnp.where(columns[:, None, :], weight, 0)
+
+    return jax.tree_util.tree_map_with_path(cut, model, is_leaf=lambda node: isinstance(node, Packed))
 
 
 @jax.jit

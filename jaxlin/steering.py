@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.decoder import Decoder
@@ -71,10 +72,13 @@ def mean_difference(
     Raises:
         PromptError: an empty prompt, or one longer than the model's context.
         SiteError: a site that the model does not have.
-        SteeringError: no prompts.
+        SteeringError: no prompts, or one alone that is in no list.
     """
-    if not (towards and away):
-        raise SteeringError("Mean difference: expected prompts on both sides; found none on one.")
+    for side in (towards, away):
+        if not len(side) or any(np.ndim(ids) != 1 for ids in side):
+            raise SteeringError(
+                f"Mean difference: expected a list of prompts on both sides, each a list of token ids; found {side!r}."
+            )
     spot = place(site, model.config.num_hidden_layers, model.sites)
 
     def mean(side: Sequence[Sequence[int]]) -> Array:

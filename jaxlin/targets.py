@@ -22,14 +22,17 @@ Words = str | tuple[str | int, str | int]
 def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
     """A direction, or the ids of one token or two."""
     given = np.asarray(target)
-    if given.dtype.kind == "f" and given.ndim:
+    if jnp.issubdtype(given.dtype, jnp.floating) and given.ndim:
         features = model.config.hidden_size
         if given.shape != (features,):
             raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")
+        if not np.isfinite(given).all():
+            raise JaxlinError("Target: expected a direction of finite numbers; found NaN or infinity.")
         return jnp.asarray(given, dtype)
     if given.dtype.kind not in "iu" or given.shape not in ((), (2,)):
+        found = f"{given.dtype} of shape {given.shape}" if given.size > 2 else repr(target)
         raise JaxlinError(
-            f"Target: expected a token id, a pair of them, or a direction; found {target!r}. "
+            f"Target: expected a token id, a pair of them, or a direction of floats; found {found}. "
             "tokenizer.to_single_token gives the id of a word."
         )
     vocab, ids = model.config.vocab_size, given.reshape(-1)

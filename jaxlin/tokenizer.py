@@ -5,11 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
+from jaxtyping import Int
 
 from jaxlin.checkpoint.strict_json import read_json
 from jaxlin.errors import CheckpointError, TokenizerError
 from jaxlin.gguf_tokenizer import gguf_tokenizer
+
+Ids = Sequence[int] | Int[np.ndarray, " n"]
+"""Token ids."""
 
 
 class Tokenizer:
@@ -108,7 +113,7 @@ class Tokenizer:
             )
         return ids
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+    def decode(self, ids: Ids, skip_special_tokens: bool = False) -> str:
         """The text of `ids`."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
@@ -117,9 +122,15 @@ class Tokenizer:
         # A decoder may strip the space that begins a text; after another token it is there.
         return self.decode([*self._before, token_id]).removeprefix(self.decode(self._before))
 
-    def to_str_tokens(self, text: str | Sequence[int], prepend_bos: bool | None = None) -> list[str]:
-        """The text of each token of a text or of ids."""
+    def to_str_tokens(self, text: str | Ids, prepend_bos: bool | None = None) -> list[str]:
+        """The text of each token of a text or of ids.
+
+        Raises:
+            TokenizerError: ids that are no list of integers, as those of several texts together.
+        """
         ids = self.encode(text, prepend_bos) if isinstance(text, str) else text
+        if np.ndim(ids) != 1:
+            raise TokenizerError(f"Ids: expected one list of token ids; found shape {np.shape(ids)}.")
         return [self.token(int(i)) for i in ids]
 
     def to_single_token(self, text: str) -> int:

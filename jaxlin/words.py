@@ -96,7 +96,9 @@ def triplet_words(
 
     Args:
         model: the decoder.
-        svd: of a map from the embeddings to the final norm.
+        svd: of a map from the embeddings to the final norm. Of a map between other sites a left vector is read by the
+            unembedding as it is, without the final norm, and a right one among the input embeddings: a lens, which says
+            something as far as the streams there are alike.
         output: $f$, which fixes the signs; they are taken as they are unless given. `LocalMap.svd` has fixed them.
         k: tokens of each pole.
 

@@ -16,6 +16,7 @@ import jaxlin
 from jaxlin.contributions import contributions
 from jaxlin.errors import TokenizerError
 from jaxlin.sites import SiteError
+from jaxlin.steering import token_direction
 
 Checkpoint = Callable[[str], Path]
 FAMILIES = [
@@ -255,6 +256,8 @@ def test_contributions_of_nothing() -> None:
         ({"target": 128}, "0..127"),
         ({"target": (3, 3)}, "two different tokens"),
         ({"target": np.ones(63, np.float32)}, "direction of shape"),
+        ({"target": np.full(64, np.nan, np.float32)}, "direction of finite numbers; found NaN"),
+        ({"target": np.ones(64, int)}, r"a direction of floats; found int64 of shape \(64,\)"),
         ({"neurons": 385}, "0..384; found 385"),
         ({"neurons": -1}, "0..384; found -1"),
         ({"rule": "down"}, "gate, up, half"),
@@ -264,6 +267,15 @@ def test_what_is_not_there_is_refused(options: dict[str, Any], message: str, che
     model, _ = jaxlin.load(checkpoint("llama"))
     with pytest.raises(jaxlin.JaxlinError, match=message):
         jaxlin.attribute(model, model.embed([5, 6]), **{"target": 9, **options})
+
+
+def test_directions_of_sixteen_bits() -> None:
+    """Those that a model of 16 bits gives itself too."""
+    for dtype in ("bfloat16", "float16"):
+        model, _ = jaxlin.load(dtype=dtype)
+        x = model.embed([3, 4, 5])
+        along, of_token = jaxlin.attribute(model, x, token_direction(model, 9)), jaxlin.attribute(model, x, 9)
+        np.testing.assert_allclose(along.value, of_token.value, rtol=0.02)
 
 
 def test_words() -> None:

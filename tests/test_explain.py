@@ -277,4 +277,6 @@ class TestCommand:
         assert not done.stdout
 
     def test_version(self) -> None:
-        assert jaxlin_command("--version").stdout.startswith("jaxlin ")
+        as_module = subprocess.run([sys.executable, "-m", "jaxlin", "--version"], capture_output=True, text=True)
+        for printed in (jaxlin_command("--version"), as_module):
+            assert printed.stdout.startswith("jaxlin ")

@@ -13,7 +13,7 @@ import tiny
 import torch
 
 import jaxlin
-from jaxlin.causal import head_ablation
+from jaxlin.causal import deletion, head_ablation, removal, without_heads
 from jaxlin.sites import SiteError
 
 POSITION, TOKEN = 11, 9
@@ -106,6 +106,47 @@ def test_on_the_small_model() -> None:
     assert found.rank_correlation > 0.3
 
 
+@pytest.mark.parametrize("name", ["llama, biases", "gemma2", "phi", "mistral, window"])
+def test_a_model_without_heads(name: str, checkpoint: Callable[[str], Path], x64: None) -> None:
+    """One head less is what was measured; two are gone from the map too."""
+    model, _ = jaxlin.load(checkpoint(name), dtype="float64")
+    x = model.embed(tiny.IDS)
+    found = head_ablation(model, x, TOKEN)
+    for layer, head in ((0, 1), (1, 3)):
+        less = jaxlin.attribute(without_heads(model, [(layer, head)]), x, TOKEN)
+        np.testing.assert_allclose(found.value - less.value, found.effects[layer, head], atol=1e-12)
+        assert less.heads[layer, head] == 0
+    both = without_heads(model, [(0, 1), (-1, -1)])
+    gone = jaxlin.attribute(both, x, TOKEN).heads
+    assert np.argwhere(gone == 0).tolist() == [[0, 1], [model.config.num_hidden_layers - 1, gone.shape[1] - 1]]
+    assert jaxlin.local_map(both, x).residual <= 1e-12
+    np.testing.assert_array_equal(without_heads(model, [])(x), model(x))
+
+
+def test_packed_projections_are_unpacked(smollm2_gguf: Path) -> None:
+    model, _ = jaxlin.load(smollm2_gguf)
+    found = without_heads(model, [(3, 2)]).layers.self_attn.o_proj.weight[...]
+    expected = np.asarray(model.layers.self_attn.o_proj.weight[...][3])
+    assert not found[3, :, 128:192].any()
+    np.testing.assert_array_equal(found[3, :, :128], expected[:, :128])
+    np.testing.assert_array_equal(found[3, :, 192:], expected[:, 192:])
+
+
+def test_words() -> None:
+    model, tokenizer = jaxlin.load()
+    x = model.embed(tokenizer.encode("The bridge out of the town is the"))
+    ids = tokenizer.to_single_token(" most"), tokenizer.to_single_token(" only")
+    triplets = jaxlin.local_map(model, x).svd(2)
+    for check in (head_ablation, deletion):
+        found, same = check(model, x, ("most", "only"), tokenizer=tokenizer), check(model, x, ids)
+        np.testing.assert_array_equal(found.effects, same.effects)
+    changes = [
+        removal(model, x, triplets, target, tokenizer=given).change
+        for target, given in ((("most", "only"), tokenizer), (ids, None))
+    ]
+    assert changes[0] == changes[1]
+
+
 def test_refused(checkpoint: Callable[[str], Path]) -> None:
     model, _ = jaxlin.load(checkpoint("llama"))
     x = model.embed(tiny.IDS)
@@ -113,3 +154,6 @@ def test_refused(checkpoint: Callable[[str], Path]) -> None:
         head_ablation(model, x, 9, position=40)
     with pytest.raises(jaxlin.JaxlinError, match="Target: expected token ids"):
         head_ablation(model, x, -1)
+    for pair in ((4, 0), (0, 4), (-5, 0)):
+        with pytest.raises(SiteError, match="Heads: expected pairs of a layer below 4 and a head below 4; found"):
+            without_heads(model, [pair])

@@ -485,6 +485,11 @@ for use in (
     lambda: jaxlin.local_map(model, x) @ (x + 1j),
     lambda: jaxlin.attribute(model, x, 1.5),
     lambda: jaxlin.explain(model, tokenizer, "a", top=1.5),
+    lambda: tokenizer.to_str_tokens([[3, 4]]),
+    lambda: jaxlin.steering.mean_difference(model, [3, 4], [[5, 6]], "final"),
+    lambda: jaxlin.causal.without_heads(model, [(0, 1.5)]),
+    lambda: jaxlin.causal.head_ablation(model, x[None], 3, position=5),
+    lambda: jaxlin.causal.deletion(model, x[0], 3),
 ):
     try:
         use()
@@ -511,9 +516,14 @@ def test_what_is_no_embedding() -> None:
         "Removal: expected 0 random removals or more; found -1.",
         *[held] * 3,
         "Local map: expected real vectors; found complex ones. Take both parts by themselves.",
-        "Target: expected a token id, a pair of them, or a direction; found 1.5. "
+        "Target: expected a token id, a pair of them, or a direction of floats; found 1.5. "
         "tokenizer.to_single_token gives the id of a word.",
         "Top: expected a number of words in 1..2048; found 1.5.",
+        "Ids: expected one list of token ids; found shape (1, 2).",
+        "Mean difference: expected a list of prompts on both sides, each a list of token ids; found [3, 4].",
+        "Heads: expected pairs of a layer below 4 and a head below 4; found (0, 1.5).",
+        one.format("shape (1, 3, 192)"),
+        one.format("shape (192,)"),
         "('resid_mid', 1)",
     ]
 

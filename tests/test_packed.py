@@ -1,5 +1,6 @@
 """Quantised weights: held packed, unpacked as their own libraries do, bit for bit."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,18 @@ def test_rows(form: str, index: Any) -> None:
     np.testing.assert_array_equal(np.asarray(matrix[index]), np.asarray(matrix[...])[index])
 
 
+@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GGUF, mixed", "BF16"])
+def test_what_is_no_index(form: str) -> None:
+    """No rows give no rows; columns, and rows of a stack, are refused and not taken for something else."""
+    stack = layered(form, 2)
+    matrix = jax.tree.map(lambda leaf: leaf[1], stack)
+    for none in (np.array([], int), slice(2, 2)):
+        assert matrix[none].shape == (0, 256)
+    for whole, index in ((matrix, (..., slice(3))), (matrix, (1, 2)), (stack, 1), (stack, np.array([1, 0]))):
+        with pytest.raises(IndexError, match=r"expected \[...\], or rows of a single matrix; found"):
+            whole[index]
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_bit_of_ggufs_blocks(kind: str) -> None:
     """Random bytes decode as the gguf library decodes them: all rows, and some."""
@@ -236,6 +249,11 @@ def test_layers_of_two_types_of_blocks() -> None:
     stack = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *layers)
     expected = np.stack([gguf.dequantize(raws[kind], gguf.GGMLQuantizationType[kind]) for kind in kinds])
     np.testing.assert_array_equal(stack[...], expected)
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), stack)
+    np.testing.assert_array_equal(twice[...], np.stack([expected, expected[::-1]]))
+    assert stack.is_finite()
+    numbers = tuple(half.at[1, 2, 0].set(np.inf) for half in stack.halves)
+    assert not dataclasses.replace(stack, halves=numbers).is_finite()
     one = jax.jit(lambda stack, i: jax.tree.map(lambda a: a[i], stack)[...])
     for i in range(2):
         np.testing.assert_array_equal(one(stack, i), expected[i])

@@ -47,7 +47,10 @@ def test_the_attribution(names: dict[str, Any]) -> None:
     np.testing.assert_allclose(parts, difference, atol=1e-4)
     np.testing.assert_allclose(found.heads.sum(axis=1), found.attn, atol=1e-4)
     assert found.sources[names["layer"], names["head"], names["t"]] == found.sources.max()
-    assert names["gone"].effects.shape == found.heads.shape
+    gone = names["gone"]
+    less = names["without"].unembed(names["f"](names["without"], names["x"]))
+    fallen = difference - float(less[names["most"]] - less[names["only"]])
+    np.testing.assert_allclose(gone.effects[names["layer"], names["head"]], fallen, atol=1e-4)
 
 
 def test_the_directions(names: dict[str, Any]) -> None:

@@ -184,6 +184,13 @@ def test_mean_difference(llama: tuple[Any, Any]) -> None:
         mean_difference(model, towards, [], "final")
 
 
+def test_what_an_edit_shows() -> None:
+    """No vector number by number."""
+    assert repr(add(("resid_post", 1), np.ones(64), 0.3)) == (
+        "Add(site=('resid_post', 1), strength=0.3, where='all', along of shape (64,))"
+    )
+
+
 def test_errors(llama: tuple[Any, Any]) -> None:
     model, tokenizer = llama
     a, b = vectors(2)

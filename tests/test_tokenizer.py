@@ -66,6 +66,7 @@ def test_the_ids_are_those_of_transformers(smollm2: Tokenizer, reference: Any) -
 def test_str_tokens(smollm2: Tokenizer) -> None:
     assert smollm2.to_str_tokens("The bridge") == ["The", " bridge"]
     assert smollm2.to_str_tokens([504, 7395]) == ["The", " bridge"]
+    assert smollm2.to_str_tokens(np.array([504, 7395])) == ["The", " bridge"]
     assert "".join(smollm2.to_str_tokens("plain words, and more")) == "plain words, and more"
     assert "\N{REPLACEMENT CHARACTER}" in smollm2.to_str_tokens("👩‍👩‍👧")[0]
 

@@ -13,8 +13,8 @@ class Packed(ABC):
     """A matrix ``[..., out, in]`` whose values are computed from what is stored, exactly as its format says.
 
     A pytree: leading axes of its leaves are leading axes of the matrix, so a stack of them rides a scan, and one layer
-    at a time is unpacked in its body. It stands where an array would: ``packed[...]`` is the matrix, ``packed[rows]``
-    some of its rows.
+    at a time is unpacked in its body. It stands where an array would: ``packed[...]`` is the matrix or the stack,
+    ``packed[rows]`` some rows of a single matrix, and nothing else is.
     """
 
     @property
@@ -48,12 +48,19 @@ class Packed(ABC):
 
     @abstractmethod
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
-        """The values of some rows of a single matrix."""
+        """The values of some rows of a single matrix, none of them counted from the end."""
 
     def __getitem__(self, index: Any) -> Array:
         if index is Ellipsis:
             return self.unpack()
-        rows = jnp.arange(self.shape[-2])[index]
+        if isinstance(index, tuple) or self.ndim != 2:
+            raise IndexError(
+                f"{type(self).__name__} of shape {self.shape}: expected [...], or rows of a single matrix; "
+                f"found {index!r}. Unpack it first: packed[...][index]."
+            )
+        rows = jnp.arange(self.shape[0])[index]
+        if not rows.size:
+            return jnp.zeros((*rows.shape, self.shape[1]), self.dtype)
         return _unpack_rows(self, rows.reshape(-1)).reshape(*rows.shape, -1)
 
 

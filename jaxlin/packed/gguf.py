@@ -10,6 +10,7 @@ exact, so no order of the operations can change a value.
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,13 +91,11 @@ class Blocks(Packed):
 
     def unpack(self) -> Array:
         """The values in float32."""
-        parts, kind = self._parts(), jnp.asarray(self.kind)
         decoders = [functools.partial(_decoded, name, self.width) for name in self.kinds]
         if len(decoders) == 1:
-            return decoders[0](*parts)
-        if kind.ndim == 0:
-            return jax.lax.switch(kind, decoders, *parts)
-        return jax.lax.map(lambda layer: jax.lax.switch(layer[0], decoders, *layer[1:]), (kind, *parts))
+            return decoders[0](*self._parts())
+        kind = jnp.asarray(self.kind)
+        return jax.lax.switch(kind, decoders, *self._parts()) if kind.ndim == 0 else jax.lax.map(Blocks.unpack, self)
 
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
         """The values of some rows."""
@@ -105,6 +104,8 @@ class Blocks(Packed):
 
     def is_finite(self) -> bool:
         """Whether the floats in its blocks are."""
+        if np.ndim(self.kind):
+            return all(jax.tree.map(operator.itemgetter(i), self).is_finite() for i in range(len(self.kind)))
         name = self.kinds[int(self.kind)]
         if name not in FLOATS:
             return all(bool(np.isfinite(numbers).all()) for numbers in self.halves)
