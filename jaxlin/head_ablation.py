@@ -117,7 +117,7 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
         kept[pair] = False
 
     def cut(path: tuple[Any, ...], leaf: Any) -> Any:
-        if not jax.tree_util.keystr(path).endswith(".o_proj.weight.value"):
+        if [key.name for key in path if key.name != "value"][-2:] != ["o_proj", "weight"]:
             return leaf
         weight = leaf[...]
         columns = kept.repeat(weight.shape[-1] // size[1], axis=1)
