@@ -257,7 +257,6 @@ def test_contributions_of_nothing() -> None:
         ({"target": (3, 3)}, "two different tokens"),
         ({"target": np.ones(63, np.float32)}, "direction of shape"),
         ({"target": np.full(64, np.nan, np.float32)}, "direction of finite numbers; found NaN"),
-        ({"target": np.ones(64, int)}, r"a direction of floats; found int64 of shape \(64,\)"),
         ({"neurons": 385}, "0..384; found 385"),
         ({"neurons": -1}, "0..384; found -1"),
         ({"rule": "down"}, "gate, up, half"),

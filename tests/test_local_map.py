@@ -485,6 +485,7 @@ for use in (
     lambda: jaxlin.local_map(model, x) @ (x + 1j),
     lambda: jaxlin.attribute(model, x, 1.5),
     lambda: jaxlin.explain(model, tokenizer, "a", top=1.5),
+    lambda: jaxlin.attribute(model, x, np.ones(192, int)),
     lambda: tokenizer.to_str_tokens([[3, 4]]),
     lambda: jaxlin.steering.mean_difference(model, [3, 4], [[5, 6]], "final"),
     lambda: jaxlin.causal.without_heads(model, [(0, 1.5)]),
@@ -519,6 +520,8 @@ def test_what_is_no_embedding() -> None:
         "Target: expected a token id, a pair of them, or a direction of floats; found 1.5. "
         "tokenizer.to_single_token gives the id of a word.",
         "Top: expected a number of words in 1..2048; found 1.5.",
+        "Target: expected a token id, a pair of them, or a direction of floats; found int64 of shape (192,). "
+        "tokenizer.to_single_token gives the id of a word.",
         "Ids: expected one list of token ids; found shape (1, 2).",
         "Mean difference: expected a list of prompts on both sides, each a list of token ids; found [3, 4].",
         "Heads: expected pairs of a layer below 4 and a head below 4; found (0, 1.5).",
