@@ -67,7 +67,7 @@ def head_ablation(
 ) -> HeadAblation:
     """Zero each query head in turn, before the output projection mixes them, and read `target` anew.
 
-    A forward pass of the ordinary model for each head; what the map says takes one more, and one backward.
+    A forward pass of the ordinary model for each head; what the map says takes two more, and two backward.
 
     Args:
         model: any decoder.

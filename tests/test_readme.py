@@ -54,10 +54,9 @@ def test_the_attribution(names: dict[str, Any]) -> None:
 
 
 def test_the_directions(names: dict[str, Any]) -> None:
-    """The last line takes a direction away, and the output is another."""
+    """What the map writes most is a direction that matters: without it the output is another."""
     model, x, write = names["model"], names["x"], names["write"]
-    site = ("resid_post", 2)
-    without = jaxlin.steering.edited(model, x, [jaxlin.steering.ablate(site, write)])
+    without = jaxlin.steering.edited(model, x, [jaxlin.steering.ablate(("resid_post", 2), write)])
     whole = jaxlin.steering.edited(model, x, [])
     assert without.shape == x.shape
     assert np.abs(without - whole).max() > 1e-2

@@ -53,14 +53,15 @@ class Packed(ABC):
     def __getitem__(self, index: Any) -> Array:
         if index is Ellipsis:
             return self.unpack()
-        if isinstance(index, tuple) or self.ndim != 2:
+        shape = self.shape  # traced anew each time that it is asked for
+        if isinstance(index, tuple) or len(shape) != 2:
             raise IndexError(
-                f"{type(self).__name__} of shape {self.shape}: expected [...], or rows of a single matrix; "
+                f"{type(self).__name__} of shape {shape}: expected [...], or rows of a single matrix; "
                 f"found {index!r}. Unpack it first: packed[...][index]."
             )
-        rows = jnp.arange(self.shape[0])[index]
+        rows = jnp.arange(shape[0])[index]
         if not rows.size:
-            return jnp.zeros((*rows.shape, self.shape[1]), self.dtype)
+            return jnp.zeros((*rows.shape, shape[1]), self.dtype)
         return _unpack_rows(self, rows.reshape(-1)).reshape(*rows.shape, -1)
 
 

@@ -14,6 +14,7 @@ from jaxlin.packed.codes import shifted_down
 Bytes = UInt8[np.ndarray, "..."]
 
 NONE = (0, 0)
+"""No codes of scales: a block has one part."""
 
 
 class Layout(NamedTuple):
