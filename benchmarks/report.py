@@ -77,7 +77,9 @@ def section(name: str, said: dict[str, Any]) -> list[str]:
     count = f"{device['count']} x {device['kind']}, {device['cpus']} CPUs of {device['processor']}"
     lines = [f"## {name}: {said['checkpoint']}", "", f"On {count}; computed in {said['dtype']}.", ""]
     seeds = ", ".join(f"{what} {seed}" for what, seed in said["seeds"].items())
-    lines += [f"`{said['command']}`, {said['runs']} rounds, python {said['python']}, {versions}; seeds: {seeds}.", ""]
+    code = f"commit {said['commit']}, " if said.get("commit") else ""  # older files do not say it
+    ran = f"{said['runs']} rounds, {code}python {said['python']}, {versions}"
+    lines += [f"`{said['command']}`, {ran}; seeds: {seeds}.", ""]
     lines += table(("ratio", "size", "found", "bar", ""), [_marked(verdict(ratio)) for ratio in said["ratios"]])
     for group in dict.fromkeys(row["group"] for row in said["rows"]):
         rows = [row for row in said["rows"] if row["group"] == group]

@@ -1,10 +1,12 @@
 """What a benchmark finds, and how it is written to JSON."""
 
+import functools
 import importlib.metadata
 import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -113,6 +115,7 @@ def document(findings: list[Finding], *, command: str, **said: Any) -> dict[str,
     """
     return {
         "command": command,
+        "commit": commit(RESULTS.parent),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "device": device(),
@@ -121,6 +124,17 @@ def document(findings: list[Finding], *, command: str, **said: Any) -> dict[str,
         "ratios": [found.to_dict() for found in findings if isinstance(found, Ratio)],
         "notes": [found for found in findings if isinstance(found, str)],
     }
+
+
+@functools.cache  # a run says what it began with
+def commit(folder: Path) -> str | None:
+    """The commit that is checked out, and a + where tracked files differ from it; None outside of a repository."""
+    asked = ["git", "describe", "--always", "--abbrev=9", "--exclude=*", "--dirty=+"]
+    try:
+        said = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said.stdout.strip()
 
 
 def device() -> dict[str, Any]:

@@ -33,7 +33,7 @@ from benchmarks import (
 )
 from benchmarks.__main__ import GROUPS, main
 from benchmarks.bars import BARS
-from benchmarks.results import Ratio, Row, document
+from benchmarks.results import Ratio, Row, commit, document
 from benchmarks.setting import Clock, Setting
 from jaxlin.errors import JaxlinError
 from jaxlin.packed import FourBit
@@ -154,6 +154,24 @@ def test_json(written: Path) -> None:
     assert bars["attribution, over PyTorch"] is None
 
 
+def test_the_commit_is_said(tmp_path: Path) -> None:
+    here, changed = tmp_path / "here", tmp_path / "here" / "changed"
+    changed.mkdir(parents=True)
+    (here / "file").write_text("one")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        return subprocess.run(["git", *who, *words], cwd=here, capture_output=True, text=True, check=True).stdout
+
+    git("init", "--quiet")
+    git("add", "file")
+    git("commit", "--quiet", "--message", "One")
+    assert commit(here) == git("rev-parse", "HEAD")[:9]
+    (here / "file").write_text("two")
+    assert commit(changed) == git("rev-parse", "HEAD")[:9] + "+"
+    assert commit(tmp_path) is None
+
+
 def test_an_interrupted_run_keeps_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +206,7 @@ def test_report_says_where_we_lose(tmp_path: Path) -> None:
     rows = [row("ours", 8, 1.0), row("theirs", 8, 2.0, False), row("ours", 32, 5.0), row("theirs", 32, 4.0, False)]
     ratios = [Ratio("layers, over one", {"tokens": 8}, 1.7), Ratio("layers, over each", {"tokens": 8}, 0.5)]
     said = document([*rows, *ratios, "a note"], command="c", checkpoint="m", dtype="float32", seeds={}, runs=1)
-    (tmp_path / "cpu.json").write_text(json.dumps(said))
+    (tmp_path / "cpu.json").write_text(json.dumps({**said, "commit": "0123456+"}))
     assert report.main(["--results", str(tmp_path), "--out", str(tmp_path / "B.md")]) == 0
     text = (tmp_path / "B.md").read_text()
     lost = text.split("## Where we lose")[1].split("##")[0].strip().splitlines()
@@ -199,6 +217,7 @@ def test_report_says_where_we_lose(tmp_path: Path) -> None:
     assert "![seconds against tokens](cost.svg)" in text
     assert (tmp_path / "cost.svg").stat().st_size > 1000
     assert "- a note" in text
+    assert "`c`, 1 rounds, commit 0123456+, python" in text
 
 
 def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
