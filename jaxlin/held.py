@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.attention import first_tokens
@@ -17,7 +18,7 @@ from jaxlin.sites import Place, Site, ends
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Coefficients:
     r"""Every $A(x)$ of one forward pass: attention patterns, inverse norms, gates. An ordinary pytree: edit it freely.
 
@@ -30,6 +31,11 @@ class Coefficients:
     layers: dict[str, Any] | Recomputed
     norm: dict[str, Any]
     rule: Rule = field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        # np.shape, because JAX puts anything in the place of a leaf.
+        layers, norm = jax.tree.map(np.shape, (self.layers, self.norm))
+        return f"Coefficients(layers={layers}, norm={norm}, rule={self.rule!r})"
 
     @property
     def tokens(self) -> int:
