@@ -2,7 +2,8 @@ r"""Causal checks: what the untouched model does when what the map points at is 
 
 The local linear map is exact at one input and says nothing of its neighbourhood. These functions measure, by forward
 passes of the ordinary model, how far its account holds: whether the tokens and the heads it credits are those whose
-deletion matters, whether its singular directions carry the prediction, and how soon it fails when the prompt changes.
+deletion matters, whether its singular directions carry the prediction, whether it says what another prompt's values do,
+and how soon it fails when the prompt changes.
 They return NumPy's arrays, and are not for use within `jax.jit`.
 """
 
@@ -27,6 +28,8 @@ from jaxlin.hold import Hold
 from jaxlin.layers import HIGHEST
 from jaxlin.local_map import local_map
 from jaxlin.map_operator import LocalMap
+from jaxlin.patching import Patching as Patching
+from jaxlin.patching import activation_patching as activation_patching
 from jaxlin.sites import position_in
 from jaxlin.spectrum import SVD
 from jaxlin.targets import Target, Words, checked_target, without_words

@@ -1,10 +1,41 @@
-"""What the causal checks share: how many forward passes go together, and how effects and contributions are compared."""
+"""What the causal checks share: how many passes go together, slopes in all values, and how they are compared."""
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
+
+from jaxlin.biases import without_biases
+from jaxlin.decoder import Decoder
+from jaxlin.held import Coefficients
+from jaxlin.hold import Replay
 
 BATCH = 8
 """Prompts whose forward passes are in memory together."""
+
+
+def slopes(
+    model: Decoder,
+    held: Coefficients,
+    kind: str,
+    values: Float[Array, "l t *v"],
+    direction: Float[Array, "t d"],
+) -> Float[Array, "l t *v"]:
+    """The slopes of what `direction` reads after the blocks, in the value at each layer and position of the held model.
+
+    Args:
+        model: the decoder.
+        held: what is held.
+        kind: of the values: a kind of site, or ``"heads"`` or ``"neurons"``.
+        values: of the shape of the result; they are not read.
+        direction: of the stream after the blocks.
+    """
+    bare = without_biases(model)
+
+    def through(stream: Array, probes: Array) -> Array:
+        return bare.scan(stream, lambda row: Replay(row[0], held.rule, probes={kind: row[1]}), (held.layers, probes))[0]
+
+    # Of the stream too, which does not matter: a function that adds a constant, even zero, has no transpose.
+    return jax.linear_transpose(through, direction, values)(direction)[1]
 
 
 def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:

@@ -16,12 +16,11 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from jaxlin.attribution import attribute
-from jaxlin.biases import without_biases
 from jaxlin.contributions import read, read_back
 from jaxlin.decoder import Decoder
-from jaxlin.effects import BATCH, spearman
+from jaxlin.effects import BATCH, slopes, spearman
 from jaxlin.held import record
-from jaxlin.hold import Hold, Replay
+from jaxlin.hold import Hold
 from jaxlin.layers import HIGHEST
 from jaxlin.packed import Packed
 from jaxlin.sites import SiteError, is_whole, position_in
@@ -132,17 +131,8 @@ def _by_all_paths(model: Decoder, x: Float[Array, "t d"], target: Array) -> Floa
     recording = record(model, x, ("heads",))
     held, heads = recording.coefficients, recording.sites["heads"]
     _, _, direction = read_back(model, recording, -1, target)
-    bare = without_biases(model)
-
-    def through(stream: Float[Array, "t d"], added: Float[Array, "l t h k"]) -> Float[Array, "t d"]:
-        def make_hold(row: tuple[Any, Array]) -> Hold:
-            return Replay(row[0], held.rule, probes={"heads": row[1]})
-
-        return bare.scan(stream, make_hold, (held.layers, added))[0]
-
-    # Of the stream too, which does not matter: a function that adds a constant, even zero, has no transpose.
-    _, slopes = jax.linear_transpose(through, x, heads)(direction)
-    return jnp.einsum("lthk,lthk->lh", slopes, heads, precision=HIGHEST)
+    rows = slopes(model, held, "heads", heads, direction)
+    return jnp.einsum("lthk,lthk->lh", rows, heads, precision=HIGHEST)
 
 
 @jax.jit

@@ -35,6 +35,18 @@ def test_attribution() -> None:
     assert abs(sum(parts) - float(value[1])) < 2e-3 * len(parts)
 
 
+def test_patching() -> None:
+    """At first all of it is at the token that differs; by the last layer most has moved to where it is read."""
+    text = printed("patching")
+    measured, said = text.split("What the map says")
+    rows = [re.findall(r"·|-?\d\.\d\d", row) for row in re.findall(r"^│ [0-3] +│(.*)│$", measured, re.MULTILINE)]
+    assert rows[0] == ["·", "·", "1.00", "·", "·", "·"]
+    assert float(rows[3][-1]) > float(rows[3][2]) > 0
+    found = re.search(r"rank correlation (\S+)", said)
+    assert found
+    assert float(found[1]) > 0.9
+
+
 def test_steering() -> None:
     text = printed("steering", "--layer", "2")
     rows = re.findall(r"^ +([\d.]+)  \S* +(\d+)%", text, re.MULTILINE)

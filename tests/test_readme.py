@@ -51,6 +51,9 @@ def test_the_attribution(names: dict[str, Any]) -> None:
     less = names["without"].unembed(names["f"](names["without"], names["x"]))
     fallen = difference - float(less[names["most"]] - less[names["only"]])
     np.testing.assert_allclose(gone.effects[names["layer"], names["head"]], fallen, atol=1e-4)
+    patched = names["patched"]
+    np.testing.assert_allclose(patched.recovered[0], [0, 0, 1, 0, 0, 0], atol=1e-5)
+    assert patched.rank_correlation > 0.9
 
 
 def test_the_directions(names: dict[str, Any]) -> None:
