@@ -109,7 +109,7 @@ def deletion(
     """Delete each token up to `position` and read `target` anew, at the last token that is left.
 
     Tokens after a deleted one move up by one position. Without the token at the position itself, the prediction of the
-    token before it is read. Tokens after the position cannot matter and are left out.
+    token before it is read. Tokens after the position are left out.
 
     Args:
         model: any decoder.
@@ -128,10 +128,11 @@ def deletion(
     seen = position_in(x.shape[0], position) + 1
     if seen < 2:
         raise JaxlinError("Deletion: expected a position with a token before it; found the first.")
-    ids = without_words(model, tokenizer, target, x, seen - 1)
-    found = attribute(model, x, ids, position=position, neurons=0)
-    without = _without_each(model, x[:seen], checked_target(model, ids, x.dtype))
-    return Deletion(found.value, found.value - np.asarray(without), found.tokens[:seen])
+    x = x[:seen]
+    ids = without_words(model, tokenizer, target, x, -1)
+    found = attribute(model, x, ids, neurons=0)
+    without = _without_each(model, x, checked_target(model, ids, x.dtype))
+    return Deletion(found.value, found.value - np.asarray(without), found.tokens)
 
 
 def removal(
@@ -204,7 +205,7 @@ def removal(
 def validity(
     model: Decoder,
     x: Float[Array, "t d"],
-    substitutes: Float[Array, "n d"],
+    substitutes: Float[Array, "*n"],
     *,
     position: int = -1,
     fraction: float = 1.0,
@@ -219,9 +220,15 @@ def validity(
         fraction: how much of the way from the token to its substitute is gone, for a radius.
 
     Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
+        JaxlinError: substitutes of another shape.
         SiteError: no such position.
     """
-    lmap = local_map(model, x, position=position)
+    lmap, width = local_map(model, x, position=position), model.config.hidden_size
+    if np.ndim(substitutes) != 2 or substitutes.shape[1] != width or not len(substitutes):
+        raise JaxlinError(
+            f"Validity: expected substitutes of shape (n, {width}), one or more; found {np.shape(substitutes)}."
+        )
     seen = int(lmap.position) + 1
     return Validity(*(np.asarray(a).reshape(seen, -1) for a in _swapped(lmap, substitutes, fraction, seen)))
 

@@ -83,12 +83,20 @@ class GGUFModel:
                 f"{checkpoint.source}, split.count: expected one file; found one of {files}. Merge them first: "
                 "llama-gguf-split --merge."
             )
-        names = {hf_name(name, self._port.parts): name for name in checkpoint.names()}
+        names: dict[str, str] = {}
+        for tensor in sorted(checkpoint.names()):
+            self._place(names, hf_name(tensor, self._port.parts), tensor, tensor)
         self.config = self._translated(str(arch), names)
         self._parts = self._placed(names)
         self._kinds: dict[str, set[str]] = {}
         for name in self._parts:
             self._kinds.setdefault(_LAYER.sub("", name), set()).add(self.dtype(name))
+
+    def _place(self, places: dict[str, Any], name: str, place: Any, tensor: str) -> None:
+        """Put `place` under `name`, which must be free: of two tensors for one, either may be the wrong one."""
+        if name in places:
+            raise ConfigError(f"{self._checkpoint.source}, tensor {tensor}: expected one tensor for {name}; found two.")
+        places[name] = place
 
     def _translated(self, arch: str, names: Mapping[str, str]) -> dict[str, Any]:
         source, metadata, port = self._checkpoint.source, self._checkpoint.config, self._port
@@ -171,15 +179,14 @@ class GGUFModel:
                 start = 0
                 for projection, n in sizes.items():
                     rows, start = np.arange(start, start + n * head_dim), start + n * head_dim
-                    parts[f"{module.removesuffix('qkv_proj')}{projection}.{kind}"] = _Part(
-                        tensor, (len(rows), *shape[1:]), rows
-                    )
+                    part = _Part(tensor, (len(rows), *shape[1:]), rows)
+                    self._place(parts, f"{module.removesuffix('qkv_proj')}{projection}.{kind}", part, tensor)
                 if shape[0] != start:
                     raise ConfigError(
                         f"{self._checkpoint.source}, tensor {tensor}: expected {start} rows; found {shape[0]}."
                     )
             else:
-                parts[name] = _Part(tensor, shape)
+                self._place(parts, name, _Part(tensor, shape), tensor)
         return {name: self._in_halves(name, part, sizes) for name, part in parts.items()}
 
     def _in_halves(self, name: str, part: _Part, sizes: Mapping[str, int]) -> _Part:

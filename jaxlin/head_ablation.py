@@ -36,7 +36,7 @@ class HeadAblation:
         value: the logit, difference of logits or projection that the target reads of the whole model.
         effects: how much `value` falls when what the head gives is 0 at every position, in the ordinary model.
         paths: how much it falls in the held model: what the head brings by all paths, from all positions.
-        direct: what the head writes at the position read: `heads` of `jaxlin.attribute`.
+        direct: what the head writes at the position read: `heads` of `jaxlin.attribute`, without later tokens.
     """
 
     value: float

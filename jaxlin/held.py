@@ -170,7 +170,8 @@ def linear(
     r"""The held model: $v \mapsto J v + b$ from `source` to `target`, with every nonlinear factor replayed.
 
     Affine in `v` at any `v`: nothing nonlinear is computed. In a model without biases it is linear, and
-    `jax.linear_transpose` gives rows of $J$.
+    `jax.linear_transpose` gives rows of $J$. What reaches the target past the source is left out, as the stream beside
+    ``attn_out`` or ``mlp_out``; `jaxlin.local_map` has it in its bias.
 
     Raises:
         SiteError: no such site, or a target that does not come after the source.

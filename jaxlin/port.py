@@ -120,7 +120,7 @@ def decoder_numbers(
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": k,
-        "norm_eps": norm_eps if eps_key is None else json.take(eps_key, float, norm_eps),
+        "norm_eps": norm_eps if eps_key is None else json.above_zero(eps_key, json.take(eps_key, float, norm_eps)),
         "hidden_act": activation(json, hidden_act, act_key),
         "max_position_embeddings": json.positive("max_position_embeddings", max_position_embeddings),
         "tie_word_embeddings": json.take("tie_word_embeddings", bool, tied),
@@ -161,6 +161,8 @@ def rope_of(
     share = parameters.pop("partial_rotary_factor", None) or share
     if partial is None and share != 1:
         raise json.error("partial_rotary_factor", "1, as this family rotates whole heads", repr(share))
+    if type(share) not in (int, float) or not 0 < share <= 1 or int(head_dim * share) < 2 or int(head_dim * share) % 2:
+        raise json.error("partial_rotary_factor", f"the share of an even part of {head_dim} features", repr(share))
     return rope_from_parameters(
         parameters, dim=int(head_dim * share), theta=theta, max_position_embeddings=max_position_embeddings
     )
@@ -177,6 +179,9 @@ def ropes_by_type(
     scaling = json.take("rope_scaling", dict, None)
     if nested and (unknown := sorted(set(nested) - theta.keys())):
         raise json.error("rope_parameters", f"one object for each of {', '.join(theta)}", ", ".join(unknown))
+    for kind, found in nested.items():
+        if not isinstance(found, dict):
+            raise json.error("rope_parameters", f"an object for {kind}", f"{found!r}"[:100])
     full = {**(nested.get("full_attention") or {}), **(scaling or {})}
     return {
         kind: rope_from_parameters(
@@ -192,6 +197,8 @@ def ropes_by_type(
 def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool]) -> tuple[str, ...]:
     """The key `layer_types`: full or sliding attention in each layer; `default` says which slide if it is absent."""
     found = json.take("layer_types", list, None)
+    if found is not None and not all(isinstance(each, str) for each in found):
+        raise json.error("layer_types", "names", f"{found}"[:200])
     if found is None:
         return tuple("sliding_attention" if default(i) else "full_attention" for i in range(layers))
     if len(found) != layers or set(found) - {"full_attention", "sliding_attention"}:
@@ -204,6 +211,8 @@ def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool])
 def windows(json: ConfigReader, types: Sequence[str], default: int | None) -> tuple[int | None, ...]:
     """The window of each layer: `sliding_window` where its type slides, None where it is full."""
     window = json.positive("sliding_window", default)
+    if window is not None and window >= 2**31:
+        raise json.error("sliding_window", "a number below 2^31", str(window))
     if window is None and "sliding_attention" in types:
         raise json.error("sliding_window", "an integer of at least 1, as some layers slide", "none")
     return tuple(window if kind == "sliding_attention" else None for kind in types)

@@ -13,6 +13,9 @@ import numpy as np
 
 from jaxlin.errors import ConfigError
 
+LARGEST = 1e300
+"""What a number of a config must be smaller than."""
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -38,7 +41,7 @@ class Dynamic(Rope):
         """As `Rope.frequencies`, with the base of this length."""
         dim = 2 * len(self.inv_freq)
         stretch = self.factor * max(tokens / self.max_position_embeddings, 1) - (self.factor - 1)
-        return _plain(dim, self.theta * stretch ** (dim / (dim - 2))), self.scale
+        return _plain(dim, self.theta * math.pow(stretch, dim / (dim - 2))), self.scale
 
 
 @dataclass(frozen=True)
@@ -163,14 +166,16 @@ class _Parameters:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.error(f"a number under {key!r}", repr(value))
+        if type(value) not in (int, float) or not -LARGEST < value < LARGEST:
+            raise self.error(f"a number under {key!r}", f"{value!r}"[:100])
         return float(value)
 
     def numbers(self, key: str, length: int) -> np.ndarray:
         value = self.take(key)
         if not isinstance(value, list) or len(value) != length:
             raise self.error(f"{length} numbers under {key!r}", f"{len(value)}" if isinstance(value, list) else "none")
+        if not all(type(each) in (int, float) and -LARGEST < each < LARGEST for each in value):
+            raise self.error(f"{length} numbers under {key!r}", f"{value}"[:100])
         return np.array(value, float)
 
     @property
@@ -190,16 +195,27 @@ def rope_from_parameters(
         max_position_embeddings: the config's.
 
     Raises:
-        ConfigError: an unknown kind, a missing or misshapen value, or a key that the kind does not read.
+        ConfigError: an unknown kind, a missing or misshapen value, one that gives no frequencies, or a key that the
+            kind does not read.
     """
     given = dict(parameters)
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
     given.pop("type", None)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(f"Rope type: expected one of {', '.join(_KINDS)}; found {kind!r}, which jaxlin cannot read.")
-    own_theta = given.pop("rope_theta", None)
-    reader = _Parameters(given, kind, dim, float(own_theta or theta), max_position_embeddings)
-    rope = _KINDS[kind](reader)
+    reader = _Parameters(given, kind, dim, theta, max_position_embeddings)
+    reader.theta = reader.number("rope_theta", theta)
+    try:
+        with np.errstate(all="ignore"):
+            rope = _KINDS[kind](reader)
+            lengths = (1, max_position_embeddings, 2 * max_position_embeddings)
+            found = [np.append(*rope.frequencies(tokens)) for tokens in lengths]
+    except ConfigError:
+        raise
+    except (ArithmeticError, ValueError) as error:  # of math.log and math.pow
+        raise reader.error("numbers that give frequencies", f"{dict(parameters)} ({error})"[:200]) from error
+    if not all((np.isfinite(each) & (each > 0)).all() for each in found):
+        raise reader.error("numbers that give positive frequencies", f"{dict(parameters)}"[:200])
     if unread := [key for key, value in given.items() if key not in _IGNORED and value is not None]:
         raise reader.error("only keys that this type reads", ", ".join(map(repr, unread)))
     return rope

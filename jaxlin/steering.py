@@ -28,9 +28,10 @@ from jaxtyping import Array, Float
 from jaxlin.decoder import Decoder
 from jaxlin.dose import DoseCurve, dose_curve
 from jaxlin.edits import Edit, SteeringError, Where, edited
+from jaxlin.errors import JaxlinError
 from jaxlin.held import record
 from jaxlin.map_edits import PaperCode, PaperEquation, paper_code, paper_equation
-from jaxlin.sites import Place, Site, place
+from jaxlin.sites import Place, Site, is_whole, place
 from jaxlin.vector_edits import Ablate, Add, Swap, ablate, add, swap
 
 __all__ = [
@@ -93,5 +94,12 @@ def _last_value(model: Decoder, x: Float[Array, "t d"], spot: Place) -> Float[Ar
 
 
 def token_direction(model: Decoder, token: int) -> Float[Array, " d"]:
-    """The row of the unembedding that reads the logit of `token`: the plainest direction to `add` for a word."""
+    """The row of the unembedding that reads the logit of `token`: the plainest direction to `add` for a word.
+
+    Raises:
+        JaxlinError: no token id. `tokenizer.to_single_token` gives that of a word.
+    """
+    vocab = model.config.vocab_size
+    if not is_whole(token) or not 0 <= token < vocab:
+        raise JaxlinError(f"Token: expected an id in 0..{vocab - 1}; found {token!r}.")
     return jax.grad(lambda h: model.unembed(h)[token])(jnp.zeros(model.config.hidden_size, model.dtype))

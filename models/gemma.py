@@ -83,7 +83,8 @@ def gemma_numbers(json: ConfigReader, max_position_embeddings: int, **defaults: 
     """What all versions of Gemma write alike."""
     json.expect("use_bidirectional_attention", False)
     # Old files say gelu or nothing under hidden_act; transformers computes its tanh form all the same.
-    json.take("hidden_act", str, "gelu_pytorch_tanh")
+    if (act := json.take("hidden_act", str, "gelu_pytorch_tanh")) not in ("gelu", "gelu_pytorch_tanh"):
+        raise json.error("hidden_act", "gelu or gelu_pytorch_tanh", repr(act))
     numbers = decoder_numbers(
         json, hidden_act="gelu_pytorch_tanh", act_key="hidden_activation", head_dim=256, tied=True,
         max_position_embeddings=max_position_embeddings, **defaults,
@@ -93,6 +94,8 @@ def gemma_numbers(json: ConfigReader, max_position_embeddings: int, **defaults: 
 
 def translate(json: ConfigReader) -> GemmaConfig:
     """Gemma 1."""
+    # Once read, and no longer; a file that says another activation than transformers computes has no one meaning.
+    json.expect("hidden_activation", "gelu_pytorch_tanh")
     numbers = gemma_numbers(json, 8192)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
     depth = numbers["num_hidden_layers"]

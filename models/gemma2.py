@@ -47,11 +47,9 @@ class Gemma2(Gemma):
 
 def score_scales(json: ConfigReader, final: float | None, attention: float | None) -> dict[str, Any]:
     """The scale of attention scores, and the softcaps with their defaults."""
-    return {
-        "attention_scale": json.positive("query_pre_attn_scalar", 256) ** -0.5,
-        "final_logit_softcapping": json.optional("final_logit_softcapping", float, final),
-        "attn_logit_softcapping": json.optional("attn_logit_softcapping", float, attention),
-    }
+    defaults = {"final_logit_softcapping": final, "attn_logit_softcapping": attention}
+    caps = {key: json.above_zero(key, json.optional(key, float, default)) for key, default in defaults.items()}
+    return {"attention_scale": json.positive("query_pre_attn_scalar", 256) ** -0.5, **caps}
 
 
 def translate2(json: ConfigReader) -> GemmaConfig:

@@ -81,7 +81,7 @@ def translate(json: ConfigReader) -> OlmoConfig:
         ropes=(rope,) * numbers["num_hidden_layers"],
         windows=(None,) * numbers["num_hidden_layers"],
         attention_bias=json.take("attention_bias", bool, False),
-        clip_qkv=json.optional("clip_qkv", float, None),
+        clip_qkv=json.above_zero("clip_qkv", json.optional("clip_qkv", float, None)),
     )
 
 

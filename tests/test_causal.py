@@ -175,6 +175,22 @@ def test_what_is_not_there_is_refused(options: dict[str, Any], message: str, sma
         removal(model, x, triplets, **{"target": token, **options})
 
 
+def test_substitutes_that_are_refused(small: Small) -> None:
+    model, x, _ = small
+    for wrong in (x[0], x[:0], x[:, :3]):
+        with pytest.raises(jaxlin.JaxlinError, match=r"substitutes of shape \(n, 192\), one or more; found"):
+            validity(model, x, wrong)
+
+
+def test_deletion_where_later_tokens_change_the_rope(checkpoint: Callable[[str], Path]) -> None:
+    """Rotation follows the length in a prompt that is longer than the trained one; later tokens are left out of it."""
+    model, _ = jaxlin.load(checkpoint("phi3, longrope, long"))
+    x = model.embed(list(range(40)))
+    found, alone = deletion(model, x, 7, position=20), deletion(model, x[:21], 7)
+    np.testing.assert_array_equal(found.effects, alone.effects)
+    assert found.value == alone.value
+
+
 def test_triplets_of_another_prompt_are_refused(small: Small, triplets: SVD) -> None:
     model, x, token = small
     with pytest.raises(jaxlin.JaxlinError, match="as the prompt's"):

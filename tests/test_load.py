@@ -122,6 +122,27 @@ class TestRefused:
             ({"num_hidden_layers": 0}, "num_hidden_layers"),
             ({"num_key_value_heads": 3}, "divisor"),
             ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+            ({"rms_norm_eps": -1.0}, "rms_norm_eps.*above 0"),
+            ({"rms_norm_eps": 10**400}, "rms_norm_eps"),
+            *(
+                ({"rope_parameters": {"rope_type": "default", "rope_theta": theta}}, message)
+                for theta, message in ((-1.0, "frequencies"), (0, "frequencies"), ("x", "a number"), (True, "a number"))
+            ),
+            ({"rope_parameters": {"rope_type": "default", "rope_theta": 10**400}}, "'rope_theta'"),
+            ({"rope_parameters": {"rope_type": ["linear"]}}, "Rope type"),
+            ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "positive frequencies"),
+            ({"rope_parameters": {"rope_type": "linear", "factor": -2.0}}, "positive frequencies"),
+            ({"rope_parameters": {"rope_type": "dynamic", "factor": -2.0}}, "numbers that give frequencies"),
+            ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}}, "numbers that give"),
+            (
+                {"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 0}},
+                "numbers that give frequencies",
+            ),
+            (
+                {"rope_parameters": {"rope_type": "longrope", "short_factor": ["a"] * 8, "long_factor": [1] * 8}},
+                "8 numbers under 'short_factor'",
+            ),
+            ({"partial_rotary_factor": "x"}, "partial_rotary_factor"),
             ({"is_decoder": True}, "is_decoder"),
         ],
     )
@@ -136,6 +157,14 @@ class TestRefused:
             ("gemma3", lambda config: config.pop("text_config"), "text_config.*found none"),
             ("gemma3", lambda config: config["text_config"]["layer_types"].pop(), "layer_types.*expected 7.*found 6"),
             ("mistral", lambda config: config.update(sliding_window=0), "sliding_window.*at least 1; found 0"),
+            ("mistral", lambda config: config.update(sliding_window=10**10), "sliding_window.*below"),
+            ("gemma", lambda config: config.update(hidden_act="relu"), "hidden_act.*expected gelu.*'relu'"),
+            ("gemma", lambda config: config.update(hidden_activation="gelu"), "hidden_activation.*'gelu'"),
+            ("gemma2", lambda config: config.update(final_logit_softcapping=0.0), "final_logit_softcapping.*above 0"),
+            ("gemma2", lambda config: config.update(layer_types=[{}] * 4), "layer_types.*names"),
+            ("olmo3", lambda config: config.update(rope_parameters={"full_attention": [1]}), "rope_parameters.*object"),
+            ("phi", lambda config: config["rope_parameters"].update(partial_rotary_factor=-1), "an even part of"),
+            ("phi", lambda config: config["rope_parameters"].update(partial_rotary_factor=0.01), "an even part of"),
         ],
     )
     def test_windows_and_wrappers(

@@ -253,6 +253,15 @@ def logp(found: Generation) -> float:
     return float(np.mean([row[token] for row, token in zip(rows, found.tokens, strict=True)]))
 
 
+def test_a_token_that_is_none() -> None:
+    model, _ = jaxlin.load()
+    for wrong in (model.config.vocab_size, -1, 10**6):
+        with pytest.raises(
+            jaxlin.JaxlinError, match=rf"Token: expected an id in 0..{model.config.vocab_size - 1}; found"
+        ):
+            token_direction(model, wrong)
+
+
 def test_dose_curve_on_the_small_model() -> None:
     """More strength, more cats: by the word's own direction, and by the difference between prompts."""
     model, tokenizer = jaxlin.load()

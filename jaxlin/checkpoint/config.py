@@ -101,7 +101,7 @@ class ConfigReader:
             if default is _REQUIRED:
                 raise self.error(key, f"a value of type {kind.__name__}", "none")
             return default
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
         if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
             raise self.error(key, f"a value of type {kind.__name__}", repr(value))
@@ -124,6 +124,12 @@ class ConfigReader:
         value = self.take(key, int, default)
         if value is not None and value < 1:
             raise self.error(key, "an integer of at least 1", repr(value))
+        return value
+
+    def above_zero(self, key: str, value: Any) -> Any:
+        """`value`, which was taken under `key`, if it is above 0 or none."""
+        if value is not None and value <= 0:
+            raise self.error(key, "a number above 0", repr(value))
         return value
 
     def part(self, key: str) -> "ConfigReader":
