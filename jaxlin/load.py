@@ -62,7 +62,7 @@ def load(
     """
     rule = one_of("Rule", rule, RULES)
     exactness = checked_precision(precision)
-    computed = None if dtype is None else _checked_dtype(dtype)
+    computed = None if dtype is None else checked_dtype(dtype)
     checkpoint = open_checkpoint(SMALL if name is None else name, revision)
     if isinstance(checkpoint, Folder):
         reader = ConfigReader(checkpoint.config, checkpoint.source)
@@ -90,12 +90,17 @@ def load(
     # The first pass only asks for the parameters; the dtype is known once one of them is read.
     model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, devices)
     stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
-    structure = jax.tree.structure(jax.eval_shape(lambda: build(computed or _checked_dtype(stored))))
+    structure = jax.tree.structure(jax.eval_shape(lambda: build(computed or checked_dtype(stored))))
     parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Packed))
     return jax.tree.unflatten(structure, parameters), tokenizer
 
 
-def _checked_dtype(dtype: Any) -> str:
+def checked_dtype(dtype: Any) -> str:
+    """The name of a dtype that can be computed in.
+
+    Raises:
+        JaxlinError: no such dtype, or float64 without x64.
+    """
     try:
         name = jnp.dtype(dtype).name
     except TypeError:

@@ -68,8 +68,9 @@ class LocalMap:
     at_last: bool = field(metadata={"static": True})
 
     def __repr__(self) -> str:
-        # np.shape, because JAX puts anything in the place of a leaf.
-        shape = (*np.shape(self.output), *np.shape(self.x))
+        # np.shape, because JAX puts anything in the place of a leaf. Of a batch, both have its axes.
+        output, x = np.shape(self.output), np.shape(self.x)
+        shape = (*output, *x[max(0, len(output) - 1) :])
         return f"LocalMap(shape={shape}, source={self.source}, target={self.target}, rule={self.rule!r})"
 
     @property

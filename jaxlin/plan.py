@@ -14,11 +14,13 @@ from flax import nnx
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.checkpoint.hub import config_file
+from jaxlin.checkpoint.quantized import quantization_method
 from jaxlin.checkpoint.strict_json import read_json
 from jaxlin.decoder import Decoder
 from jaxlin.errors import CheckpointError, JaxlinError
 from jaxlin.gguf import GGUFModel
 from jaxlin.hold import Rule
+from jaxlin.load import checked_dtype
 from jaxlin.local_map import local_map
 from jaxlin.map_operator import LocalMap
 from jaxlin.packed import BFloat16, FourBit, Int8, Nested, Packed, Scaled
@@ -95,11 +97,14 @@ def memory_plan(
     Raises:
         CheckpointError: nothing of this name, or a damaged file.
         ConfigError: a config that no port understands.
-        JaxlinError: no rows fit in `memory`, or `tokens` is no positive number.
+        JaxlinError: no rows fit in `memory`; `tokens` or `block` is no positive number; or no such dtype, or float64
+            without x64.
     """
     if tokens < 1:
         raise JaxlinError(f"Tokens: expected at least 1; found {tokens}.")
-    model = shapes_of(name_or_config, revision, str(jnp.dtype(dtype)), rule)
+    if block is not None and block < 1:
+        raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
+    model = shapes_of(name_or_config, revision, checked_dtype(dtype), rule)
     x = jax.ShapeDtypeStruct((tokens, model.config.hidden_size), jnp.dtype(model.dtype))
 
     def held_at(model: Decoder, x: Any) -> LocalMap:
@@ -117,8 +122,8 @@ def memory_plan(
             break
         if count == 1:
             raise JaxlinError(
-                f"Memory: expected at least {weights + held + rows} bytes for the weights and one row of J; "
-                f"found {memory}."
+                f"Memory: expected at least {(weights + held + rows) / 1e9:.3f} GB for the weights and one row of J; "
+                f"found {memory / 1e9:.3f}."
             )
         count = -(-count // 2)
     matrices = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Packed))
@@ -159,7 +164,10 @@ def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule)
     model = _plain(said, source, dtype, rule)
     text = said.get("text_config") or {}
     stored = said.get("dtype") or said.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype") or "float32"
-    quantization = said.get("quantization_config") or {}
+    quantization: dict[str, Any] = {}
+    if (of_weights := ConfigReader(said, source)).take("quantization_config", dict, None) is not None:
+        quantization_method(of_weights.part("quantization_config"))
+        quantization = said["quantization_config"]
 
     def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
         in_layers, matrix = getattr(path[0], "name", None) == "layers", leaf.ndim == 2 + _in_layers(path)
@@ -178,8 +186,9 @@ def _in_layers(path: tuple[Any, ...]) -> bool:
 
 def _plain(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
     port = port_of(said.get("model_type"))
-    reader = ConfigReader(said, source)
+    reader = ConfigReader({key: value for key, value in said.items() if key != "quantization_config"}, source)
     config = port.translate(reader)
+    reader.finish()
     return jax.eval_shape(lambda: port.model(config, rngs=nnx.Rngs(0), rule=rule, dtype=dtype))
 
 

@@ -103,7 +103,7 @@ def triplet_words(
         k: tokens of each pole.
 
     Raises:
-        JaxlinError: `k` is not in 1..vocabulary.
+        JaxlinError: `k` is not in 1..vocabulary, or vectors of another width than the model's.
     """
     signed = svd if output is None else svd.signed(np.asarray(output))
     share = np.sum(np.square(signed.v), axis=-1)
@@ -114,7 +114,7 @@ def left_words(model: Decoder, u: Shaped[Array | np.ndarray, "*b d"], k: int = 8
     """Both poles of output directions: the logits of `u` and of ``-u``, in batches.
 
     Raises:
-        JaxlinError: `k` is not in 1..vocabulary.
+        JaxlinError: `k` is not in 1..vocabulary, or vectors of another width than the model's.
     """
     return _poles(functools.partial(promoted, model, k=k), u, model, k)
 
@@ -123,7 +123,7 @@ def right_words(model: Decoder, v: Shaped[Array | np.ndarray, "*b d"], k: int = 
     """Both poles of input directions: the embeddings nearest to `v` and to ``-v``, in batches.
 
     Raises:
-        JaxlinError: `k` is not in 1..vocabulary.
+        JaxlinError: `k` is not in 1..vocabulary, or vectors of another width than the model's.
     """
     return _poles(functools.partial(nearest_embeddings, model, k=k), v, model, k)
 
@@ -154,7 +154,12 @@ def _poles(decode: Any, directions: Any, model: Decoder, k: int) -> Poles:
     vocab = model.config.vocab_size
     if not 1 <= k <= vocab:
         raise JaxlinError(f"Words: expected a number of tokens in 1..{vocab}; found {k}.")
-    directions = np.asarray(directions, model.dtype)
+    directions, width = np.asarray(directions, model.dtype), model.config.hidden_size
+    if directions.shape[-1:] != (width,):
+        raise JaxlinError(
+            f"Words: expected directions of shape (..., {width}); found {directions.shape}. "
+            "Singular vectors u are the columns of theirs: give u.T."
+        )
     flat = directions.reshape(-1, directions.shape[-1])
     both = np.concatenate([flat, -flat])
     ids, scores = np.zeros((len(both), k), np.int32), np.zeros((len(both), k), directions.dtype)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,13 @@ class TestFolder:
     def test_a_config_of_other_bytes(self, numbered: Path) -> None:
         (numbered / "config.json").write_bytes(b"\xff\xfe{}")
         with pytest.raises(CheckpointError, match=r"config.json: expected a JSON object"):
+            open_checkpoint(numbered)
+
+    def test_a_config_that_is_no_file(self, numbered: Path) -> None:
+        """A pipe is not waited for."""
+        (numbered / "config.json").unlink()
+        os.mkfifo(numbered / "config.json")
+        with pytest.raises(CheckpointError, match=r"config.json: expected a file"):
             open_checkpoint(numbered)
 
     def test_no_config(self, numbered: Path) -> None:

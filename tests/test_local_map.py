@@ -141,6 +141,8 @@ def test_it_is_shown_in_a_line() -> None:
     size = (32, len(IDS), 32)
     assert repr(lmap) == f"LocalMap(shape={size}, source=('resid_mid', 1), target=final, rule='gate')"
     assert repr(jax.tree.map(lambda _: None, lmap)).startswith("LocalMap(shape=(), source=('resid_mid', 1)")
+    batch = jax.tree.map(lambda a: jnp.stack([a, a]), lmap)
+    assert repr(batch).startswith(f"LocalMap(shape={(2, *size)}, ")
 
 
 @pytest.mark.parametrize("position", [0, 7, 11, 18])

@@ -122,10 +122,18 @@ def test_32768_tokens_of_8b_on_80_gb() -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(JaxlinError, match="weights and one row of J; found 1000000000"):
+    with pytest.raises(JaxlinError, match=r"GB for the weights and one row of J; found 1\.000"):
         jaxlin.memory_plan({**LLAMA_70B, "num_hidden_layers": 2}, tokens=8, memory=10**9)
     with pytest.raises(JaxlinError, match="at least 1; found 0"):
         jaxlin.memory_plan(LLAMA_70B, tokens=0)
+    with pytest.raises(JaxlinError, match="at least 1 row; found 0"):
+        jaxlin.memory_plan(LLAMA_70B, tokens=8, block=0)
+    with pytest.raises(JaxlinError, match="jax_enable_x64"):
+        jaxlin.memory_plan(LLAMA_70B, tokens=8, dtype="float64")
+    with pytest.raises(ConfigError, match="surprise"):
+        jaxlin.memory_plan({**LLAMA_70B, "surprise": 3}, tokens=8)
+    with pytest.raises(ConfigError, match=r"quant_method.*'gptq': GPTQ weights are not read"):
+        jaxlin.memory_plan({**LLAMA_70B, "quantization_config": {"quant_method": "gptq"}}, tokens=8)
     with pytest.raises(ConfigError, match="mamba"):
         jaxlin.memory_plan({"model_type": "mamba"}, tokens=8)
     (tmp_path / "model.gguf").touch()

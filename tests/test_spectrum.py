@@ -514,6 +514,8 @@ class TestWords:
         np.testing.assert_allclose(told.share.sum(axis=1), 1, atol=1e-5)
         with pytest.raises(jaxlin.JaxlinError, match=r"1\.\.2048"):
             words.triplet_words(model, found, k=2049)
+        with pytest.raises(jaxlin.JaxlinError, match=r"directions of shape \(..., 192\); found \(192, 5\).*u.T"):
+            words.left_words(model, np.ones((192, 5)))
 
     def test_batches(self, small: LocalMap) -> None:
         u = np.asarray(jax.random.normal(jax.random.key(0), (words.BATCH + 3, 192)))

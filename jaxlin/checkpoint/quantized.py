@@ -35,8 +35,17 @@ def quantized(folder: Folder, config: ConfigReader) -> "Folder | Quantized":
     if config.take("quantization_config", dict, None) is None:
         return folder
     said = config.part("quantization_config")
+    return METHODS[quantization_method(said)](folder, said)
+
+
+def quantization_method(said: ConfigReader) -> str:
+    """The ``quant_method`` of a ``quantization_config``.
+
+    Raises:
+        ConfigError: one that is not read.
+    """
     method = said.take("quant_method", str)
     if method not in METHODS:
         found = f"{method!r}" + (f": {REFUSED[method]} weights are not read" if method in REFUSED else "")
         raise said.error("quant_method", f"one of {', '.join(METHODS)}", f"{found}. Take another file of this model")
-    return METHODS[method](folder, said)
+    return method
