@@ -87,6 +87,7 @@ def scores(
     t, h, _ = q.shape
     s, n, _ = k.shape
     grouped = q.reshape(t, n, h // n, -1)
+    # In this order of operands XLA writes the scores as they are read on a CPU; in the other one it turns each block.
     z = product("snk,tngk->ngts", k, grouped).reshape(h, t, s) * scale
     z = at_least_float32(z)
     return z if softcap is None else softcap * jnp.tanh(z / softcap)
@@ -102,6 +103,7 @@ def mix(pattern: Float[Array, "h t s"], v: Float[Array, "s *b n k"]) -> Float[Ar
     r"""$\sum_s p_{hts}\,v_s$; query head $h$ reads key-value head $\lfloor h n / H \rfloor$."""
     h, t, s = pattern.shape
     *batch, n, k = v.shape[1:]
+    # The order of operands matters as in `scores`.
     mixed = product("s...nk,ngts->t...ngk", v, pattern.reshape(n, h // n, t, s))
     return mixed.reshape(t, *batch, h, k)
 

@@ -3,8 +3,7 @@ r"""Causal checks: what the untouched model does when what the map points at is 
 The local linear map is exact at one input and says nothing of its neighbourhood. These functions measure, by forward
 passes of the ordinary model, how far its account holds: whether the tokens and the heads it credits are those whose
 deletion matters, whether its singular directions carry the prediction, whether it says what another prompt's values do,
-and how soon it fails when the prompt changes.
-They return NumPy's arrays, and are not for use within `jax.jit`.
+and how soon it fails when the prompt changes. They return NumPy's arrays, and are not for use within `jax.jit`.
 """
 
 import functools
@@ -205,7 +204,7 @@ def removal(
 def validity(
     model: Decoder,
     x: Float[Array, "t d"],
-    substitutes: Float[Array, "*n"],
+    substitutes: Float[Array, "n d"],
     *,
     position: int = -1,
     fraction: float = 1.0,

@@ -64,7 +64,7 @@ class Patching:
 def activation_patching(
     model: Decoder,
     x: Float[Array, "t d"],
-    other: Float[Array, "o d"],
+    other: Float[Array, "t d"],
     target: Target | Words,
     *,
     kind: Kind = "resid_pre",
@@ -74,7 +74,7 @@ def activation_patching(
 ) -> Patching:
     """Put each value of `other` at a kind of site into the run at `x`, one layer and position at a time.
 
-    A forward pass of the ordinary model for each, from the first token on that differs; what the map says takes three
+    A forward pass of the ordinary model for each, from the first token on that differs; what the map says takes two
     more, and one backward.
 
     Args:

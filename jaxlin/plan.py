@@ -164,10 +164,10 @@ def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule)
     model = _plain(said, source, dtype, rule)
     text = said.get("text_config") or {}
     stored = said.get("dtype") or said.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype") or "float32"
-    quantization: dict[str, Any] = {}
-    if (of_weights := ConfigReader(said, source)).take("quantization_config", dict, None) is not None:
-        quantization_method(of_weights.part("quantization_config"))
-        quantization = said["quantization_config"]
+    reader = ConfigReader(said, source)
+    quantization = reader.take("quantization_config", dict, None)
+    if quantization is not None:
+        quantization_method(reader.part("quantization_config"))
 
     def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
         in_layers, matrix = getattr(path[0], "name", None) == "layers", leaf.ndim == 2 + _in_layers(path)
@@ -186,8 +186,9 @@ def _in_layers(path: tuple[Any, ...]) -> bool:
 
 def _plain(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
     port = port_of(said.get("model_type"))
-    reader = ConfigReader({key: value for key, value in said.items() if key != "quantization_config"}, source)
+    reader = ConfigReader(said, source)
     config = port.translate(reader)
+    reader.leave_out("quantization_config")  # it says how the weights are stored, not what is computed
     reader.finish()
     return jax.eval_shape(lambda: port.model(config, rngs=nnx.Rngs(0), rule=rule, dtype=dtype))
 

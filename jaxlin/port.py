@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.decoder import Decoder
 from jaxlin.rope import Rope, rope_from_parameters
 
@@ -161,7 +161,7 @@ def rope_of(
     share = parameters.pop("partial_rotary_factor", None) or share
     if partial is None and share != 1:
         raise json.error("partial_rotary_factor", "1, as this family rotates whole heads", repr(share))
-    if type(share) not in (int, float) or not 0 < share <= 1 or int(head_dim * share) < 2 or int(head_dim * share) % 2:
+    if not is_number(share) or not 0 < share <= 1 or int(head_dim * share) < 2 or int(head_dim * share) % 2:
         raise json.error("partial_rotary_factor", f"the share of an even part of {head_dim} features", repr(share))
     return rope_from_parameters(
         parameters, dim=int(head_dim * share), theta=theta, max_position_embeddings=max_position_embeddings
@@ -180,7 +180,7 @@ def ropes_by_type(
     if nested and (unknown := sorted(set(nested) - theta.keys())):
         raise json.error("rope_parameters", f"one object for each of {', '.join(theta)}", ", ".join(unknown))
     for kind, found in nested.items():
-        if not isinstance(found, dict):
+        if found is not None and not isinstance(found, dict):
             raise json.error("rope_parameters", f"an object for {kind}", f"{found!r}"[:100])
     full = {**(nested.get("full_attention") or {}), **(scaling or {})}
     return {
@@ -197,11 +197,9 @@ def ropes_by_type(
 def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool]) -> tuple[str, ...]:
     """The key `layer_types`: full or sliding attention in each layer; `default` says which slide if it is absent."""
     found = json.take("layer_types", list, None)
-    if found is not None and not all(isinstance(each, str) for each in found):
-        raise json.error("layer_types", "names", f"{found}"[:200])
     if found is None:
         return tuple("sliding_attention" if default(i) else "full_attention" for i in range(layers))
-    if len(found) != layers or set(found) - {"full_attention", "sliding_attention"}:
+    if len(found) != layers or any(each not in ("full_attention", "sliding_attention") for each in found):
         raise json.error(
             "layer_types", f"{layers} of full_attention or sliding_attention", f"{len(found)}: {found}"[:200]
         )

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlin.checkpoint.config import is_number
 from jaxlin.errors import ConfigError
-
-LARGEST = 1e300
-"""What a number of a config must be smaller than."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ class _Parameters:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.take(key, default)
-        if type(value) not in (int, float) or not -LARGEST < value < LARGEST:
+        if not is_number(value):
             raise self.error(f"a number under {key!r}", f"{value!r}"[:100])
         return float(value)
 
@@ -174,7 +172,7 @@ class _Parameters:
         value = self.take(key)
         if not isinstance(value, list) or len(value) != length:
             raise self.error(f"{length} numbers under {key!r}", f"{len(value)}" if isinstance(value, list) else "none")
-        if not all(type(each) in (int, float) and -LARGEST < each < LARGEST for each in value):
+        if not all(map(is_number, value)):
             raise self.error(f"{length} numbers under {key!r}", f"{value}"[:100])
         return np.array(value, float)
 

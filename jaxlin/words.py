@@ -158,7 +158,7 @@ def _poles(decode: Any, directions: Any, model: Decoder, k: int) -> Poles:
     if directions.shape[-1:] != (width,):
         raise JaxlinError(
             f"Words: expected directions of shape (..., {width}); found {directions.shape}. "
-            "Singular vectors u are the columns of theirs: give u.T."
+            "Of a spectrum, the left vectors are the columns of u: give u.T."
         )
     flat = directions.reshape(-1, directions.shape[-1])
     both = np.concatenate([flat, -flat])

@@ -161,7 +161,7 @@ class TestRefused:
             ("gemma", lambda config: config.update(hidden_act="relu"), "hidden_act.*expected gelu.*'relu'"),
             ("gemma", lambda config: config.update(hidden_activation="gelu"), "hidden_activation.*'gelu'"),
             ("gemma2", lambda config: config.update(final_logit_softcapping=0.0), "final_logit_softcapping.*above 0"),
-            ("gemma2", lambda config: config.update(layer_types=[{}] * 4), "layer_types.*names"),
+            ("gemma2", lambda config: config.update(layer_types=[{}] * 4), "layer_types.*expected 4 of full_attention"),
             ("olmo3", lambda config: config.update(rope_parameters={"full_attention": [1]}), "rope_parameters.*object"),
             ("phi", lambda config: config["rope_parameters"].update(partial_rotary_factor=-1), "an even part of"),
             ("phi", lambda config: config["rope_parameters"].update(partial_rotary_factor=0.01), "an even part of"),
@@ -180,6 +180,13 @@ class TestRefused:
     def test_harmless_keys_are_not(self, folder: Path) -> None:
         edit(folder, use_cache=False, pretraining_tp=4, initializer_range=1.0, torch_dtype="float16")
         jaxlin.load(folder)
+
+    def test_a_null_is_a_default(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+        folder = shutil.copytree(checkpoint("olmo3"), tmp_path / "copy")
+        edit(folder, rope_parameters={"full_attention": None, "sliding_attention": {"rope_type": "default"}})
+        plain = shutil.copytree(folder, tmp_path / "plain")
+        edit(plain, rope_parameters=None)
+        assert jaxlin.load(folder)[0].config.ropes == jaxlin.load(plain)[0].config.ropes
 
     def test_tensors(self, folder: Path) -> None:
         rewrite(folder, lambda tensors: tensors.pop("model.layers.2.mlp.up_proj.weight"))

@@ -491,6 +491,11 @@ for use in (
     lambda: tokenizer.to_str_tokens([[3, 4]]),
     lambda: jaxlin.steering.mean_difference(model, [3, 4], [[5, 6]], "final"),
     lambda: jaxlin.causal.without_heads(model, [(0, 1.5)]),
+    lambda: jaxlin.steering.token_direction(model, "a"),
+    lambda: jaxlin.causal.activation_patching(model, x, x[1:], 3),
+    lambda: jaxlin.causal.validity(model, x, x[0]),
+    lambda: jaxlin.causal.validity(model, x, x[:0]),
+    lambda: jaxlin.causal.validity(model, x, x[:, :3]),
     lambda: jaxlin.causal.head_ablation(model, x[None], 3, position=5),
     lambda: jaxlin.causal.deletion(model, x[0], 3),
 ):
@@ -527,6 +532,12 @@ def test_what_is_no_embedding() -> None:
         "Ids: expected one list of token ids; found shape (1, 2).",
         "Mean difference: expected a list of prompts on both sides, each a list of token ids; found [3, 4].",
         "Heads: expected pairs of a layer below 4 and a head below 4; found (0, 1.5).",
+        "Token: expected an id in 0..2047; found 'a'.",
+        "Patching: expected prompts of as many tokens; found 3 and 2.",
+        *(
+            f"Validity: expected substitutes of shape (n, 192), one or more; found {found}."
+            for found in ("(192,)", "(0, 192)", "(3, 3)")
+        ),
         one.format("shape (1, 3, 192)"),
         one.format("shape (192,)"),
         "('resid_mid', 1)",

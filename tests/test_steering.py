@@ -256,9 +256,7 @@ def logp(found: Generation) -> float:
 def test_a_token_that_is_none() -> None:
     model, _ = jaxlin.load()
     for wrong in (model.config.vocab_size, -1, 10**6):
-        with pytest.raises(
-            jaxlin.JaxlinError, match=rf"Token: expected an id in 0..{model.config.vocab_size - 1}; found"
-        ):
+        with pytest.raises(jaxlin.JaxlinError, match=r"Token: expected an id in 0\.\.2047; found"):
             token_direction(model, wrong)
 
 

@@ -1,6 +1,6 @@
 """`ConfigReader`: a config.json read strictly. Every key is consumed, known to be harmless, or refused by name."""
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -75,6 +75,11 @@ NEUTRAL: dict[str, Any] = {
 """Keys that are harmless at this one value only."""
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number, as a float can hold it, and no truth value."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
 class ConfigReader:
     """The keys of one config.json, each taken with its type; `finish` refuses what nobody took.
 
@@ -101,9 +106,9 @@ class ConfigReader:
             if default is _REQUIRED:
                 raise self.error(key, f"a value of type {kind.__name__}", "none")
             return default
-        if kind is float and type(value) is int and abs(value) < 2**53:
+        if kind is float and is_number(value):
             value = float(value)
-        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        if type(value) is not kind or (kind is float and not is_number(value)):
             raise self.error(key, f"a value of type {kind.__name__}", repr(value))
         return value
 

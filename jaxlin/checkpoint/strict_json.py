@@ -28,9 +28,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or not an object.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device would be read without end
+        raise CheckpointError(f"{path}: expected a file; found another kind of thing.")
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device would be read without end
-            raise CheckpointError(f"{path}: expected a file; found another kind of thing.")
         return parse_object(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent}: expected a {path.name}; found none.") from error
