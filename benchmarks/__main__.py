@@ -17,7 +17,7 @@ import jax
 import transformers
 from rich.console import Console
 
-from benchmarks import attribution, dense, gpu, large, layers, loading, long, packed, precision, scaling, spectrum
+from benchmarks import attribution, dense, gpu, large, layers, lens, loading, long, packed, precision, scaling, spectrum
 from benchmarks.results import RESULTS, Finding, device, document
 from benchmarks.setting import Clock, Setting
 from benchmarks.table import show
@@ -29,6 +29,7 @@ GROUPS = {
     "layers": layers.measure,
     "spectrum": spectrum.measure,
     "attribution": attribution.measure,
+    "lens": lens.measure,
     "load": loading.measure,
     "packed": packed.measure,
     "scaling": scaling.measure,

@@ -42,6 +42,7 @@ BARS = {
     "krylov, over dense at 256": Bar("top-k spectrum: Krylov / dense map", 1 / 6, at_least=False),
     "attribution, over forward": Bar("attribution: ours / one forward pass", 3.0, at_least=False),
     "attribution, over PyTorch": Bar("attribution: one PyTorch backward pass / ours"),
+    "lens, over PyTorch": Bar("fit of a lens: PyTorch / ours"),
     "packed, over float32": Bar("a few vectors times packed weights / times float32 weights"),
     "load, memory": Bar("load: peak memory / weights held", 1.3, at_least=False),
     "load, over transformers": Bar("load: time of transformers / ours"),

@@ -101,9 +101,13 @@ class Setting(Clock):
         super().__exit__(*error)
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def ids(self, tokens: int) -> list[int]:
+        """The first `tokens` of the prompt."""
+        return self._ids[:tokens]
+
     def x(self, tokens: int) -> jax.Array:
-        """The embeddings of the first `tokens` of the prompt."""
-        return self.model.embed(self._ids[:tokens])
+        """Their embeddings."""
+        return self.model.embed(self.ids(tokens))
 
     def repeated(self, tokens: int) -> jax.Array:
         """The embeddings of as many tokens, the prompt's over and over."""

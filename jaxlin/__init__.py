@@ -1,6 +1,6 @@
 """jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
 
-from jaxlin import baselines, causal, steering, words
+from jaxlin import baselines, causal, lens, steering, words
 from jaxlin.attribution import Attribution, attribute
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
@@ -36,6 +36,7 @@ __all__ = [
     "generate",
     "generate_all",
     "layer_maps",
+    "lens",
     "linear",
     "load",
     "local_map",

@@ -21,7 +21,7 @@ from jaxlin import layers
 from jaxlin.config import Config
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import Detach, Hold, Rule
-from jaxlin.modules import Embedding, Linear, Schedule
+from jaxlin.modules import Embedding, Linear, Schedule, value
 from jaxlin.precision import Precision, told
 from jaxlin.sites import KINDS
 
@@ -140,7 +140,7 @@ class Decoder(nnx.Module):
             hold: the mode of the softcap, which some models apply to their logits; plain unless given.
             ids: the tokens whose logits are computed; all unless given.
         """
-        bias = None if self.lm_head is None or self.lm_head.bias is None else self.lm_head.bias[...]
+        bias = None if self.lm_head is None else value(self.lm_head.bias)
         weight = self._head[...] if ids is None else self._head[ids]
         if ids is not None and bias is not None:
             bias = bias[ids]

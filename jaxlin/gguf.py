@@ -116,8 +116,8 @@ class GGUFModel:
         for key in sorted(_INTEGERS & given.keys()):
             if type(given[key]) is not int or given[key] < 1:
                 raise ConfigError(f"{source}, {arch}.{key}: expected an integer of at least 1; found {given[key]!r}.")
-        blocks = {int(name.split(".")[1]) for name in names.values() if name.startswith("blk.")}
-        if blocks != set(range(len(blocks))) or len(blocks) != given["block_count"]:
+        blocks = {name.split(".")[1] for name in names.values() if name.startswith("blk.")}
+        if blocks != set(map(str, range(len(blocks)))) or len(blocks) != given["block_count"]:
             raise ConfigError(
                 f"{source}, {arch}.block_count: expected {given['block_count']} blocks of tensors, from blk.0 on; "
                 f"found {len(blocks)}."

@@ -47,6 +47,10 @@ otherwise, which many files of Llama 3 do not (llama.cpp, `llama_vocab::impl::lo
 
 _CONTROL, _USER_DEFINED = 3, 4
 
+_MOST_SPLIT = 2**28
+"""What the squares of the lengths of a SentencePiece vocabulary's tokens may add up to: each is tried in two parts at
+every character. Gemma's 262,144 tokens come to less than a tenth of it; a file made for it could take all memory."""
+
 
 def gguf_tokenizer(
     metadata: Mapping[str, Any], source: str
@@ -67,8 +71,9 @@ def gguf_tokenizer(
     if not isinstance(tokens, list) or not isinstance(merges, list):
         raise TokenizerError(f"{source}, model {model!r}: expected lists of tokens and {merges_key}; found none.")
     kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    if len(kinds) != len(tokens):
-        raise TokenizerError(f"{source}: expected {len(tokens)} token types; found {len(kinds)}.")
+    if not isinstance(kinds, list) or len(kinds) != len(tokens):
+        found = f"{len(kinds)}" if isinstance(kinds, list) else repr(kinds)
+        raise TokenizerError(f"{source}: expected {len(tokens)} token types; found {found}.")
     if not all(isinstance(token, str) for token in tokens):
         raise TokenizerError(f"{source}, tokenizer.ggml.tokens: expected strings; found other values.")
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -80,7 +85,7 @@ def gguf_tokenizer(
     else:
         defaults = {"tokenizer.ggml.unknown_token_id": 0}
         unknown = _named({**defaults, **metadata}, "tokenizer.ggml.unknown_token_id", tokens, source)
-        space_before = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+        space_before = _said(metadata, "add_space_prefix", True, source)
         backend = _sentencepiece(vocabulary, merges, unknown, space_before, source)
     marked = {_CONTROL: backend.add_special_tokens, _USER_DEFINED: backend.add_tokens}
     for kind, add in marked.items():
@@ -89,8 +94,7 @@ def gguf_tokenizer(
     bos, eos, turn, message = (
         _named(metadata, f"tokenizer.ggml.{key}_token_id", tokens, source) for key in ("bos", "eos", "eot", "eom")
     )
-    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", model == "llama" or pre in _WHOLE_WORDS)
-    if adds_bos and bos is not None:
+    if _said(metadata, "add_bos_token", model == "llama" or pre in _WHOLE_WORDS, source) and bos is not None:
         backend.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
         )
@@ -98,9 +102,9 @@ def gguf_tokenizer(
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[Any], pre: str, source: str) -> tokenizers.Tokenizer:
-    pairs = [tuple(merge.split(" ")) for merge in merges]
-    if any(len(pair) != 2 for pair in pairs):
+    if not all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges):
         raise TokenizerError(f"{source}: expected merges of two tokens; found others.")
+    pairs = [tuple(merge.split(" ")) for merge in merges]
     try:
         bpe = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre in _WHOLE_WORDS)
     except Exception as error:
@@ -124,6 +128,11 @@ def _sentencepiece(
         raise TokenizerError(f"{source}: expected {len(vocabulary)} scores; found {len(scores)}.")
     if not all(isinstance(score, float) and score == score for score in scores):
         raise TokenizerError(f"{source}, tokenizer.ggml.scores: expected numbers; found other values.")
+    if (work := sum(len(token) ** 2 for token in vocabulary)) > _MOST_SPLIT:
+        raise TokenizerError(
+            f"{source}, tokenizer.ggml.tokens: expected squares of their lengths that add up to at most {_MOST_SPLIT}; "
+            f"found {work}."
+        )
     found = [
         (-score, cut, len(token) - cut, token[:cut], token[cut:])
         for token, score in zip(vocabulary, scores, strict=True)
@@ -139,6 +148,13 @@ def _sentencepiece(
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if space_before else steps)
     return backend
+
+
+def _said(metadata: Mapping[str, Any], key: str, default: bool, source: str) -> bool:
+    found = metadata.get(f"tokenizer.ggml.{key}", default)
+    if not isinstance(found, bool):
+        raise TokenizerError(f"{source}, tokenizer.ggml.{key}: expected true or false; found {found!r}.")
+    return found
 
 
 def _named(metadata: Mapping[str, Any], key: str, tokens: list[str], source: str) -> str | None:

@@ -50,6 +50,7 @@ class Hold:
         queries: at how many of the last positions the block's output is asked for; 0 for all.
         fold: whether an MLP without biases multiplies its held matrices together before they meet the stream, see
             `jaxlin.layers.folded`; only a replay can.
+        fold_derivative: whether the derivative of an MLP does: its value is computed as ever.
         sites: the value seen at each site so far, by kind.
     """
 
@@ -63,9 +64,10 @@ class Hold:
         replacements: Mapping[str, Array] | None = None,
         edits: Mapping[str, Callable[[Array], Array]] | None = None,
         queries: int = 0,
+        fold_derivative: bool = False,
     ) -> None:
         self.rule: Rule = rule
-        self.queries = queries
+        self.queries, self.fold_derivative = queries, fold_derivative
         self.probes = probes or {}
         self.replacements = replacements or {}
         self.edits = edits or {}

@@ -7,13 +7,16 @@ one between the tokens and the features too, ``*b``: the vectors of a held map a
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 from jaxlin.hold import Hold
 
+M = TypeVar("M")
 HIGHEST = jax.lax.Precision.HIGHEST
 """float32 products in float32, whatever the device would rather do."""
 
@@ -196,6 +199,30 @@ def folded(
 
     # One position after another: side by side, XLA would decode packed weights again for each of them.
     return jax.lax.map(at, (factors, x))
+
+
+def slopes(f: Callable[..., Array], *at: Float[Array, "t f"]) -> tuple[Float[Array, "t f"], ...]:
+    """The derivatives of `f`, which takes each feature by itself, by each of its arguments."""
+    value, pull = jax.vjp(f, *at)
+    return tuple(pull(jnp.ones_like(value)))
+
+
+def derived(
+    part: M, x: Float[Array, "t d"], value: Callable[[M, Array], Array], derivative: Callable[[M, Array, Array], Array]
+) -> Float[Array, "t d"]:
+    """`value` of a `part` of the model and `x`; its derivative is `derivative`, at `x` and along a vector.
+
+    The parameters of `part` are constants.
+    """
+    call = jax.custom_jvp(value)
+
+    def along(primals: tuple[M, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+        y, v = value(*primals), tangents[1]
+        return y, jnp.zeros_like(y) if isinstance(v, SymbolicZero) else derivative(*primals, v)
+
+    # Symbolic, or there were zeros as large as the weights.
+    call.defjvp(along, symbolic_zeros=True)
+    return call(part, x)
 
 
 def along_last(vector: Float[Array, " d"], like: Array) -> Array:

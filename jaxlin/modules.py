@@ -169,8 +169,20 @@ class GatedMLP(nnx.Module):
         if hold.fold:
             branches = layers.held_branches(lambda: self.gate_proj.weight[...], lambda: self.up_proj.weight[...], hold)
             return layers.folded(x, self.down_proj.weight[...], branches)
+        if hold.fold_derivative:
+            return layers.derived(self, x, lambda mlp, x: mlp(x, Hold()), GatedMLP.derivative)
         hidden = layers.gated(lambda: self.gate_proj(x), lambda: self.up_proj(x), self.act, hold)
         return self.down_proj(hold.site("neurons", hidden))
+
+    def derivative(self, x: Float[Array, "t d"], v: Float[Array, "t *b d"]) -> Float[Array, "t *b d"]:
+        """The derivative at `x` along `v`, folded."""
+
+        def hidden(g: Array, u: Array) -> Array:
+            return layers.gated(lambda: g, lambda: u, self.act, Hold())
+
+        of_gate, of_up = layers.slopes(hidden, self.gate_proj(x), self.up_proj(x))
+        branches = [(of_gate, self.gate_proj.weight[...]), (of_up, self.up_proj.weight[...])]
+        return layers.folded(v, self.down_proj.weight[...], branches)
 
 
 def value(parameter: nnx.Param | None) -> Array | None:

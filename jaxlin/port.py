@@ -75,6 +75,10 @@ ACTIVATIONS = {
 }
 """transformers' names of activations, and ours."""
 
+MOST = 2**16
+"""Layers, and features of a head: what is listed for each of them is made before any tensor is looked for, so that a
+config could take all memory by a number alone."""
+
 
 def decoder_numbers(
     json: ConfigReader,
@@ -109,14 +113,14 @@ def decoder_numbers(
     kv_heads = json.positive("num_key_value_heads", num_key_value_heads or heads)
     if heads % kv_heads:
         raise json.error("num_key_value_heads", f"a divisor of num_attention_heads ({heads})", str(kv_heads))
-    k = json.positive("head_dim", head_dim or d // heads)
+    k = json.positive("head_dim", head_dim or d // heads, most=MOST)
     if k % 2:
         raise json.error("head_dim", "an even number, as rotary positions pair features", str(k))
     return {
         "vocab_size": number("vocab_size", vocab_size),
         "hidden_size": d,
         "intermediate_size": json.positive("intermediate_size"),
-        "num_hidden_layers": json.positive("num_hidden_layers"),
+        "num_hidden_layers": json.positive("num_hidden_layers", most=MOST),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": k,
@@ -209,8 +213,6 @@ def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool])
 def windows(json: ConfigReader, types: Sequence[str], default: int | None) -> tuple[int | None, ...]:
     """The window of each layer: `sliding_window` where its type slides, None where it is full."""
     window = json.positive("sliding_window", default)
-    if window is not None and window >= 2**31:
-        raise json.error("sliding_window", "a number below 2^31", str(window))
     if window is None and "sliding_attention" in types:
-        raise json.error("sliding_window", "an integer of at least 1, as some layers slide", "none")
+        raise json.error("sliding_window", "a number of tokens, as some layers slide", "none")
     return tuple(window if kind == "sliding_attention" else None for kind in types)

@@ -38,7 +38,8 @@ class Tokenizer:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
-        self._before = backend.encode("a", add_special_tokens=False).ids
+        self._source = source
+        self._before = self._encoded("a", special=False)
         for name, token in (("bos_token", bos), ("eos_token", eos)):
             if token is not None and backend.token_to_id(token) is None:
                 raise TokenizerError(f"{source}: expected the {name} {token!r} in the vocabulary; found no such token.")
@@ -95,12 +96,12 @@ class Tokenizer:
             prepend_bos: whether the ids begin with BOS; what the tokenizer does by itself unless given.
 
         Raises:
-            TokenizerError: BOS is asked for and there is none.
+            TokenizerError: BOS is asked for and there is none, or a tokenizer that has no tokens for the text.
         """
         if prepend_bos is None:
-            ids = self._backend.encode(text).ids
+            ids = self._encoded(text, special=True)
         else:
-            ids = self._backend.encode(text, add_special_tokens=False).ids
+            ids = self._encoded(text, special=False)
             if prepend_bos:
                 if self.bos_id is None:
                     raise TokenizerError("prepend_bos: expected a tokenizer with a BOS token; this one has none.")
@@ -112,6 +113,12 @@ class Tokenizer:
                 stacklevel=2,
             )
         return ids
+
+    def _encoded(self, text: str, *, special: bool) -> list[int]:
+        try:
+            return self._backend.encode(text, add_special_tokens=special).ids
+        except Exception as error:  # the library raises no other
+            raise TokenizerError(f"{self._source}: expected tokens for each part of {text!r:.100}; {error}.") from error
 
     def decode(self, ids: Ids, skip_special_tokens: bool = False) -> str:
         """The text of `ids`."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxlin.biases import without_biases
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.layers import HIGHEST, along_last
@@ -75,9 +76,9 @@ class Features(NamedTuple):
 def promoted(model: Decoder, u: Float[Array, "*b d"], k: int = 8) -> Nearest:
     r"""The `k` tokens that an output direction `u` promotes most: the largest of $W_U u$.
 
-    The other pole is that of ``-u``.
+    The other pole is that of ``-u``. A bias of the unembedding belongs to no direction and is left out.
     """
-    scores, ids = jax.lax.top_k(model.unembed(u), k)
+    scores, ids = jax.lax.top_k(without_biases(model).unembed(u), k)
     return Nearest(ids, scores)
 
 

@@ -38,7 +38,14 @@ class UngatedMLP(nnx.Module):
         """What the MLP gives, before it is added."""
         if hold.fold:
             return layers.folded(x, self.fc2.weight[...], [(hold.kept("slope"), self.fc1.weight[...])])
+        if hold.fold_derivative:
+            return layers.derived(self, x, lambda mlp, x: mlp(x, Hold()), UngatedMLP.derivative)
         return self.fc2(hold.site("neurons", layers.ungated(self.fc1(x), self.act, hold)))
+
+    def derivative(self, x: Float[Array, "t d"], v: Float[Array, "t *b d"]) -> Float[Array, "t *b d"]:
+        """The derivative at `x` along `v`, folded."""
+        (slope,) = layers.slopes(lambda h: layers.ungated(h, self.act, Hold()), self.fc1(x))
+        return layers.folded(v, self.fc2.weight[...], [(slope, self.fc1.weight[...])])
 
 
 class PhiBlock(nnx.Module):

@@ -21,6 +21,7 @@ from benchmarks import (
     floor,
     gpu,
     large,
+    lens,
     long,
     packed,
     parity,
@@ -87,6 +88,16 @@ def test_dense_map_against_its_peers() -> None:
     assert [row["ours"] for row in rows.values()] == [True, True, False, False, False, False]
     assert all(len(row["seconds"]) == 1 and row["floor"] is not None for row in rows.values())
     assert all(rows[name]["figures"]["difference"] <= 1e-5 for name in dense.OTHERS)
+
+
+def test_a_fit_against_its_peer() -> None:
+    """Both give the same lenses, of the ordinary derivative and of the local linear map."""
+    with Setting(runs=1, side=256) as setting:
+        found = document(list(lens.at(setting, 12, skip=4)), command="", checkpoint="", dtype="", seeds={}, runs=1)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows.keys() == {*lens.OURS.values(), *lens.TORCH.values()}
+    assert all(rows[name]["figures"]["difference"] <= 1e-5 for name in lens.TORCH.values())
+    assert [ratio["size"]["of"] for ratio in found["ratios"]] == ["the ordinary derivative", "the local linear map"]
 
 
 def test_maps_that_differ_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:

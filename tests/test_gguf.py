@@ -297,6 +297,7 @@ def test_a_tokenizer_that_is_refused(folder: Callable[[str], Path], tmp_path: Pa
         ({"rope_freqs.weight": np.zeros(16, np.float32)}, "rope_freqs.weight: expected positive numbers"),
         ({"rope_factors_long.weight": np.ones(16, np.float32)}, "rope_factors_long"),
         ({"token_embd.weight": None}, "token_embd.weight; found none"),
+        ({"blk.x.attn_norm.weight": np.ones(64, np.float32)}, "block_count: expected 4 blocks"),
         ({"blk.1.post_attention_norm.weight": np.ones(64, np.float32)}, "post_attention_layernorm.weight; found two"),
         ({"model.norm.weight": np.ones(64, np.float32)}, "one tensor for model.norm.weight; found two"),
         ({"blk.1.attn_qkv.weight": np.ones((256, 64), np.float32)}, "self_attn.q_proj.weight; found two"),

@@ -156,8 +156,10 @@ class TestRefused:
         [
             ("gemma3", lambda config: config.pop("text_config"), "text_config.*found none"),
             ("gemma3", lambda config: config["text_config"]["layer_types"].pop(), "layer_types.*expected 7.*found 6"),
-            ("mistral", lambda config: config.update(sliding_window=0), "sliding_window.*at least 1; found 0"),
-            ("mistral", lambda config: config.update(sliding_window=10**10), "sliding_window.*below"),
+            ("mistral", lambda config: config.update(sliding_window=0), "sliding_window.*in 1..* found 0"),
+            ("mistral", lambda config: config.update(sliding_window=10**10), "sliding_window.*in 1..2147483647"),
+            ("mistral", lambda config: config.update(num_hidden_layers=10**8), "num_hidden_layers.*in 1..65536"),
+            ("mistral", lambda config: config.update(head_dim=10**8), "head_dim.*in 1..65536"),
             ("gemma", lambda config: config.update(hidden_act="relu"), "hidden_act.*expected gelu.*'relu'"),
             ("gemma", lambda config: config.update(hidden_activation="gelu"), "hidden_activation.*'gelu'"),
             ("gemma2", lambda config: config.update(final_logit_softcapping=0.0), "final_logit_softcapping.*above 0"),

@@ -35,7 +35,7 @@ def test_contents(wheel: Path) -> None:
     assert len(names) == len(set(names))
     modules = {name for name in names if name.endswith(".py")}
     expected = {f"jaxlin/{path.relative_to(ROOT / 'jaxlin')}" for path in (ROOT / "jaxlin").glob("*.py")}
-    for package in ("checkpoint", "packed", "paper", "report"):
+    for package in ("checkpoint", "lens", "packed", "paper", "report"):
         expected |= {f"jaxlin/{package}/{path.name}" for path in (ROOT / "jaxlin" / package).glob("*.py")}
     expected |= {f"jaxlin/models/{path.name}" for path in (ROOT / "models").glob("*.py")}
     assert modules == expected

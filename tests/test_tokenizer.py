@@ -318,12 +318,27 @@ def test_bos_of_files_that_do_not_say(pre: str, add_bos_token: bool | None, expe
         ({"model": "llama", "scores": [0.0]}, "2 scores"),
         ({"model": "llama", "scores": ["a", "b"]}, "scores: expected numbers"),
         ({"tokens": ["a", 1]}, "tokens: expected strings"),
+        ({"merges": [1]}, "merges of two tokens"),
+        ({"token_type": "normal"}, "2 token types; found 'normal'"),
+        ({"add_bos_token": "no"}, "add_bos_token: expected true or false; found 'no'"),
+        (
+            {"model": "llama", "tokens": ["a" * n for n in range(1, 1001)], "scores": [0.0] * 1000},
+            "expected squares of their lengths that add up to at most .* found 333833500",
+        ),
     ],
 )
 def test_gguf_lists_that_do_not_fit(change: dict, message: str) -> None:
     metadata = {"model": "gpt2", "tokens": ["a", "b"], "merges": []} | change
     with pytest.raises(TokenizerError, match=message):
         Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+
+
+def test_a_tokenizer_without_a_token_for_a_text(tmp_path: Path) -> None:
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="none"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_files(tmp_path / "tokenizer.json")
+    with pytest.raises(TokenizerError, match="expected tokens for each part of 'b'"):
+        tokenizer.encode("b")
 
 
 @pytest.mark.parametrize("config", ["[]", "{", '{"bos_token": 3}', "\x00"])

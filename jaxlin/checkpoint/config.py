@@ -124,11 +124,11 @@ class ConfigReader:
         """Put `value` in the place of what the config says under `key`."""
         self._config[key] = value
 
-    def positive(self, key: str, default: Any = _REQUIRED) -> Any:
-        """The value of `key`, an integer of at least 1; `default` where it is absent or null."""
+    def positive(self, key: str, default: Any = _REQUIRED, *, most: int = 2**31 - 1) -> Any:
+        """The value of `key`, an integer in 1..`most`; `default` where it is absent or null."""
         value = self.take(key, int, default)
-        if value is not None and value < 1:
-            raise self.error(key, "an integer of at least 1", repr(value))
+        if value is not None and not 1 <= value <= most:
+            raise self.error(key, f"an integer in 1..{most}", repr(value))
         return value
 
     def above_zero(self, key: str, value: Any) -> Any:

@@ -50,7 +50,7 @@ def located(name: str | os.PathLike[str], revision: str | None) -> Path:
     a_path = text.startswith((".", "~", os.sep)) or (file is None and text.endswith(".gguf"))
     if a_path or not _HUB_ID.fullmatch(repository):
         raise _no_such(text)
-    return _downloaded(repository, file, revision)
+    return downloaded(repository, file, revision)
 
 
 def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
@@ -61,12 +61,17 @@ def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
     """
     text = os.fspath(name)
     if not Path(text).expanduser().exists() and _HUB_ID.fullmatch(text) and not text.endswith(".gguf"):
-        return _downloaded(text, "config.json", revision)
+        return downloaded(text, "config.json", revision)
     path = located(name, revision)
     return path if path.is_file() else path / "config.json"
 
 
-def _downloaded(repository: str, file: str | None, revision: str | None) -> Path:
+def downloaded(repository: str, file: str | None, revision: str | None) -> Path:
+    """One `file` of a repository on the hub, or, if it is None, those of `NEEDED` that it has.
+
+    Raises:
+        CheckpointError: it cannot be downloaded.
+    """
     import huggingface_hub as hub
     from huggingface_hub import errors
 

@@ -1,0 +1,242 @@
+r"""Fit a lens: the mean over prompts of the map from each layer's stream to the last, of all later positions together.
+
+$$J_l = \mathbb{E}_\text{prompts}\Big[\frac{1}{|V|}\sum_{t \in V}\ \sum_{t' \in V,\, t' \ge t}
+\frac{\partial h_{L,t'}}{\partial h_{l,t}}\Big]$$
+
+for the stream $h_l$ after block $l$, the last block $L$ and the positions $V$ of a prompt but the first
+``skip_first``, which are unlike the others, and its last, which has no next token. One backward pass of one row, put in
+at all of $V$ at once, gives that row of every layer's matrix: a probe that is added at all of $V$ sums over $t$.
+
+Source: Gurnee et al., arXiv 2607.15495, 2026, and the estimator of its code, ``jlens.fitting``.
+"""
+
+import functools
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
+
+from jaxlin.biases import without_biases
+from jaxlin.decoder import Decoder
+from jaxlin.errors import JaxlinError
+from jaxlin.held import record, rule_of
+from jaxlin.hold import Hold, Replay, Rule
+from jaxlin.layers import folding_pays
+from jaxlin.lens.files import Sums, check_path, save
+from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
+from jaxlin.rows import default_block, sizes
+from jaxlin.sites import is_whole
+
+FEWEST = 10
+"""Prompts that are taken before a `tolerance` can end a fit."""
+
+
+def fit(
+    model: Decoder,
+    prompts: Sequence[Any],
+    *,
+    held: bool = False,
+    rule: Rule | str | None = None,
+    layers: Sequence[int] | None = None,
+    skip_first: int = 16,
+    longest: int = 128,
+    tolerance: float | None = None,
+    block: int | None = None,
+    out: str | PathLike[str] | None = None,
+    progress: bool = True,
+) -> JacobianLens:
+    r"""The Jacobian lens of `model` over `prompts`.
+
+    Of each prompt, one forward pass and a backward pass of ``d`` rows from the last block to the first layer asked for.
+
+    Args:
+        model: any decoder, whether loaded with ``linearize=True`` or not.
+        prompts: token ids of each. Those of fewer than ``skip_first + 2`` tokens have no position and are left out.
+        held: average the local linear map instead of the ordinary derivative, every nonlinear factor held.
+        rule: the freeze rule of gated MLPs, for `held`; the model's own unless given.
+        layers: which to fit, counted from 0; negative ones count from the last. All but the last unless given.
+        skip_first: how many positions at the start of each prompt are left out.
+        longest: of a longer prompt, the first so many tokens are taken.
+        tolerance: stop as soon as `JacobianLens.error` of every layer is at most this, after `FEWEST` prompts or more;
+            all prompts are taken unless given.
+        block: rows computed together; as many as are fast unless given.
+        out: a ``.safetensors`` or ``.pt`` file to write. Beside it the sums so far are kept in ``OUT.partial``, once a
+            minute and when interrupted, and the same call goes on from there.
+        progress: show a bar.
+
+    Raises:
+        PromptError: ids outside the vocabulary, or more of them than the model's context.
+        JaxlinError: no prompts that are long enough, no such layer or rule, or a file that cannot be written or was
+            begun with something else.
+    """
+    depth, chosen = model.config.num_hidden_layers, rule_of(model, rule)
+    if not held and rule is not None:
+        raise JaxlinError("Fit: a rule says what is held; give held=True with it.")
+    for name, number, least in (("skip_first", skip_first, 0), ("longest", longest, 2)):
+        if not is_whole(number) or number < least:
+            raise JaxlinError(f"Fit, {name}: expected an integer of at least {least}; found {number!r}.")
+    if block is not None and (not is_whole(block) or block < 1):
+        raise JaxlinError(f"Fit, block: expected at least 1 row; found {block!r}.")
+    kept = _layers(layers, depth)
+    taken = _taken(prompts, skip_first, longest)
+    estimator = f"local_linear_map, {chosen}" if held else ORDINARY
+    path = None if out is None else check_path(out)
+    tokens = max(map(len, taken))
+    rows = _block(model, tokens, held) if block is None else int(block)
+
+    def of(ids: list[int]) -> Float[Array, "n d e"]:
+        # All prompts are of one length to the compiler: no position sees a later one, and the last are left out.
+        padded = tokens if model.same_frequencies(len(ids), tokens) else len(ids)
+        x = model.embed(ids + ids[-1:] * (padded - len(ids)))
+        valid = (np.arange(padded) >= skip_first) & (np.arange(padded) < len(ids) - 1)
+        return _of_prompt(
+            model, x, valid, np.asarray(kept, np.int32), first=kept[0], held=held, rule=chosen, block=rows
+        )
+
+    identity = "" if path is None else _identity(model, taken[0], estimator, kept, skip_first)
+    wide = jnp.promote_types(model.dtype, jnp.float32)
+    sums = Sums(path, (len(kept), model.config.hidden_size), wide, identity)
+    sums.resume(taken)
+    bar = tqdm(
+        total=len(taken), initial=sums.prompts, unit="prompt", desc="lens", delay=1, disable=None if progress else True
+    )
+
+    def lens() -> JacobianLens:
+        return JacobianLens(sums.mean, kept, sums.prompts, estimator, skip_first, sums.mean_square)
+
+    def settled() -> bool:
+        return tolerance is not None and sums.prompts >= FEWEST and bool(np.all(lens().error <= tolerance))
+
+    with bar, sums:
+        for ids in taken[sums.prompts :]:
+            if settled():
+                break
+            sums.add(ids, of(ids))
+            bar.update()
+    found = lens()
+    if path is not None:
+        save(found, path)
+        sums.forget()
+    return found
+
+
+def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
+    if depth < 2:
+        raise JaxlinError("Fit: expected a model of two layers or more: the last layer needs no lens.")
+    if layers is None:
+        return tuple(range(depth - 1))
+    if not len(layers) or not all(is_whole(each) and -depth <= each < depth - 1 and each != -1 for each in layers):
+        raise JaxlinError(f"Fit, layers: expected some of 0..{depth - 2}; found {list(layers)}.")
+    return tuple(sorted({int(layer) % depth for layer in layers}))
+
+
+def _taken(prompts: Sequence[Any], skip_first: int, longest: int) -> list[list[int]]:
+    if isinstance(prompts, str) or any(np.ndim(ids) != 1 for ids in prompts):
+        raise JaxlinError("Fit: expected a list of prompts, each a list of token ids, as tokenizer.encode(text) gives.")
+    cut = [[int(i) for i in ids[:longest]] for ids in prompts]
+    taken = [ids for ids in cut if len(ids) > skip_first + 1]
+    if not taken:
+        raise JaxlinError(
+            f"Fit: expected prompts of {skip_first + 2} tokens or more; found none among {len(cut)}. "
+            "Give longer ones, or a smaller skip_first."
+        )
+    if short := len(cut) - len(taken):
+        warnings.warn(
+            f"{short} of {len(cut)} prompts have fewer than {skip_first + 2} tokens and are left out.", stacklevel=3
+        )
+    return taken
+
+
+def _block(model: Decoder, tokens: int, held: bool) -> int:
+    """Rows that pass together: all of them where they fit, as each MLP is then multiplied into one matrix once."""
+    config, size = model.config, jnp.dtype(model.dtype).itemsize
+    d, f = config.hidden_size, config.intermediate_size
+    if not held:
+        # The derivative of a softmax has a pattern for each row.
+        most = 2 * sizes().whole // (tokens * max(d, config.num_attention_heads * tokens) * size)
+        return math.ceil(d / math.ceil(d / max(1, min(d, most))))
+    if folding_pays(d, d, f) and d * tokens * d * size <= sizes().whole:
+        return d
+    return default_block(d, tokens, max(d, f) * size)
+
+
+def _identity(model: Decoder, ids: Sequence[int], estimator: str, layers: tuple[int, ...], skip_first: int) -> str:
+    """What tells the sums of one fit from those of another, but for the prompts."""
+    said = hashlib.sha256(repr((estimator, layers, skip_first)).encode())
+    said.update(np.asarray(jax.jit(lambda model, x: model(x))(model, model.embed(ids))).tobytes())
+    return said.hexdigest()
+
+
+@functools.partial(jax.jit, static_argnames=("first", "held", "rule", "block"))
+def _of_prompt(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    valid: Bool[Array, " t"],
+    layers: Int[Array, " n"],
+    *,
+    first: int,
+    held: bool,
+    rule: Rule,
+    block: int,
+) -> Float[Array, "n d e"]:
+    d = x.shape[1]
+    at = valid.astype(x.dtype)
+    # The stream after a block is that before the next: below the first nothing is differentiated.
+    start = first + 1
+    pull = _held(model, x, at, start, rule) if held else _ordinary(model, x, at, start, block)
+
+    def rows(begin: Int[Array, ""]) -> Float[Array, "n b e"]:
+        u = jax.nn.one_hot(begin + jnp.arange(block), d, dtype=x.dtype)
+        return pull(u)[layers + 1]
+
+    count = -(-d // block)
+    found = jax.lax.map(rows, block * jnp.arange(count))
+    return jnp.moveaxis(found, 0, 1).reshape(len(layers), count * block, d)[:, :d] / jnp.sum(at)
+
+
+def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> Any:
+    d, depth = x.shape[1], model.config.num_hidden_layers
+    fold = folding_pays(rows, d, model.config.intermediate_size)
+    below, _ = model.scan(x, lambda _: Hold(), stop=start)
+
+    def through(probes: Float[Array, "l d"]) -> Float[Array, "t d"]:
+        stream, _ = model.scan(
+            below,
+            lambda probe: Hold(probes={"resid_pre": jnp.outer(valid, probe)}, fold_derivative=fold),
+            probes,
+            start=start,
+        )
+        return stream
+
+    _, pull = jax.vjp(through, jnp.zeros((depth, d), x.dtype))
+    return lambda u: jnp.moveaxis(jax.vmap(pull)(valid[None, :, None] * u[:, None, :])[0], 0, 1)
+
+
+def _held(model: Decoder, x: Array, valid: Array, start: int, rule: Rule) -> Any:
+    recorded, bare = record(model, x, rule=rule).coefficients, without_biases(model)
+
+    def pull(u: Float[Array, "b d"]) -> Float[Array, "l b e"]:
+        fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)
+        at = valid[:, None, None]
+
+        def through(stream: Float[Array, "t b d"], probes: Float[Array, "l b d"]) -> Float[Array, "t b d"]:
+            # The stream is zero: an input, because a function that adds a constant has no transpose.
+            return bare.scan(
+                stream,
+                lambda row: Replay(row[0], rule, fold=fold, probes={"resid_pre": at * row[1][None]}),
+                (recorded.layers, probes),
+                start=start,
+            )[0]
+
+        shapes = [jax.ShapeDtypeStruct((n, *u.shape), u.dtype) for n in (len(valid), model.config.num_hidden_layers)]
+        return jax.linear_transpose(through, *shapes)(at * u[None])[1]
+
+    return pull

@@ -1,0 +1,113 @@
+"""What a lens reads of a prompt: at every layer and position the tokens that the stream is nearest to saying."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxlin.decoder import Decoder
+from jaxlin.errors import JaxlinError
+from jaxlin.hold import Hold
+from jaxlin.layers import HIGHEST
+from jaxlin.lens.jacobian_lens import JacobianLens, check, spans
+from jaxlin.sites import is_whole, position_in
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Reading:
+    """The best tokens at each layer and position, and where chosen tokens stand among all.
+
+    Attributes:
+        layers: the layers read, counted from 0: the stream after that block. The last is the model's own answer.
+        positions: the positions read, counted from the first token.
+        ids: the best tokens, the best first, ``[n, p, k]``.
+        logits: their logits, after a softcap if the model has one, ``[n, p, k]``.
+        ranks: how many tokens have a larger logit than each of the chosen ones, ``[n, p, m]``: 0 is the best.
+    """
+
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    ids: Int[np.ndarray, "n p k"]
+    logits: Float[np.ndarray, "n p k"]
+    ranks: Int[np.ndarray, "n p m"]
+
+    def __repr__(self) -> str:
+        layers, (_, positions, k) = spans(self.layers), self.ids.shape
+        return f"Reading(layers={layers}, {positions} positions, {k} tokens at each, ranks of {self.ranks.shape[2]})"
+
+
+def read(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    lens: JacobianLens | None = None,
+    *,
+    k: int = 8,
+    tokens: Sequence[int] = (),
+    positions: Sequence[int] | None = None,
+) -> Reading:
+    r"""The tokens with the largest $\operatorname{unembed}(\operatorname{norm}(J_l\,h_{l,t}))$, by layer and position.
+
+    One forward pass, and one product with the unembedding for each layer.
+
+    Args:
+        model: any decoder, whether loaded with ``linearize=True`` or not.
+        x: the input embeddings.
+        lens: of this model; the logit lens, at every layer, unless given.
+        k: how many tokens at each layer and position.
+        tokens: ids of tokens whose ranks are given.
+        positions: where to read; negative ones count from the last token. All unless given.
+
+    Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
+        SiteError: no such position.
+        JaxlinError: a lens of another model, `k` not in 1..vocabulary, or no token ids.
+    """
+    model.check_embeddings(x)
+    depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
+    if not is_whole(k) or not 1 <= k <= vocab:
+        raise JaxlinError(f"Read: expected a number of tokens in 1..{vocab}; found {k!r}.")
+    if unknown := [token for token in tokens if not is_whole(token) or not 0 <= token < vocab]:
+        raise JaxlinError(f"Read: expected token ids in 0..{vocab - 1}; found {unknown[0]!r}.")
+    at = tuple(range(len(x)) if positions is None else (position_in(len(x), position) for position in positions))
+    if lens is None:
+        layers, maps = tuple(range(depth - 1)), None
+    else:
+        check(model, lens)
+        layers, maps = lens.layers, jnp.asarray(lens.maps, x.dtype)
+    last = () if depth - 1 in layers else (depth - 1,)
+    chosen = np.asarray(tokens, np.int32).reshape(len(tokens))
+    found = _read(model, x, maps, np.asarray(at, np.int32), chosen, layers=layers + last, k=int(k))
+    return Reading(layers + last, at, *jax.device_get(found))
+
+
+@functools.partial(jax.jit, static_argnames=("layers", "k"))
+def _read(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    maps: Float[Array, "l d e"] | None,
+    positions: Int[Array, " p"],
+    tokens: Int[Array, " m"],
+    *,
+    layers: tuple[int, ...],
+    k: int,
+) -> tuple[Int[Array, "n p k"], Float[Array, "n p k"], Int[Array, "n p m"]]:
+    _, streams = model.scan(x, lambda _: Hold(model.rule), keep=lambda hold: hold.sites["resid_post"][positions])
+    read = streams[np.asarray(layers)]
+    if maps is not None:
+        moved = jnp.einsum("lde,lpe->lpd", maps, read[: len(maps)], precision=HIGHEST)
+        read = jnp.concatenate([moved, read[len(maps) :]])
+
+    def at(h: Float[Array, "p d"]) -> tuple[Any, Any, Any]:
+        hold = Hold(model.rule)
+        logits = model.unembed(model.norm(h, hold), hold)
+        best, ids = jax.lax.top_k(logits, k)
+        larger = logits[:, None, :] > logits[:, tokens][:, :, None]
+        return ids, best, jnp.sum(larger, axis=-1)
+
+    # One layer at a time: of each position there are as many logits as tokens.
+    return jax.lax.map(at, read)
