@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.decoder import Decoder
-from jaxlin.edits import Edit, SteeringError, checked, schedule_at, whole
+from jaxlin.edits import Edit, SteeringError, Where, checked, schedule_at, whole
 from jaxlin.errors import TokenizerError
 from jaxlin.generation import Generation, Prompt, generate_all, rounded, spans
 from jaxlin.layers import at_least_float32
@@ -42,7 +42,7 @@ class DoseCurve:
 
     edit: str
     site: Any
-    where: str
+    where: Where | str
     target: str
     strengths: Float[np.ndarray, " s"]
     target_rate: Float[np.ndarray, " s"]

@@ -16,14 +16,14 @@ from jaxlin.errors import JaxlinError
 from jaxlin.hold import Cached, Hold
 from jaxlin.leaf import Leaf
 from jaxlin.modules import Schedule
-from jaxlin.sites import Site, place
+from jaxlin.sites import Site, is_whole, place
 
 E = TypeVar("E", bound="Edit")
-Where = Literal["all", "new"]
+Where = Literal["all", "new"] | tuple[int, ...]
 """Which positions are edited.
 
 ``"all"``: every one. ``"new"``: those that predict the continuation: the last of the prompt and all generated ones,
-each of which was the last when it was computed.
+each of which was the last when it was computed. Or these, counted from the first token of the text.
 """
 
 
@@ -99,8 +99,7 @@ def checked(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:
                 f"Edit: expected what jaxlin.steering's add, ablate, swap, paper_equation or paper_code give; "
                 f"found {edit!r}."
             )
-        if edit.where not in ("all", "new"):
-            raise SteeringError(f'{type(edit).__name__}, where: expected "all" or "new"; found {edit.where!r}.')
+        checked_where(edit.where)
         for name, array in edit.vectors().items():
             if array.shape[-1] != width:
                 raise SteeringError(
@@ -109,6 +108,23 @@ def checked(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:
                 )
         place(edit.site, model.config.num_hidden_layers, model.sites)
     return tuple(edits)
+
+
+def checked_where(where: Any) -> Where:
+    """`where` as an edit has it: one position or several as a tuple.
+
+    Raises:
+        SteeringError: anything else.
+    """
+    if isinstance(where, str) and where in ("all", "new"):
+        return where
+    several = isinstance(where, Sequence) and not isinstance(where, str)
+    positions: tuple[Any, ...] = tuple(where) if several else (where,)
+    if not positions or not all(is_whole(each) and each >= 0 for each in positions):
+        raise SteeringError(
+            f'Edit, where: expected "all", "new" or positions counted from the first token, as (0, 3); found {where!r}.'
+        )
+    return tuple(map(int, positions))
 
 
 class Past(NamedTuple):
@@ -167,7 +183,7 @@ def forward(
     positions = start + jnp.arange(x.shape[0])
     at = schedule._replace(positions=jnp.broadcast_to(positions[None, :], (depth, x.shape[0])))
     drives = tuple(edit.drive(x, positions, before) for edit, before in zip(edits, past.drives, strict=True))
-    steps = [_step(edit, drive, positions >= first) for edit, drive in zip(edits, drives, strict=True)]
+    steps = [_step(edit, drive, positions, first) for edit, drive in zip(edits, drives, strict=True)]
     places = [place(edit.site, depth, model.sites) for edit in edits]
 
     def in_block(layer: Array) -> dict[str, Callable[[Array], Array]]:
@@ -203,10 +219,13 @@ def forward(
     return Passed(output, new, drives)
 
 
-def _step(edit: Edit, drive: Float[Array, "t e"], new: Array) -> Callable[[Array], Array]:
+def _step(
+    edit: Edit, drive: Float[Array, "t e"], positions: Int[Array, " t"], first: Int[Array, ""] | int
+) -> Callable[[Array], Array]:
     if edit.where == "all":
         return lambda value: edit(value, drive)
-    return lambda value: jnp.where(new[:, None], edit(value, drive), value)
+    chosen = positions >= first if edit.where == "new" else jnp.isin(positions, jnp.asarray(edit.where))
+    return lambda value: jnp.where(chosen[:, None], edit(value, drive), value)
 
 
 def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prompt: int | None = None) -> Array:
@@ -221,12 +240,15 @@ def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prom
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
         SiteError: a site that the model does not have.
-        SteeringError: what is no edit, or one for a residual stream of another width.
+        SteeringError: what is no edit, one for a residual stream of another width, or one at a position past the last.
     """
     model.check_embeddings(x)
-    tokens = x.shape[0]
+    tokens, known = x.shape[0], checked(model, edits)
+    for edit in known:
+        if isinstance(edit.where, tuple) and max(edit.where) >= tokens:
+            raise SteeringError(f"Edit, where: expected positions in 0..{tokens - 1}; found {max(edit.where)}.")
     first = (tokens if prompt is None else prompt) - 1
-    return whole(model, x, schedule_at(model, tokens), checked(model, edits), first)
+    return whole(model, x, schedule_at(model, tokens), known, first)
 
 
 @jax.jit

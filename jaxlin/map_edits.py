@@ -2,6 +2,7 @@ r"""Edits by the local linear map of a steering phrase: the paper's operator, an
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.biases import without_biases
 from jaxlin.decoder import Decoder
-from jaxlin.edits import Edit, Where
+from jaxlin.edits import Edit, checked_where
 from jaxlin.hold import Record, Replay
 from jaxlin.layers import HIGHEST
 from jaxlin.leaf import Leaf
@@ -77,7 +78,7 @@ class PaperCode(MapEdit):
 
 
 def paper_equation(
-    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 0.5, *, where: Where | str = "new"
+    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 0.5, *, where: Any = "new"
 ) -> PaperEquation:
     r"""The operator of the paper: $f_\text{steered}(x') = \lambda f(x') + (1 - \lambda) J(x_\text{steer})\, x'$.
 
@@ -92,18 +93,18 @@ def paper_equation(
         x: the input embeddings of the steering phrase.
         layer: the block after which the stream is steered.
         strength: $1 - \lambda$.
-        where: at which positions.
+        where: at which positions, see `jaxlin.edits.Where`.
 
     Raises:
         SiteError: no such layer.
     """
     site = ("resid_post", layer)
     columns = jnp.asarray(local_map(model, x, target=site).jacobian()).swapaxes(0, 1)
-    return PaperEquation(site=site, strength=strength, where=where, columns=columns)
+    return PaperEquation(site=site, strength=strength, where=checked_where(where), columns=columns)
 
 
 def paper_code(
-    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 1.0, *, where: Where | str = "all"
+    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 1.0, *, where: Any = "all"
 ) -> PaperCode:
     r"""What the paper's code does in place of eq. 16: a push of $\lambda / 2$ of the norm of the stream along $c_k$.
 
@@ -118,7 +119,7 @@ def paper_code(
         x: the input embeddings of the steering phrase.
         layer: its `lsplit`, two thirds of the depth where its user says nothing; here it must be given.
         strength: its $\lambda$, between 0.17 and 1.03 in its examples.
-        where: at which positions.
+        where: at which positions, see `jaxlin.edits.Where`.
 
     Raises:
         SiteError: no such layer, or no block before it.
@@ -135,4 +136,4 @@ def paper_code(
     rows = jnp.asarray(lmap.jacobian())
     normed = jax.vmap(lambda column: norm(column[None, :], Replay(recorded.values))[0], 1, 0)
     columns = normed(rows.reshape(rows.shape[0], -1)).reshape(*rows.shape[1:], -1).swapaxes(1, 2)
-    return PaperCode(site=site, strength=strength, where=where, columns=columns)
+    return PaperCode(site=site, strength=strength, where=checked_where(where), columns=columns)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.edits import Edit, SteeringError, Where
+from jaxlin.edits import Edit, SteeringError, checked_where
 from jaxlin.layers import HIGHEST
 from jaxlin.leaf import Leaf
 from jaxlin.sites import Site
@@ -105,38 +105,40 @@ class Swap(Edit):
         return {"apart": self.apart, "reads": self.reads}
 
 
-def add(site: Site, along: Any, strength: float = 1.0, *, where: Where | str = "all") -> Add:
-    """`Add` along a vector of any length, ``[d]``.
+def add(site: Site, along: Any, strength: float = 1.0, *, where: Any = "all") -> Add:
+    """`Add` along a vector of any length, ``[d]``, at the positions of `where`: see `jaxlin.edits.Where`.
 
     Raises:
-        SteeringError: no vector, or one without a direction.
+        SteeringError: no vector, one without a direction, or no positions.
     """
-    return Add(site=site, strength=strength, where=where, along=direction(along))
+    return Add(site=site, strength=strength, where=checked_where(where), along=direction(along))
 
 
-def ablate(site: Site, along: Any, strength: float = 1.0, *, where: Where | str = "all") -> Ablate:
-    """`Ablate` one direction, ``[d]``, or the span of several, ``[k, d]``.
+def ablate(site: Site, along: Any, strength: float = 1.0, *, where: Any = "all") -> Ablate:
+    """`Ablate` one direction, ``[d]``, or the span of several, ``[k, d]``, at the positions of `where`.
 
     Raises:
-        SteeringError: a vector without a direction, or directions that are linearly dependent.
+        SteeringError: a vector without a direction, directions that are linearly dependent, or no positions.
     """
     rows = np.stack([direction(row) for row in np.atleast_2d(np.asarray(along))])
     _, s, basis = np.linalg.svd(rows, full_matrices=False)
     _refuse_dependent(s, len(rows))
-    return Ablate(site=site, strength=strength, where=where, basis=jnp.asarray(basis))
+    return Ablate(site=site, strength=strength, where=checked_where(where), basis=jnp.asarray(basis))
 
 
-def swap(site: Site, a: Any, b: Any, strength: float = 1.0, *, where: Where | str = "all") -> Swap:
-    """`Swap` the components along two vectors of any length, ``[d]``.
+def swap(site: Site, a: Any, b: Any, strength: float = 1.0, *, where: Any = "all") -> Swap:
+    """`Swap` the components along two vectors of any length, ``[d]``, at the positions of `where`.
 
     Raises:
-        SteeringError: a vector without a direction, or two that are parallel.
+        SteeringError: a vector without a direction, two that are parallel, or no positions.
     """
     plane = np.stack([direction(a, "a"), direction(b, "b")], axis=1)
     _refuse_dependent(np.linalg.svd(plane, compute_uv=False), 2)
     inverse = np.linalg.pinv(plane)
     apart, reads = plane[:, 1] - plane[:, 0], inverse[0] - inverse[1]
-    return Swap(site=site, strength=strength, where=where, apart=jnp.asarray(apart), reads=jnp.asarray(reads))
+    return Swap(
+        site=site, strength=strength, where=checked_where(where), apart=jnp.asarray(apart), reads=jnp.asarray(reads)
+    )
 
 
 def _refuse_dependent(s: np.ndarray, count: int) -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxlin
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -45,6 +47,19 @@ def test_patching() -> None:
     found = re.search(r"rank correlation (\S+)", said)
     assert found
     assert float(found[1]) > 0.9
+
+
+def test_lens(tmp_path: Path) -> None:
+    """The last row of each table is the model's own answer."""
+    model, tokenizer = jaxlin.load()
+    ids = tokenizer.encode("The man in the [big] house is the")
+    jaxlin.lens.save(jaxlin.lens.fit(model, [ids], skip_first=1), tmp_path / "some.pt")
+    text = printed("lens", tokenizer.decode(ids[1:]), "--lens", str(tmp_path / "some.pt"))
+    answer = tokenizer.token(int(jaxlin.lens.read(model, model.embed(ids), k=1).ids[-1, -1, 0]))
+    logit, exact = text.split("Exactly")
+    lasts = [row.split("│")[-2] for row in logit.splitlines() if row.startswith("│ 3 ")]
+    assert [last.strip() for last in lasts] == [answer.strip()] * 2
+    assert exact.splitlines()[-2].split()[-2:] == ["100%", "│"]
 
 
 def test_steering() -> None:

@@ -56,6 +56,19 @@ def test_the_attribution(names: dict[str, Any]) -> None:
     assert patched.rank_correlation > 0.9
 
 
+def test_the_lenses(names: dict[str, Any]) -> None:
+    seen, told, lens, logits = (names[name] for name in ("seen", "told", "lens", "logits"))
+    layers, (tokens, d) = names["model"].config.num_hidden_layers, names["x"].shape
+    assert seen.ids.shape == (layers, tokens, 8)
+    assert seen.ids[-1, -1, 0] == np.argmax(logits)
+    assert told.parts.shape == (layers + 1, tokens, d)
+    np.testing.assert_allclose(told.parts.sum(1), np.tile(told.output, (layers + 1, 1)), atol=1e-4)
+    assert told.words(names["model"]).positive.ids.shape == (layers + 1, tokens, 8)
+    assert lens.prompts == 4
+    assert lens.error.shape == (layers - 1,)
+    assert (lens.error > 0).all()
+
+
 def test_the_directions(names: dict[str, Any]) -> None:
     """What the map writes most is a direction that matters: without it the output is another."""
     model, x, write = names["model"], names["x"], names["write"]

@@ -61,6 +61,7 @@ def every_kind(model: Any) -> list[Edit]:
         add("final", b, 0.2, where="new"),
         add("embed", b, 0.2),
         add(("resid_post", 3), a, 0.3),
+        add(("resid_mid", 1), b, 0.5, where=(2, 4)),
     ]
 
 
@@ -209,9 +210,15 @@ def test_errors(llama: tuple[Any, Any]) -> None:
         (add("embed", a[:5]), SteeringError, "Add, along: expected 64 features.*found 5"),
         (ablate("embed", a[:5]), SteeringError, "Ablate, basis: expected 64.*found 5"),
         (dataclasses.replace(add("embed", a), where="some"), SteeringError, "where.*'some'"),
+        (dataclasses.replace(add("embed", a), where=(1, -1)), SteeringError, r"where.*\(1, -1\)"),
     ):
         with pytest.raises(error, match=words):
             generate(model, tokenizer, [5], 4, edits=[edit])
+    for where in ("some", -1, [], [0.5], True, {3}):
+        with pytest.raises(SteeringError, match='where: expected "all", "new" or positions'):
+            add("embed", a, where=where)
+    with pytest.raises(SteeringError, match=r"positions in 0\.\.6; found 7"):
+        edited(model, model.embed(PHRASE), [add("embed", a, where=len(PHRASE))])
     for build in (lambda: add("embed", 0 * a), lambda: add("embed", [a]), lambda: ablate("embed", [a, 0 * b])):
         with pytest.raises(SteeringError, match="finite, positive length"):
             build()
@@ -226,6 +233,25 @@ def test_errors(llama: tuple[Any, Any]) -> None:
         dose_curve(model, tokenizer, add("embed", a), [], "a", [1.0])
     with pytest.raises(SteeringError, match="finite strengths"):
         dose_curve(model, tokenizer, add("embed", a), [[5]], "a", [float("inf")])
+
+
+def test_at_some_positions(llama: tuple[Any, Any]) -> None:
+    """Nothing before them is touched; all of them, or the last, are what the words for them say."""
+    model, _ = llama
+    x, a = model.embed(tiny.IDS), vectors(1)[0]
+    last = len(x) - 1
+
+    def at(where: Any) -> np.ndarray:
+        return np.asarray(edited(model, x, [add(("resid_post", 1), a, where=where)]))
+
+    plain = np.asarray(jax.jit(lambda model, x: model(x))(model, x))
+    some = at([3, 7])
+    np.testing.assert_array_equal(some[:3], plain[:3])
+    assert np.abs(some[3:] - plain[3:]).max(axis=1).min() > 1e-6
+    np.testing.assert_array_equal(at(last), at("new"))
+    np.testing.assert_array_equal(at(range(last + 1)), at("all"))
+    once = edited(model, x, [add(("resid_post", 1), a, where=3), add(("resid_post", 1), a, where=np.int64(7))])
+    np.testing.assert_allclose(once, some, atol=1e-12)
 
 
 def test_strength_is_an_argument() -> None:
