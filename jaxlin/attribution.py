@@ -15,6 +15,7 @@ import jax.core
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.brief import Brief
 from jaxlin.contributions import contributions
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
@@ -30,8 +31,8 @@ NEURONS = 20
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Neurons:
+@dataclass(frozen=True, eq=False, repr=False)
+class Neurons(Brief):
     """Hidden neurons of MLPs, those of the largest absolute contribution first.
 
     Attributes:
@@ -163,7 +164,7 @@ def attribute(
     """The exact contribution of each input token, layer, head and neuron, and of the biases, to the logit of `target`.
 
     One forward pass that records, and one backward pass of what it held. It may be taken within `jax.jit`, `jax.vmap`
-    and `jax.grad`, of a target that is no word.
+    and `jax.grad`, and over targets that are no words; of those only the shape is checked then.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.

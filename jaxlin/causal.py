@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.attribution import attribute
+from jaxlin.brief import Brief
 from jaxlin.contributions import read
 from jaxlin.decoder import Decoder
 from jaxlin.effects import BATCH, spearman
@@ -37,8 +38,8 @@ from jaxlin.tokenizer import Tokenizer
 Side = Literal["right", "left"]
 
 
-@dataclass(frozen=True, eq=False)
-class Deletion:
+@dataclass(frozen=True, eq=False, repr=False)
+class Deletion(Brief):
     """Leave-one-out deletion of tokens beside what the map attributes to them.
 
     Attributes:
@@ -62,8 +63,8 @@ class Deletion:
         return spearman(self.effects[1:], self.contributions[1:])
 
 
-@dataclass(frozen=True, eq=False)
-class Removal:
+@dataclass(frozen=True, eq=False, repr=False)
+class Removal(Brief):
     """A prediction without some singular directions, beside the same without random ones of the same size.
 
     Attributes:
@@ -81,8 +82,8 @@ class Removal:
     random_change: Float[np.ndarray, " n"]
 
 
-@dataclass(frozen=True, eq=False)
-class Validity:
+@dataclass(frozen=True, eq=False, repr=False)
+class Validity(Brief):
     r"""How the map at $x$ predicts the output at $x'$, where one token is swapped.
 
     Attributes:

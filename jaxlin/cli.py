@@ -153,7 +153,9 @@ def plan(
     model: Annotated[str, typer.Argument(help="A hub id, a directory or a .gguf file; no weights are read.")],
     tokens: Annotated[int, typer.Option(min=1, help="The length of the prompt.")] = 8,
     dtype: Dtype = "float32",
-    memory: Annotated[float | None, typer.Option(help="GB there are; those of the present device if absent.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0, max=1e9, help="GB there are; those of the present device if absent.")
+    ] = None,
     recompute: Annotated[bool, typer.Option(help="Recompute what is held instead of keeping it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -87,10 +87,15 @@ class Decoder(nnx.Module):
         Raises:
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
         """
-        known = ids if isinstance(ids, jax.core.Tracer) else self._checked(ids)
+        known = ids if isinstance(ids, jax.core.Tracer) else self.check_ids(ids)
         return self.embed_tokens.weight[jnp.asarray(known)].astype(self.dtype)
 
-    def _checked(self, ids: Any) -> np.ndarray:
+    def check_ids(self, ids: Any) -> np.ndarray:
+        """`ids` as an array, if they are a prompt.
+
+        Raises:
+            PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
+        """
         ids, config = np.asarray(ids), self.config
         if ids.dtype.kind in "US":
             raise PromptError("Prompt: expected token ids; found text. tokenizer.encode(text) gives its ids.")
@@ -118,6 +123,8 @@ class Decoder(nnx.Module):
             raise PromptError(
                 f"Embeddings: expected shape (t, {d}), one token or more, as model.embed(ids) gives; found {found}."
             )
+        if not jnp.issubdtype(getattr(x, "dtype", object), jnp.floating):
+            raise PromptError(f"Embeddings: expected floats, as model.embed(ids) gives; found {x.dtype}.")
 
     def __call__(self, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
         """The residual stream after the final norm, at every position.

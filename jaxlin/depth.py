@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.biases import without_biases
+from jaxlin.brief import Brief
 from jaxlin.decoder import Decoder
 from jaxlin.gram import MEMORY, Gram, gram, gram_of, left_vectors, singular_values
 from jaxlin.held import Coefficients, record
@@ -27,8 +28,8 @@ CONTRIBUTIONS = ("resid_post", "attn_out", "mlp_out")
 """The residual stream after a block, and what attention and the MLP add to it."""
 
 
-@dataclass(frozen=True)
-class LayerSpectra:
+@dataclass(frozen=True, repr=False)
+class LayerSpectra(Brief):
     r"""The spectra of one map a layer.
 
     Attributes:

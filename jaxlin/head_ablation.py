@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from jaxlin.attribution import attribute
+from jaxlin.brief import Brief
 from jaxlin.contributions import read, read_back
 from jaxlin.decoder import Decoder
 from jaxlin.effects import BATCH, slopes, spearman
@@ -28,8 +29,8 @@ from jaxlin.targets import Target, Words, checked_target, without_words
 from jaxlin.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, eq=False)
-class HeadAblation:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadAblation(Brief):
     r"""What each query head does for a target, in three ways, ``[layers, h]`` each.
 
     Attributes:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
+from jaxlin.brief import Brief
 from jaxlin.contributions import read, read_back
 from jaxlin.decoder import Decoder
 from jaxlin.effects import BATCH, slopes, spearman
@@ -30,8 +31,8 @@ from jaxlin.targets import Target, Words, checked_target, without_words
 from jaxlin.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, eq=False)
-class Patching:
+@dataclass(frozen=True, eq=False, repr=False)
+class Patching(Brief):
     """What each value of another prompt does in this one.
 
     Attributes:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from jaxlin.brief import Brief
 from jaxlin.errors import JaxlinError
 from jaxlin.parallel import on_host
 
 
-@dataclass(frozen=True)
-class SVD:
+@dataclass(frozen=True, repr=False)
+class SVD(Brief):
     r"""The largest singular triplets, $J \approx \sum_i \sigma_i u_i v_i^\top$; it unpacks as ``u, s, v``.
 
     Attributes:

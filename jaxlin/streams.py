@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.biases import biases_of, with_biases, without_biases
+from jaxlin.brief import Brief
 from jaxlin.contributions import read_back
 from jaxlin.decoder import Decoder
 from jaxlin.held import record, rule_of
@@ -24,8 +25,8 @@ from jaxlin.sites import position_in
 from jaxlin.targets import Target, checked_target
 
 
-@dataclass(frozen=True, eq=False)
-class Streams:
+@dataclass(frozen=True, eq=False, repr=False)
+class Streams(Brief):
     r"""The contributions of the tokens' streams to one value: ``tokens[l].sum() + bias[l] == value`` at every layer.
 
     Attributes:

@@ -4,6 +4,7 @@ import contextlib
 from typing import Any, cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -20,13 +21,14 @@ Words = str | tuple[str | int, str | int]
 
 
 def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
-    """A direction, or the ids of one token or two."""
-    given = np.asarray(target)
+    """A direction, or the ids of one token or two; of those within a transform, which have no values, the shape."""
+    traced = any(isinstance(each, jax.core.Tracer) for each in jax.tree.leaves(target))
+    given: Any = jnp.asarray(target) if traced else np.asarray(target)
     if jnp.issubdtype(given.dtype, jnp.floating) and given.ndim:
         features = model.config.hidden_size
         if given.shape != (features,):
             raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")
-        if not np.isfinite(given).all():
+        if not traced and not np.isfinite(given).all():
             raise JaxlinError("Target: expected a direction of finite numbers; found NaN or infinity.")
         return jnp.asarray(given, dtype)
     if given.dtype.kind not in "iu" or given.shape not in ((), (2,)):
@@ -36,6 +38,8 @@ def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, "
             "tokenizer.to_single_token gives the id of a word."
         )
     vocab, ids = model.config.vocab_size, given.reshape(-1)
+    if traced:
+        return ids
     if (ids < 0).any() or (ids >= vocab).any():
         raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {target!r}.")
     if len(set(ids.tolist())) < len(ids):

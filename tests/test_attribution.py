@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
@@ -221,6 +222,15 @@ def test_within_transforms(checkpoint: Checkpoint, x64: None) -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, atol=1e-12), batch, found)  # noqa: B023
         assert isinstance(found.value, float)
         assert isinstance(found.tokens, np.ndarray)
+    targets = (jnp.array([9, 3]), (jnp.array([9, 3]), 11), jax.random.normal(jax.random.key(0), (2, 64)))
+    for many in targets:
+        axes = (0, None) if isinstance(many, tuple) else 0
+        found = jax.vmap(lambda target: jaxlin.attribute(model, xs[0], target), in_axes=(axes,))(many)
+        for i in range(2):
+            one = (int(many[0][i]), 11) if isinstance(many, tuple) else many[i]
+            np.testing.assert_allclose(found.tokens[i], jaxlin.attribute(model, xs[0], one).tokens, atol=1e-12)
+    with pytest.raises(jaxlin.JaxlinError, match=r"shape \(64,\); found \(5,\)"):
+        jax.vmap(lambda u: jaxlin.attribute(model, xs[0], u))(jnp.ones((2, 5)))
 
     first = jax.jit(lambda x: attributed(model, x).sources[0, 1, 2])
     along, step = jax.random.normal(jax.random.key(0), xs[0].shape, "float64"), 1e-6

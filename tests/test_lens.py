@@ -1,6 +1,8 @@
 """Lenses: fits against autograd of transformers, whole and frozen; readings against its logits; files against torch."""
 
+import dataclasses
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,6 @@ import jaxlin
 from jaxlin import lens as lenses
 from jaxlin.decoder import PromptError
 from jaxlin.errors import CheckpointError
-from jaxlin.hold import Hold
 from jaxlin.lens.files import Sums
 from jaxlin.lens.jacobian_lens import check
 from jaxlin.lens.pt import read_pt, write_pt
@@ -116,7 +117,7 @@ class TestRead:
         assert found.layers == (0, 2, 3)
         for row, layer in enumerate((0, 2)):
             h = jaxlin.local_map(model, x, source=("resid_post", layer)).x
-            logits = model.unembed(model.norm(fitted.transport(h, layer), Hold()))
+            logits = lenses.logits(model, fitted.transport(h, layer))
             np.testing.assert_allclose(found.logits[row], jax.lax.top_k(logits, 8)[0], atol=1e-12)
         assert (found.ids[-1] == lenses.read(model, x).ids[-1]).all()
         direction = fitted.direction(model, 9, 2)
@@ -132,6 +133,10 @@ class TestRead:
 def fitted(checkpoint: Callable[[str], Path]) -> lenses.JacobianLens:
     model, _ = jaxlin.load(checkpoint("llama"))
     return lenses.fit(model, PROMPTS, skip_first=SKIP, progress=False)
+
+
+SHARED = b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
+"""The instructions of a pair that is one pair twice, and so on: small, and without end to whoever follows it."""
 
 
 class TestFiles:
@@ -172,7 +177,7 @@ class TestFiles:
         sums = {"jacobian_sum": {0: 4 * torch.eye(2)}, "n_done": 2, "next_idx": 2, "skip_first": 16, "target_layer": 1}
         torch.save(sums, tmp_path / "b.pt")
         found = lenses.load(tmp_path / "b.pt")
-        assert (found.prompts, found.skip_first) == (2, 16)
+        assert (found.prompts, found.skip_first, found.target_layer) == (2, 16, 1)
         np.testing.assert_array_equal(found.maps, 2 * np.eye(2)[None])
 
     def test_values_of_every_kind(self, tmp_path: Path) -> None:
@@ -212,11 +217,13 @@ class TestFiles:
         ("found", "message"),
         [
             ({"K": 1}, "expected matrices under J"),
-            ({"J": {0: torch.eye(2)}}, "a number of prompts; found None"),
+            ({"J": {0: torch.eye(2)}}, "a number of prompts; found a NoneType"),
             ({"J": {"0": torch.eye(2)}, "n_prompts": 1}, "layers counted from 0"),
             ({"J": {0: torch.ones(2, 3)}, "n_prompts": 1}, "square matrices"),
             ({"J": {0: torch.eye(2), 1: torch.eye(3)}, "n_prompts": 1}, "square matrices"),
             ({"J": {0: 5}, "n_prompts": 1}, "square matrices"),
+            ({"J": {0: torch.eye(2).bool()}, "n_prompts": 1}, "square matrices of floats"),
+            ({"J": {0: torch.eye(2)}, "n_prompts": 10**400}, "a number of prompts"),
             ({"J": {0: torch.full((2, 2), torch.nan)}, "n_prompts": 1}, "finite matrices"),
             ({"J": {0: torch.ones(2, 3).T}, "n_prompts": 1}, "rows follow each other"),
             ({"J": {0: torch.ones(2, dtype=torch.complex64)}, "n_prompts": 1}, "expected a storage of torch"),
@@ -231,20 +238,69 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            (b"", "expected a whole pickle; found pickle exhausted"),
+            (b"", "pickle exhausted"),
             (b"\x80\x02.", "expected a whole pickle"),
             (b"\x80\x02}(e.", "expected a whole pickle"),
             (b"\x80\x02h\x07.", "expected a whole pickle"),
             (b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.", "a call of"),
             (b"\x80\x02(X\x02\x00\x00\x00lsios\nsystem\n.", "found INST"),
             (b"\x80\x02K\x01K\x02\x92.", "found NEWOBJ_EX"),
+            (b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s.", "keys that are text or integers"),
+            (b"\x80\x02" + b"(t" * 300_000 + b".", "a dictionary; found a tuple"),
+            (b"\x80\x02}(X\x01\x00\x00\x00J" + SHARED + b"u.", "expected matrices under J"),
+            (b"\x80\x02}(X\x01\x00\x00\x00J}K\x00" + SHARED + b"sX\x09\x00\x00\x00n_promptsK\x01u.", "square matrices"),
+            (b"\x80\x02}(X\x01\x00\x00\x00J}K\x00K\x00sX\x09\x00\x00\x00n_prompts" + SHARED + b"u.", "found a tuple"),
+            (b"\x80\x02" + SHARED + b")R.", "found a call of a tuple"),
+            (b"\x80\x02}" + SHARED + b"K\x01s.", "keys that are text or integers"),
         ],
     )
     def test_pickles_that_are_refused(self, text: bytes, message: str, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
             archive.writestr("a/data.pkl", text)
         with pytest.raises(CheckpointError, match=message):
-            read_pt(tmp_path / "a.pt")
+            lenses.load(tmp_path / "a.pt")
+
+    @pytest.mark.parametrize("where", ["all", "none"])
+    def test_files_that_are_damaged(self, where: str, fitted: lenses.JacobianLens, tmp_path: Path) -> None:
+        """Whatever bytes change, it is refused by name or read as something that is a lens."""
+        lenses.save(fitted, tmp_path / "whole.pt")
+        whole, rng = (tmp_path / "whole.pt").read_bytes(), np.random.default_rng(0)
+        # Where there are no matrices: the pickle and the zip archive's own records.
+        held = [(whole.index(m.tobytes()), m.nbytes) for m in fitted.maps.astype(np.float16)]
+        free = [i for i in range(len(whole)) if not any(start <= i < start + size for start, size in held)]
+        refused = 0
+        for _ in range(400):
+            changed = bytearray(whole)
+            for at in rng.choice(free, 3 if where == "all" else 1):
+                changed[at] = rng.integers(256)
+            (tmp_path / "changed.pt").write_bytes(changed)
+            try:
+                lenses.load(tmp_path / "changed.pt")
+            except CheckpointError:
+                refused += 1
+        assert refused > 100
+
+    def test_matrices_of_one_storage(self, tmp_path: Path) -> None:
+        """Parts of one are read; the same values again and again, which would be more than the file, are not."""
+        parts, same = torch.randn(2, 3, 3), torch.randn(3, 3)
+        torch.save({"J": dict(enumerate(parts)), "n_prompts": 1}, tmp_path / "parts.pt")
+        np.testing.assert_array_equal(lenses.load(tmp_path / "parts.pt").maps, parts.numpy())
+        torch.save(
+            {"J": dict.fromkeys(range(2), same), "n_prompts": 1}, tmp_path / "once.pt"
+        )  # one object in the pickle
+        assert lenses.load(tmp_path / "once.pt").layers == (0, 1)
+        torch.save({"J": {i: same.view(3, 3) for i in range(2)}, "n_prompts": 1}, tmp_path / "same.pt")
+        with pytest.raises(CheckpointError, match="expected 36 bytes; found 36, for 18 values"):
+            lenses.load(tmp_path / "same.pt")
+
+    def test_what_torch_keeps_beside_tensors(self, tmp_path: Path) -> None:
+        more = {"size": torch.Size([2]), "mask": torch.ones(2, dtype=torch.bool), "bytes": torch.ones(2).byte()}
+        saved = {"J": {0: torch.nn.Parameter(torch.eye(2))}, "n_prompts": 1, "metadata": more}
+        torch.save(saved, tmp_path / "a.pt")
+        np.testing.assert_array_equal(lenses.load(tmp_path / "a.pt").maps, np.eye(2)[None])
+        torch.save({"J": {0: torch._neg_view(torch.eye(2))}, "n_prompts": 1}, tmp_path / "b.pt")
+        with pytest.raises(CheckpointError, match=r"a call of torch._utils._rebuild_tensor_v2"):
+            lenses.load(tmp_path / "b.pt")
 
     def test_archives_that_are_refused(self, fitted: lenses.JacobianLens, tmp_path: Path) -> None:
         lenses.save(fitted, tmp_path / "whole.pt")
@@ -286,6 +342,17 @@ class TestFiles:
         safetensors.numpy.save_file({"J": np.eye(2)[None]}, tmp_path / "plain.safetensors")
         with pytest.raises(CheckpointError, match=r"as jaxlin.lens.save writes"):
             lenses.load(tmp_path / "plain.safetensors")
+        said = {"jaxlin_lens": '{"layers": [0, 0], "prompts": 1}'}
+        safetensors.numpy.save_file({"J": np.stack([np.eye(2)] * 2)}, tmp_path / "twice.safetensors", said)
+        with pytest.raises(CheckpointError, match=r"as jaxlin.lens.save writes"):
+            lenses.load(tmp_path / "twice.safetensors")
+        os.mkfifo(tmp_path / "pipe.pt")
+        with pytest.raises(CheckpointError, match="another kind of thing"):
+            lenses.load(tmp_path / "pipe.pt")
+        with pytest.raises(CheckpointError, match="give the file too"):
+            lenses.load("neuronpedia/jacobian-lens")
+        with pytest.raises(jaxlin.JaxlinError, match="expected a path"):
+            lenses.load("a\0.pt")
 
     def test_where_it_cannot_be_written(self, fitted: lenses.JacobianLens, tmp_path: Path) -> None:
         (tmp_path / "there.pt").touch()
@@ -295,6 +362,7 @@ class TestFiles:
             (fitted, tmp_path / "a.npy", "ends in .safetensors or .pt"),
             (fitted, tmp_path / "none" / "a.pt", "expected a directory"),
             (large, tmp_path / "a.pt", "entries that float16 can hold"),
+            (jax.tree.map(lambda maps: np.nan * maps, fitted), tmp_path / "a.pt", "finite entries"),
         ):
             with pytest.raises(jaxlin.JaxlinError, match=message):
                 lenses.save(lens, path, dtype="float16")
@@ -342,6 +410,60 @@ class TestOngoing:
         with pytest.raises(jaxlin.JaxlinError, match="is damaged"):
             lenses.fit(model, prompts, skip_first=SKIP, out=tmp_path / "b.pt", progress=False)
 
+    @pytest.mark.parametrize("step", ["_added", "_seen"])
+    def test_an_interruption_between_two_steps(
+        self, step: str, checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A prompt is in the sums, their squares and the count, or in none."""
+        model, _ = jaxlin.load(checkpoint("llama"))
+        prompts, out = [[*PROMPTS[0][:-1], i] for i in range(4)], tmp_path / "a.pt"
+        real, calls = getattr(lenses.files, step), []
+
+        def interrupted(*arguments: Any) -> Any:
+            found = real(*arguments)
+            calls.append(found)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lenses.files, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
+        going = lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
+        whole = lenses.fit(model, prompts, skip_first=SKIP, progress=False)
+        np.testing.assert_array_equal(going.maps, whole.maps)
+        assert going.mean_square == whole.mean_square
+
+    def test_another_model_does_not_go_on(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+        """Not even one that differs in tokens that the first prompt has not."""
+        model, _ = jaxlin.load(checkpoint("llama"))
+        used, other = np.unique(PROMPTS[0]), jax.tree.map(lambda a: a, model)
+        assert 50 not in used
+        other.embed_tokens.weight[...] = model.embed_tokens.weight[...].at[50].multiply(3)
+        prompts, out = [PROMPTS[0], [50] * 8, [10**6] * 8], tmp_path / "a.pt"
+        with pytest.raises(PromptError, match="found 1000000"):  # before anything is computed or written
+            lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
+        assert list(tmp_path.iterdir()) == []
+        sums = Sums(
+            out, (3, 64), jnp.float32, lenses.fitting._identity(model, PROMPTS[0], "jacobian_lens", (0, 1, 2), SKIP)
+        )
+        sums.resume([])
+        assert [path.name for path in tmp_path.iterdir()] == ["a.pt.partial"]
+        with pytest.raises(jaxlin.JaxlinError, match="another model"):
+            lenses.fit(other, prompts[:2], skip_first=SKIP, out=out, progress=False)
+        assert lenses.fit(model, prompts[:2], skip_first=SKIP, out=out, progress=False).prompts == 2
+
+    def test_it_says_at_once_that_it_cannot_be_written(self, checkpoint: Callable[[str], Path]) -> None:
+        model, _ = jaxlin.load(checkpoint("llama"))
+        with pytest.raises(jaxlin.JaxlinError, match=r"a.pt.partial cannot be written"):
+            lenses.fit(model, PROMPTS, skip_first=SKIP, out="/proc/a.pt", progress=False)
+
+    def test_errors_of_bfloat16_are_of_float32(self, checkpoint: Callable[[str], Path]) -> None:
+        model, _ = jaxlin.load(checkpoint("llama"), dtype="bfloat16")
+        same = lenses.fit(model, [PROMPTS[0]] * 3, skip_first=SKIP, progress=False)
+        assert same.error.max() < 5e-4
+
     def test_it_stops_when_it_is_settled(self, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"))
         prompts = [[*PROMPTS[0][:-1], i] for i in range(16)]
@@ -375,7 +497,9 @@ def test_refused(checkpoint: Callable[[str], Path], fitted: lenses.JacobianLens)
         ({"rule": "up"}, "give held=True"),
         ({"held": True, "rule": "down"}, "Rule: expected one of"),
         ({"skip_first": -1}, "skip_first: expected an integer of at least 0"),
-        ({"longest": 1}, "longest: expected an integer of at least 2"),
+        ({"longest": 3}, "longest: expected an integer of at least 4"),
+        ({"prompts": [[0.5] * 9]}, "expected a list of one token id or more; found shape .*float64"),
+        ({"tolerance": -1.0}, "tolerance: expected a number of at least 0"),
         ({"block": 0}, "at least 1 row"),
         ({"out": "a.npy"}, "ends in .safetensors or .pt"),
     ):
@@ -396,6 +520,15 @@ def test_refused(checkpoint: Callable[[str], Path], fitted: lenses.JacobianLens)
     ):
         with pytest.raises(jaxlin.JaxlinError, match=message):
             call()
+    astray = dataclasses.replace(fitted, target_layer=2)
+    with pytest.raises(jaxlin.JaxlinError, match=r"leads to the last layer, 3, .* leads to layer 2"):
+        lenses.read(model, x, astray)
+    with pytest.raises(PromptError, match="expected floats"):
+        model.check_embeddings(jnp.ones((3, 64), int))
+    one = lenses.read(model, x, tokens=5, positions=3)
+    assert (one.positions, one.ranks.shape) == ((3,), (4, 1, 1))
+    with pytest.raises(PromptError, match=r"shape \(\.\.\., 64\); found \(3,\)"):
+        lenses.logits(model, jnp.ones(3))
     assert repr(fitted) == "JacobianLens(maps of shape (3, 64, 64), layers=0..2, prompts=2, estimator='jacobian_lens')"
     assert repr(lenses.read(model, x)) == "Reading(layers=0..3, 20 positions, 8 tokens at each, ranks of 0)"
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.biases import has_biases, without_biases
+from jaxlin.brief import Brief
 from jaxlin.decoder import Decoder
 from jaxlin.held import Coefficients, record, rule_of
 from jaxlin.hold import Replay, Rule
@@ -25,7 +26,7 @@ from jaxlin.words import Poles, left_words
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ExactLens:
+class ExactLens(Brief):
     r"""The parts of one output: ``parts[l].sum(0) + bias[l] == output`` at every layer.
 
     Attributes:
@@ -39,10 +40,6 @@ class ExactLens:
     output: Float[np.ndarray, " d"]
     parts: Float[np.ndarray, "n t d"]
     bias: Float[np.ndarray, "n d"]
-
-    def __repr__(self) -> str:
-        layers, tokens, d = self.parts.shape
-        return f"ExactLens({layers - 1} layers, {tokens} tokens, {d} features)"
 
     @property
     def defect(self) -> float:

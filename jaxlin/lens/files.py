@@ -1,5 +1,6 @@
 """Lenses in files: torch's ``.pt`` as published ones have it, or safetensors; and the sums of a fit that goes on."""
 
+import functools
 import hashlib
 import json
 import os
@@ -7,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.hub import downloaded
 from jaxlin.checkpoint.safetensors import SafetensorsFile
 from jaxlin.errors import CheckpointError, JaxlinError, one_of
+from jaxlin.fill import FLOATS
+from jaxlin.layers import at_least_float32
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
 from jaxlin.lens.pt import read_pt, write_pt
 
@@ -32,13 +35,24 @@ EVERY = 60.0
 """Seconds from one writing of a fit's sums to the next."""
 
 
+def a_path(name: Any) -> Path:
+    """`name` as a path.
+
+    Raises:
+        JaxlinError: it is none.
+    """
+    if not isinstance(name, str | PathLike) or "\0" in os.fspath(name):
+        raise JaxlinError(f"Lens: expected a path; found {name!r}."[:200])
+    return Path(name)
+
+
 def check_path(path: str | PathLike[str]) -> Path:
     """`path`, if a lens can be written there.
 
     Raises:
         JaxlinError: another kind of file, one that exists, or no such directory.
     """
-    out = Path(path)
+    out = a_path(path)
     if out.suffix not in KINDS:
         raise JaxlinError(f"Lens: expected a path that ends in {' or '.join(KINDS)}; found {out}.")
     if out.exists():
@@ -57,13 +71,17 @@ def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = N
         lens: the lens.
         path: where to; its ending says which kind.
         dtype: what matrices are stored in, ``"float16"``, ``"bfloat16"`` or ``"float32"``; float16, as published ones,
-            unless given, or float32 where that cannot hold an entry.
+            unless given, or float32 where an entry is too large for it.
 
     Raises:
         JaxlinError: another kind of file, one that exists, no such dtype, or entries that it cannot hold.
     """
+    if not isinstance(lens, JacobianLens):
+        raise JaxlinError(f"Lens: expected one, as jaxlin.lens.fit gives; found a {type(lens).__name__}.")
     out, values = check_path(path), np.asarray(lens.maps)
     largest = float(np.max(np.abs(values), initial=0))
+    if not np.isfinite(largest):
+        raise JaxlinError("Lens: expected finite entries; found NaN or infinity.")
     fits = [name for name, kind in STORED.items() if largest <= float(ml_dtypes.finfo(kind).max)]
     chosen = one_of("dtype", dtype or ("float16" if "float16" in fits else "float32"), tuple(STORED))
     if chosen not in fits:
@@ -88,6 +106,8 @@ def _said(lens: JacobianLens) -> dict[str, Any]:
     said: dict[str, Any] = {"estimator": lens.estimator}
     if lens.skip_first is not None:
         said["skip_first_positions"] = lens.skip_first
+    if lens.target_layer is not None:
+        said["target_layer"] = lens.target_layer
     if lens.mean_square is not None:
         said["mean_square"] = list(lens.mean_square)
     return said
@@ -95,7 +115,7 @@ def _said(lens: JacobianLens) -> dict[str, Any]:
 
 def _replaced(path: Path, write: Any) -> None:
     """Let `write` make a new file, then give it its name: it is whole or not there."""
-    fresh = path.with_name(f"{path.name}.new")
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")  # another process may be writing the same
     try:
         write(fresh)
         os.replace(fresh, path)
@@ -119,15 +139,17 @@ def load(name: str | PathLike[str], filename: str | None = None, *, revision: st
     Raises:
         CheckpointError: no such file, or none of a lens.
     """
-    path = Path(name) if filename is None else downloaded(os.fspath(name), filename, revision)
+    path = a_path(name) if filename is None else downloaded(os.fspath(a_path(name)), filename, revision)
     if path.suffix == ".pt":
         return _from_pt(read_pt(path), path)
     if path.suffix == ".safetensors":
         return _from_safetensors(path)
-    raise CheckpointError(f"{path}: expected a file that ends in {' or '.join(KINDS)}.")
+    raise CheckpointError(
+        f"{path}: expected a file that ends in {' or '.join(KINDS)}; with the name of a repository, give the file too."
+    )
 
 
-def _from_pt(found: Mapping[str, Any], path: Path) -> JacobianLens:
+def _from_pt(found: Mapping[Any, Any], path: Path) -> JacobianLens:
     whole = "J" in found
     matrices, prompts = found.get("J" if whole else "jacobian_sum"), found.get("n_prompts" if whole else "n_done")
     if not isinstance(matrices, dict) or not matrices:
@@ -144,7 +166,10 @@ def _from_safetensors(path: Path) -> JacobianLens:
     try:
         with safetensors.safe_open(path, "numpy") as opened:
             said = json.loads((opened.metadata() or {})["jaxlin_lens"])
-        matrices = dict(zip(said["layers"], file.read("J"), strict=True))
+        layers, found = said["layers"], file.read("J")
+        matrices = dict(zip(layers, found, strict=True))
+        if len(matrices) < len(layers):
+            raise ValueError("a layer is there twice")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a lens, as jaxlin.lens.save writes; found none.") from error
     return _checked(matrices, said.get("prompts"), said, path)
@@ -159,18 +184,20 @@ def _checked(
         CheckpointError: anything else.
     """
 
-    def wrong(expected: str, found: Any) -> CheckpointError:
-        return CheckpointError(f"{path}: expected {expected}; found {found!r}."[:400])
+    def wrong(expected: str, found: str) -> CheckpointError:
+        return CheckpointError(f"{path}: expected {expected}; found {found}."[:400])
 
-    if type(prompts) is not int or prompts < 1:
-        raise wrong("a number of prompts", prompts)
+    # What is found may be nested without end: only what is known is shown.
+    if type(prompts) is not int or not 1 <= prompts < 2**53:
+        raise wrong("a number of prompts", f"{prompts}" if type(prompts) is int else f"a {type(prompts).__name__}")
     if any(type(layer) is not int or layer < 0 for layer in matrices):
-        raise wrong("matrices of layers counted from 0", list(matrices))
+        raise wrong("matrices of layers counted from 0", ", ".join(map(str, matrices)))
     layers = tuple(sorted(matrices))
-    shapes = {getattr(each, "shape", None) for each in matrices.values()}
-    shape = next(iter(shapes))
-    if len(shapes) != 1 or shape is None or len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
-        raise wrong("square matrices of one shape", shapes)
+    floats = [each for each in matrices.values() if isinstance(each, np.ndarray) and each.dtype in FLOATS]
+    shapes = {each.shape for each in floats}
+    shape = next(iter(shapes), ())
+    if len(floats) < len(matrices) or len(shapes) != 1 or len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        raise wrong("square matrices of floats, of one shape", ", ".join(map(str, shapes)) or "none")
     maps = np.empty((len(matrices), *shape), np.float32)
     for at, layer in enumerate(layers):
         maps[at] = matrices[layer]
@@ -179,6 +206,7 @@ def _checked(
     if not np.isfinite(maps).all():
         raise wrong("finite matrices", "NaN or infinity")
     skip, squares, estimator = (said.get(key) for key in ("skip_first_positions", "mean_square", "estimator"))
+    target = said.get("target_layer")
     known = isinstance(squares, list) and len(squares) == len(layers) and all(type(s) is float for s in squares)
     return JacobianLens(
         maps,
@@ -187,7 +215,17 @@ def _checked(
         estimator if isinstance(estimator, str) else ORDINARY,
         skip if type(skip) is int else None,
         tuple(squares) if known and squares is not None else None,
+        target if type(target) is int else None,
     )
+
+
+class _State(NamedTuple):
+    """The sums of some prompts. Put in its place whole: an interruption comes between any two steps."""
+
+    total: Any
+    squares: np.ndarray
+    prompts: int
+    seen: str
 
 
 class Sums:
@@ -205,10 +243,8 @@ class Sums:
     def __init__(self, out: Path | None, shape: tuple[int, int], dtype: Any, identity: str) -> None:
         layers, d = shape
         self.path = None if out is None else out.with_name(f"{out.name}.partial")
-        self.identity, self.prompts = identity, 0
-        self.seen = hashlib.sha256()
-        self._total: Any = jnp.zeros((layers, d, d), dtype)
-        self._squares = np.zeros(layers)
+        self.identity = identity
+        self._state = _State(jnp.zeros((layers, d, d), dtype), np.zeros(layers), 0, "")
         self._written, self._at = 0, time.monotonic()
 
     def __enter__(self) -> "Sums":
@@ -219,56 +255,62 @@ class Sums:
             self._write()
 
     @property
+    def prompts(self) -> int:
+        """How many have been added."""
+        return self._state.prompts
+
+    @property
     def mean(self) -> Float[np.ndarray, "n d e"]:
         """The mean map of each layer."""
-        return np.asarray(self._total) / self.prompts
+        return np.asarray(self._state.total) / self.prompts
 
     @property
     def mean_square(self) -> tuple[float, ...]:
         """The mean of the squared norm of each layer's map."""
-        return tuple((self._squares / self.prompts).tolist())
+        return tuple((self._state.squares / self.prompts).tolist())
 
     def add(self, ids: Sequence[int], found: Float[Array, "n d e"]) -> None:
         """Add the maps of a prompt."""
-        self._total, squares = _added(self._total, found)
-        self._squares += np.asarray(squares, np.float64)
-        self._pass(ids)
+        before = self._state
+        total, squares = jax.block_until_ready(_added(before.total, found))
+        squares = before.squares + np.asarray(squares, np.float64)
+        self._state = _State(total, squares, before.prompts + 1, _seen(before.seen, ids))
         if time.monotonic() - self._at > EVERY:
             self._write()
-
-    def _pass(self, ids: Sequence[int]) -> None:
-        self.prompts += 1
-        self.seen.update(np.asarray([len(ids), *ids], np.int64).tobytes())
 
     def _write(self) -> None:
         if self.path is None:
             return
-        said = {"identity": self.identity, "prompts": self.prompts, "seen": self.seen.hexdigest()}
-        values = {"J_sum": np.asarray(self._total), "square_sum": self._squares}
+        state = self._state
+        said = {"identity": self.identity, "prompts": state.prompts, "seen": state.seen}
+        values = {"J_sum": np.asarray(state.total), "square_sum": state.squares}
         _replaced(self.path, lambda fresh: safetensors.numpy.save_file(values, fresh, {"jaxlin_fit": json.dumps(said)}))
-        self._written, self._at = self.prompts, time.monotonic()
+        self._written, self._at = state.prompts, time.monotonic()
 
     def resume(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Take what an earlier fit of the first of `prompts` has left.
+        """Take what an earlier fit of the first of `prompts` has left; write that there is nothing where none has.
 
         Raises:
-            JaxlinError: it was left by a fit of something else.
+            JaxlinError: it was left by a fit of something else, or it cannot be written.
         """
         if self.path is None or not self.path.exists():
+            self._write()
             return
         try:
             file = SafetensorsFile(self.path)
             with safetensors.safe_open(self.path, "numpy") as opened:
                 said = json.loads((opened.metadata() or {})["jaxlin_fit"])
-            total, squares = file.read("J_sum"), file.read("square_sum")
-            for ids in prompts[: said["prompts"]]:
-                self._pass(ids)
-            there = (said["identity"], said["prompts"], said["seen"], total.shape, squares.shape)
-        except (KeyError, TypeError, ValueError) as error:
+            total, squares, count = file.read("J_sum"), file.read("square_sum"), said["prompts"]
+            seen = functools.reduce(_seen, prompts[:count], "")
+            there = (said["identity"], count, said["seen"], total.shape, total.dtype, squares.shape, squares.dtype)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._other() from error
-        if there != (self.identity, self.prompts, self.seen.hexdigest(), self._total.shape, self._squares.shape):
+        whole, sums = self._state.total, self._state.squares
+        known = type(count) is int and 0 <= count <= len(prompts) and np.isfinite(total).all()
+        if not known or there != (self.identity, count, seen, whole.shape, whole.dtype, sums.shape, sums.dtype):
             raise self._other()
-        self._total, self._squares, self._written = jnp.asarray(total), np.array(squares), self.prompts
+        self._state = _State(jnp.asarray(total), np.array(squares), count, seen)
+        self._written = count
 
     def _other(self) -> JaxlinError:
         return JaxlinError(
@@ -282,8 +324,13 @@ class Sums:
             self.path.unlink(missing_ok=True)
 
 
-@jax.jit(donate_argnums=0)
+def _seen(before: str, ids: Sequence[int]) -> str:
+    """What stands for the prompts before and this one."""
+    return hashlib.sha256(f"{before} {list(map(int, ids))}".encode()).hexdigest()
+
+
+@jax.jit
 def _added(
     total: Float[Array, "n d e"], found: Float[Array, "n d e"]
 ) -> tuple[Float[Array, "n d e"], Float[Array, " n"]]:
-    return total + found, jnp.sum(jnp.square(found), axis=(1, 2))
+    return total + found, jnp.sum(jnp.square(at_least_float32(found)), axis=(1, 2))

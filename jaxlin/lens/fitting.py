@@ -25,11 +25,12 @@ from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
 from jaxlin.biases import without_biases
+from jaxlin.checkpoint.config import is_number
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.held import record, rule_of
 from jaxlin.hold import Hold, Replay, Rule
-from jaxlin.layers import folding_pays
+from jaxlin.layers import at_least_float32, folding_pays
 from jaxlin.lens.files import Sums, check_path, save
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
 from jaxlin.rows import default_block, sizes
@@ -80,13 +81,15 @@ def fit(
     depth, chosen = model.config.num_hidden_layers, rule_of(model, rule)
     if not held and rule is not None:
         raise JaxlinError("Fit: a rule says what is held; give held=True with it.")
-    for name, number, least in (("skip_first", skip_first, 0), ("longest", longest, 2)):
+    for name, number, least in (("skip_first", skip_first, 0), ("longest", longest, skip_first + 2)):
         if not is_whole(number) or number < least:
             raise JaxlinError(f"Fit, {name}: expected an integer of at least {least}; found {number!r}.")
     if block is not None and (not is_whole(block) or block < 1):
         raise JaxlinError(f"Fit, block: expected at least 1 row; found {block!r}.")
+    if tolerance is not None and not (is_number(tolerance) and tolerance >= 0):
+        raise JaxlinError(f"Fit, tolerance: expected a number of at least 0; found {tolerance!r}.")
     kept = _layers(layers, depth)
-    taken = _taken(prompts, skip_first, longest)
+    taken = _taken(model, list(prompts), skip_first, longest)
     estimator = f"local_linear_map, {chosen}" if held else ORDINARY
     path = None if out is None else check_path(out)
     tokens = max(map(len, taken))
@@ -133,24 +136,24 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
         raise JaxlinError("Fit: expected a model of two layers or more: the last layer needs no lens.")
     if layers is None:
         return tuple(range(depth - 1))
+    layers = list(layers)
     if not len(layers) or not all(is_whole(each) and -depth <= each < depth - 1 and each != -1 for each in layers):
-        raise JaxlinError(f"Fit, layers: expected some of 0..{depth - 2}; found {list(layers)}.")
+        raise JaxlinError(f"Fit, layers: expected some of 0..{depth - 2}; found {layers}.")
     return tuple(sorted({int(layer) % depth for layer in layers}))
 
 
-def _taken(prompts: Sequence[Any], skip_first: int, longest: int) -> list[list[int]]:
-    if isinstance(prompts, str) or any(np.ndim(ids) != 1 for ids in prompts):
+def _taken(model: Decoder, prompts: list[Any], skip_first: int, longest: int) -> list[list[int]]:
+    if any(isinstance(ids, str) or np.ndim(ids) != 1 for ids in prompts):
         raise JaxlinError("Fit: expected a list of prompts, each a list of token ids, as tokenizer.encode(text) gives.")
-    cut = [[int(i) for i in ids[:longest]] for ids in prompts]
-    taken = [ids for ids in cut if len(ids) > skip_first + 1]
+    taken = [model.check_ids(ids[:longest]).tolist() for ids in prompts if len(ids) > skip_first + 1]
     if not taken:
         raise JaxlinError(
-            f"Fit: expected prompts of {skip_first + 2} tokens or more; found none among {len(cut)}. "
+            f"Fit: expected prompts of {skip_first + 2} tokens or more; found none among {len(prompts)}. "
             "Give longer ones, or a smaller skip_first."
         )
-    if short := len(cut) - len(taken):
+    if short := len(prompts) - len(taken):
         warnings.warn(
-            f"{short} of {len(cut)} prompts have fewer than {skip_first + 2} tokens and are left out.", stacklevel=3
+            f"{short} of {len(prompts)} prompts have fewer than {skip_first + 2} tokens and are left out.", stacklevel=3
         )
     return taken
 
@@ -171,8 +174,16 @@ def _block(model: Decoder, tokens: int, held: bool) -> int:
 def _identity(model: Decoder, ids: Sequence[int], estimator: str, layers: tuple[int, ...], skip_first: int) -> str:
     """What tells the sums of one fit from those of another, but for the prompts."""
     said = hashlib.sha256(repr((estimator, layers, skip_first)).encode())
-    said.update(np.asarray(jax.jit(lambda model, x: model(x))(model, model.embed(ids))).tobytes())
+    for array in jax.tree.leaves(_fingerprint(model, model.embed(ids))):
+        said.update(np.asarray(array).tobytes())
     return said.hexdigest()
+
+
+@jax.jit
+def _fingerprint(model: Decoder, x: Float[Array, "t d"]) -> tuple[Array, list[Array]]:
+    """What the model makes of a prompt, and the size of every parameter, of which the prompt needs some alone."""
+    sizes = [jnp.sum(jnp.abs(at_least_float32(leaf))) for leaf in jax.tree.leaves(model)]
+    return model(x), sizes
 
 
 @functools.partial(jax.jit, static_argnames=("first", "held", "rule", "block"))
@@ -199,7 +210,7 @@ def _of_prompt(
 
     count = -(-d // block)
     found = jax.lax.map(rows, block * jnp.arange(count))
-    return jnp.moveaxis(found, 0, 1).reshape(len(layers), count * block, d)[:, :d] / jnp.sum(at)
+    return jnp.moveaxis(found, 0, 1).reshape(len(layers), count * block, d)[:, :d] / jnp.sum(valid)
 
 
 def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> Any:

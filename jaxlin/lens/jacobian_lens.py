@@ -8,7 +8,7 @@ Global Workspace in Language Models", arXiv 2607.15495, 2026.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ class JacobianLens:
         estimator: what is averaged: `ORDINARY`, or that and the rule of the held model, ``"local_linear_map, gate"``.
         skip_first: how many positions at the start of a prompt are left out; None where a file does not say.
         mean_square: the mean over prompts of $\lVert J_l \rVert_F^2$, ``[n]``; None where a file does not say.
+        target_layer: the layer whose stream it leads to, where a file says so; the last unless given.
     """
 
     maps: Leaf
@@ -48,6 +49,7 @@ class JacobianLens:
     estimator: str = field(default=ORDINARY, metadata={"static": True})
     skip_first: int | None = field(default=None, metadata={"static": True})
     mean_square: tuple[float, ...] | None = field(default=None, metadata={"static": True})
+    target_layer: int | None = field(default=None, metadata={"static": True})
 
     def __repr__(self) -> str:
         return (
@@ -65,7 +67,7 @@ class JacobianLens:
         """
         if self.mean_square is None or self.prompts < 2:
             return np.full(len(self.layers), np.nan)
-        norms = np.sum(np.square(np.asarray(self.maps, np.float64)), axis=(1, 2))
+        norms = np.array([np.sum(np.square(each, dtype=np.float64)) for each in np.asarray(self.maps)])
         spread = np.maximum(np.asarray(self.mean_square) - norms, 0) / (self.prompts - 1)
         return np.sqrt(spread / norms)
 
@@ -91,9 +93,10 @@ class JacobianLens:
         return jnp.einsum("de,...e->...d", matrix, h, precision=HIGHEST)
 
     def direction(self, model: Decoder, token: int, layer: int) -> Float[Array, " d"]:
-        r"""$J_l^\top w$ for the row $w$ of the unembedding that reads `token`: what the lens reads it by at `layer`.
+        r"""$J_l^\top w$ for the row $w$ of the unembedding that reads `token`: the token's direction at `layer`.
 
-        A direction to `jaxlin.steering.add`, `ablate` or `swap` at ``("resid_post", layer)``.
+        It is one to `jaxlin.steering.add`, `ablate` or `swap` at ``("resid_post", layer)``. The final norm, and its
+        weight, are left out, as they are of the vectors of published lenses.
 
         Raises:
             JaxlinError: a layer that this lens has no matrix for, a model of another width, or no token id.
@@ -120,6 +123,11 @@ def check(model: Decoder, lens: Any) -> None:
             f"Lens: expected matrices of shape {expected} for layers in 0..{depth - 1}, as this model has; "
             f"found {jnp.shape(lens.maps)} for {spans(lens.layers)}. It belongs to another model."
         )
+    if lens.target_layer not in (None, depth - 1, -1):
+        raise JaxlinError(
+            f"Lens: expected one that leads to the last layer, {depth - 1}, which the final norm reads; found one that "
+            f"leads to layer {lens.target_layer}."
+        )
 
 
 def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
@@ -133,7 +141,7 @@ def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
         raise JaxlinError("Merge: expected one lens or more; found none.")
     first = lenses[0]
     for lens in lenses:
-        for what in ("estimator", "layers", "skip_first"):
+        for what in ("estimator", "layers", "skip_first", "target_layer"):
             if getattr(lens, what) != getattr(first, what):
                 raise JaxlinError(
                     f"Merge: expected lenses of one {what}; found {getattr(first, what)!r} and {getattr(lens, what)!r}."
@@ -150,9 +158,8 @@ def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
     if len(squares) == len(lenses):
         weights = np.array([lens.prompts for lens in lenses]) / prompts
         together = tuple((weights @ np.array(squares)).tolist())
-    return JacobianLens(
-        np.asarray(maps, np.float32), first.layers, prompts, first.estimator, first.skip_first, together
-    )
+    wide = np.result_type(np.float32, *(np.asarray(lens.maps).dtype for lens in lenses))
+    return replace(first, maps=np.asarray(maps, wide), prompts=prompts, mean_square=together)
 
 
 def spans(layers: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxlin.decoder import Decoder
+from jaxlin.decoder import Decoder, PromptError
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import Hold
 from jaxlin.layers import HIGHEST
@@ -23,7 +23,8 @@ class Reading:
     """The best tokens at each layer and position, and where chosen tokens stand among all.
 
     Attributes:
-        layers: the layers read, counted from 0: the stream after that block. The last is the model's own answer.
+        layers: the layers read, counted from 0: the stream after that block. Where no matrix stands for the last, it is
+            read as it is: the model's own answer.
         positions: the positions read, counted from the first token.
         ids: the best tokens, the best first, ``[n, p, k]``.
         logits: their logits, after a softcap if the model has one, ``[n, p, k]``.
@@ -47,8 +48,8 @@ def read(
     lens: JacobianLens | None = None,
     *,
     k: int = 8,
-    tokens: Sequence[int] = (),
-    positions: Sequence[int] | None = None,
+    tokens: int | Sequence[int] = (),
+    positions: int | Sequence[int] | None = None,
 ) -> Reading:
     r"""The tokens with the largest $\operatorname{unembed}(\operatorname{norm}(J_l\,h_{l,t}))$, by layer and position.
 
@@ -71,18 +72,36 @@ def read(
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
     if not is_whole(k) or not 1 <= k <= vocab:
         raise JaxlinError(f"Read: expected a number of tokens in 1..{vocab}; found {k!r}.")
-    if unknown := [token for token in tokens if not is_whole(token) or not 0 <= token < vocab]:
+    chosen = _listed(tokens)
+    if unknown := [token for token in chosen if not is_whole(token) or not 0 <= token < vocab]:
         raise JaxlinError(f"Read: expected token ids in 0..{vocab - 1}; found {unknown[0]!r}.")
-    at = tuple(range(len(x)) if positions is None else (position_in(len(x), position) for position in positions))
+    asked = range(len(x)) if positions is None else _listed(positions)
+    at = tuple(position_in(len(x), position) for position in asked)
     if lens is None:
         layers, maps = tuple(range(depth - 1)), None
     else:
         check(model, lens)
         layers, maps = lens.layers, jnp.asarray(lens.maps, x.dtype)
     last = () if depth - 1 in layers else (depth - 1,)
-    chosen = np.asarray(tokens, np.int32).reshape(len(tokens))
-    found = _read(model, x, maps, np.asarray(at, np.int32), chosen, layers=layers + last, k=int(k))
+    where, of = (np.asarray(each, np.int32).reshape(len(each)) for each in (at, chosen))
+    found = _read(model, x, maps, where, of, layers=layers + last, k=int(k))
     return Reading(layers + last, at, *jax.device_get(found))
+
+
+def _listed(given: Any) -> list[Any]:
+    return [given] if np.ndim(given) == 0 else list(given)
+
+
+def logits(model: Decoder, h: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
+    """The logits of streams before the final norm, of any layer or of `JacobianLens.transport`: norm, then unembedding.
+
+    Raises:
+        PromptError: vectors of another width.
+    """
+    if jnp.shape(h)[-1:] != (model.config.hidden_size,):
+        raise PromptError(f"Stream: expected shape (..., {model.config.hidden_size}); found {jnp.shape(h)}.")
+    hold = Hold()
+    return model.unembed(model.norm(h, hold), hold)
 
 
 @functools.partial(jax.jit, static_argnames=("layers", "k"))
@@ -103,10 +122,9 @@ def _read(
         read = jnp.concatenate([moved, read[len(maps) :]])
 
     def at(h: Float[Array, "p d"]) -> tuple[Any, Any, Any]:
-        hold = Hold(model.rule)
-        logits = model.unembed(model.norm(h, hold), hold)
-        best, ids = jax.lax.top_k(logits, k)
-        larger = logits[:, None, :] > logits[:, tokens][:, :, None]
+        found = logits(model, h)
+        best, ids = jax.lax.top_k(found, k)
+        larger = found[:, None, :] > found[:, tokens][:, :, None]
         return ids, best, jnp.sum(larger, axis=-1)
 
     # One layer at a time: of each position there are as many logits as tokens.
