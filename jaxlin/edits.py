@@ -36,6 +36,14 @@ class SteeringError(JaxlinError):
 class Edit:
     """What is done to the value at a site, at each position by itself; strength 0 does nothing.
 
+    An edit of one's own is a subclass, made into a pytree as this is, with the arrays it needs as fields::
+
+        @jax.tree_util.register_dataclass
+        @dataclass(frozen=True, kw_only=True, repr=False)
+        class Shrink(Edit):
+            def __call__(self, h, drive):
+                return (1 - self.strength) * h
+
     Attributes:
         site: where on the residual stream.
         strength: how much; each kind of edit says what it multiplies.

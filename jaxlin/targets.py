@@ -13,7 +13,10 @@ from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError, TokenizerError
 from jaxlin.tokenizer import Tokenizer
 
-Target = int | tuple[int, int] | Float[Array | np.ndarray, " k"]
+Token = int | Int[Array, ""]
+"""A token id; an array of one, perhaps traced, within a transform."""
+
+Target = Token | tuple[Token, Token] | Float[Array | np.ndarray, " k"]
 """A token id; a pair of them, for the difference of their logits; or a direction of the output."""
 
 Words = str | tuple[str | int, str | int]

@@ -22,9 +22,11 @@ import jaxlin
 from jaxlin import lens as lenses
 from jaxlin.decoder import PromptError
 from jaxlin.errors import CheckpointError
-from jaxlin.lens.files import Sums
+from jaxlin.lens import sums as lens_sums
 from jaxlin.lens.jacobian_lens import check
-from jaxlin.lens.pt import read_pt, write_pt
+from jaxlin.lens.pt import read_pt
+from jaxlin.lens.pt_writer import write_pt
+from jaxlin.lens.sums import Sums
 from jaxlin.streams import streams
 
 SKIP = 2
@@ -417,7 +419,7 @@ class TestOngoing:
         """A prompt is in the sums, their squares and the count, or in none."""
         model, _ = jaxlin.load(checkpoint("llama"))
         prompts, out = [[*PROMPTS[0][:-1], i] for i in range(4)], tmp_path / "a.pt"
-        real, calls = getattr(lenses.files, step), []
+        real, calls = getattr(lens_sums, step), []
 
         def interrupted(*arguments: Any) -> Any:
             found = real(*arguments)
@@ -427,7 +429,7 @@ class TestOngoing:
             return found
 
         with monkeypatch.context() as patch:
-            patch.setattr(lenses.files, step, interrupted)
+            patch.setattr(lens_sums, step, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
         going = lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)

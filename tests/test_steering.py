@@ -45,6 +45,15 @@ PROMPTS = [
 ]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Shrink(Edit):
+    """As the docstring of `Edit` says to write one."""
+
+    def __call__(self, h: jax.Array, drive: jax.Array) -> jax.Array:
+        return (1 - self.strength) * h
+
+
 def vectors(count: int, d: int = 64) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, d))
 
@@ -62,6 +71,7 @@ def every_kind(model: Any) -> list[Edit]:
         add("embed", b, 0.2),
         add(("resid_post", 3), a, 0.3),
         add(("resid_mid", 1), b, 0.5, where=(2, 4)),
+        Shrink(site=("mlp_out", 0), strength=0.5),
     ]
 
 

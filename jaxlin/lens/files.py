@@ -1,65 +1,27 @@
-"""Lenses in files: torch's ``.pt`` as published ones have it, or safetensors; and the sums of a fit that goes on."""
+"""Lenses in files: torch's ``.pt`` as published ones have it, or safetensors."""
 
-import functools
-import hashlib
 import json
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
-from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.hub import downloaded
 from jaxlin.checkpoint.safetensors import SafetensorsFile
 from jaxlin.errors import CheckpointError, JaxlinError, one_of
 from jaxlin.fill import FLOATS
-from jaxlin.layers import at_least_float32
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
-from jaxlin.lens.pt import read_pt, write_pt
-
-KINDS = (".safetensors", ".pt")
-"""The files that a lens can be in."""
+from jaxlin.lens.paths import KINDS, a_path, check_path, replaced
+from jaxlin.lens.pt import read_pt
+from jaxlin.lens.pt_writer import write_pt
 
 STORED = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 """What matrices are stored in."""
-
-EVERY = 60.0
-"""Seconds from one writing of a fit's sums to the next."""
-
-
-def a_path(name: Any) -> Path:
-    """`name` as a path.
-
-    Raises:
-        JaxlinError: it is none.
-    """
-    if not isinstance(name, str | PathLike) or "\0" in os.fspath(name):
-        raise JaxlinError(f"Lens: expected a path; found {name!r}."[:200])
-    return Path(name)
-
-
-def check_path(path: str | PathLike[str]) -> Path:
-    """`path`, if a lens can be written there.
-
-    Raises:
-        JaxlinError: another kind of file, one that exists, or no such directory.
-    """
-    out = a_path(path)
-    if out.suffix not in KINDS:
-        raise JaxlinError(f"Lens: expected a path that ends in {' or '.join(KINDS)}; found {out}.")
-    if out.exists():
-        raise JaxlinError(f"Lens: {out} is there already. Delete it or choose another path.")
-    if not out.parent.is_dir():
-        raise JaxlinError(f"Lens: expected a directory {out.parent}; found none.")
-    return out
 
 
 def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = None) -> None:
@@ -87,18 +49,18 @@ def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = N
     if chosen not in fits:
         raise JaxlinError(f"Lens: expected entries that {chosen} can hold; found {largest:.3g}. Give another dtype.")
     maps = values.astype(STORED[chosen])
-    said = _said(lens)
+    layers, said = list(map(int, lens.layers)), _said(lens)
 
     def write(fresh: Path) -> None:
         if out.suffix == ".pt":
-            official = {"n_prompts": lens.prompts, "source_layers": list(lens.layers), "d_model": maps.shape[-1]}
+            official = {"n_prompts": int(lens.prompts), "source_layers": layers, "d_model": maps.shape[-1]}
             with fresh.open("wb") as file:
-                write_pt(file, {"J": dict(zip(lens.layers, maps, strict=True)), **official, "metadata": said})
+                write_pt(file, {"J": dict(zip(layers, maps, strict=True)), **official, "metadata": said})
         else:
-            numbers = {"layers": list(lens.layers), "prompts": lens.prompts, **said}
+            numbers = {"layers": layers, "prompts": int(lens.prompts), **said}
             safetensors.numpy.save_file({"J": maps}, fresh, {"jaxlin_lens": json.dumps(numbers)})
 
-    _replaced(out, write)
+    replaced(out, write)
 
 
 def _said(lens: JacobianLens) -> dict[str, Any]:
@@ -111,19 +73,6 @@ def _said(lens: JacobianLens) -> dict[str, Any]:
     if lens.mean_square is not None:
         said["mean_square"] = list(lens.mean_square)
     return said
-
-
-def _replaced(path: Path, write: Any) -> None:
-    """Let `write` make a new file, then give it its name: it is whole or not there."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")  # another process may be writing the same
-    try:
-        write(fresh)
-        os.replace(fresh, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise JaxlinError(f"Lens: {path} cannot be written: {reason}.") from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def load(name: str | PathLike[str], filename: str | None = None, *, revision: str | None = None) -> JacobianLens:
@@ -196,6 +145,8 @@ def _checked(
     floats = [each for each in matrices.values() if isinstance(each, np.ndarray) and each.dtype in FLOATS]
     shapes = {each.shape for each in floats}
     shape = next(iter(shapes), ())
+    if len(set(map(id, floats))) < len(floats):  # of a small file a lens could be made that fills all memory
+        raise wrong("matrices of their own", "one matrix for several layers")
     if len(floats) < len(matrices) or len(shapes) != 1 or len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
         raise wrong("square matrices of floats, of one shape", ", ".join(map(str, shapes)) or "none")
     maps = np.empty((len(matrices), *shape), np.float32)
@@ -217,120 +168,3 @@ def _checked(
         tuple(squares) if known and squares is not None else None,
         target if type(target) is int else None,
     )
-
-
-class _State(NamedTuple):
-    """The sums of some prompts. Put in its place whole: an interruption comes between any two steps."""
-
-    total: Any
-    squares: np.ndarray
-    prompts: int
-    seen: str
-
-
-class Sums:
-    """The sum of the maps of the prompts so far, and the sum of their squares; kept beside a file that is not yet made.
-
-    A context: what was added is written when it is left, whatever the reason.
-
-    Args:
-        out: the file that the fit will write; None to keep nothing.
-        shape: layers and features.
-        dtype: of the sums.
-        identity: what the sums are of; others are not continued.
-    """
-
-    def __init__(self, out: Path | None, shape: tuple[int, int], dtype: Any, identity: str) -> None:
-        layers, d = shape
-        self.path = None if out is None else out.with_name(f"{out.name}.partial")
-        self.identity = identity
-        self._state = _State(jnp.zeros((layers, d, d), dtype), np.zeros(layers), 0, "")
-        self._written, self._at = 0, time.monotonic()
-
-    def __enter__(self) -> "Sums":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.prompts > self._written:
-            self._write()
-
-    @property
-    def prompts(self) -> int:
-        """How many have been added."""
-        return self._state.prompts
-
-    @property
-    def mean(self) -> Float[np.ndarray, "n d e"]:
-        """The mean map of each layer."""
-        return np.asarray(self._state.total) / self.prompts
-
-    @property
-    def mean_square(self) -> tuple[float, ...]:
-        """The mean of the squared norm of each layer's map."""
-        return tuple((self._state.squares / self.prompts).tolist())
-
-    def add(self, ids: Sequence[int], found: Float[Array, "n d e"]) -> None:
-        """Add the maps of a prompt."""
-        before = self._state
-        total, squares = jax.block_until_ready(_added(before.total, found))
-        squares = before.squares + np.asarray(squares, np.float64)
-        self._state = _State(total, squares, before.prompts + 1, _seen(before.seen, ids))
-        if time.monotonic() - self._at > EVERY:
-            self._write()
-
-    def _write(self) -> None:
-        if self.path is None:
-            return
-        state = self._state
-        said = {"identity": self.identity, "prompts": state.prompts, "seen": state.seen}
-        values = {"J_sum": np.asarray(state.total), "square_sum": state.squares}
-        _replaced(self.path, lambda fresh: safetensors.numpy.save_file(values, fresh, {"jaxlin_fit": json.dumps(said)}))
-        self._written, self._at = state.prompts, time.monotonic()
-
-    def resume(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Take what an earlier fit of the first of `prompts` has left; write that there is nothing where none has.
-
-        Raises:
-            JaxlinError: it was left by a fit of something else, or it cannot be written.
-        """
-        if self.path is None or not self.path.exists():
-            self._write()
-            return
-        try:
-            file = SafetensorsFile(self.path)
-            with safetensors.safe_open(self.path, "numpy") as opened:
-                said = json.loads((opened.metadata() or {})["jaxlin_fit"])
-            total, squares, count = file.read("J_sum"), file.read("square_sum"), said["prompts"]
-            seen = functools.reduce(_seen, prompts[:count], "")
-            there = (said["identity"], count, said["seen"], total.shape, total.dtype, squares.shape, squares.dtype)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise self._other() from error
-        whole, sums = self._state.total, self._state.squares
-        known = type(count) is int and 0 <= count <= len(prompts) and np.isfinite(total).all()
-        if not known or there != (self.identity, count, seen, whole.shape, whole.dtype, sums.shape, sums.dtype):
-            raise self._other()
-        self._state = _State(jnp.asarray(total), np.array(squares), count, seen)
-        self._written = count
-
-    def _other(self) -> JaxlinError:
-        return JaxlinError(
-            f"Lens: {self.path} was begun with another model, other prompts, layers or arguments, or is damaged. "
-            "Delete it or choose another path."
-        )
-
-    def forget(self) -> None:
-        """Delete what was kept: the file itself is there."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-
-def _seen(before: str, ids: Sequence[int]) -> str:
-    """What stands for the prompts before and this one."""
-    return hashlib.sha256(f"{before} {list(map(int, ids))}".encode()).hexdigest()
-
-
-@jax.jit
-def _added(
-    total: Float[Array, "n d e"], found: Float[Array, "n d e"]
-) -> tuple[Float[Array, "n d e"], Float[Array, " n"]]:
-    return total + found, jnp.sum(jnp.square(at_least_float32(found)), axis=(1, 2))

@@ -10,9 +10,7 @@ at all of $V$ at once, gives that row of every layer's matrix: a probe that is a
 Source: Gurnee et al., arXiv 2607.15495, 2026, and the estimator of its code, ``jlens.fitting``.
 """
 
-import functools
 import hashlib
-import math
 import warnings
 from collections.abc import Sequence
 from os import PathLike
@@ -21,19 +19,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from jaxlin.biases import without_biases
 from jaxlin.checkpoint.config import is_number
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
-from jaxlin.held import record, rule_of
-from jaxlin.hold import Hold, Replay, Rule
-from jaxlin.layers import at_least_float32, folding_pays
-from jaxlin.lens.files import Sums, check_path, save
+from jaxlin.held import rule_of
+from jaxlin.hold import Rule
+from jaxlin.layers import at_least_float32
+from jaxlin.lens.files import save
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
-from jaxlin.rows import default_block, sizes
+from jaxlin.lens.paths import check_path
+from jaxlin.lens.prompt_maps import prompt_maps, rows_together
+from jaxlin.lens.sums import Sums
 from jaxlin.sites import is_whole
 
 FEWEST = 10
@@ -93,14 +92,14 @@ def fit(
     estimator = f"local_linear_map, {chosen}" if held else ORDINARY
     path = None if out is None else check_path(out)
     tokens = max(map(len, taken))
-    rows = _block(model, tokens, held) if block is None else int(block)
+    rows = rows_together(model, tokens, held) if block is None else int(block)
 
     def of(ids: list[int]) -> Float[Array, "n d e"]:
         # All prompts are of one length to the compiler: no position sees a later one, and the last are left out.
         padded = tokens if model.same_frequencies(len(ids), tokens) else len(ids)
         x = model.embed(ids + ids[-1:] * (padded - len(ids)))
         valid = (np.arange(padded) >= skip_first) & (np.arange(padded) < len(ids) - 1)
-        return _of_prompt(
+        return prompt_maps(
             model, x, valid, np.asarray(kept, np.int32), first=kept[0], held=held, rule=chosen, block=rows
         )
 
@@ -158,19 +157,6 @@ def _taken(model: Decoder, prompts: list[Any], skip_first: int, longest: int) ->
     return taken
 
 
-def _block(model: Decoder, tokens: int, held: bool) -> int:
-    """Rows that pass together: all of them where they fit, as each MLP is then multiplied into one matrix once."""
-    config, size = model.config, jnp.dtype(model.dtype).itemsize
-    d, f = config.hidden_size, config.intermediate_size
-    if not held:
-        # The derivative of a softmax has a pattern for each row.
-        most = 2 * sizes().whole // (tokens * max(d, config.num_attention_heads * tokens) * size)
-        return math.ceil(d / math.ceil(d / max(1, min(d, most))))
-    if folding_pays(d, d, f) and d * tokens * d * size <= sizes().whole:
-        return d
-    return default_block(d, tokens, max(d, f) * size)
-
-
 def _identity(model: Decoder, ids: Sequence[int], estimator: str, layers: tuple[int, ...], skip_first: int) -> str:
     """What tells the sums of one fit from those of another, but for the prompts."""
     said = hashlib.sha256(repr((estimator, layers, skip_first)).encode())
@@ -184,70 +170,3 @@ def _fingerprint(model: Decoder, x: Float[Array, "t d"]) -> tuple[Array, list[Ar
     """What the model makes of a prompt, and the size of every parameter, of which the prompt needs some alone."""
     sizes = [jnp.sum(jnp.abs(at_least_float32(leaf))) for leaf in jax.tree.leaves(model)]
     return model(x), sizes
-
-
-@functools.partial(jax.jit, static_argnames=("first", "held", "rule", "block"))
-def _of_prompt(
-    model: Decoder,
-    x: Float[Array, "t d"],
-    valid: Bool[Array, " t"],
-    layers: Int[Array, " n"],
-    *,
-    first: int,
-    held: bool,
-    rule: Rule,
-    block: int,
-) -> Float[Array, "n d e"]:
-    d = x.shape[1]
-    at = valid.astype(x.dtype)
-    # The stream after a block is that before the next: below the first nothing is differentiated.
-    start = first + 1
-    pull = _held(model, x, at, start, rule) if held else _ordinary(model, x, at, start, block)
-
-    def rows(begin: Int[Array, ""]) -> Float[Array, "n b e"]:
-        u = jax.nn.one_hot(begin + jnp.arange(block), d, dtype=x.dtype)
-        return pull(u)[layers + 1]
-
-    count = -(-d // block)
-    found = jax.lax.map(rows, block * jnp.arange(count))
-    return jnp.moveaxis(found, 0, 1).reshape(len(layers), count * block, d)[:, :d] / jnp.sum(valid)
-
-
-def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> Any:
-    d, depth = x.shape[1], model.config.num_hidden_layers
-    fold = folding_pays(rows, d, model.config.intermediate_size)
-    below, _ = model.scan(x, lambda _: Hold(), stop=start)
-
-    def through(probes: Float[Array, "l d"]) -> Float[Array, "t d"]:
-        stream, _ = model.scan(
-            below,
-            lambda probe: Hold(probes={"resid_pre": jnp.outer(valid, probe)}, fold_derivative=fold),
-            probes,
-            start=start,
-        )
-        return stream
-
-    _, pull = jax.vjp(through, jnp.zeros((depth, d), x.dtype))
-    return lambda u: jnp.moveaxis(jax.vmap(pull)(valid[None, :, None] * u[:, None, :])[0], 0, 1)
-
-
-def _held(model: Decoder, x: Array, valid: Array, start: int, rule: Rule) -> Any:
-    recorded, bare = record(model, x, rule=rule).coefficients, without_biases(model)
-
-    def pull(u: Float[Array, "b d"]) -> Float[Array, "l b e"]:
-        fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)
-        at = valid[:, None, None]
-
-        def through(stream: Float[Array, "t b d"], probes: Float[Array, "l b d"]) -> Float[Array, "t b d"]:
-            # The stream is zero: an input, because a function that adds a constant has no transpose.
-            return bare.scan(
-                stream,
-                lambda row: Replay(row[0], rule, fold=fold, probes={"resid_pre": at * row[1][None]}),
-                (recorded.layers, probes),
-                start=start,
-            )[0]
-
-        shapes = [jax.ShapeDtypeStruct((n, *u.shape), u.dtype) for n in (len(valid), model.config.num_hidden_layers)]
-        return jax.linear_transpose(through, *shapes)(at * u[None])[1]
-
-    return pull

@@ -37,7 +37,7 @@ class JacobianLens:
         maps: $J_l$, ``[n, d_out, d_in]``: applied as ``J @ h``.
         layers: the layers they belong to, counted from 0; the last needs none.
         prompts: how many prompts $J$ is the mean of.
-        estimator: what is averaged: `ORDINARY`, or that and the rule of the held model, ``"local_linear_map, gate"``.
+        estimator: what is averaged: `ORDINARY`, or the local linear map and its rule, ``"local_linear_map, gate"``.
         skip_first: how many positions at the start of a prompt are left out; None where a file does not say.
         mean_square: the mean over prompts of $\lVert J_l \rVert_F^2$, ``[n]``; None where a file does not say.
         target_layer: the layer whose stream it leads to, where a file says so; the last unless given.

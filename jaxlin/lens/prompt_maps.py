@@ -1,0 +1,109 @@
+"""The maps of one prompt that a fit averages: from each layer's stream to the last, of all valid positions together."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxlin.biases import without_biases
+from jaxlin.decoder import Decoder
+from jaxlin.held import record
+from jaxlin.hold import Hold, Replay, Rule
+from jaxlin.layers import at_least_float32, folding_pays
+from jaxlin.rows import default_block, sizes
+
+
+def rows_together(model: Decoder, tokens: int, held: bool) -> int:
+    """How many rows pass together: all of them where they fit, as each MLP is then multiplied into one matrix once."""
+    config, size = model.config, jnp.dtype(model.dtype).itemsize
+    d, f = config.hidden_size, config.intermediate_size
+    if not held:
+        # The derivative of a softmax has a pattern for each row.
+        most = 2 * sizes().whole // (tokens * max(d, config.num_attention_heads * tokens) * size)
+        return math.ceil(d / math.ceil(d / max(1, min(d, most))))
+    if folding_pays(d, d, f) and d * tokens * d * size <= sizes().whole:
+        return d
+    return default_block(d, tokens, max(d, f) * size)
+
+
+@functools.partial(jax.jit, static_argnames=("first", "held", "rule", "block"))
+def prompt_maps(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    valid: Bool[Array, " t"],
+    layers: Int[Array, " n"],
+    *,
+    first: int,
+    held: bool,
+    rule: Rule,
+    block: int,
+) -> Float[Array, "n d e"]:
+    r"""$\frac{1}{|V|}\sum_{t \in V} \sum_{t' \in V} \partial h_{L,t'} / \partial h_{l,t}$ for each of `layers`.
+
+    Args:
+        model: the decoder.
+        x: the input embeddings.
+        valid: which positions are $V$.
+        layers: $l$, of which `first` is the lowest.
+        first: how far down the derivative is taken.
+        held: whether every nonlinear factor is held.
+        rule: the freeze rule of gated MLPs, for `held`.
+        block: rows computed together.
+    """
+    d = x.shape[1]
+    at = valid.astype(x.dtype)
+    # The stream after a block is that before the next: below the first nothing is differentiated.
+    start = first + 1
+    pull = _held(model, x, at, start, rule) if held else _ordinary(model, x, at, start, block)
+
+    def rows(begin: Int[Array, ""]) -> Float[Array, "n b e"]:
+        u = jax.nn.one_hot(begin + jnp.arange(block), d, dtype=x.dtype)
+        return pull(u)[layers + 1]
+
+    count = -(-d // block)
+    found = jax.lax.map(rows, block * jnp.arange(count))
+    summed = jnp.moveaxis(found, 0, 1).reshape(len(layers), count * block, d)[:, :d]
+    return at_least_float32(summed) / jnp.sum(valid)
+
+
+def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> Any:
+    d, depth = x.shape[1], model.config.num_hidden_layers
+    fold = folding_pays(rows, d, model.config.intermediate_size)
+    below, _ = model.scan(x, lambda _: Hold(), stop=start)
+
+    def through(probes: Float[Array, "l d"]) -> Float[Array, "t d"]:
+        stream, _ = model.scan(
+            below,
+            lambda probe: Hold(probes={"resid_pre": jnp.outer(valid, probe)}, fold_derivative=fold),
+            probes,
+            start=start,
+        )
+        return stream
+
+    _, pull = jax.vjp(through, jnp.zeros((depth, d), x.dtype))
+    return lambda u: jnp.moveaxis(jax.vmap(pull)(valid[None, :, None] * u[:, None, :])[0], 0, 1)
+
+
+def _held(model: Decoder, x: Array, valid: Array, start: int, rule: Rule) -> Any:
+    recorded, bare = record(model, x, rule=rule).coefficients, without_biases(model)
+
+    def pull(u: Float[Array, "b d"]) -> Float[Array, "l b e"]:
+        fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)
+        at = valid[:, None, None]
+
+        def through(stream: Float[Array, "t b d"], probes: Float[Array, "l b d"]) -> Float[Array, "t b d"]:
+            # The stream is zero: an input, because a function that adds a constant has no transpose.
+            return bare.scan(
+                stream,
+                lambda row: Replay(row[0], rule, fold=fold, probes={"resid_pre": at * row[1][None]}),
+                (recorded.layers, probes),
+                start=start,
+            )[0]
+
+        shapes = [jax.ShapeDtypeStruct((n, *u.shape), u.dtype) for n in (len(valid), model.config.num_hidden_layers)]
+        return jax.linear_transpose(through, *shapes)(at * u[None])[1]
+
+    return pull
