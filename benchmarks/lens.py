@@ -21,7 +21,7 @@ from jaxlin.config import Config
 OURS = {False: "fit, ordinary", True: "fit, held"}
 TORCH = {False: "torch, ordinary", True: "torch, detached"}
 TOGETHER = 32
-"""Rows of a batch under PyTorch: of 8, 32 and 64 the fastest on two cores."""
+"""Rows of a batch under PyTorch: published fits have 8 to 128."""
 SKIP = 16
 """Positions at the start that published fits leave out."""
 

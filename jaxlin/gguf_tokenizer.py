@@ -73,7 +73,7 @@ def gguf_tokenizer(
         raise TokenizerError(f"{source}, model {model!r}: expected lists of tokens and {merges_key}; found none.")
     kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        found = f"{len(kinds)}" if isinstance(kinds, list) else repr(kinds)
+        found = f"{len(kinds)}" if isinstance(kinds, list) else repr(kinds)[:100]
         raise TokenizerError(f"{source}: expected {len(tokens)} token types; found {found}.")
     if not all(isinstance(token, str) for token in tokens):
         raise TokenizerError(f"{source}, tokenizer.ggml.tokens: expected strings; found other values.")

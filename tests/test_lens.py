@@ -262,8 +262,8 @@ class TestFiles:
         with pytest.raises(CheckpointError, match=message):
             lenses.load(tmp_path / "a.pt")
 
-    @pytest.mark.parametrize("where", ["all", "none"])
-    def test_files_that_are_damaged(self, where: str, fitted: lenses.JacobianLens, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_files_that_are_damaged(self, count: int, fitted: lenses.JacobianLens, tmp_path: Path) -> None:
         """Whatever bytes change, it is refused by name or read as something that is a lens."""
         lenses.save(fitted, tmp_path / "whole.pt")
         whole, rng = (tmp_path / "whole.pt").read_bytes(), np.random.default_rng(0)
@@ -273,7 +273,7 @@ class TestFiles:
         refused = 0
         for _ in range(400):
             changed = bytearray(whole)
-            for at in rng.choice(free, 3 if where == "all" else 1):
+            for at in rng.choice(free, count):
                 changed[at] = rng.integers(256)
             (tmp_path / "changed.pt").write_bytes(changed)
             try:

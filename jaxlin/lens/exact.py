@@ -20,7 +20,7 @@ from jaxlin.decoder import Decoder
 from jaxlin.held import Coefficients, record, rule_of
 from jaxlin.hold import Replay, Rule
 from jaxlin.layers import folding_pays
-from jaxlin.rows import default_block
+from jaxlin.lens.prompt_maps import rows_together
 from jaxlin.sites import position_in
 from jaxlin.words import Poles, left_words
 
@@ -76,7 +76,7 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
     tokens, d = x.shape
     at, chosen = position_in(tokens, position), rule_of(model, rule)
     held, entering, stream, output = _recorded(model, x, at, chosen)
-    block = default_block(d, tokens, max(d, model.config.intermediate_size) * x.dtype.itemsize)
+    block = rows_together(model, tokens, held=True)
     found = [_rows(model, held, entering, at, start, block=block)[..., : d - start] for start in range(0, d, block)]
     parts = np.zeros((len(entering) + 1, tokens, d), x.dtype)
     parts[:-1] = np.concatenate(found, axis=-1)
