@@ -1,4 +1,4 @@
-"""A GGUF file as if it were a Hugging Face checkpoint: llama.cpp's metadata and tensor names, translated."""
+"""A GGUF checkpoint as if it were a Hugging Face checkpoint: llama.cpp's metadata and tensor names, translated."""
 
 import re
 from collections.abc import Mapping
@@ -78,11 +78,6 @@ class GGUFModel:
             self._port = gguf_port(arch)
         except ConfigError as error:
             raise ConfigError(f"{checkpoint.source}: {error}") from error
-        if (files := checkpoint.config.get("split.count", 1)) not in (0, 1):
-            raise ConfigError(
-                f"{checkpoint.source}, split.count: expected one file; found one of {files}. Merge them first: "
-                "llama-gguf-split --merge."
-            )
         names: dict[str, str] = {}
         for tensor in sorted(checkpoint.names()):
             self._place(names, hf_name(tensor, self._port.parts), tensor, tensor)

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.checkpoint.hub import config_file
-from jaxlin.checkpoint.quantized import quantization_method
+from jaxlin.checkpoint.quantized import quantization_method, refuse_mlx
 from jaxlin.checkpoint.strict_json import read_json
 from jaxlin.decoder import Decoder
 from jaxlin.errors import CheckpointError, JaxlinError
@@ -161,13 +161,14 @@ def _abstract_gguf(gguf: GGUFModel, source: str, dtype: str, rule: Rule) -> Deco
 
 def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
     """A model of shapes without values, its weights in the format that a config names."""
-    model = _plain(said, source, dtype, rule)
-    text = said.get("text_config") or {}
-    stored = said.get("dtype") or said.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype") or "float32"
     reader = ConfigReader(said, source)
+    refuse_mlx(reader)
     quantization = reader.take("quantization_config", dict, None)
     if quantization is not None:
         quantization_method(reader.part("quantization_config"))
+    model = _plain(said, source, dtype, rule)
+    text = said.get("text_config") or {}
+    stored = said.get("dtype") or said.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype") or "float32"
 
     def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
         in_layers, matrix = getattr(path[0], "name", None) == "layers", leaf.ndim == 2 + _in_layers(path)

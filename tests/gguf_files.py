@@ -43,6 +43,7 @@ def write(
     extra: Mapping[str, np.ndarray] | None = None,
     change: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
     rename: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors,
+    split: int = 0,
 ) -> Path:
     """Write `source` as a GGUF file, and return the folder of a checkpoint with the very values that are in it.
 
@@ -54,11 +55,12 @@ def write(
         extra: more tensors.
         change: adds metadata.
         rename: changes the tensors under ggml's names.
+        split: how many tensors a file holds at most, of several; 0 for one file.
     """
     config = json.loads((source / "config.json").read_text())
     model = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     name_of = gguf.get_tensor_name_map(model, config["num_hidden_layers"])
-    writer = gguf.GGUFWriter(path, arch)
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=split)
     METADATA[arch](writer, config)
     vocabulary(writer, config["vocab_size"])
     change(writer)

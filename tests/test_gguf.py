@@ -261,7 +261,6 @@ def test_a_model_without_windows(folder: Callable[[str], Path], tmp_path: Path) 
         ("qwen3", "qwen3.rope.dimension_count", 16, "partial_rotary_factor"),
         ("qwen3", "qwen3.block_count", 5, "qwen3.block_count: expected 5 blocks .* found 4"),
         ("qwen3", "qwen3.rope.scaling.type", "spiral", "rope.scaling.type: .*'spiral'"),
-        ("qwen3", "split.count", 3, "split.count: expected one file"),
         (
             "qwen3, R1-0528",
             "qwen3.rope.scaling.yarn_attn_factor",

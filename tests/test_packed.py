@@ -375,6 +375,11 @@ def test_a_damaged_quant_state(
         ({"quant_method": "gptq", "bits": 4}, "GPTQ weights are not read"),
         ({"quant_method": "awq"}, "AWQ weights are not read"),
         ({"quant_method": "mxfp4"}, "MXFP4 weights are not read"),
+        ({"quant_method": "fbgemm_fp8"}, "FBGEMM FP8 weights are not read"),
+        ({"quant_algo": "NVFP4", "producer": {"name": "modelopt"}}, "NVIDIA ModelOpt"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "NVIDIA ModelOpt"),
+        ({"group_size": 64, "bits": 4}, "MLX"),
+        ({}, "quant_method"),
         ({"quant_method": "new"}, "expected one of bitsandbytes, fp8, compressed-tensors"),
         ({**BNB4, "load_in_4bit": False}, "load_in_4bit"),
         ({**FP8, "weight_block_size": [128]}, "weight_block_size"),
@@ -388,6 +393,14 @@ def test_methods_that_are_not_read(
     folder = quantise(checkpoint("llama, wide"), tmp_path, FORMATS["fp8"][0], said)
     with pytest.raises(ConfigError, match=message):
         jaxlin.load(folder)
+
+
+def test_mlx_by_its_own_key(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    config = json.loads((checkpoint("llama, wide") / "config.json").read_text())
+    said = {"group_size": 64, "bits": 4}
+    for extra in ({"quantization": said}, {"quantization": said, "quantization_config": said}):
+        with pytest.raises(ConfigError, match="that of MLX"):
+            jaxlin.memory_plan({**config, **extra}, tokens=2)
 
 
 def test_layers_in_different_formats_are_widened(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""GGUF: one file with metadata, tokenizer and weights. The `gguf` library decodes its packed types.
+"""GGUF: metadata, tokenizer and weights in one file or in several. The `gguf` library decodes its packed types.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -14,7 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxlin.aligned import read_aligned
-from jaxlin.checkpoint.gguf_header import read_header
+from jaxlin.checkpoint.gguf_header import Tensor, read_header
+from jaxlin.checkpoint.gguf_shards import KEYS, check_shards, shard_paths
 from jaxlin.errors import CheckpointError
 
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -25,23 +26,25 @@ CHUNK = 2**22
 
 
 class GGUFFile:
-    """A GGUF file: its metadata is read and checked; its tensors are read, and decoded, when asked for."""
+    """A GGUF checkpoint: its metadata is read and checked; its tensors are read, and decoded, when asked for.
+
+    Args:
+        path: the file, or any of the files that it is split into.
+    """
 
     format = "gguf"
 
     def __init__(self, path: Path) -> None:
         self.source = str(path)
         self.tokenizer_files: dict[str, Path] = {}
-        self._path = path
-        try:
-            # Mapped for its header alone: of a mapped file only what is looked at is read.
-            data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
-            self.config, self._tensors = read_header(data.data)
-        except (ValueError, OSError) as error:
-            raise CheckpointError(
-                f"{path}: expected a whole GGUF file; found one that cannot be read ({error})."[:400]
-                + " It is truncated or damaged: download it again."
-            ) from error
+        header = _header(path)
+        paths = shard_paths(path, header[0])
+        headers = [header if shard == path else _header(shard) for shard in paths]
+        metadata, tensors = zip(*headers, strict=True)
+        check_shards(paths, metadata, tensors)
+        self.config = {key: value for key, value in metadata[0].items() if key not in KEYS}
+        self._tensors = {name: tensor for each in tensors for name, tensor in each.items()}
+        self._paths = {name: shard for shard, each in zip(paths, tensors, strict=True) for name in each}
 
     def forget(self, prefix: str) -> None:
         """Let go of the metadata below `prefix`: a vocabulary takes as much memory as a layer."""
@@ -61,8 +64,7 @@ class GGUFFile:
 
     def file_of(self, name: str) -> Path:
         """The file that holds a tensor."""
-        del name
-        return self._path
+        return self._paths[name]
 
     def read(self, name: str) -> np.ndarray:
         """The values of a tensor, packed ones decoded to float32."""
@@ -83,11 +85,11 @@ class GGUFFile:
             leading[0] = max(0, last - first)
         count = math.prod(leading) * width
         try:
-            found = read_aligned(self._path, start, count)
+            found = read_aligned(self._paths[name], start, count)
         except OSError as error:
-            raise CheckpointError(f"{self.source}, tensor {name}: cannot be read: {error.strerror}.") from error
+            raise CheckpointError(f"{self._paths[name]}, tensor {name}: cannot be read: {error.strerror}.") from error
         if found.size != count:
-            raise CheckpointError(f"{self.source}, tensor {name}: the file became shorter while it was open.")
+            raise CheckpointError(f"{self._paths[name]}, tensor {name}: the file became shorter while it was open.")
         return found.reshape(*leading, width)
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -111,10 +113,23 @@ class GGUFFile:
             decoded = _decoded(packed.reshape(-1, raw.shape[-1]), kind, width)
         except (NotImplementedError, KeyError, ValueError) as error:
             raise CheckpointError(
-                f"{self.source}, tensor {name}: expected a type that the gguf library decodes; found {kind.name}."
+                f"{self._paths[name]}, tensor {name}: expected a type that the gguf library decodes; found {kind.name}."
             ) from error
         whole = (slice(None),) * len(leading)
         return decoded.reshape(*packed.shape[:-1], width)[whole + index[len(leading) :]]
+
+
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metadata and the tensors of one file."""
+    try:
+        # Mapped for its header alone: of a mapped file only what is looked at is read.
+        data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+        return read_header(data.data)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: expected a whole GGUF file; found one that cannot be read ({error})."[:400]
+            + " It is truncated or damaged: download it again."
+        ) from error
 
 
 def _decoded(rows: np.ndarray, kind: gguf.GGMLQuantizationType, width: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from jaxlin.checkpoint.gguf_shards import shard_names
 from jaxlin.errors import CheckpointError
 
 NEEDED = (
@@ -27,8 +28,9 @@ _HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)[/:](?P<file>[\w.-]+\.gg
 def located(name: str | os.PathLike[str], revision: str | None) -> Path:
     """The directory or GGUF file that `name` names.
 
-    A hub id is ``org/name``; ``org/name/file.gguf`` or ``org/name:file.gguf`` is one file of a repository. The usual
-    environment variables of huggingface_hub hold (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
+    A hub id is ``org/name``; ``org/name/file.gguf`` or ``org/name:file.gguf`` is one file of a repository, or, where
+    its name says so, one of the files of a split checkpoint, all of which are downloaded. The usual environment
+    variables of huggingface_hub hold (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
 
     Raises:
         CheckpointError: nothing of this name, or it cannot be downloaded.
@@ -50,7 +52,10 @@ def located(name: str | os.PathLike[str], revision: str | None) -> Path:
     a_path = text.startswith((".", "~", os.sep)) or (file is None and text.endswith(".gguf"))
     if a_path or not _HUB_ID.fullmatch(repository):
         raise _no_such(text)
-    return downloaded(repository, file, revision)
+    if file is None:
+        return downloaded(repository, None, revision)
+    paths = {shard: downloaded(repository, shard, revision) for shard in shard_names(file)}
+    return paths[file]
 
 
 def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:

@@ -9,12 +9,23 @@ from jaxlin.checkpoint.scaled import CompressedTensors, FineGrained
 REFUSED = {
     "gptq": "GPTQ",
     "awq": "AWQ",
+    "modelopt": "NVIDIA ModelOpt",
+    "fbgemm_fp8": "FBGEMM FP8",
     "mxfp4": "MXFP4",
     "hqq": "HQQ",
     "quanto": "Quanto",
     "torchao": "torchao",
     "aqlm": "AQLM",
     "eetq": "EETQ",
+    "bitnet": "BitNet",
+    "higgs": "HIGGS",
+    "vptq": "VPTQ",
+    "spqr": "SpQR",
+    "quark": "AMD Quark",
+    "fp_quant": "FP-Quant",
+    "auto-round": "AutoRound",
+    "exl2": "ExLlamaV2",
+    "exl3": "ExLlamaV3",
 }
 """Methods that are known and not read."""
 
@@ -32,10 +43,22 @@ def quantized(folder: Folder, config: ConfigReader) -> "Folder | Quantized":
     Raises:
         ConfigError: a method that is not read.
     """
+    refuse_mlx(config)
     if config.take("quantization_config", dict, None) is None:
         return folder
     said = config.part("quantization_config")
     return METHODS[quantization_method(said)](folder, said)
+
+
+def refuse_mlx(config: ConfigReader) -> None:
+    """Refuse a config with the key ``quantization``, by which MLX says that weights are quantised.
+
+    Raises:
+        ConfigError: it is there.
+    """
+    found = config.peek("quantization")
+    if isinstance(found, dict) and "group_size" in found:
+        raise config.error("quantization", "none", f"that of MLX, whose weights are not read. {ANOTHER}")
 
 
 def quantization_method(said: ConfigReader) -> str:
@@ -44,8 +67,18 @@ def quantization_method(said: ConfigReader) -> str:
     Raises:
         ConfigError: one that is not read.
     """
+    expected = f"one of {', '.join(METHODS)}"
+    if said.peek("quant_method") is None:
+        if said.peek("quant_algo") is not None or said.peek("producer") is not None:
+            raise said.error("quant_method", expected, f"none: this is a file of NVIDIA ModelOpt, not read. {ANOTHER}")
+        if said.peek("group_size") is not None and said.peek("bits") is not None:
+            raise said.error("quant_method", expected, f"none: this is a file of MLX, not read. {ANOTHER}")
     method = said.take("quant_method", str)
     if method not in METHODS:
-        found = f"{method!r}" + (f": {REFUSED[method]} weights are not read" if method in REFUSED else "")
-        raise said.error("quant_method", f"one of {', '.join(METHODS)}", f"{found}. Take another file of this model")
+        found = f"{method[:200]!r}" + (f": {REFUSED[method]} weights are not read" if method in REFUSED else "")
+        raise said.error("quant_method", expected, f"{found}. {ANOTHER}")
     return method
+
+
+ANOTHER = "Take another file of this model"
+"""What to do."""
