@@ -103,7 +103,10 @@ class Decoder(nnx.Module):
             raise PromptError(f"Prompt: expected a list of one token id or more; found shape {ids.shape}, {ids.dtype}.")
         if ids.min() < 0 or ids.max() >= config.vocab_size:
             found = int(ids.min() if ids.min() < 0 else ids.max())
-            raise PromptError(f"Prompt: expected token ids in 0..{config.vocab_size - 1}; found {found}.")
+            raise PromptError(
+                f"Prompt: expected token ids in 0..{config.vocab_size - 1}, those the model has embeddings for; "
+                f"found {found}. A tokenizer may have more, as of images or of a fine-tune: leave its token out."
+            )
         if config.max_position_embeddings is not None and ids.size > config.max_position_embeddings:
             raise PromptError(
                 f"Prompt: expected at most {config.max_position_embeddings} tokens, this model's context; "

@@ -14,7 +14,7 @@ from jaxlin.edits import Edit, SteeringError, Where, checked, schedule_at, whole
 from jaxlin.errors import TokenizerError
 from jaxlin.generation import Generation, Prompt, generate_all, rounded, spans
 from jaxlin.layers import at_least_float32
-from jaxlin.tokenizer import Tokenizer
+from jaxlin.tokenizer import Tokenizer, required
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class DoseCurve:
 
 def dose_curve(
     model: Decoder,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     edit: Edit,
     prompts: Sequence[Prompt],
     target: str | int,
@@ -91,6 +91,7 @@ def dose_curve(
         raise SteeringError(
             f"Dose curve: expected one prompt or more and finite strengths; found {len(prompts)} and {strengths!r}."
         )
+    tokenizer = required(tokenizer, "A dose curve")
     word, token = _target(tokenizer, target)
     rows, texts = [], []
     for dose in doses.tolist():

@@ -19,7 +19,7 @@ from jaxlin.sites import is_whole
 from jaxlin.spectrum import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.streams import streams
 from jaxlin.targets import Target, spelled
-from jaxlin.tokenizer import Tokenizer
+from jaxlin.tokenizer import Tokenizer, required
 from jaxlin.words import nearest_embeddings, promoted
 
 COPIES = 10
@@ -28,7 +28,7 @@ COPIES = 10
 
 def explain(
     model: Decoder,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     text: str | Sequence[int],
     *,
     position: int = -1,
@@ -62,7 +62,7 @@ def explain(
         JaxlinError: `top` is not in 1..vocabulary; an id that is no token's; `over` is the target; no such way to find
             a spectrum, none of a map in 16 bits, or all rows do not fit in memory.
     """
-    vocab = model.config.vocab_size
+    tokenizer, vocab = required(tokenizer, "An explanation"), model.config.vocab_size
     if not is_whole(top) or not 1 <= top <= vocab:
         raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {top!r}.")
     how: Spectrum = one_of("Spectrum", spectrum, SPECTRA)

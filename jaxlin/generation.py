@@ -25,7 +25,7 @@ from jaxlin.edits import Edit, Past, checked, forward, no_past, schedule_at
 from jaxlin.layers import at_least_float32
 from jaxlin.modules import Schedule
 from jaxlin.sampling import Sampling, SamplingError, chosen, sampling_of
-from jaxlin.tokenizer import Tokenizer
+from jaxlin.tokenizer import Tokenizer, required
 
 ROUND = 16
 """Tokens and slots are rounded up to a multiple of this, so that prompts of about one length share a program."""
@@ -53,14 +53,16 @@ class Generation:
     logits: Float[np.ndarray, "n vocab"] | None
 
 
-def generate(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, new_tokens: int = 64, **options: Any) -> Generation:
+def generate(
+    model: Decoder, tokenizer: Tokenizer | None, prompt: Prompt, new_tokens: int = 64, **options: Any
+) -> Generation:
     """Continue one prompt: `generate_all` for a list of one, with the same options."""
     return generate_all(model, tokenizer, [prompt], new_tokens, **options)[0]
 
 
 def generate_all(
     model: Decoder,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     prompts: Sequence[Prompt],
     new_tokens: int = 64,
     *,
@@ -98,6 +100,7 @@ def generate_all(
     if new_tokens < 1:
         raise SamplingError(f"New tokens: expected 1 or more; found {new_tokens}.")
     sampling = sampling_of(model.config.vocab_size, temperature, top_k, top_p)
+    tokenizer = required(tokenizer, "A generation")
     edits, given = checked(model, edits), [prompt_ids(model, tokenizer, prompt, new_tokens) for prompt in prompts]
     ends = list(tokenizer.stop_ids if stop is None else stop)
     keys = [jax.random.fold_in(jax.random.key(seed), index) for index in range(len(given))]

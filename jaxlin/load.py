@@ -15,7 +15,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import Folder
 from jaxlin.checkpoint.quantized import quantized
 from jaxlin.decoder import Decoder
-from jaxlin.errors import JaxlinError, TokenizerError, one_of
+from jaxlin.errors import JaxlinError, one_of
 from jaxlin.fill import Tensors, filled
 from jaxlin.gguf import GGUFModel
 from jaxlin.hold import RULES, Rule
@@ -23,7 +23,7 @@ from jaxlin.packed import Packed
 from jaxlin.parallel import checked_mesh
 from jaxlin.precision import Precision, checked_precision
 from jaxlin.registry import port as port_of
-from jaxlin.tokenizer import Tokenizer
+from jaxlin.tokenizer import Tokenizer, tokenizer_of
 
 SMALL = Path(__file__).parent / "small"
 """The trained model that ships in the wheel."""
@@ -38,8 +38,8 @@ def load(
     precision: Precision | str = "highest",
     revision: str | None = None,
     mesh: Mesh | int | None = None,
-) -> tuple[Decoder, Tokenizer]:
-    """Load a model and its tokenizer.
+) -> tuple[Decoder, Tokenizer | Any]:
+    """Load a model and its tokenizer, which is None, with a logged message, where the checkpoint has none.
 
     Args:
         name: a hub id (``"meta-llama/Llama-3.2-3B"``), a directory, or a ``.gguf`` file; the small model that ships
@@ -56,7 +56,7 @@ def load(
     Raises:
         CheckpointError: a checkpoint that cannot be had, is damaged, or whose tensors are not the model's.
         ConfigError: a config.json, or GGUF metadata, with a key or value that no port understands.
-        TokenizerError: a tokenizer that cannot be read or does not fit the vocabulary.
+        TokenizerError: a tokenizer that cannot be read.
         JaxlinError: no such rule, dtype or precision, float64 without x64, a mesh that does not divide the heads, or
             more devices than there are.
     """
@@ -67,7 +67,7 @@ def load(
     if isinstance(checkpoint, Folder):
         reader = ConfigReader(checkpoint.config, checkpoint.source)
         tensors: Tensors = quantized(checkpoint, reader)
-        tokenizer = Tokenizer.from_files(*_tokenizer_files(checkpoint))
+        tokenizer = tokenizer_of(checkpoint.tokenizer_files, checkpoint.source)
     else:
         tensors = gguf = GGUFModel(checkpoint)
         reader = ConfigReader(gguf.config, checkpoint.source)
@@ -77,11 +77,6 @@ def load(
     config = port.translate(reader)
     reader.finish()
     devices = None if mesh is None else checked_mesh(mesh, config)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise TokenizerError(
-            f"{checkpoint.source}: expected a tokenizer of at most {config.vocab_size} ids, the model's vocabulary; "
-            f"found {tokenizer.vocab_size}. Use the tokenizer that belongs to these weights."
-        )
 
     def build(dtype: str) -> Decoder:
         modes = {"linearize": linearize, "rule": rule, "precision": exactness, "dtype": dtype}
@@ -113,10 +108,3 @@ def checked_dtype(dtype: Any) -> str:
             'jax.config.update("jax_enable_x64", True) before anything else.'
         )
     return name
-
-
-def _tokenizer_files(checkpoint: Folder) -> tuple[Path, Path | None, Path | None]:
-    files = checkpoint.tokenizer_files
-    if "tokenizer.json" not in files:
-        raise TokenizerError(f"{checkpoint.source}: expected a tokenizer.json; found none.")
-    return files["tokenizer.json"], files.get("tokenizer_config.json"), files.get("generation_config.json")

@@ -83,10 +83,12 @@ def likelier_spelling(tokenizer: Tokenizer, word: str, logits: Float[np.ndarray,
     Raises:
         TokenizerError: neither is one token.
     """
-    found = []
+    ids = []
     for form in (word, f" {word}"):
         with contextlib.suppress(TokenizerError):
-            found.append(tokenizer.to_single_token(form))
-    if not found:
-        return tokenizer.to_single_token(word)  # to say what it is instead
-    return max(found, key=lambda token: logits[token])
+            ids.append(tokenizer.to_single_token(form))
+    # A tokenizer may have tokens that the model has no logit for; `checked_target` names the id of one.
+    with_logits = [token for token in ids if token < len(logits)]
+    if with_logits:
+        return max(with_logits, key=lambda token: logits[token])
+    return ids[0] if ids else tokenizer.to_single_token(word)  # to say what it is instead

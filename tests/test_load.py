@@ -274,7 +274,7 @@ class TestRefused:
             jaxlin.load(folder)
         assert not marker.exists()
 
-    @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+    @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
     def test_a_missing_file(self, folder: Path, file: str) -> None:
         (folder / file).unlink()
         with pytest.raises(JaxlinError, match=file):
@@ -286,10 +286,28 @@ class TestRefused:
         with pytest.raises(CheckpointError, match="JSON"):
             jaxlin.load(folder)
 
-    def test_a_tokenizer_that_does_not_fit(self, folder: Path) -> None:
-        tiny.write_tokenizer(folder, 200)
-        with pytest.raises(TokenizerError, match=r"at most 128 ids.*200"):
-            jaxlin.load(folder)
+    def test_a_tokenizer_of_more_ids_than_the_model(self, folder: Path) -> None:
+        """As Gemma 3's, which has one for images, and a fine-tune's with a token added: only that id is refused."""
+        tiny.write_tokenizer(folder, 130)
+        model, tokenizer = jaxlin.load(folder)
+        assert tokenizer.vocab_size == 130
+        last, beyond = chr(29 + 127), chr(29 + 129)
+        assert jaxlin.explain(model, tokenizer, last, top=128, spectrum="none").next_tokens
+        with pytest.raises(JaxlinError, match=r"token ids in 0..127, those the model has embeddings for; found 129"):
+            model.embed(tokenizer.encode(beyond))
+        with pytest.raises(JaxlinError, match=r"Target: expected token ids in 0..127; found 129"):
+            jaxlin.attribute(model, model.embed([3]), beyond, tokenizer=tokenizer)
+
+    def test_no_tokenizer(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The model loads and takes ids; what needs words says what is missing."""
+        (folder / "tokenizer.json").unlink()
+        model, tokenizer = jaxlin.load(folder)
+        assert tokenizer is None
+        assert "without a tokenizer" in caplog.text
+        model.embed([3, 4])
+        for attempt in (jaxlin.explain, jaxlin.generate):
+            with pytest.raises(TokenizerError, match="needs a tokenizer; found None"):
+                attempt(model, tokenizer, "ab")
 
     def test_a_tokenizer_that_is_none(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text("{}")

@@ -13,6 +13,10 @@ NEEDED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "tekken.json",
+    "chat_template.jinja",
     "model.safetensors.index.json",
     "*.safetensors",
 )

@@ -29,7 +29,7 @@ from jaxlin.paper.markdown import index, page
 from jaxlin.paper.part import Part
 from jaxlin.paper.style import rendered, require_matplotlib
 from jaxlin.paper.subject import Subject, fingerprint, shipped_phrases
-from jaxlin.tokenizer import Tokenizer
+from jaxlin.tokenizer import Tokenizer, required
 
 TEXT = "The bridge out of Marin is the"
 """The paper's prompt."""
@@ -68,7 +68,7 @@ def check(out: str | os.PathLike[str], **settings: Any) -> None:
 
 def paper(
     model: Decoder,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     text: str = TEXT,
     *,
     out: str | os.PathLike[str],
@@ -104,6 +104,7 @@ def paper(
     texts = shipped_phrases() if phrases is None else list(phrases)
     if not text or not texts or not all(texts):
         raise PromptError("Prompt: expected a text, and phrases, of one token or more; found none.")
+    tokenizer = required(tokenizer, "The paper")
     for each in (text, steer, *texts):
         model.embed(tokenizer.encode(each))
     for each in texts[: table_2.PROMPTS]:

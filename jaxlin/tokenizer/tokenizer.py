@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from jaxlin.checkpoint.strict_json import read_json
 from jaxlin.errors import CheckpointError, TokenizerError
-from jaxlin.gguf_tokenizer import gguf_tokenizer
+from jaxlin.tokenizer.gguf import gguf_tokenizer
 
 Ids = Sequence[int] | Int[np.ndarray, " n"]
 """Token ids."""
