@@ -1,6 +1,5 @@
 """The command ``jaxlin``: what a person sees in a terminal."""
 
-import json
 import os
 import sys
 from importlib.metadata import version
@@ -11,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from jaxlin.printable import finite, json_text, printable
 
 Model = Annotated[
     str | None,
@@ -106,12 +107,12 @@ def explain(
     if html is not None:
         write(found, html, name=model or "the small model of jaxlin")
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        print(json_text(finite(found.to_dict()), indent=2))
     else:
         console = Console(highlight=False)
         show(found, console)
         if html is not None:
-            console.print(Text(f"page      {html}"), soft_wrap=True)
+            console.print(Text(f"page      {printable(str(html))}"), soft_wrap=True)
 
 
 @app.command()
@@ -134,7 +135,7 @@ def paper(
     check(out, model=name, text=text, steer=steer, dtype=dtype, rule=rule)
     loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
     written = made(loaded, tokenizer, text, out=out, name=name, steer=steer)
-    Console(highlight=False).print(Text(f"figures   {written}"), soft_wrap=True)
+    Console(highlight=False).print(Text(f"figures   {printable(str(written))}"), soft_wrap=True)
 
 
 @app.command()
@@ -167,10 +168,10 @@ def plan(
     there = physical_memory() if memory is None else int(memory * 1e9)
     found = memory_plan(model, tokens=tokens, dtype=dtype, memory=there, recompute=recompute)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json_text(finite(found.to_dict()), indent=2))
         return
     console = Console(highlight=False)
-    said = f"{model}: {found.parameters / 1e9:.2f} G parameters, {tokens} tokens, {dtype}"
+    said = f"{printable(model)}: {found.parameters / 1e9:.2f} G parameters, {tokens} tokens, {dtype}"
     console.print(Text(said, style="italic"), soft_wrap=True)
     table = Table("", "GB")
     for name, size in (

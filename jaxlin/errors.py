@@ -2,11 +2,19 @@
 
 from typing import TypeVar
 
+from jaxlin.printable import message, quoted
+
 Name = TypeVar("Name", bound=str)
 
 
 class JaxlinError(ValueError):
-    """The base of every error that a user can mend; the command prints its message without a traceback."""
+    """The base of every error that a user can mend; the command prints its message without a traceback.
+
+    Names and values of files are part of many messages: whatever they hold, a message is fit for a terminal.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(message(each) for each in args))
 
 
 class CheckpointError(JaxlinError):
@@ -30,4 +38,4 @@ def one_of(what: str, found: str, known: tuple[Name, ...]) -> Name:
     for name in known:
         if found == name:
             return name
-    raise JaxlinError(f"{what}: expected one of {', '.join(known)}; found {found!r}.")
+    raise JaxlinError(f"{what}: expected one of {', '.join(known)}; found {quoted(found)}.")

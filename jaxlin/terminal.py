@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxlin.explanation import Explanation, Ranks
+from jaxlin.printable import printable
 
 BAR = 28
 """Columns of the longest bar."""
@@ -12,8 +13,9 @@ BAR = 28
 
 def show(found: Explanation, console: Console) -> None:
     """Print `found`."""
-    prompt = Text("".join(found.tokens[: found.position + 1]), style="bold")
-    console.print(prompt.append("".join(found.tokens[found.position + 1 :]), style="dim"))
+    # Tokens may look like rich's markup, so each text is a `Text`; joined, because an accent can be a token.
+    prompt = Text(printable("".join(found.tokens[: found.position + 1])), style="bold")
+    console.print(prompt.append(printable("".join(found.tokens[found.position + 1 :])), style="dim"))
     likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in found.next_tokens)
     console.print(Text("next      ").append(likely))
     how = f"rule {found.rule}, {found.dtype}, {'all rows' if found.spectrum == 'dense' else 'sampled'}"
@@ -32,7 +34,8 @@ def show(found: Explanation, console: Console) -> None:
 
 def _contributions(found: Explanation) -> Table:
     total = sum(found.contributions) + found.bias
-    table = Table(title=f"What makes the logit of {subject(found)}: {found.logit:.4f}", title_justify="left")
+    title = Text(f"What makes the logit of {subject(found)}: {found.logit:.4f}")
+    table = Table(title=title, title_justify="left")
     table.add_column("token")
     table.add_column("contribution", justify="right")
     table.add_column("")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from jaxlin.errors import ConfigError
+from jaxlin.printable import quoted
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -109,7 +110,7 @@ class ConfigReader:
         if kind is float and is_number(value):
             value = float(value)
         if type(value) is not kind or (kind is float and not is_number(value)):
-            raise self.error(key, f"a value of type {kind.__name__}", repr(value))
+            raise self.error(key, f"a value of type {kind.__name__}", quoted(value))
         return value
 
     def optional(self, key: str, kind: type[T], default: T | None) -> T | None:
@@ -128,13 +129,13 @@ class ConfigReader:
         """The value of `key`, an integer in 1..`most`; `default` where it is absent or null."""
         value = self.take(key, int, default)
         if value is not None and not 1 <= value <= most:
-            raise self.error(key, f"an integer in 1..{most}", repr(value))
+            raise self.error(key, f"an integer in 1..{most}", quoted(value))
         return value
 
     def above_zero(self, key: str, value: Any) -> Any:
         """`value`, which was taken under `key`, if it is above 0 or none."""
         if value is not None and value <= 0:
-            raise self.error(key, "a number above 0", repr(value))
+            raise self.error(key, "a number above 0", quoted(value))
         return value
 
     def part(self, key: str) -> "ConfigReader":
@@ -152,7 +153,7 @@ class ConfigReader:
         self._taken.add(key)
         found = self._config.get(key)
         if found is not None and found != value:
-            raise self.error(key, f"{value!r}, the only value this port computes", repr(found))
+            raise self.error(key, f"{quoted(value)}, the only value this port computes", quoted(found))
 
     def finish(self) -> None:
         """Refuse every key that was not taken and is not known to be harmless.
@@ -166,7 +167,7 @@ class ConfigReader:
             self.expect(key, value)
         unknown = sorted(set(self._config) - self._taken - HARMLESS.keys())
         if unknown := [key for key in unknown if self._config[key] is not None]:
-            found = ", ".join(f"{key!r} = {self._config[key]!r}"[:120] for key in unknown)
+            found = ", ".join(f"{quoted(key)} = {quoted(self._config[key])}"[:120] for key in unknown)
             raise ConfigError(
                 f"{self.source}: expected only keys that jaxlin understands; found {found}. They could change the "
                 "output, so the model is not loaded. If one is harmless, say so in an issue."
@@ -174,4 +175,4 @@ class ConfigReader:
 
     def error(self, key: str, expected: str, found: str) -> ConfigError:
         """An error about `key`."""
-        return ConfigError(f"{self.source}, key {key!r}: expected {expected}; found {found}.")
+        return ConfigError(f"{self.source}, key {quoted(key)}: expected {expected}; found {found}.")

@@ -7,6 +7,7 @@ import numpy as np
 from jaxlin.checkpoint.safetensors import SafetensorsFile
 from jaxlin.checkpoint.strict_json import read_json
 from jaxlin.errors import CheckpointError
+from jaxlin.printable import quoted
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 """Weights whose format runs code when it is read."""
@@ -93,7 +94,9 @@ def _weights(path: Path) -> dict[str, set[str] | None]:
     for tensor, file in weight_map.items():
         # Names are judged as written: in the hub's cache the files themselves are links out of the folder.
         if not isinstance(file, str) or Path(file).name != file or set(file) & {"\\", "\0"} or file in ("", ".", ".."):
-            raise CheckpointError(f"{index}, {tensor}: expected the name of a file in the same folder; found {file!r}.")
+            raise CheckpointError(
+                f"{index}, {tensor}: expected the name of a file in the same folder; found {quoted(file)}."
+            )
         if not (path / file).is_file():
             raise CheckpointError(f"{index}: expected the shard {file} beside it; found none. Download it again.")
         named = shards.setdefault(file, set())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jaxlin.checkpoint.gguf_shards import shard_names
 from jaxlin.errors import CheckpointError
+from jaxlin.printable import quoted
 
 NEEDED = (
     "config.json",
@@ -101,11 +102,11 @@ def downloaded(repository: str, file: str | None, revision: str | None) -> Path:
         reason = "the hub has no such model, or it is private and HF_TOKEN is not set; no such directory exists either"
         raise CheckpointError(f"{repository}: {reason}.") from error
     except errors.RevisionNotFoundError as error:
-        raise CheckpointError(f"{repository}: the hub has no revision {revision!r} of it.") from error
+        raise CheckpointError(f"{repository}: the hub has no revision {quoted(revision)} of it.") from error
     except errors.EntryNotFoundError as error:
         if isinstance(error, errors.LocalEntryNotFoundError):
             raise _unreachable(repository) from error
-        raise CheckpointError(f"{repository}: the hub has no file {file!r} in it.") from error
+        raise CheckpointError(f"{repository}: the hub has no file {quoted(file)} in it.") from error
     except errors.HFValidationError as error:
         raise _no_such(repository) from error
     except (OSError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError) as error:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from jaxlin.aligned import read_aligned
 from jaxlin.checkpoint.strict_json import parse_object
 from jaxlin.errors import CheckpointError
+from jaxlin.printable import quoted
 
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
@@ -152,11 +153,11 @@ def _entry(name: str, found: Any, base: int) -> Entry:
         raise ValueError(f"tensor {name} without dtype, shape and data_offsets")
     dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"tensor {name} of dtype {dtype!r}; known are {', '.join(DTYPES)}")
+        raise ValueError(f"tensor {name} of dtype {quoted(dtype)}; known are {', '.join(DTYPES)}")
     for numbers in (shape, offsets):
         # A bool is an int to Python, not to the format.
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            raise ValueError(f"tensor {name} with shape {shape!r} and data_offsets {offsets!r}")
+            raise ValueError(f"tensor {name} with shape {quoted(shape)} and data_offsets {quoted(offsets)}")
     expected = math.prod(shape) * DTYPES[dtype].itemsize
     if len(offsets) != 2 or offsets[1] - offsets[0] != expected:
         raise ValueError(f"tensor {name} of {dtype} {shape}, {expected} bytes, at data_offsets {offsets}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlin.errors import CheckpointError
+from jaxlin.printable import quoted
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
@@ -44,5 +45,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {max(keys, key=keys.count)!r} is given twice")
+        raise ValueError(f"the key {quoted(max(keys, key=keys.count))} is given twice")
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlin.errors import JaxlinError
+from jaxlin.printable import json_text, quoted
 
 RUN = "run.json"
 """Says which run a folder holds."""
@@ -29,7 +30,9 @@ def check_folder(path: Path, settings: dict[str, Any]) -> None:
     if there == path:
         found = _settings_in(path)
         if differing := [name for name in settings if found is not None and found.get(name) != settings[name]]:
-            said = "; ".join(f"{name} {settings[name]!r}, not {(found or {}).get(name)!r}" for name in differing)
+            said = "; ".join(
+                f"{name} {quoted(settings[name])}, not {quoted((found or {}).get(name))}" for name in differing
+            )
             raise PaperError(
                 f"{path}: expected the run that is begun there; found that this one has {said}. "
                 "Choose another folder, or give the same settings to go on."
@@ -84,7 +87,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def as_json(data: dict[str, Any]) -> bytes:
     """JSON with a line for each entry."""
-    lines = (f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False, allow_nan=False)}" for k, v in data.items())
+    lines = (f"{json_text(key)}: {json_text(value)}" for key, value in data.items())
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 

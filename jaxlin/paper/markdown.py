@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from jaxlin.printable import printable
 from jaxlin.terminal import visible
 
 
@@ -20,7 +21,7 @@ def row(tokens: Sequence[str]) -> str:
 
 def escaped(text: str) -> str:
     """Text that is no markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", printable(text, keep=""))
 
 
 def page(title: str, caption: str, body: str) -> str:
