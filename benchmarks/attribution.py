@@ -81,7 +81,7 @@ def _torch(setting: Setting, x: jax.Array, target: int) -> Callable[[], Any]:
     from benchmarks import peer
 
     model = setting.model
-    head = model.embed_tokens if model.lm_head is None else model.lm_head
-    direction = torch.tensor(np.asarray(head.weight[target], np.float32))
+    head = model.embed_tokens.weight if model.unembedding.weight is None else model.unembedding.weight
+    direction = torch.tensor(np.asarray(head[target], np.float32))
     inputs = torch.tensor(np.asarray(x))
     return lambda: peer.backward(setting.peer, inputs, direction)

@@ -20,10 +20,12 @@ class Config:
         norm_eps: what is added under the root of a norm.
         hidden_act: a key of `jaxlin.layers.SLOPES`.
         max_position_embeddings: the longest prompt; None where the model sets no limit.
-        tie_word_embeddings: whether the unembedding is the embedding matrix.
+        tie_word_embeddings: whether the unembedding is the embedding matrix. A config.json claims it; of a loaded model
+            it is what the file holds, see `jaxlin.unembedding`.
         ropes: the rotary frequencies of each layer.
         windows: how many tokens a query of each layer sees, itself included; None for all.
         final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.
+        has_unembedding: whether there are logits; files of embedding models and classifiers may hold no unembedding.
     """
 
     vocab_size: int
@@ -40,3 +42,4 @@ class Config:
     ropes: tuple[Rope, ...] = field(repr=False)
     windows: tuple[int | None, ...] = field(repr=False)
     final_logit_softcapping: float | None = None
+    has_unembedding: bool = True

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin import layers
 from jaxlin.config import Config
-from jaxlin.errors import JaxlinError
+from jaxlin.errors import JaxlinError, UnembeddingError
 from jaxlin.hold import Detach, Hold, Rule
-from jaxlin.modules import Embedding, Linear, Schedule, value
+from jaxlin.modules import Embedding, Schedule, Unembedding, value
 from jaxlin.precision import Precision, told
 from jaxlin.sites import KINDS
 
@@ -73,9 +73,7 @@ class Decoder(nnx.Module):
         keys = jax.random.split(rngs.params(), config.num_hidden_layers)
         self.layers = jax.vmap(lambda key: type(self).Block(config, rngs=nnx.Rngs(key)))(keys)
         self.norm = self.final_norm(config)
-        tied = config.tie_word_embeddings
-        head = functools.partial(Linear, config.hidden_size, config.vocab_size, bias=self.head_bias, rngs=rngs)
-        self.lm_head = None if tied else head()
+        self.lm_head = Unembedding(config, bias=self.head_bias, rngs=rngs) if config.has_unembedding else None
 
     def final_norm(self, config: Config) -> Any:
         """The norm between the last block and the unembedding."""
@@ -149,9 +147,13 @@ class Decoder(nnx.Module):
             h: the residual stream after the final norm.
             hold: the mode of the softcap, which some models apply to their logits; plain unless given.
             ids: the tokens whose logits are computed; all unless given.
+
+        Raises:
+            UnembeddingError: the checkpoint has no unembedding.
         """
-        bias = None if self.lm_head is None else value(self.lm_head.bias)
-        weight = self._head[...] if ids is None else self._head[ids]
+        head = self.unembedding
+        weight = (self.embed_tokens.weight if head.weight is None else head.weight)[... if ids is None else ids]
+        bias = value(head.bias)
         if ids is not None and bias is not None:
             bias = bias[ids]
         with self.products():
@@ -160,8 +162,19 @@ class Decoder(nnx.Module):
         return logits if cap is None else layers.softcap(logits, cap, hold or Hold())
 
     @property
-    def _head(self) -> nnx.Param:
-        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+    def unembedding(self) -> Unembedding:
+        """What gives the logits.
+
+        Raises:
+            UnembeddingError: the checkpoint has none.
+        """
+        if self.lm_head is None:
+            raise UnembeddingError(
+                "Logits: expected a model with an unembedding; found one whose checkpoint has none, as those of "
+                "embedding models and classifiers. model(x), its local linear map and the residual stream still work; "
+                "for logits and tokens load a checkpoint of the language model."
+            )
+        return self.lm_head
 
     def scan(
         self,

@@ -29,6 +29,10 @@ class TokenizerError(JaxlinError):
     """A tokenizer that cannot be read or does not fit, or text that it cannot encode as asked."""
 
 
+class UnembeddingError(JaxlinError):
+    """Logits are asked of a model whose checkpoint has no unembedding."""
+
+
 def one_of(what: str, found: str, known: tuple[Name, ...]) -> Name:
     """`found`, if it is one of the `known` names.
 

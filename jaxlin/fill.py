@@ -22,6 +22,15 @@ LOG = logging.getLogger("jaxlin")
 FLOATS = tuple(map(np.dtype, (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)))
 """The dtypes of weights that are computed with as they are stored."""
 
+DEAD = {"*.rotary_emb.inv_freq": "a buffer of old files; the config says it"}
+"""Tensors that transformers leaves out of every model, and why they change nothing."""
+
+OTHER_HEADS = {
+    **dict.fromkeys(("score.*", "classifier.*", "qa_outputs.*"), "the head of a classifier or reward model"),
+    "v_head.*": "the value head of a training run",
+}
+"""Heads other than the unembedding, which read the decoder's output and are no part of it."""
+
 
 @runtime_checkable
 class Tensors(Protocol):
@@ -58,15 +67,16 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
         CheckpointError: a tensor that is missing, of another shape, not finite, or that the model does not have.
     """
     there, used = set(tensors.names()), set()
-    ignored = set(port.left_out)
-    if abstract.config.tie_word_embeddings:
-        ignored.add(f"{port.prefix}lm_head.weight")
+    left_out = {**DEAD, **OTHER_HEADS, **port.left_out}
+    tied = str(port.tensor_of(abstract.config, "lm_head.weight")) if abstract.config.tie_word_embeddings else None
 
     def stored(name: str, shape: tuple[int, ...], layer: int | None = None) -> Any:
         """A parameter of one layer, or of none: packed, or as what reads its rows."""
         found = port.tensor_of(abstract.config, name, layer)
         part = found if isinstance(found, Rows) else Rows(found, 0, shape[0], shape[0])
         tensor, first, whole = part.tensor, part.start, (part.total, *shape[1:])
+        if name == "embed_tokens.weight" and tensor not in there and tied:
+            tensor = tied  # one of two equal matrices is enough
         if tensor not in there:
             raise CheckpointError(f"{source}: expected a tensor {tensor} of shape {whole}; found none.")
         if tensors.shape(tensor) != whole:
@@ -97,14 +107,15 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
         return jax.tree.map(put, stored(name, leaf.shape))
 
     model = jax.tree_util.tree_map_with_path(parameter, abstract)
-    extra = [n for n in sorted(there - used) if not any(fnmatch.fnmatch(n, pattern) for pattern in ignored)]
+    unused = there - used - {tied}
+    extra = sorted(unused.difference(*(fnmatch.filter(unused, pattern) for pattern in left_out)))
     if extra:
         raise CheckpointError(
             f"{source}: expected only tensors that the model has; found {', '.join(extra[:4])}"
             f"{f' and {len(extra) - 4} more' if len(extra) > 4 else ''}. They could change the output."
         )
-    for pattern, why in port.left_out.items():
-        if count := len(fnmatch.filter(there - used, pattern)):
+    for pattern, why in left_out.items():
+        if count := len(fnmatch.filter(unused, pattern)):
             LOG.warning("%s: left out %d tensors %s: %s", source, count, pattern, why)
     return model
 

@@ -24,6 +24,7 @@ from jaxlin.parallel import checked_mesh
 from jaxlin.precision import Precision, checked_precision
 from jaxlin.registry import port as port_of
 from jaxlin.tokenizer import Tokenizer, tokenizer_of
+from jaxlin.unembedding import with_unembedding
 
 SMALL = Path(__file__).parent / "small"
 """The trained model that ships in the wheel."""
@@ -73,10 +74,11 @@ def load(
         reader = ConfigReader(gguf.config, checkpoint.source)
         tokenizer = Tokenizer.from_gguf(checkpoint.config, checkpoint.source)
         checkpoint.forget("tokenizer.")
-    port = port_of(reader.peek("model_type"))
+    port = port_of(reader.peek("model_type")).as_named(tuple(tensors.names()), checkpoint.source)
     config = port.translate(reader)
     reader.finish()
     devices = None if mesh is None else checked_mesh(mesh, config)
+    config = with_unembedding(config, tensors, port, reader.peek("architectures"), checkpoint.source)
 
     def build(dtype: str) -> Decoder:
         modes = {"linearize": linearize, "rule": rule, "precision": exactness, "dtype": dtype}

@@ -58,6 +58,15 @@ class Embedding(nnx.Module):
         self.weight = normal(rngs, tokens, features)
 
 
+class Unembedding(nnx.Module):
+    """The rows of ``weight`` give the logits of the tokens; it is None where they are those of the embeddings."""
+
+    def __init__(self, config: Config, *, bias: bool, rngs: nnx.Rngs) -> None:
+        shape = config.vocab_size, config.hidden_size
+        self.weight = None if config.tie_word_embeddings else normal(rngs, *shape)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size)) if bias else None
+
+
 class RMSNorm(nnx.Module):
     """`jaxlin.layers.rms_norm` with its weight."""
 

@@ -1,13 +1,14 @@
 """What a port is, and the parts of a config.json that most families share."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.decoder import Decoder
+from jaxlin.errors import CheckpointError
 from jaxlin.rope import Rope, rope_from_parameters
 
 
@@ -45,23 +46,43 @@ class Port:
         model: the decoder class.
         translate: config.json to the decoder's config; it consumes every key that can change the output.
         names: what a checkpoint calls a parameter otherwise, by its path without ``layers.``.
-        prefix: what stands before every tensor name: the text half of a wrapper has one.
+        bodies: what may stand before the names of the decoder's tensors; `as_named` finds which does.
+        heads: what may stand before those of the unembedding.
         left_out: patterns of tensors that the model does not use, and why.
     """
 
     model: type[Decoder]
     translate: Callable[[ConfigReader], Any]
     names: Callable[[Any], Mapping[str, str | Rows]] = lambda config: {}
-    prefix: str = ""
+    bodies: tuple[str, ...] = ("model.", "")
+    heads: tuple[str, ...] = ("lm_head.",)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def tensor_of(self, config: Any, name: str, layer: int | None = None) -> str | Rows:
         """What a checkpoint calls the parameter `name`, a path with ``layers.`` for one of a layer."""
         path = name.removeprefix("layers.")
         found = self.names(config).get(path, path)
-        before = self.prefix + ("" if name.startswith("lm_head.") else "model.")
-        before += "" if layer is None else f"layers.{layer}."
+        if path.startswith("lm_head.") and isinstance(found, str):
+            return self.heads[0] + found.removeprefix("lm_head.")
+        before = self.bodies[0] + ("" if layer is None else f"layers.{layer}.")
         return before + found if isinstance(found, str) else found._replace(tensor=before + found.tensor)
+
+    def as_named(self, names: Collection[str], source: str) -> "Port":
+        """This port for a checkpoint with tensors of these `names`.
+
+        One architecture has several: a file saved from the class without a head lacks ``model.``, and wrappers moved
+        their text half from one version of transformers to the next.
+
+        Raises:
+            CheckpointError: names of more than one kind, so that either may be the model's.
+        """
+        bodies = [body for body in self.bodies if any(name.startswith(f"{body}layers.") for name in names)]
+        heads = [head for head in self.heads if any(name.startswith(head) for name in names)]
+        for several, part in ((bodies, "layers."), (heads, "")):
+            if len(several) > 1:
+                both = " and as ".join(f"{before}{part}*" for before in several)
+                raise CheckpointError(f"{source}: expected the tensors of one model; found some as {both}.")
+        return replace(self, bodies=(*bodies, *self.bodies)[:1], heads=(*heads, *self.heads)[:1])
 
 
 ACTIVATIONS = {

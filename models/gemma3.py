@@ -58,21 +58,26 @@ def translate3(json: ConfigReader) -> GemmaConfig:
 
 
 def translate3_wrapper(json: ConfigReader) -> GemmaConfig:
-    """The text half of the multimodal wrapper."""
+    """The text half of the multimodal wrapper, whose own `tie_word_embeddings` decides."""
     json.leave_out("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index")
     json.leave_out("boi_token_id", "eoi_token_id", "image_token_id")
-    json.expect("tie_word_embeddings", True)
-    return translate3(json.part("text_config"))
+    text = json.part("text_config")
+    text.override("tie_word_embeddings", json.optional("tie_word_embeddings", bool, True) or False)
+    return translate3(text)
 
 
 VISION = {
-    "vision_tower.*": "the vision half of the model",
-    "multi_modal_projector.*": "the vision half of the model",
+    f"{body}{part}.*": "the vision half of the model"
+    for body in ("", "model.")
+    for part in ("vision_tower", "multi_modal_projector")
 }
+TEXT = ("model.language_model.", "language_model.model.", "language_model.")
+HEADS = ("lm_head.", "language_model.lm_head.")
+"""Where wrappers keep their text half: today, before transformers 4.52, and saved without a head."""
 
 PORTS = {
     "gemma3_text": Port(Gemma3, translate3),
-    "gemma3": Port(Gemma3, translate3_wrapper, prefix="language_model.", left_out=VISION),
+    "gemma3": Port(Gemma3, translate3_wrapper, bodies=TEXT, heads=HEADS, left_out=VISION),
 }
 
 

@@ -100,10 +100,8 @@ def translate_smollm3(json: ConfigReader) -> LlamaConfig:
     )
 
 
-INV_FREQ = {"model.layers.*.self_attn.rotary_emb.inv_freq": "a buffer of old files; the config says it"}
-
 PORTS = {
-    "llama": Port(Llama, translate, left_out=INV_FREQ),
+    "llama": Port(Llama, translate),
     "smollm3": Port(Llama, translate_smollm3),
 }
 

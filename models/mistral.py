@@ -22,7 +22,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
-from jaxlin.models.gemma3 import VISION
+from jaxlin.models.gemma3 import HEADS, TEXT, VISION
 from jaxlin.models.llama import Llama, LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
 from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
@@ -119,7 +119,7 @@ PORTS = {
     "mistral": Port(Mistral, translate),
     "ministral": Port(Mistral, translate),
     "ministral3": Port(Mistral, translate3),
-    "mistral3": Port(Mistral, translate_wrapper, prefix="language_model.", left_out=VISION),
+    "mistral3": Port(Mistral, translate_wrapper, bodies=TEXT, heads=HEADS, left_out=VISION),
 }
 
 

@@ -1,0 +1,214 @@
+"""Which matrix gives the logits, and under which names: every case against transformers, on one checkpoint a port.
+
+Only the head differs between the cases of a port, so the residual stream is computed once and each case costs a load.
+"""
+
+import copy
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import oracle
+import pytest
+import tiny
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+import jaxlin
+from jaxlin import words
+from jaxlin.errors import CheckpointError, UnembeddingError
+
+Tensors = dict[str, np.ndarray]
+
+PORTS = ["llama", "smollm3", "gemma", "gemma2", "gemma3_text", "gemma3", "qwen2", "qwen3", "phi3", "phi", "mistral"]
+PORTS += ["ministral", "ministral3", "mistral3", "olmo", "olmo2", "olmo3"]
+"""One variant of each `model_type`."""
+
+
+class Checkpoint:
+    """The files of a tiny model, edited and written to a folder of its own."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.folder = Path(shutil.copytree(source, folder))
+        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        self.tensors: Tensors = dict(load_file(folder / "model.safetensors"))
+        self.embedding = next(name for name in self.tensors if name.endswith("embed_tokens.weight"))
+        self.head = (
+            "language_model.lm_head.weight" if self.embedding.startswith("language_model.") else "lm_head.weight"
+        )
+
+    def write(self) -> Path:
+        """Write what has been edited."""
+        (self.folder / "config.json").write_text(json.dumps(self.config))
+        save_file(self.tensors, self.folder / "model.safetensors", {"format": "pt"})
+        return self.folder
+
+    def tie(self, claim: bool | None) -> None:
+        """What the config claims; None for a config without the key."""
+        self.config.pop("tie_word_embeddings", None)
+        if claim is not None:
+            self.config["tie_word_embeddings"] = claim
+
+    def rename(self, new: Callable[[str], str]) -> None:
+        """Give every tensor another name."""
+        self.tensors = {new(name): values for name, values in self.tensors.items()}
+
+
+def own(shape: tuple[int, ...]) -> np.ndarray:
+    """A head unlike the embeddings."""
+    return (0.4 * np.random.default_rng(1).normal(size=shape)).astype(np.float32)
+
+
+class Stream:
+    """The residual stream after the final norm, by one program for all cases of a port."""
+
+    def __init__(self) -> None:
+        self.config: Any = None
+        self.program = jax.jit(lambda model, x: model(x))
+
+    def __call__(self, model: jaxlin.Decoder) -> jax.Array:
+        """Of `tiny.IDS`; what differs between cases, the head, is taken off before the model is traced."""
+        bare = copy.copy(model)
+        self.config = self.config or bare.config
+        bare.lm_head, bare.config = None, self.config
+        return self.program(bare, model.embed(tiny.IDS))
+
+
+def assert_equal_logits(folder: Path, stream: Stream) -> jaxlin.Decoder:
+    """The model, whose logits are those of transformers."""
+    model, _ = jaxlin.load(folder)
+    reference = oracle.logits(folder, tiny.IDS, torch.float32)
+    np.testing.assert_allclose(model.unembed(stream(model)), reference, atol=2e-5)
+    assert np.abs(reference).max() > 1
+    return model
+
+
+CASES = [
+    *((True, stored) for stored in ("both", "equal", "embeddings", "head")),
+    *((claim, stored) for claim in (False, None) for stored in ("both", "embeddings", "head")),
+]
+"""What the config claims, and which of the two matrices are stored."""
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_the_head_is_what_is_stored(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    stream = Stream()
+    for claim, stored in CASES:
+        edited = Checkpoint(checkpoint(name), tmp_path / f"{claim}, {stored}")
+        edited.tie(claim)
+        matrix = edited.tensors[edited.embedding]
+        edited.tensors[edited.head] = own(matrix.shape) if stored in ("both", "head") else matrix.copy()
+        if stored in ("embeddings", "head"):
+            del edited.tensors[edited.head if stored == "embeddings" else edited.embedding]
+        folder = edited.write()
+        tied = transformers.AutoConfig.from_pretrained(folder).tie_word_embeddings
+        if not tied and stored != "both":
+            with pytest.raises(CheckpointError, match=r"expected a tensor \S*(lm_head|embed_tokens)\.weight"):
+                jaxlin.load(folder)
+        else:
+            model = assert_equal_logits(folder, stream)
+            assert model.config.tie_word_embeddings == (tied and stored != "both")
+
+
+class TestNames:
+    """The names that one architecture's tensors have had."""
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_a_file_of_the_base_class(self, tied: bool, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+        edited = Checkpoint(checkpoint("llama, tied" if tied else "llama"), tmp_path / "base")
+        edited.rename(lambda name: name.removeprefix("model."))
+        assert_equal_logits(edited.write(), Stream())
+
+    @pytest.mark.parametrize("name", ["gemma3", "mistral3"])
+    def test_wrappers(self, name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+        stream = Stream()
+        for body, head, vision in (
+            ("language_model.model.", "language_model.lm_head.", ""),
+            ("language_model.model.", "lm_head.", ""),
+            ("model.language_model.", "lm_head.", "model."),
+            ("model.language_model.", "language_model.lm_head.", "model."),
+            ("language_model.", "lm_head.", ""),
+        ):
+            edited = Checkpoint(checkpoint(name), tmp_path / f"{body}{head}")
+            edited.tensors[edited.head] = own(edited.tensors[edited.embedding].shape)
+            edited.rename(lambda name: re.sub(r"^language_model\.(model|lm_head)\.", r"<\1>", name))
+            edited.rename(lambda name: name if name.startswith("<") else vision + name)  # noqa: B023
+            edited.rename(lambda name: name.replace("<model>", body).replace("<lm_head>", head))  # noqa: B023
+            assert_equal_logits(edited.write(), stream)
+
+    def test_names_of_two_kinds_are_refused(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+        edited = Checkpoint(checkpoint("llama"), tmp_path / "two")
+        edited.tensors["layers.0.mlp.up_proj.weight"] = edited.tensors["model.layers.0.mlp.up_proj.weight"].copy()
+        with pytest.raises(CheckpointError, match=r"one model; found some as model\.layers\.\* and as layers\.\*"):
+            jaxlin.load(edited.write())
+
+    @pytest.mark.parametrize("name", ["mistral", "phi"])
+    def test_a_buffer_of_old_files_is_left_out(
+        self, name: str, checkpoint: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        edited = Checkpoint(checkpoint(name), tmp_path / "old")
+        edited.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+        jaxlin.load(edited.write())
+        assert "left out 1 tensors *.rotary_emb.inv_freq" in caplog.text
+
+
+class TestNoUnembedding:
+    """Embedding models and classifiers: the decoder is there, and no logits."""
+
+    @pytest.fixture
+    def edited(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> Checkpoint:
+        """A Llama without a head."""
+        edited = Checkpoint(checkpoint("llama"), tmp_path / "none")
+        del edited.tensors["lm_head.weight"]
+        return edited
+
+    def test_everything_but_logits_works(self, edited: Checkpoint, checkpoint: Callable[[str], Path]) -> None:
+        edited.rename(lambda name: name.removeprefix("model."))
+        edited.config["architectures"] = ["LlamaModel"]
+        model, tokenizer = jaxlin.load(edited.write())
+        x = model.embed(tiny.IDS)
+        with_head, _ = jaxlin.load(checkpoint("llama"))
+        np.testing.assert_array_equal(model(x), with_head(x))
+        lmap = jaxlin.local_map(model, x)
+        assert lmap.residual < 3e-6
+        for asks in (
+            lambda: model.unembed(lmap.output),
+            lambda: jaxlin.attribute(model, x, target=5),
+            lambda: words.promoted(model, lmap.output),
+            lambda: jaxlin.generate(model, tokenizer, tiny.IDS, 2),
+        ):
+            with pytest.raises(UnembeddingError, match=r"checkpoint has none.*local linear map.*still work"):
+                asks()
+
+    @pytest.mark.parametrize(
+        "rest", [{"score.weight": (2, 64)}, {"classifier.weight": (3, 64), "classifier.bias": (3,)}]
+    )
+    def test_a_classifier(
+        self, rest: Mapping[str, tuple[int, ...]], edited: Checkpoint, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        edited.config["architectures"] = ["LlamaForSequenceClassification"]
+        edited.tensors |= {name: np.ones(shape, np.float32) for name, shape in rest.items()}
+        model, _ = jaxlin.load(edited.write())
+        assert model.lm_head is None
+        assert "no unembedding, but the head of a classifier or reward model" in caplog.text
+
+    def test_a_language_model_that_lacks_its_head_is_refused(self, edited: Checkpoint) -> None:
+        with pytest.raises(
+            CheckpointError, match=r"expected a tensor lm_head\.weight; found none, and the config does"
+        ):
+            jaxlin.load(edited.write())
+
+    def test_a_value_head_beside_the_unembedding(
+        self, checkpoint: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        edited = Checkpoint(checkpoint("llama"), tmp_path / "value")
+        edited.tensors["v_head.summary.weight"] = np.ones((1, 64), np.float32)
+        model, _ = jaxlin.load(edited.write())
+        assert model.lm_head is not None
+        assert "the value head of a training run" in caplog.text
