@@ -185,6 +185,17 @@ def test_words() -> None:
     assert int(down.ids[0]) == int(np.argmin(logits))
 
 
+def test_the_bias_of_the_unembedding_promotes_nothing(checkpoint: Callable[[str], Path]) -> None:
+    """A direction reads the rows of the unembedding alone; with the bias, all short ones would promote its tokens."""
+    model, _ = jaxlin.load(checkpoint("phi"))
+    u = 1e-2 * np.linspace(-1, 1, model.config.hidden_size, dtype=np.float32)
+    along = np.asarray(model.lm_head.weight[...]) @ u
+    assert np.argmax(along) != np.argmax(along + np.asarray(model.lm_head.bias[...]))
+    found = promoted(model, np.stack([u, -u]), 4)
+    np.testing.assert_array_equal(found.ids, [np.argsort(-along)[:4], np.argsort(along)[:4]])
+    np.testing.assert_allclose(found.scores, [np.sort(along)[:-5:-1], np.sort(-along)[:-5:-1]], rtol=1e-4)
+
+
 def test_embeddings_of_zero_are_never_near() -> None:
     import jax
 

@@ -104,6 +104,13 @@ def test_laws() -> None:
         exchange(jnp.asarray(2 * left + 5 * right)[None], none[:1])[0], 5 * left + 2 * right, atol=1e-5
     )
     np.testing.assert_allclose(exchange(once, none), once, atol=1e-5)
+    # At other strengths they go part of the way, or further.
+    for strength in (0.5, -1.5):
+        taken = (rows @ np.linalg.qr(np.stack([a, b]).T)[0]) @ np.linalg.qr(np.stack([a, b]).T)[0].T
+        part = ablate("embed", [a, b], strength)(rows, none)
+        np.testing.assert_allclose(part, rows - strength * taken, atol=1e-5)
+        part = swap("embed", a, b, strength)(jnp.asarray(2 * left + 5 * right)[None], none[:1])[0]
+        np.testing.assert_allclose(part, (2 + 3 * strength) * left + (5 - 3 * strength) * right, atol=1e-5)
     pushed = add("embed", 100 * a, 0.5)(jnp.asarray(h)[None], none[:1])[0]
     np.testing.assert_allclose(pushed, h + 0.5 * np.linalg.norm(h) * left, atol=1e-5)
 
@@ -320,3 +327,22 @@ def test_dose_curve_on_the_small_model() -> None:
         assert json.loads(json.dumps(curve.to_dict()))["target_rate"] == curve.target_rate.tolist()
         chosen = [logp(found) for found in plain]
         np.testing.assert_allclose(curve.surprise[0], -np.mean(chosen), rtol=1e-4)
+    check_costs(model, tokenizer, add(site, along), curve)
+
+
+def check_costs(model: Any, tokenizer: Any, edit: Edit, curve: Any) -> None:
+    """What the last dose costs, from both models' distributions after the same prefixes."""
+    texts = generate_all(model, tokenizer, PROMPTS, 24, edits=[edit.at_strength(curve.strengths[-1])], logits=True)
+    cat = tokenizer.to_single_token(" cat")
+    rows = []
+    for text in texts:
+        both = text.logits, continuation_logits(model, text.prompt, text.tokens)
+        steered, plain = (np.exp(np.asarray(jax.nn.log_softmax(jnp.asarray(logits)), np.float64)) for logits in both)
+        divergence = np.sum(steered * np.log(steered / plain), axis=1)
+        odd = [-np.log(row[token]) for row, token in zip(plain, text.tokens, strict=True)]
+        rows.append([np.mean(divergence), np.mean(odd), np.mean(steered[:, cat]), repetition(text.tokens)])
+    kl, surprise, probability, repeated = np.mean(rows, axis=0)
+    np.testing.assert_allclose(curve.kl[-1], kl, rtol=1e-4)
+    np.testing.assert_allclose(curve.surprise[-1], surprise, rtol=1e-4)
+    np.testing.assert_allclose(curve.target_probability[-1], probability, rtol=1e-4)
+    np.testing.assert_allclose(curve.repetition[-1], repeated, rtol=1e-12)

@@ -1,0 +1,146 @@
+"""The proofs are proven: in every family, one corrupted factor makes residual and defect grow; a replay is affine."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import transformers
+
+import jaxlin
+import jaxlin.contributions
+from jaxlin.attribution import Neurons
+from jaxlin.held import Coefficients, Recording
+from jaxlin.lens import exact
+from jaxlin.map_operator import CHECKS, LocalMap
+from jaxlin.registry import families
+
+Checkpoint = Callable[[str], Path]
+GROWN = 1e-4
+"""What residual and defect are above when one factor is wrong by 1 %."""
+
+
+def model_type(name: str) -> str:
+    """The family of a variant."""
+    return getattr(transformers, tiny.VARIANTS[name].config).model_type
+
+
+FAMILIES = [*{model_type(name): name for name in reversed(tiny.VARIANTS)}.values(), "llama, biases", "olmo, clip_qkv"]
+"""A variant of each `model_type`, the last of them with most to be held."""
+
+
+def test_no_family_is_left_out() -> None:
+    assert {model_type(name) for name in FAMILIES} == {kind for family in families() for kind in family.types}
+
+
+def corruptions(held: Coefficients) -> Iterator[tuple[str, Coefficients]]:
+    """The coefficients with one factor of one layer 1 % too large, for each factor, and its name."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(held)
+    for i, (path, leaf) in enumerate(leaves):
+        wrong = leaf * 1.01 if path[0].name == "norm" else leaf.at[1].multiply(1.01)
+        arrays = [array for _, array in leaves]
+        yield jax.tree_util.keystr(path), jax.tree.unflatten(structure, [*arrays[:i], wrong, *arrays[i + 1 :]])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family(name: str, checkpoint: Checkpoint, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Residual and defects at rounding, past `GROWN` with any factor corrupted; and the replay far from the input."""
+    model, _ = jaxlin.load(checkpoint(name), dtype="float64")
+    lmap = jaxlin.local_map(model, model.embed(tiny.IDS))
+    attributed = attributions(lmap, monkeypatch)
+    right = attributed(lmap.coefficients)
+    assert lmap.residual <= 1e-13
+    assert max(right.defect, right.component_defect) <= 1e-12
+    for factor, held in corruptions(lmap.coefficients):
+        wrong = attributed(held)
+        assert replace(lmap, coefficients=held).residual > GROWN, factor
+        assert wrong.defect > GROWN, factor
+        # What the parts of the model add is measured, so that the final norm alone stands behind it.
+        assert (wrong.component_defect > GROWN) == ("norm[" in factor), factor
+    check_affine(lmap)
+
+
+def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[Coefficients], jaxlin.Attribution]:
+    """What `jaxlin.attribute` gives, with the parts taken from other coefficients than those of the forward pass."""
+    record, target = jaxlin.contributions.record, jnp.linspace(-1, 1, lmap.shape[0])
+
+    @jax.jit
+    def parts_of(model: jaxlin.Decoder, x: jax.Array, held: Coefficients) -> dict[str, jax.Array]:
+        def corrupted(*args: Any, **options: Any) -> Recording:
+            return record(*args, **options)._replace(coefficients=held)
+
+        monkeypatch.setattr(jaxlin.contributions, "record", corrupted)
+        return jaxlin.contributions.contributions.__wrapped__(model, x, len(x) - 1, target, held.rule, 0)
+
+    def attribution(held: Coefficients) -> jaxlin.Attribution:
+        parts: dict[str, Any] = {name: np.asarray(a) for name, a in parts_of(lmap.model, lmap.x, held).items()}
+        parts = {name: a if a.ndim else float(a) for name, a in parts.items()}
+        return jaxlin.Attribution(neurons=Neurons(parts.pop("neurons"), *2 * [parts.pop("largest")]), **parts)
+
+    return attribution
+
+
+def check_affine(lmap: LocalMap) -> None:
+    """A factor of degree 0 that is not held would leave the residual at zero: the map is also affine elsewhere."""
+    rng = np.random.default_rng(0)
+    y, z = rng.normal(size=(2, *lmap.x.shape))
+    points = jnp.stack([lmap.x, y, z, 3 * y - 2 * z, 0 * y], axis=1)
+    at_x, at_y, at_z, mixed, bias = jax.jit(jaxlin.linear)(lmap.model, lmap.coefficients, points)[-1]
+    exact = 1e-12 * np.linalg.norm(mixed)
+    np.testing.assert_allclose(at_x, lmap.output, rtol=0, atol=exact)
+    np.testing.assert_allclose(bias, lmap.bias, rtol=0, atol=exact)
+    np.testing.assert_allclose(3 * at_y - 2 * at_z, mixed, rtol=0, atol=exact)
+    # And it is the map whose rows the transpose gives.
+    u = rng.normal(size=(CHECKS, len(bias)))
+    rows = np.einsum("rtd,td->r", lmap.T @ u, y)
+    np.testing.assert_allclose(rows, u @ np.asarray(at_y - bias), rtol=0, atol=1e-12 * np.abs(rows).max())
+
+
+@pytest.fixture
+def biased(checkpoint: Checkpoint, x64: None) -> LocalMap:
+    """The map of a model with biases."""
+    model, _ = jaxlin.load(checkpoint("llama, biases"), dtype="float64")
+    return jaxlin.local_map(model, model.embed(tiny.IDS))
+
+
+def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
+    """As far as `CHECKS` random directions can tell; and with all rows, by its definition."""
+    parts = corruptions(biased.coefficients)
+    wrong_maps = [replace(biased, coefficients=held) for _, held in parts]
+    for wrong in (*wrong_maps, replace(biased, bias=1.01 * biased.bias), replace(biased, output=-biased.output)):
+        jacobian = np.asarray(wrong.jacobian())
+        missed = np.einsum("dte,te->d", jacobian, wrong.x) + wrong.bias - wrong.output
+        exactly = np.linalg.norm(missed) / np.linalg.norm(wrong.output)
+        np.testing.assert_allclose(wrong.residual_of(jacobian), exactly, rtol=1e-9)
+        assert 0.6 < wrong.residual / exactly < 1.6
+
+
+def test_the_defect_of_an_exact_lens(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("jaxlin.lens.exact")  # the package gives its function of this name
+    recorded = module._recorded
+    for factor, held in corruptions(biased.coefficients):
+        monkeypatch.setattr(module, "_recorded", lambda *args, held=held: (held, *recorded(*args)[1:]))
+        found = exact(biased.model, biased.x)
+        missed = np.linalg.norm(found.parts.sum(1) + found.bias - found.output[None], axis=1)
+        assert found.defect > GROWN, factor
+        np.testing.assert_allclose(found.defect, missed.max() / np.linalg.norm(found.output), rtol=1e-9)
+
+
+def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("jaxlin.streams")
+    _, held = next(corruptions(biased.coefficients))
+    record = module.record
+    monkeypatch.setattr(module, "record", lambda *args, **sites: record(*args, **sites)._replace(coefficients=held))
+    monkeypatch.setattr(module, "_streams", jax.jit(module._streams.__wrapped__, static_argnames="rule"))
+    found = module.streams(biased.model, biased.x, 9)
+    rows = np.concatenate([found.tokens, found.bias[:, None]], axis=1)
+    scale = np.maximum(np.abs(rows).max(axis=1), abs(found.value))
+    missed = np.abs(rows.sum(axis=1) - found.value) / scale
+    assert found.defect > GROWN
+    np.testing.assert_allclose(found.defect, missed.max(), rtol=1e-9)
