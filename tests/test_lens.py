@@ -148,9 +148,26 @@ class TestFiles:
         lenses.save(fitted, tmp_path / f"a{suffix}", dtype=dtype)
         back = lenses.load(tmp_path / f"a{suffix}")
         np.testing.assert_array_equal(back.maps, fitted.maps.astype(dtype).astype(np.float32))
-        for what in ("layers", "prompts", "estimator", "skip_first", "mean_square"):
+        for what in ("layers", "prompts", "estimator", "skip_first", "deviations"):
             assert getattr(back, what) == getattr(fitted, what)
         assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
+
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    def test_files_from_before_deviations(
+        self, suffix: str, fitted: lenses.JacobianLens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They say the mean of the squared norms, of which the squared deviations are what the mean's own leaves."""
+        norms = np.sum(np.square(fitted.maps, dtype=np.float64), axis=(1, 2))
+        squares = (norms + np.asarray(fitted.deviations) / fitted.prompts).tolist()
+        said = {"estimator": fitted.estimator, "skip_first_positions": SKIP, "mean_square": squares}
+        monkeypatch.setattr("jaxlin.lens.files._said", lambda lens: said)
+        lenses.save(fitted, tmp_path / f"a{suffix}", dtype="float32")
+        np.testing.assert_allclose(lenses.load(tmp_path / f"a{suffix}").error, fitted.error, rtol=1e-4)
+        for wrong in ([-1.0] * 3, [1.0] * 2, [np.nan] * 3, "a"):
+            said["mean_square"] = wrong
+            lenses.save(fitted, tmp_path / f"b{suffix}", dtype="float32")
+            assert lenses.load(tmp_path / f"b{suffix}").deviations is None
+            (tmp_path / f"b{suffix}").unlink()
 
     def test_torch_reads_what_is_written(self, fitted: lenses.JacobianLens, tmp_path: Path) -> None:
         lenses.save(fitted, tmp_path / "a.pt")
@@ -163,7 +180,7 @@ class TestFiles:
         assert found["metadata"] == {
             "estimator": "jacobian_lens",
             "skip_first_positions": SKIP,
-            "mean_square": list(fitted.mean_square or ()),
+            "squared_deviations": list(fitted.deviations or ()),
         }
         for layer in range(3):
             assert found["J"][layer].dtype == torch.float16
@@ -403,10 +420,14 @@ class TestOngoing:
         assert len(counted) == 2
         whole = lenses.fit(model, prompts, skip_first=SKIP, progress=False)
         np.testing.assert_array_equal(going.maps, whole.maps)
-        assert going.mean_square == whole.mean_square
+        assert going.deviations == whole.deviations
         assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
         with pytest.raises(jaxlin.JaxlinError, match="is there already"):
             lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
+        sums = {"J_sum": np.zeros((3, 64, 64), np.float32), "square_sum": np.zeros(3)}
+        safetensors.numpy.save_file(sums, tmp_path / "c.pt.partial", {"jaxlin_fit": '{"prompts": 0}'})
+        with pytest.raises(jaxlin.JaxlinError, match="by an earlier jaxlin"):
+            lenses.fit(model, prompts, skip_first=SKIP, out=tmp_path / "c.pt", progress=False)
         (tmp_path / "b.pt.partial").write_bytes(b"{")
         with pytest.raises(jaxlin.JaxlinError, match="is damaged"):
             lenses.fit(model, prompts, skip_first=SKIP, out=tmp_path / "b.pt", progress=False)
@@ -434,7 +455,7 @@ class TestOngoing:
         going = lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
         whole = lenses.fit(model, prompts, skip_first=SKIP, progress=False)
         np.testing.assert_array_equal(going.maps, whole.maps)
-        assert going.mean_square == whole.mean_square
+        assert going.deviations == whole.deviations
 
     def test_another_model_does_not_go_on(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
         """Not even one that differs in tokens that the first prompt has not."""
@@ -463,13 +484,16 @@ class TestOngoing:
     def test_errors_of_bfloat16_are_of_float32(self, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"), dtype="bfloat16")
         same = lenses.fit(model, [PROMPTS[0]] * 3, skip_first=SKIP, progress=False)
-        assert same.error.max() < 5e-4
+        np.testing.assert_array_equal(same.error, 0)
 
     def test_it_stops_when_it_is_settled(self, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"))
-        prompts = [[*PROMPTS[0][:-1], i] for i in range(16)]
+        prompts = [[*PROMPTS[0][:-2], i, 1] for i in range(16)]
         assert lenses.fit(model, prompts, skip_first=SKIP, tolerance=1.0, progress=False).prompts == 10
         assert lenses.fit(model, prompts, skip_first=SKIP, tolerance=0.0, progress=False).prompts == 16
+        # Of equal maps the error is zero, however their sums round.
+        equal = lenses.fit(model, prompts[:1] * 16, skip_first=SKIP, tolerance=0.0, progress=False)
+        assert (equal.prompts, equal.error.tolist()) == (10, [0.0] * 3)
 
     def test_parts_of_a_corpus_are_put_together(self, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"))
@@ -480,6 +504,8 @@ class TestOngoing:
         assert merged.prompts == 5
         np.testing.assert_allclose(merged.maps, whole.maps, atol=1e-6)
         np.testing.assert_allclose(merged.error, whole.error, rtol=1e-4)
+        same = lenses.fit(model, prompts[:1] * 3, skip_first=SKIP, progress=False)
+        np.testing.assert_array_equal(lenses.merge([same, same]).error, 0)
         held = lenses.fit(model, prompts, held=True, skip_first=SKIP, progress=False)
         for others, message in (([], "one lens or more"), ([whole, held], "of one estimator")):
             with pytest.raises(jaxlin.JaxlinError, match=message):

@@ -10,12 +10,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
+from jaxtyping import Float
 
 from jaxlin.checkpoint.hub import downloaded
 from jaxlin.checkpoint.safetensors import SafetensorsFile
 from jaxlin.errors import CheckpointError, JaxlinError, one_of
 from jaxlin.fill import FLOATS
-from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
+from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens, squared_norms
 from jaxlin.lens.paths import KINDS, a_path, check_path, replaced
 from jaxlin.lens.pt import read_pt
 from jaxlin.lens.pt_writer import write_pt
@@ -70,8 +71,8 @@ def _said(lens: JacobianLens) -> dict[str, Any]:
         said["skip_first_positions"] = lens.skip_first
     if lens.target_layer is not None:
         said["target_layer"] = lens.target_layer
-    if lens.mean_square is not None:
-        said["mean_square"] = list(lens.mean_square)
+    if lens.deviations is not None:
+        said["squared_deviations"] = list(lens.deviations)
     return said
 
 
@@ -156,15 +157,28 @@ def _checked(
         maps /= prompts
     if not np.isfinite(maps).all():
         raise wrong("finite matrices", "NaN or infinity")
-    skip, squares, estimator = (said.get(key) for key in ("skip_first_positions", "mean_square", "estimator"))
-    target = said.get("target_layer")
-    known = isinstance(squares, list) and len(squares) == len(layers) and all(type(s) is float for s in squares)
+    skip, estimator, target = (said.get(key) for key in ("skip_first_positions", "estimator", "target_layer"))
     return JacobianLens(
         maps,
         layers,
         prompts,
         estimator if isinstance(estimator, str) else ORDINARY,
         skip if type(skip) is int else None,
-        tuple(squares) if known and squares is not None else None,
+        _deviations(said, maps, prompts),
         target if type(target) is int else None,
     )
+
+
+def _deviations(said: Mapping[str, Any], maps: Float[np.ndarray, "n d d"], prompts: int) -> tuple[float, ...] | None:
+    """The squared deviations that a file says; of one that was written before they were, from the mean of squares."""
+
+    def numbers(key: str) -> list[float] | None:
+        values = said.get(key)
+        if not isinstance(values, list) or len(values) != len(maps):
+            return None
+        return values if all(type(v) is float and 0 <= v < np.inf for v in values) else None
+
+    found, squares = numbers("squared_deviations"), numbers("mean_square")
+    if found is None and squares is not None:
+        found = (prompts * np.maximum(np.array(squares) - squared_norms(maps), 0)).tolist()
+    return None if found is None else tuple(found)

@@ -112,7 +112,7 @@ def fit(
     )
 
     def lens() -> JacobianLens:
-        return JacobianLens(sums.mean, kept, sums.prompts, estimator, skip_first, sums.mean_square)
+        return JacobianLens(sums.mean, kept, sums.prompts, estimator, skip_first, sums.deviations)
 
     def settled() -> bool:
         return tolerance is not None and sums.prompts >= FEWEST and bool(np.all(lens().error <= tolerance))

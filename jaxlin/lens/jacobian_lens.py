@@ -39,7 +39,8 @@ class JacobianLens:
         prompts: how many prompts $J$ is the mean of.
         estimator: what is averaged: `ORDINARY`, or the local linear map and its rule, ``"local_linear_map, gate"``.
         skip_first: how many positions at the start of a prompt are left out; None where a file does not say.
-        mean_square: the mean over prompts of $\lVert J_l \rVert_F^2$, ``[n]``; None where a file does not say.
+        deviations: the sum over prompts of $\lVert J_p - J_l \rVert_F^2$ for the map $J_p$ of each, ``[n]``; None where
+            a file does not say.
         target_layer: the layer whose stream it leads to, where a file says so; the last unless given.
     """
 
@@ -48,7 +49,7 @@ class JacobianLens:
     prompts: int = field(metadata={"static": True})
     estimator: str = field(default=ORDINARY, metadata={"static": True})
     skip_first: int | None = field(default=None, metadata={"static": True})
-    mean_square: tuple[float, ...] | None = field(default=None, metadata={"static": True})
+    deviations: tuple[float, ...] | None = field(default=None, metadata={"static": True})
     target_layer: int | None = field(default=None, metadata={"static": True})
 
     def __repr__(self) -> str:
@@ -61,15 +62,14 @@ class JacobianLens:
     def error(self) -> Float[np.ndarray, " n"]:
         r"""The standard error of each $J_l$, relative to its Frobenius norm.
 
-        $\sqrt{(\overline{\lVert J_p \rVert^2} - \lVert J \rVert^2) / (n - 1)} \,/\, \lVert J \rVert$ for the maps $J_p$
-        of $n$ prompts and their mean $J$: how far off it is to be expected, as prompts of the corpus vary. Not a
-        number for one prompt, or where a file does not say.
+        $\sqrt{\sum_p \lVert J_p - J \rVert^2 / (n (n - 1))} \,/\, \lVert J \rVert$ for the maps $J_p$ of $n$ prompts
+        and their mean $J$: how far off it is to be expected, as prompts of the corpus vary. Not a number for one
+        prompt, or where a file does not say.
         """
-        if self.mean_square is None or self.prompts < 2:
+        if self.deviations is None or self.prompts < 2:
             return np.full(len(self.layers), np.nan)
-        norms = np.array([np.sum(np.square(each, dtype=np.float64)) for each in np.asarray(self.maps)])
-        spread = np.maximum(np.asarray(self.mean_square) - norms, 0) / (self.prompts - 1)
-        return np.sqrt(spread / norms)
+        variance = np.asarray(self.deviations) / (self.prompts * (self.prompts - 1))
+        return np.sqrt(variance / squared_norms(self.maps))
 
     def at(self, layer: int) -> Float[Array | np.ndarray, "d e"]:
         """$J$ of one layer.
@@ -153,13 +153,19 @@ def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
             )
     prompts = sum(lens.prompts for lens in lenses)
     maps = sum(np.asarray(lens.maps, np.float64) * (lens.prompts / prompts) for lens in lenses)
-    squares = [lens.mean_square for lens in lenses if lens.mean_square is not None]
+    within = [lens.deviations for lens in lenses if lens.deviations is not None]
     together = None
-    if len(squares) == len(lenses):
-        weights = np.array([lens.prompts for lens in lenses]) / prompts
-        together = tuple((weights @ np.array(squares)).tolist())
+    if len(within) == len(lenses):
+        # Of the prompts from the mean of their part, and of the parts' means from that of all.
+        between = sum(lens.prompts * squared_norms(np.asarray(lens.maps, np.float64) - maps) for lens in lenses)
+        together = tuple((np.sum(within, axis=0) + between).tolist())
     wide = np.result_type(np.float32, *(np.asarray(lens.maps).dtype for lens in lenses))
-    return replace(first, maps=np.asarray(maps, wide), prompts=prompts, mean_square=together)
+    return replace(first, maps=np.asarray(maps, wide), prompts=prompts, deviations=together)
+
+
+def squared_norms(maps: Any) -> Float[np.ndarray, " n"]:
+    r"""$\lVert J_l \rVert_F^2$ of each matrix, summed in float64."""
+    return np.array([np.sum(np.square(each, dtype=np.float64)) for each in np.asarray(maps)])
 
 
 def spans(layers: Sequence[int]) -> str:

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.safetensors import SafetensorsFile
 from jaxlin.errors import JaxlinError
-from jaxlin.layers import at_least_float32
 from jaxlin.lens.paths import replaced
 
 EVERY = 60.0
@@ -24,16 +23,21 @@ EVERY = 60.0
 
 
 class _State(NamedTuple):
-    """The sums of some prompts. Put in its place whole: an interruption comes between any two steps."""
+    """What is known of some prompts. Put in its place whole: an interruption comes between any two steps."""
 
-    total: Any
-    squares: np.ndarray
+    mean: Any
+    deviations: np.ndarray
     prompts: int
     seen: str
 
 
 class Sums:
-    """The sum of the maps of the prompts so far, and the sum of their squares; kept beside a file that is not yet made.
+    r"""The mean of the maps of the prompts so far, and their squared deviations; kept beside a file not yet made.
+
+    With each map $J_n$ the mean moves by $\delta / n$ for $\delta = J_n - \bar J_{n-1}$, and the sum of squared
+    deviations grows by $\lVert \delta \rVert^2 (n - 1) / n$: of equal maps it is zero, where a mean of squares less the
+    square of the mean would be what rounding leaves. Source: Welford, "Note on a method for calculating corrected sums
+    of squares and products", 1962.
 
     A context: what was added is written when it is left, whatever the reason.
 
@@ -66,19 +70,19 @@ class Sums:
     @property
     def mean(self) -> Float[np.ndarray, "n d e"]:
         """The mean map of each layer."""
-        return np.asarray(self._state.total) / self.prompts
+        return np.asarray(self._state.mean)
 
     @property
-    def mean_square(self) -> tuple[float, ...]:
-        """The mean of the squared norm of each layer's map."""
-        return tuple((self._state.squares / self.prompts).tolist())
+    def deviations(self) -> tuple[float, ...]:
+        """The sum over prompts of the squared norm of how far each layer's map is from the mean."""
+        return tuple(self._state.deviations.tolist())
 
     def add(self, ids: Sequence[int], found: Float[Array, "n d e"]) -> None:
         """Add the maps of a prompt."""
-        before = self._state
-        total, squares = jax.block_until_ready(_added(before.total, found))
-        squares = before.squares + np.asarray(squares, np.float64)
-        self._state = _State(total, squares, before.prompts + 1, _seen(before.seen, ids))
+        before, count = self._state, self._state.prompts + 1
+        mean, squares = jax.block_until_ready(_added(before.mean, found, count))
+        deviations = before.deviations + np.asarray(squares, np.float64) * ((count - 1) / count)
+        self._state = _State(mean, deviations, count, _seen(before.seen, ids))
         if time.monotonic() - self._at > EVERY:
             self._write()
 
@@ -87,7 +91,7 @@ class Sums:
             return
         state = self._state
         said = {"identity": self.identity, "prompts": state.prompts, "seen": state.seen}
-        values = {"J_sum": np.asarray(state.total), "square_sum": state.squares}
+        values = {"J_mean": np.asarray(state.mean), "squared_deviations": state.deviations}
         replaced(self.path, lambda fresh: safetensors.numpy.save_file(values, fresh, {"jaxlin_fit": json.dumps(said)}))
         self._written, self._at = state.prompts, time.monotonic()
 
@@ -104,22 +108,22 @@ class Sums:
             file = SafetensorsFile(self.path)
             with safetensors.safe_open(self.path, "numpy") as opened:
                 said = json.loads((opened.metadata() or {})["jaxlin_fit"])
-            total, squares, count = file.read("J_sum"), file.read("square_sum"), said["prompts"]
+            mean, deviations, count = file.read("J_mean"), file.read("squared_deviations"), said["prompts"]
             seen = functools.reduce(_seen, prompts[:count], "")
-            there = (said["identity"], count, said["seen"], total.shape, total.dtype, squares.shape, squares.dtype)
+            there = (said["identity"], count, said["seen"], *_kind(mean), *_kind(deviations))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._other() from error
-        whole, sums = self._state.total, self._state.squares
-        known = type(count) is int and 0 <= count <= len(prompts) and np.isfinite(total).all()
-        if not known or there != (self.identity, count, seen, whole.shape, whole.dtype, sums.shape, sums.dtype):
+        known = type(count) is int and 0 <= count <= len(prompts) and np.isfinite(mean).all()
+        expected = (self.identity, count, seen, *_kind(self._state.mean), *_kind(self._state.deviations))
+        if not known or there != expected or not (np.isfinite(deviations) & (deviations >= 0)).all():
             raise self._other()
-        self._state = _State(jnp.asarray(total), np.array(squares), count, seen)
+        self._state = _State(jnp.asarray(mean), np.array(deviations), count, seen)
         self._written = count
 
     def _other(self) -> JaxlinError:
         return JaxlinError(
-            f"Lens: {self.path} was begun with another model, other prompts, layers or arguments, or is damaged. "
-            "Delete it or choose another path."
+            f"Lens: {self.path} was begun with another model, other prompts, layers or arguments, or by an earlier "
+            "jaxlin, or is damaged. Delete it or choose another path."
         )
 
     def forget(self) -> None:
@@ -133,8 +137,14 @@ def _seen(before: str, ids: Sequence[int]) -> str:
     return hashlib.sha256(f"{before} {list(map(int, ids))}".encode()).hexdigest()
 
 
+def _kind(array: Any) -> tuple[tuple[int, ...], Any]:
+    return array.shape, array.dtype
+
+
 @jax.jit
 def _added(
-    total: Float[Array, "n d e"], found: Float[Array, "n d e"]
+    mean: Float[Array, "n d e"], found: Float[Array, "n d e"], count: Any
 ) -> tuple[Float[Array, "n d e"], Float[Array, " n"]]:
-    return total + found, jnp.sum(jnp.square(at_least_float32(found)), axis=(1, 2))
+    """The mean with one more map, the `count`-th; and the squared norm of how far that is from the mean before."""
+    apart = found.astype(mean.dtype) - mean
+    return mean + apart / count, jnp.sum(jnp.square(apart), axis=(1, 2))
