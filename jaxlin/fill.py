@@ -1,12 +1,14 @@
 """A model's parameters from a checkpoint's tensors: each read once, straight to its place in the stack of layers."""
 
 import fnmatch
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
@@ -170,7 +172,9 @@ def _widened(name: str, stored: Callable[[int], Any], depth: int, mesh: Mesh | N
             stacklevel=2,
         )
     whole = [np.asarray(jax.tree.map(_rows_of, value)[...]) for value in values]
-    placed = _placed(name, (depth, *whole[0].shape), np.result_type(*(value.dtype for value in whole)), mesh)
+    # JAX knows what holds both float16 and bfloat16; NumPy raises an error of its own.
+    widest = functools.reduce(jnp.promote_types, (value.dtype for value in whole))
+    placed = _placed(name, (depth, *whole[0].shape), widest, mesh)
     for layer, value in enumerate(whole):
         placed.take(value, layer)
     return placed.array()

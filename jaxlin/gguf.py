@@ -14,6 +14,7 @@ from jaxlin.errors import ConfigError
 from jaxlin.gguf_port import LONGROPE, decimal, halves, rope_scaling
 from jaxlin.packed import BFloat16, Blocks, Packed
 from jaxlin.packed.gguf import FLOATS, TYPES
+from jaxlin.printable import quoted
 from jaxlin.registry import gguf_port
 
 _KEYS = {
@@ -100,17 +101,18 @@ class GGUFModel:
         if unknown := sorted(set(given) - keys.keys() - fixed.keys() - {*port.read} - _ELSEWHERE.keys()):
             raise ConfigError(
                 f"{source}: expected only metadata that jaxlin understands; found "
-                + ", ".join(f"{arch}.{key} = {given[key]!r}"[:120] for key in unknown)
+                + ", ".join(f"{arch}.{key} = {quoted(given[key])}"[:120] for key in unknown)
             )
         for key in sorted(_REQUIRED | (_EPSILONS & (keys.keys() | fixed.keys()))):
             if key not in given:
                 raise ConfigError(f"{source}: expected metadata {arch}.{key}; found none.")
         for key, value in fixed.items():
             if given.get(key, value) != value:
-                raise ConfigError(f"{source}, {arch}.{key}: expected {value!r}; found {given[key]!r}.")
+                raise ConfigError(f"{source}, {arch}.{key}: expected {value!r}; found {quoted(given[key])}.")
         for key in sorted(_INTEGERS & given.keys()):
             if type(given[key]) is not int or given[key] < 1:
-                raise ConfigError(f"{source}, {arch}.{key}: expected an integer of at least 1; found {given[key]!r}.")
+                found = quoted(given[key])
+                raise ConfigError(f"{source}, {arch}.{key}: expected an integer of at least 1; found {found}.")
         blocks = {name.split(".")[1] for name in names.values() if name.startswith("blk.")}
         if blocks != set(map(str, range(len(blocks)))) or len(blocks) != given["block_count"]:
             raise ConfigError(
@@ -151,10 +153,11 @@ class GGUFModel:
         head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
         if given.get("attention.value_length", head_dim) != head_dim:
             found = given["attention.value_length"]
-            raise ConfigError(f"{source}, {arch}.attention.value_length: expected {head_dim}; found {found!r}.")
+            raise ConfigError(f"{source}, {arch}.attention.value_length: expected {head_dim}; found {quoted(found)}.")
         rotated = given.get("rope.dimension_count", head_dim)
         if not isinstance(rotated, int) or not 0 < rotated <= head_dim:
-            raise ConfigError(f"{source}, {arch}.rope.dimension_count: expected 1 to {head_dim}; found {rotated!r}.")
+            found = quoted(rotated)
+            raise ConfigError(f"{source}, {arch}.rope.dimension_count: expected 1 to {head_dim}; found {found}.")
         # One float up, so that the product with head_dim is not cut to one feature less.
         share = {} if rotated == head_dim else {"partial_rotary_factor": nextafter(rotated / head_dim, 1)}
         return {"head_dim": head_dim, **share}
@@ -171,15 +174,16 @@ class GGUFModel:
             if tensor.removesuffix(".weight") in _ROPE_TENSORS:
                 continue
             if module.endswith(".self_attn.qkv_proj") and not self._port.fused:
+                # The metadata may say any number: rows are listed once the tensor has them.
+                if shape[0] != (total := sum(sizes.values()) * head_dim):
+                    raise ConfigError(
+                        f"{self._checkpoint.source}, tensor {tensor}: expected {total} rows; found {shape[0]}."
+                    )
                 start = 0
                 for projection, n in sizes.items():
                     rows, start = np.arange(start, start + n * head_dim), start + n * head_dim
                     part = _Part(tensor, (len(rows), *shape[1:]), rows)
                     self._place(parts, f"{module.removesuffix('qkv_proj')}{projection}.{kind}", part, tensor)
-                if shape[0] != start:
-                    raise ConfigError(
-                        f"{self._checkpoint.source}, tensor {tensor}: expected {start} rows; found {shape[0]}."
-                    )
             else:
                 self._place(parts, name, _Part(tensor, shape), tensor)
         return {name: self._in_halves(name, part, sizes) for name, part in parts.items()}

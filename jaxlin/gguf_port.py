@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxlin.checkpoint.gguf import unpermute
+from jaxlin.printable import quoted
 
 LONGROPE = {"rope_factors_short": "short_factor", "rope_factors_long": "long_factor"}
 """Tensors that divide rotary frequencies, for prompts within the trained length and for longer ones."""
@@ -84,7 +85,7 @@ def sliding_types(given: Mapping[str, Any], config: Mapping[str, Any], period: i
     pattern = given.get("attention.sliding_window_pattern", period)
     if len(pattern) != depth if isinstance(pattern, list) else type(pattern) is not int:
         raise ValueError(
-            f"attention.sliding_window_pattern: expected a period or {depth} layers; found {pattern!r}"[:200]
+            f"attention.sliding_window_pattern: expected a period or {depth} layers; found {quoted(pattern)}"
         )
     slides = pattern if isinstance(pattern, list) else [pattern == 0 or i % pattern < pattern - 1 for i in range(depth)]
     return {"layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides]}
@@ -103,17 +104,17 @@ def rope_scaling(given: Mapping[str, Any], tensors: Mapping[str, Sequence[float]
     numbers = {key for key in given if key.startswith("rope.scal")} - {"rope.scaling.type", "rope.scaling.finetuned"}
     for key in sorted(numbers):
         if type(given[key]) not in (int, float) or not 0 <= given[key] < math.inf:
-            raise ValueError(f"{key}: expected a number; found {given[key]!r}")
+            raise ValueError(f"{key}: expected a number; found {quoted(given[key])}")
     kind = given.get("rope.scaling.type", "none")
     if kind not in (known := ("none", "linear", "yarn", "longrope")):
-        raise ValueError(f"rope.scaling.type: expected one of {', '.join(known)}; found {kind!r}")
+        raise ValueError(f"rope.scaling.type: expected one of {', '.join(known)}; found {quoted(kind)}")
     parameters: dict[str, Any] = {"rope_type": kind}
     factors = {name: decimal(values) for name, values in tensors.items() if name in LONGROPE}
     if factors or kind == "longrope":
         if len(factors) != len(LONGROPE) or kind not in ("none", "longrope"):
             raise ValueError(
                 f"rope.scaling.type: expected longrope and tensors {' and '.join(LONGROPE)} together; "
-                f"found {kind!r} and {', '.join(factors) or 'none of them'}"
+                f"found {quoted(kind)} and {', '.join(factors) or 'none of them'}"
             )
         parameters = {"rope_type": "longrope"} | {LONGROPE[name]: values for name, values in factors.items()}
         factor, computed = given.get("rope.scaling.attn_factor"), _longrope_factor(given)
@@ -124,7 +125,8 @@ def rope_scaling(given: Mapping[str, Any], tensors: Mapping[str, Sequence[float]
     if "rope_freqs" in tensors and kind == "none":
         return {"rope_type": "divisors", "divisors": tensors["rope_freqs"]}
     if tensors:
-        raise ValueError(f"rope.scaling.type: expected none beside tensors of {', '.join(tensors)}; found {kind!r}")
+        beside = ", ".join(tensors)
+        raise ValueError(f"rope.scaling.type: expected none beside tensors of {beside}; found {quoted(kind)}")
     if given.get("rope.scaling.attn_factor", 1.0) != 1.0:
         raise ValueError(f"rope.scaling.attn_factor: expected 1; found {given['rope.scaling.attn_factor']!r}")
     linear = given.get("rope.scale_linear", 1.0)  # how files of 2023 say it

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jaxlin.errors import ConfigError
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.port import Port
+from jaxlin.printable import quoted
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "smollm3"),
@@ -62,10 +63,10 @@ def port(model_type: object) -> Port:
         ConfigError: no port; the message lists those there are.
     """
     for family, types in FAMILIES.items():
-        if model_type in types:
+        if isinstance(model_type, str) and model_type in types:
             return importlib.import_module(f"jaxlin.models.{family}").PORTS[model_type]
     known = ", ".join(name for types in FAMILIES.values() for name in types)
-    raise ConfigError(f"model_type: expected one of {known}; found {model_type!r}, which jaxlin has no port for.")
+    raise ConfigError(f"model_type: expected one of {known}; found {quoted(model_type)}, which jaxlin has no port for.")
 
 
 def gguf_port(arch: object) -> GGUFPort:
@@ -76,5 +77,6 @@ def gguf_port(arch: object) -> GGUFPort:
     """
     if not isinstance(arch, str) or arch not in GGUF_ARCHITECTURES:
         known = ", ".join(GGUF_ARCHITECTURES)
-        raise ConfigError(f"general.architecture: expected one of {known}; found {arch!r}, which jaxlin cannot read.")
+        found = f"{quoted(arch)}, which jaxlin cannot read"
+        raise ConfigError(f"general.architecture: expected one of {known}; found {found}.")
     return importlib.import_module(f"jaxlin.models.{GGUF_ARCHITECTURES[arch]}").GGUF[arch]

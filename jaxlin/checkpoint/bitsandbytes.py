@@ -10,6 +10,7 @@ from jaxlin.checkpoint.packing import Quantized
 from jaxlin.checkpoint.strict_json import parse_object
 from jaxlin.errors import CheckpointError
 from jaxlin.packed import FourBit, Int8, Nested
+from jaxlin.printable import quoted
 
 
 class BitsAndBytes(Quantized):
@@ -45,7 +46,7 @@ class BitsAndBytes(Quantized):
     def packed(self, module: str) -> FourBit | Int8:
         """`FourBit` or `Int8`."""
         if self._eight:
-            out, _ = self.folder.shape(f"{module}.weight")
+            out, _ = self.matrix_shape(module)
             stored = np.asarray(self.part(module, "weight_format", ("U8",), (), (1,)))
             if stored.any():
                 raise CheckpointError(
@@ -94,15 +95,17 @@ class BitsAndBytes(Quantized):
         }
         if "nested_blocksize" in state:
             checks |= {
-                "nested_blocksize": lambda value: value == 256,
+                "nested_blocksize": lambda value: type(value) is int and value == 256,
                 "nested_offset": lambda value: type(value) is float and bool(np.isfinite(value)),
                 "nested_dtype": lambda value: value == "float32",
             }
         for key, good in checks.items():
             if not good(state.get(key)):
-                raise self._unreadable(name, f"a {key} that jaxlin understands", repr(state.get(key))[:80])
+                raise self._unreadable(name, f"a {key} that jaxlin understands", quoted(state.get(key)))
         if unknown := sorted(set(state) - set(checks)):
             raise self._unreadable(name, f"the keys {', '.join(checks)}", ", ".join(unknown)[:80])
+        if state["shape"][1] % 2:
+            raise self._unreadable(name, "rows of an even number of values, two to a byte", f"{state['shape']}")
         if state["shape"][1] % state["blocksize"]:
             raise self._unreadable(name, f"rows of whole blocks of {state['blocksize']} values", f"{state['shape']}")
         return state

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxlin.checkpoint.safetensors import SafetensorsFile
-from jaxlin.checkpoint.strict_json import read_json
+from jaxlin.checkpoint.strict_json import exists, read_json
 from jaxlin.errors import CheckpointError
 from jaxlin.printable import quoted
 
@@ -83,7 +83,7 @@ class Folder:
 def _weights(path: Path) -> dict[str, set[str] | None]:
     """The files to open, and the tensors that an index says are in each."""
     index, single = path / "model.safetensors.index.json", path / "model.safetensors"
-    if not index.exists():
+    if not exists(index):
         if single.is_file():
             return {single.name: None}
         raise _no_weights(path)
@@ -97,7 +97,7 @@ def _weights(path: Path) -> dict[str, set[str] | None]:
             raise CheckpointError(
                 f"{index}, {tensor}: expected the name of a file in the same folder; found {quoted(file)}."
             )
-        if not (path / file).is_file():
+        if not exists(path / file) or not (path / file).is_file():
             raise CheckpointError(f"{index}: expected the shard {file} beside it; found none. Download it again.")
         named = shards.setdefault(file, set())
         assert named is not None

@@ -13,6 +13,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
+from jaxlin.printable import quoted
+
 VERSIONS = (2, 3)
 MAX_AXES = 4
 """GGML_MAX_DIMS: ggml has no tensor of more axes."""
@@ -141,7 +143,7 @@ class _Cursor:
         """The tensors at their places in the file, none beyond its end or within another."""
         alignment = _plain(metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT))
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            raise ValueError(f"general.alignment {alignment!r}, which is no power of two")
+            raise ValueError(f"general.alignment {quoted(alignment)}, which is no power of two")
         base = -(-self._at // alignment) * alignment
         tensors: dict[str, Tensor] = {}
         end = base

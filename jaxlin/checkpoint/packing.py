@@ -50,6 +50,20 @@ class Quantized(ABC):
         """The shape of the weight of `module`."""
         return self.folder.shape(f"{module}.weight")
 
+    def matrix_shape(self, module: str) -> tuple[int, int]:
+        """The shape of the weight of `module` as it is stored, which has rows and columns.
+
+        Raises:
+            CheckpointError: it is a vector, or of more axes.
+        """
+        shape = self.folder.shape(f"{module}.weight")
+        if len(shape) != 2:
+            raise CheckpointError(
+                f"{self.folder.file_of(f'{module}.weight')}, tensor {module}.weight: expected a matrix, as what is "
+                f"quantised has rows and columns; found {self.folder.dtype(f'{module}.weight')} of shape {shape}."
+            )
+        return shape[0], shape[1]
+
     def names(self) -> Iterable[str]:
         """The tensors there are, without those that belong to a packed one."""
         belong = {f"{module}.{suffix}" for module in self._modules for suffix in (*self.suffixes, *self.left_out)}

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxlin.aligned import read_aligned
-from jaxlin.checkpoint.strict_json import parse_object
+from jaxlin.checkpoint.strict_json import check_file, parse_object
 from jaxlin.errors import CheckpointError
 from jaxlin.printable import quoted
 
@@ -44,6 +44,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The dtypes that are read, by the format's names; those below one byte are not among them."""
 
+MOST_AXES = 32
+"""Of a tensor: those of the first NumPy."""
+
 LONGEST_HEADER = 100_000_000
 """The bound of the safetensors library: what is longer is damaged or hostile."""
 
@@ -62,6 +65,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_file(path)
         try:
             with path.open("rb") as file:
                 self._entries = _header(file)
@@ -102,7 +106,8 @@ class SafetensorsFile:
         narrowed, span = list(index), list(shape)
         for axis, (part, size) in enumerate(zip(index, shape, strict=True)):
             wanted = range(size)[part]
-            low, high = (min(wanted), max(wanted) + 1) if wanted else (0, 0)
+            ends = sorted((wanted[0], wanted[-1])) if wanted else (0, -1)
+            low, high = ends[0], ends[1] + 1
             start += low * math.prod(shape[axis + 1 :]) * kind.itemsize
             span[axis] = high - low
             stop = wanted.stop - low if wanted.step > 0 else None
@@ -137,7 +142,7 @@ def _header(file: BinaryIO) -> dict[str, Entry]:
     notes = header.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
         raise ValueError("a __metadata__ that does not map strings to strings")
-    entries = {name: _entry(name, found, 8 + length) for name, found in header.items()}
+    entries = {name: _entry(name, found, 8 + length, size) for name, found in header.items()}
     place = 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != place:
@@ -148,7 +153,7 @@ def _header(file: BinaryIO) -> dict[str, Entry]:
     return entries
 
 
-def _entry(name: str, found: Any, base: int) -> Entry:
+def _entry(name: str, found: Any, base: int, size: int) -> Entry:
     if not isinstance(found, dict) or not {"dtype", "shape", "data_offsets"} <= found.keys():
         raise ValueError(f"tensor {name} without dtype, shape and data_offsets")
     dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
@@ -158,7 +163,14 @@ def _entry(name: str, found: Any, base: int) -> Entry:
         # A bool is an int to Python, not to the format.
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             raise ValueError(f"tensor {name} with shape {quoted(shape)} and data_offsets {quoted(offsets)}")
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"tensor {name} of {len(shape)} axes; {MOST_AXES} are possible")
+    # Only a tensor without values could have longer axes, and whoever goes along one would have no end.
+    if any(n > size for n in shape):
+        raise ValueError(f"tensor {name} of shape {quoted(shape)}, an axis longer than the {size} bytes of the file")
     expected = math.prod(shape) * DTYPES[dtype].itemsize
     if len(offsets) != 2 or offsets[1] - offsets[0] != expected:
-        raise ValueError(f"tensor {name} of {dtype} {shape}, {expected} bytes, at data_offsets {offsets}")
+        raise ValueError(
+            f"tensor {name} of {dtype} {quoted(shape)}, {expected} bytes, at data_offsets {quoted(offsets)}"
+        )
     return Entry(dtype, tuple(shape), base + offsets[0], base + offsets[1])

@@ -1,12 +1,39 @@
 """Tensors of 8 bits with scales: fine-grained FP8, and compressed-tensors with 8-bit floats or integers."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.packing import Quantized
 from jaxlin.packed import Scaled
+from jaxlin.printable import quoted
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
+
+
+def _is_block(value: Any) -> bool:
+    """Whether `value` is the size of a block of a matrix."""
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
+
+
+def within(block: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """`block`, no larger than the matrix: each scale is repeated over its block before the rest is cut off."""
+    return min(block[0], shape[0]), min(block[1], shape[1])
+
+
+def weight_block_size(said: ConfigReader) -> tuple[int, int] | None:
+    """The size of a block of ``fp8``; None for one scale a matrix.
+
+    Raises:
+        ConfigError: no two integers of at least 1.
+    """
+    block = said.take("weight_block_size", list, None)
+    if block is None:
+        return None
+    if not _is_block(block):
+        raise said.error("weight_block_size", "two integers of at least 1", quoted(block))
+    return block[0], block[1]
 
 
 class FineGrained(Quantized):
@@ -17,10 +44,7 @@ class FineGrained(Quantized):
 
     def read_config(self, said: ConfigReader) -> None:
         """The size of a block; how activations are quantised at run time is no matter of the weights."""
-        block = said.take("weight_block_size", list, None)
-        if block is not None and not (len(block) == 2 and all(type(n) is int and n > 0 for n in block)):
-            raise said.error("weight_block_size", "two integers of at least 1", repr(block))
-        self._block = block
+        self._block = weight_block_size(said)
         said.leave_out("activation_scheme", "modules_to_not_convert", "dequantize", "fmt", "scale_fmt")
 
     def is_packed(self, name: str) -> bool:
@@ -29,9 +53,9 @@ class FineGrained(Quantized):
 
     def packed(self, module: str) -> Scaled:
         """`Scaled`, in float32."""
+        out, width = self.matrix_shape(module)
         codes = self.folder.read(f"{module}.weight")
-        out, width = codes.shape
-        high, wide = self._block or (out, width)
+        high, wide = within(self._block or (out, width), (out, width))
         grid = (-(-out // high), -(-width // wide))
         shapes = (grid,) if self._block else (grid, (1,), ())
         scale = self.part(module, "weight_scale_inv", ("F32", "BF16", "F16", "F8_E8M0"), *shapes)
@@ -61,17 +85,21 @@ class CompressedTensors(Quantized):
         for name, group in groups.items():
             weights = group.get("weights") if isinstance(group, dict) else None
             if not isinstance(weights, dict):
-                raise said.error("config_groups", f"an object 'weights' in {name}", repr(group)[:80])
+                raise said.error("config_groups", f"an object 'weights' in {name}", quoted(group))
             kind = (weights.get("num_bits"), weights.get("type"), weights.get("symmetric", True))
             if kind not in ((8, "float", True), (8, "int", True)):
-                raise said.error("config_groups", "symmetric weights of 8 bits, float or int", f"{weights}"[:160])
+                raise said.error("config_groups", "symmetric weights of 8 bits, float or int", quoted(weights))
             if weights.get("strategy") not in ("tensor", "channel", "block"):
-                raise said.error("config_groups", "a strategy tensor, channel or block", repr(weights.get("strategy")))
+                found = quoted(weights.get("strategy"))
+                raise said.error("config_groups", "a strategy tensor, channel or block", found)
             block = weights.get("block_structure")
-            self._block = tuple(block) if weights["strategy"] == "block" and block else self._block
+            if weights["strategy"] == "block" and block is not None:
+                if not _is_block(block):
+                    raise said.error("config_groups", "a block_structure of two integers of at least 1", quoted(block))
+                self._block = block[0], block[1]
         transformed = said.peek("transform_config")
         if transformed:
-            raise said.error("transform_config", "none", repr(transformed)[:80])
+            raise said.error("transform_config", "none", quoted(transformed))
 
     def is_packed(self, name: str) -> bool:
         """Weights of 8 bits are."""
@@ -79,12 +107,12 @@ class CompressedTensors(Quantized):
 
     def packed(self, module: str) -> Scaled:
         """`Scaled`, in the dtype of its scales."""
+        out, width = self.matrix_shape(module)
         codes = self.folder.read(f"{module}.weight")
-        out, width = codes.shape
         blocks = {(out, 1): (1, width), (out,): (1, width), (1, 1): (out, width), (1,): (out, width), (): (out, width)}
         if self._block:
-            high, wide = self._block
-            blocks = {(-(-out // high), -(-width // wide)): self._block}
+            high, wide = block = within(self._block, (out, width))
+            blocks = {(-(-out // high), -(-width // wide)): block}
         scale = self.part(module, "weight_scale", ("F32", "BF16", "F16"), *blocks)
         block = blocks[scale.shape]
         return Scaled.of(codes, scale.reshape(-(-out // block[0]), -(-width // block[1])), block)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jaxlin.checkpoint.strict_json import check_file
 from jaxlin.errors import CheckpointError
 
 LARGEST_PICKLE = 2**24
@@ -75,8 +76,7 @@ def read_pt(path: Path) -> dict[str | int, Any]:
     Raises:
         CheckpointError: no such file, not what `torch.save` writes of such values, or damaged.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise CheckpointError(f"{path}: expected a file; found another kind of thing.")
+    check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             found = _Reader(archive, path).read()
@@ -225,8 +225,9 @@ class _Reader:
         known = function if type(function) is _Name else None
         if known == _ORDERED and len(arguments) == 0:
             return {}
-        if known == _SIZE and len(arguments) == 1:
-            return tuple(arguments[0])
+        # A tuple as it is: of a list, each call would make a copy, and a small file could call many times.
+        if known == _SIZE and len(arguments) == 1 and type(arguments[0]) is tuple:
+            return arguments[0]
         if known == _PARAMETER and type(arguments[0]) is np.ndarray:
             return arguments[0]
         # The last of seven says that the values are to be negated or conjugated.
