@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Shaped
 from jaxlin.biases import without_biases
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
+from jaxlin.fingerprint import fingerprint
 from jaxlin.held import Coefficients, replay
 from jaxlin.hold import Rule
 from jaxlin.krylov import cheaper, krylov
@@ -35,7 +36,7 @@ CHECKS = 32
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LocalMap:
     r"""The map $v \mapsto J v$ from the `source` site to the output $f$ at one position of the `target` site.
 
@@ -175,6 +176,7 @@ class LocalMap:
     def _identity(self) -> str:
         """What tells this map's rows in a file from those of another."""
         said = hashlib.sha256(repr((self.shape, self.source, self.target, int(self.position), self.rule)).encode())
+        said.update(fingerprint(self.model).encode())
         for array in (self.x, self.output):
             said.update(np.asarray(array).tobytes())
         return said.hexdigest()
@@ -225,7 +227,7 @@ class LocalMap:
         return found.signed(np.asarray(self.output))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transposed:
     r"""$J^\top$ of a `LocalMap`: ``lmap.T @ u``."""
 

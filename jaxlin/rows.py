@@ -1,9 +1,8 @@
 """A dense matrix from its rows: block by block, to memory or to a file that is whole or not there."""
 
+import contextlib
 import functools
-import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,8 @@ from tqdm import tqdm
 
 from jaxlin.errors import JaxlinError
 from jaxlin.memory import physical_memory
-from jaxlin.parallel import gathered, said_by_first
+from jaxlin.parallel import gathered
+from jaxlin.rows_file import RowsFile
 
 REPAYING = 512
 """Vectors, of all rows and tokens, for which it pays to read and perhaps unpack a layer's weights."""
@@ -82,24 +82,30 @@ def dense(
     rows = shape[0]
     if block < 1:
         raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
-    result = _InMemory(rows) if out is None else _Partial(out, shape, dtype, identity)
+    result = _InMemory(rows) if out is None else RowsFile(out, shape, dtype, identity)
     bar = tqdm(total=rows, initial=result.done, unit="row", desc="J", delay=1, disable=None if progress else True)
-    with bar:
-        for start in range(result.done, rows, block):
-            count = min(block, rows - start)
-            # One shape for all blocks: past the end the rows of the identity are zero.
-            units = jax.nn.one_hot(jnp.arange(start, start + block), rows, dtype=dtype)
-            result.write(start, gathered(pull(units))[:count])
-            bar.update(count)
-    return result.finish()
+    with bar, result:
+        try:
+            for start in range(result.done, rows, block):
+                count = min(block, rows - start)
+                # One shape for all blocks: past the end the rows of the identity are zero.
+                units = jax.nn.one_hot(jnp.arange(start, start + block), rows, dtype=dtype)
+                result.write(start, gathered(pull(units))[:count])
+                bar.update(count)
+        except KeyboardInterrupt as interruption:
+            if isinstance(result, RowsFile):
+                interruption.add_note(result.hint)
+            raise
+        return result.finish()
 
 
-class _InMemory:
+class _InMemory(contextlib.nullcontext[None]):
     """One array, filled in its place: blocks that are put together at the end are in memory twice."""
 
     done = 0
 
     def __init__(self, rows: int) -> None:
+        super().__init__()
         self.rows = rows
 
     def write(self, start: int, rows: jax.Array) -> None:
@@ -119,72 +125,3 @@ class _InMemory:
 @functools.partial(jax.jit, donate_argnums=0)
 def _placed(whole: jax.Array, rows: jax.Array, start: jax.Array | int) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
-
-
-class _Partial:
-    """``NAME.npy.partial`` and a note beside it of how many rows of it are there."""
-
-    def __init__(self, out: Path, shape: tuple[int, ...], dtype: Any, identity: str) -> None:
-        self.out, self.identity, self.done = out, identity, 0
-        self.data, self.note = out.with_name(out.name + ".partial"), out.with_name(out.name + ".partial.json")
-        self.array: np.memmap | None = None
-        try:
-            if jax.process_index() == 0:
-                self._open(shape, dtype)
-        except JaxlinError:
-            said_by_first(-1)
-            raise
-        self.done = said_by_first(self.done)
-        if self.done < 0:
-            raise JaxlinError(f"Output: {out} cannot be written; the error of process 0 says why.")
-
-    def _open(self, shape: tuple[int, ...], dtype: Any) -> None:
-        out = self.out
-        if out.suffix != ".npy":
-            raise JaxlinError(f"Output: expected a path that ends in .npy; found {out}.")
-        if out.exists():
-            raise JaxlinError(f"Output: {out} is there already. Delete it or choose another path.")
-        try:
-            if self.note.exists() and self.data.exists():
-                self._continue()
-                self.array = np.lib.format.open_memmap(self.data, mode="r+")
-            else:
-                self.array = np.lib.format.open_memmap(self.data, mode="w+", dtype=np.dtype(dtype), shape=shape)
-                self._say()
-        except OSError as error:
-            raise JaxlinError(f"Output: {out} cannot be written: {error.strerror or error}.") from error
-
-    def _continue(self) -> None:
-        try:
-            note = json.loads(self.note.read_text())
-            same, self.done = note["identity"] == self.identity, int(note["rows"])
-        except (ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            raise JaxlinError(
-                f"Output: {self.data} was begun with another prompt, model, site or rule. "
-                "Delete it or choose another path."
-            )
-
-    def _say(self) -> None:
-        fresh = self.note.with_name(self.note.name + ".new")
-        fresh.write_text(json.dumps({"identity": self.identity, "rows": self.done}))
-        os.replace(fresh, self.note)
-
-    def write(self, start: int, rows: jax.Array) -> None:
-        """Put `rows` in place, then say that they are there."""
-        values = np.asarray(rows)  # in every process, so that none runs ahead of the one that writes
-        self.done = start + len(values)
-        if self.array is not None:
-            self.array[start : self.done] = values
-            self.array.flush()
-            self._say()
-
-    def finish(self) -> np.ndarray:
-        """Give the file its name and open it for reading."""
-        if self.array is not None:
-            self.array = None
-            os.replace(self.data, self.out)
-            self.note.unlink()
-        said_by_first(self.done)
-        return np.load(self.out, mmap_mode="r")

@@ -478,7 +478,7 @@ class TestOngoing:
 
     def test_it_says_at_once_that_it_cannot_be_written(self, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"))
-        with pytest.raises(jaxlin.JaxlinError, match=r"a.pt.partial cannot be written"):
+        with pytest.raises(jaxlin.JaxlinError, match=r"a.pt cannot be written"):
             lenses.fit(model, PROMPTS, skip_first=SKIP, out="/proc/a.pt", progress=False)
 
     def test_errors_of_bfloat16_are_of_float32(self, checkpoint: Callable[[str], Path]) -> None:

@@ -35,7 +35,7 @@ def tiny(checkpoint: Callable[[str], Path]) -> tuple[jaxlin.Decoder, jaxlin.Toke
 @pytest.fixture(scope="module")
 def made(tiny: tuple[jaxlin.Decoder, jaxlin.Tokenizer], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
-    out = tmp_path_factory.mktemp("paper") / "new" / "run"
+    out = tmp_path_factory.mktemp("paper") / "run"
     assert run(tiny, out) == out / "README.md"
     return out
 
@@ -316,6 +316,7 @@ class TestFolder:
             (tmp_path / "notes" / "letter.txt", "found a file"),
             (tmp_path / "notes" / "letter.txt" / "deeper", "found a file"),
             (tmp_path, "other files"),
+            (tmp_path / "no" / "folder", "Make it first"),
             (Path("/proc/paper"), "can be (written|made)"),
         ):
             with pytest.raises(PaperError, match=found):

@@ -1,6 +1,11 @@
 """A dense map on disk: whole or not there, and continued where it stopped."""
 
+import errno
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +15,22 @@ import pytest
 from jaxlin import rows
 from jaxlin.errors import JaxlinError
 from jaxlin.rows import default_block, dense, sizes
+from jaxlin.written import only_writer
 
 MATRIX = jax.random.normal(jax.random.key(0), (10, 3, 4))
 
 
 def write(out: Path | None, *, block: int = 3, stop_after: int | None = None, identity: str = "one") -> np.ndarray:
     """The rows of `MATRIX` through `dense`, interrupted after some blocks."""
-    calls = 0
+    write.calls = 0
 
     def pull(u: jax.Array) -> jax.Array:
-        nonlocal calls
-        calls += 1
-        if stop_after is not None and calls > stop_after:
+        write.calls += 1
+        if stop_after is not None and write.calls > stop_after:
             raise KeyboardInterrupt
         return jnp.einsum("bd,dte->bte", u, MATRIX)
 
     found = dense(pull, MATRIX.shape, MATRIX.dtype, block=block, out=out, identity=identity, progress=False)
-    write.calls = calls
     return found
 
 
@@ -85,13 +89,96 @@ def test_begun_with_something_else(tmp_path: Path) -> None:
         write(out, identity="two")
 
 
-def test_a_damaged_note_is_not_trusted(tmp_path: Path) -> None:
-    out = tmp_path / "j.npy"
+def interrupted(folder: Path, blocks: int = 2) -> tuple[Path, Path, Path]:
+    """A file, and what an interruption leaves beside it: rows and note."""
     with pytest.raises(KeyboardInterrupt):
-        write(out, stop_after=1)
-    (tmp_path / "j.npy.partial.json").write_text("{")
-    with pytest.raises(JaxlinError, match="begun with another"):
+        write(folder / "j.npy", stop_after=blocks)
+    return folder / "j.npy", folder / "j.npy.partial", folder / "j.npy.partial.json"
+
+
+def test_an_interruption_says_that_the_same_call_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        write(tmp_path / "j.npy", stop_after=2)
+    assert caught.value.__notes__ == [
+        f"6 of 10 rows are in {tmp_path / 'j.npy.partial'}: the same call goes on from there."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda said: "{", "damaged: expected a note"),
+        (lambda said: "[]", "damaged: expected a note"),
+        (lambda said: '{"a":' * 5000 + "1" + "}" * 5000, "damaged: expected a note"),
+        (lambda said: {**said, "blocks": 99}, "damaged: expected a note"),
+        (lambda said: {**said, "blocks": [[-3, "x"]]}, "damaged: expected a note"),
+        (lambda said: {**said, "blocks": [[1e300, "x"]]}, "damaged: expected a note"),
+        (lambda said: {**said, "blocks": said["blocks"] * 2}, "damaged: expected at most 10 rows, not 12"),
+        (lambda said: {**said, "identity": None}, "begun with another"),
+        (lambda said: {**said, "dtype": "float64"}, "begun with another"),
+        (lambda said: {**said, "shape": [10, 4, 3]}, "begun with another"),
+    ],
+)
+def test_a_note_is_not_believed(change: Callable[[Any], Any], message: str, tmp_path: Path) -> None:
+    out, data, note = interrupted(tmp_path)
+    changed, before = change(json.loads(note.read_text())), data.read_bytes()
+    note.write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    with pytest.raises(JaxlinError, match=message):
         write(out)
+    assert data.read_bytes() == before
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw[:-4], r"expected \d+ bytes, not \d+"),
+        (lambda raw: raw + b"\0", r"expected \d+ bytes, not \d+"),
+        (lambda raw: raw.replace(b"<f4", b"<i4"), "expected the header"),
+        (lambda raw: raw.replace(b"'<f4'", b"'|O' "), "expected the header"),
+        (lambda raw: b"", "bytes, not 0"),
+    ],
+)
+def test_rows_of_another_file(change: Callable[[bytes], bytes], message: str, tmp_path: Path) -> None:
+    out, data, _ = interrupted(tmp_path)
+    data.write_bytes(change(data.read_bytes()))
+    with pytest.raises(JaxlinError, match=f"is damaged: .*{message}"):
+        write(out)
+
+
+@pytest.mark.parametrize(("block", "left"), [(0, 4), (1, 3)])
+def test_rows_that_are_not_as_written_are_computed_again(block: int, left: int, tmp_path: Path) -> None:
+    out, data, _ = interrupted(tmp_path)
+    raw = bytearray(data.read_bytes())
+    raw[-MATRIX.nbytes + block * 3 * 48 + 7] ^= 1
+    data.write_bytes(raw)
+    with pytest.warns(UserWarning, match=f"{3 * block} of 10 rows are as they were written"):
+        np.testing.assert_array_equal(write(out), MATRIX)
+    assert write.calls == left
+
+
+def test_a_second_process(tmp_path: Path) -> None:
+    out = tmp_path / "j.npy"
+    with only_writer(out), pytest.raises(JaxlinError, match="another process is writing it"):
+        write(out)
+    np.testing.assert_array_equal(write(out), MATRIX)
+    assert [p.name for p in tmp_path.iterdir()] == ["j.npy"]
+
+
+def test_a_full_disk_is_seen_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(JaxlinError, match=r"j.npy cannot be written: No space left on device"):
+        write(tmp_path / "j.npy")
+    assert write.calls == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_room_is_taken_first(tmp_path: Path) -> None:
+    _, data, _ = interrupted(tmp_path, blocks=0)
+    assert data.stat().st_blocks * 512 >= data.stat().st_size > MATRIX.nbytes
 
 
 def test_outputs_that_are_refused(tmp_path: Path) -> None:

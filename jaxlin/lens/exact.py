@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.arguments import check_model
 from jaxlin.biases import has_biases, without_biases
 from jaxlin.brief import Brief
 from jaxlin.decoder import Decoder
@@ -72,6 +73,7 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
         SiteError: no such position.
         JaxlinError: no such rule.
     """
+    check_model(model)
     model.check_embeddings(x)
     tokens, d = x.shape
     at, chosen = position_in(tokens, position), rule_of(model, rule)

@@ -14,12 +14,14 @@ from jaxtyping import Float
 
 from jaxlin.checkpoint.hub import downloaded
 from jaxlin.checkpoint.safetensors import SafetensorsFile
+from jaxlin.checkpoint.strict_json import parse_object
 from jaxlin.errors import CheckpointError, JaxlinError, one_of
 from jaxlin.fill import FLOATS
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens, squared_norms
-from jaxlin.lens.paths import KINDS, a_path, check_path, replaced
+from jaxlin.lens.paths import KINDS, a_path, check_path
 from jaxlin.lens.pt import read_pt
 from jaxlin.lens.pt_writer import write_pt
+from jaxlin.written import write_whole
 
 STORED = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 """What matrices are stored in."""
@@ -52,16 +54,16 @@ def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = N
     maps = values.astype(STORED[chosen])
     layers, said = list(map(int, lens.layers)), _said(lens)
 
-    def write(fresh: Path) -> None:
+    def write(beside: Path) -> None:
         if out.suffix == ".pt":
             official = {"n_prompts": int(lens.prompts), "source_layers": layers, "d_model": maps.shape[-1]}
-            with fresh.open("wb") as file:
+            with beside.open("wb") as file:
                 write_pt(file, {"J": dict(zip(layers, maps, strict=True)), **official, "metadata": said})
         else:
             numbers = {"layers": layers, "prompts": int(lens.prompts), **said}
-            safetensors.numpy.save_file({"J": maps}, fresh, {"jaxlin_lens": json.dumps(numbers)})
+            safetensors.numpy.save_file({"J": maps}, beside, {"jaxlin_lens": json.dumps(numbers)})
 
-    replaced(out, write)
+    write_whole(out, write)
 
 
 def _said(lens: JacobianLens) -> dict[str, Any]:
@@ -115,12 +117,12 @@ def _from_safetensors(path: Path) -> JacobianLens:
     file = SafetensorsFile(path)
     try:
         with safetensors.safe_open(path, "numpy") as opened:
-            said = json.loads((opened.metadata() or {})["jaxlin_lens"])
+            said = parse_object((opened.metadata() or {})["jaxlin_lens"])
         layers, found = said["layers"], file.read("J")
         matrices = dict(zip(layers, found, strict=True))
         if len(matrices) < len(layers):
             raise ValueError("a layer is there twice")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a lens, as jaxlin.lens.save writes; found none.") from error
     return _checked(matrices, said.get("prompts"), said, path)
 

@@ -10,6 +10,7 @@ at all of $V$ at once, gives that row of every layer's matrix: a probe that is a
 Source: Gurnee et al., arXiv 2607.15495, 2026, and the estimator of its code, ``jlens.fitting``.
 """
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -22,18 +23,20 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
+from jaxlin.arguments import check_model
 from jaxlin.checkpoint.config import is_number
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
+from jaxlin.fingerprint import fingerprint
 from jaxlin.held import rule_of
 from jaxlin.hold import Rule
-from jaxlin.layers import at_least_float32
 from jaxlin.lens.files import save
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
 from jaxlin.lens.paths import check_path
 from jaxlin.lens.prompt_maps import prompt_maps, rows_together
 from jaxlin.lens.sums import Sums
 from jaxlin.sites import is_whole
+from jaxlin.written import only_writer
 
 FEWEST = 10
 """Prompts that are taken before a `tolerance` can end a fit."""
@@ -68,8 +71,9 @@ def fit(
         tolerance: stop as soon as `JacobianLens.error` of every layer is at most this, after `FEWEST` prompts or more;
             all prompts are taken unless given.
         block: rows computed together; as many as are fast unless given.
-        out: a ``.safetensors`` or ``.pt`` file to write. Beside it the sums so far are kept in ``OUT.partial``, once a
-            minute and when interrupted, and the same call goes on from there.
+        out: a ``.safetensors`` or ``.pt`` file to write. Beside it the sums so far are kept in ``OUT.partial``, after
+            each prompt where that takes a twentieth of the time or less, else more rarely, but once a minute; and when
+            interrupted. The same call goes on from there.
         progress: show a bar.
 
     Raises:
@@ -77,6 +81,7 @@ def fit(
         JaxlinError: no prompts that are long enough, no such layer or rule, or a file that cannot be written or was
             begun with something else.
     """
+    check_model(model)
     depth, chosen = model.config.num_hidden_layers, rule_of(model, rule)
     if not held and rule is not None:
         raise JaxlinError("Fit: a rule says what is held; give held=True with it.")
@@ -106,10 +111,6 @@ def fit(
     identity = "" if path is None else _identity(model, taken[0], estimator, kept, skip_first)
     wide = jnp.promote_types(model.dtype, jnp.float32)
     sums = Sums(path, (len(kept), model.config.hidden_size), wide, identity)
-    sums.resume(taken)
-    bar = tqdm(
-        total=len(taken), initial=sums.prompts, unit="prompt", desc="lens", delay=1, disable=None if progress else True
-    )
 
     def lens() -> JacobianLens:
         return JacobianLens(sums.mean, kept, sums.prompts, estimator, skip_first, sums.deviations)
@@ -117,17 +118,21 @@ def fit(
     def settled() -> bool:
         return tolerance is not None and sums.prompts >= FEWEST and bool(np.all(lens().error <= tolerance))
 
-    with bar, sums:
-        for ids in taken[sums.prompts :]:
-            if settled():
-                break
-            sums.add(ids, of(ids))
-            bar.update()
-    found = lens()
-    if path is not None:
-        save(found, path)
-        sums.forget()
-    return found
+    with only_writer(path) if path is not None else contextlib.nullcontext():
+        sums.resume(taken)
+        hidden = None if progress else True
+        bar = tqdm(total=len(taken), initial=sums.prompts, unit="prompt", desc="lens", delay=1, disable=hidden)
+        with bar, sums:
+            for ids in taken[sums.prompts :]:
+                if settled():
+                    break
+                sums.add(ids, of(ids))
+                bar.update()
+        found = lens()
+        if path is not None:
+            save(found, path)
+            sums.forget()
+        return found
 
 
 def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
@@ -159,14 +164,11 @@ def _taken(model: Decoder, prompts: list[Any], skip_first: int, longest: int) ->
 
 def _identity(model: Decoder, ids: Sequence[int], estimator: str, layers: tuple[int, ...], skip_first: int) -> str:
     """What tells the sums of one fit from those of another, but for the prompts."""
-    said = hashlib.sha256(repr((estimator, layers, skip_first)).encode())
-    for array in jax.tree.leaves(_fingerprint(model, model.embed(ids))):
-        said.update(np.asarray(array).tobytes())
+    said = hashlib.sha256(repr((estimator, layers, skip_first, fingerprint(model))).encode())
+    said.update(np.asarray(_output(model, model.embed(ids))).tobytes())
     return said.hexdigest()
 
 
 @jax.jit
-def _fingerprint(model: Decoder, x: Float[Array, "t d"]) -> tuple[Array, list[Array]]:
-    """What the model makes of a prompt, and the size of every parameter, of which the prompt needs some alone."""
-    sizes = [jnp.sum(jnp.abs(at_least_float32(leaf))) for leaf in jax.tree.leaves(model)]
-    return model(x), sizes
+def _output(model: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
+    return model(x)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.arguments import check_model
 from jaxlin.decoder import Decoder, PromptError
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import Hold
@@ -68,6 +69,7 @@ def read(
         SiteError: no such position.
         JaxlinError: a lens of another model, `k` not in 1..vocabulary, or no token ids.
     """
+    check_model(model)
     model.check_embeddings(x)
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
     if not is_whole(k) or not 1 <= k <= vocab:

@@ -13,13 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Array, Float
+from safetensors import SafetensorError
 
 from jaxlin.checkpoint.safetensors import SafetensorsFile
+from jaxlin.checkpoint.strict_json import exists, parse_object
 from jaxlin.errors import JaxlinError
-from jaxlin.lens.paths import replaced
+from jaxlin.written import write_whole
 
 EVERY = 60.0
-"""Seconds from one writing to the next."""
+"""Seconds from one writing to the next, at most."""
+
+SHARE = 0.05
+"""Of the time, at most, that is spent on writing: sums that are written fast are written after each prompt."""
 
 
 class _State(NamedTuple):
@@ -53,14 +58,16 @@ class Sums:
         self.path = None if out is None else out.with_name(f"{out.name}.partial")
         self.identity = identity
         self._state = _State(jnp.zeros((layers, d, d), dtype), np.zeros(layers), 0, "")
-        self._written, self._at = 0, time.monotonic()
+        self._written, self._at, self._took = 0, time.monotonic(), 0.0
 
     def __enter__(self) -> "Sums":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self.prompts > self._written:
             self._write()
+        if isinstance(error, KeyboardInterrupt) and self.path is not None:
+            error.add_note(f"The sums of {self.prompts} prompts are in {self.path}: the same call goes on from there.")
 
     @property
     def prompts(self) -> int:
@@ -83,17 +90,24 @@ class Sums:
         mean, squares = jax.block_until_ready(_added(before.mean, found, count))
         deviations = before.deviations + np.asarray(squares, np.float64) * ((count - 1) / count)
         self._state = _State(mean, deviations, count, _seen(before.seen, ids))
-        if time.monotonic() - self._at > EVERY:
+        if time.monotonic() - self._at >= min(EVERY, self._took / SHARE):
             self._write()
 
     def _write(self) -> None:
         if self.path is None:
             return
-        state = self._state
-        said = {"identity": self.identity, "prompts": state.prompts, "seen": state.seen}
+        state, began = self._state, time.monotonic()
         values = {"J_mean": np.asarray(state.mean), "squared_deviations": state.deviations}
-        replaced(self.path, lambda fresh: safetensors.numpy.save_file(values, fresh, {"jaxlin_fit": json.dumps(said)}))
+        said = {
+            "identity": self.identity,
+            "prompts": state.prompts,
+            "seen": state.seen,
+            "checksum": _checksum(*values.values()),
+        }
+        metadata = {"jaxlin_fit": json.dumps(said)}
+        write_whole(self.path, lambda beside: safetensors.numpy.save_file(values, beside, metadata))
         self._written, self._at = state.prompts, time.monotonic()
+        self._took = self._at - began
 
     def resume(self, prompts: Sequence[Sequence[int]]) -> None:
         """Take what an earlier fit of the first of `prompts` has left; write that there is nothing where none has.
@@ -101,19 +115,20 @@ class Sums:
         Raises:
             JaxlinError: it was left by a fit of something else, or it cannot be written.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None or not exists(self.path):
             self._write()
             return
         try:
             file = SafetensorsFile(self.path)
             with safetensors.safe_open(self.path, "numpy") as opened:
-                said = json.loads((opened.metadata() or {})["jaxlin_fit"])
+                said = parse_object((opened.metadata() or {})["jaxlin_fit"])
             mean, deviations, count = file.read("J_mean"), file.read("squared_deviations"), said["prompts"]
             seen = functools.reduce(_seen, prompts[:count], "")
+            as_written = said["checksum"] == _checksum(mean, deviations)
             there = (said["identity"], count, said["seen"], *_kind(mean), *_kind(deviations))
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise self._other() from error
-        known = type(count) is int and 0 <= count <= len(prompts) and np.isfinite(mean).all()
+        known = as_written and type(count) is int and 0 <= count <= len(prompts) and np.isfinite(mean).all()
         expected = (self.identity, count, seen, *_kind(self._state.mean), *_kind(self._state.deviations))
         if not known or there != expected or not (np.isfinite(deviations) & (deviations >= 0)).all():
             raise self._other()
@@ -139,6 +154,11 @@ def _seen(before: str, ids: Sequence[int]) -> str:
 
 def _kind(array: Any) -> tuple[tuple[int, ...], Any]:
     return array.shape, array.dtype
+
+
+def _checksum(*arrays: np.ndarray) -> str:
+    """What the sums in a file are held against."""
+    return hashlib.blake2b(b"".join(each.tobytes() for each in arrays), digest_size=16).hexdigest()
 
 
 @jax.jit

@@ -1,5 +1,7 @@
 """The folder of a run: which run it is, and its files, each whole or not there."""
 
+import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -7,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxlin.checkpoint.strict_json import check_file, parse_object
 from jaxlin.errors import JaxlinError
 from jaxlin.printable import json_text, quoted
+from jaxlin.written import reason, write_whole
 
 RUN = "run.json"
 """Says which run a folder holds."""
+
+SHOWN = {"model", "dtype", "rule", "seed", "fingerprint"}
+"""The settings that the index shows."""
 
 
 class PaperError(JaxlinError):
@@ -27,6 +34,8 @@ def check_folder(path: Path, settings: dict[str, Any]) -> None:
     there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not there.is_dir():
         raise PaperError(f"{path}: expected a folder to write to; found a file, {there}. Choose another folder.")
+    if there not in (path, path.absolute().parent):
+        raise PaperError(f"{path}: expected a folder {path.parent} to make it in; found none. Make it first.")
     if there == path:
         found = _settings_in(path)
         if differing := [name for name in settings if found is not None and found.get(name) != settings[name]]:
@@ -45,7 +54,10 @@ def check_folder(path: Path, settings: dict[str, Any]) -> None:
 
 def _settings_in(path: Path) -> dict[str, Any] | None:
     """The settings of the run that a folder holds; None where it is empty."""
-    files = sorted(entry.name for entry in path.iterdir() if not _passing(entry.name))
+    try:
+        files = sorted(entry.name for entry in path.iterdir() if not _passing(entry.name))
+    except OSError as error:
+        raise PaperError(f"{path}: expected a folder that can be read; found {reason(error)}.") from error
     if not files:
         return None
     settings = (_read(path / RUN) or {}).get("settings")
@@ -63,32 +75,21 @@ def _passing(name: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        check_file(path)
+        return parse_object(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then rename it there.
-
-    Raises:
-        PaperError: it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except OSError as error:
-        raise PaperError(f"{path}: could not be written: {error.strerror}.") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def as_json(data: dict[str, Any]) -> bytes:
     """JSON with a line for each entry."""
     lines = (f"{json_text(key)}: {json_text(value)}" for key, value in data.items())
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def checksum_of(value: Any) -> str:
+    """What a value that is read again is held against."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,11 @@ class Folder:
         check_folder(path, settings)
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PaperError(f"{path}: expected a folder that can be made; found {error.strerror}.") from error
-        write_whole(path / RUN, as_json({"settings": settings}))
-        return cls(path, settings)
+        except (OSError, ValueError) as error:
+            raise PaperError(f"{path}: expected a folder that can be made; found {reason(error)}.") from error
+        taken = cls(path, settings)
+        taken.write(RUN, as_json({"settings": settings}))
+        return taken
 
     @classmethod
     def opened(cls, path: Path) -> "Folder":
@@ -126,18 +128,24 @@ class Folder:
             PaperError: it holds none.
         """
         settings = _settings_in(path) if path.is_dir() else None
-        if settings is None:
+        if settings is None or not settings.keys() >= SHOWN:
             raise PaperError(f"{path}: expected the folder of a run, with its {RUN}; found none.")
         return cls(path, settings)
 
     def finished(self, name: str) -> dict[str, Any] | None:
-        """The JSON of a part of this run; None if it is not there."""
-        found = _read(self.path / f"{name}.json")
-        return found if found is not None and found.get("settings") == self.settings else None
+        """The JSON of a part of this run; None if it is not there as it was written, and is to be computed again."""
+        document = _read(self.path / f"{name}.json") or {}
+        checksum = document.pop("checksum", None)
+        as_written = checksum == checksum_of(document) and document["settings"] == self.settings
+        return document if as_written else None
+
+    def finish(self, name: str, document: dict[str, Any]) -> None:
+        """Write the JSON of a part, with a checksum."""
+        self.write(f"{name}.json", as_json({**document, "checksum": checksum_of(document)}))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all."""
-        write_whole(self.path / name, content)
+        write_whole(self.path / name, lambda beside: beside.write_bytes(content), PaperError)
 
 
 @dataclass(frozen=True)
@@ -151,15 +159,21 @@ class Journal:
     path: Path
 
     def entries(self) -> list[dict[str, Any]]:
-        """What is there; nothing where it cannot be read."""
-        try:
-            return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
-        except (FileNotFoundError, ValueError):
-            return []
+        """What is there, up to the first line that is not as it was written."""
+        entries: list[dict[str, Any]] = []
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            check_file(self.path)
+            for text in self.path.read_text("utf-8").splitlines():
+                line = parse_object(text)
+                if line["checksum"] != checksum_of(line["entry"]):
+                    break
+                entries.append(line["entry"])
+        return entries
 
     def keep(self, entries: list[dict[str, Any]]) -> None:
         """Replace what is there."""
-        write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        lines = [json.dumps({"entry": entry, "checksum": checksum_of(entry)}) for entry in entries]
+        write_whole(self.path, lambda beside: beside.write_text("\n".join(lines) + "\n", "utf-8"), PaperError)
 
     def clear(self) -> None:
         """Remove it: the part is finished."""

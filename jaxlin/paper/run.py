@@ -10,7 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from jaxlin.arguments import check_model, check_tokenizer
 from jaxlin.decoder import Decoder, PromptError
+from jaxlin.fingerprint import fingerprint
 from jaxlin.generation import prompt_ids
 from jaxlin.paper import (
     figure_1b,
@@ -24,12 +26,13 @@ from jaxlin.paper import (
     table_2,
     table_baselines,
 )
-from jaxlin.paper.folder import Folder, Journal, as_json, check_folder
+from jaxlin.paper.folder import RUN, Folder, Journal, PaperError, check_folder
 from jaxlin.paper.markdown import index, page
 from jaxlin.paper.part import Part
 from jaxlin.paper.style import rendered, require_matplotlib
-from jaxlin.paper.subject import Subject, fingerprint, shipped_phrases
+from jaxlin.paper.subject import Subject, shipped_phrases
 from jaxlin.tokenizer import Tokenizer, required
+from jaxlin.written import only_writer
 
 TEXT = "The bridge out of Marin is the"
 """The paper's prompt."""
@@ -87,7 +90,7 @@ def paper(
         model: any decoder; its `rule` is that of the maps.
         tokenizer: its tokenizer.
         text: the prompt.
-        out: the folder, which is made if it is absent.
+        out: the folder, which is made if it is absent, in one that is there.
         name: what the model is called; its family and size unless given.
         steer: the phrase whose map steers in table 2.
         phrases: the texts of figure 3, the first of which table 2 continues; the 100 that ship unless given.
@@ -101,6 +104,8 @@ def paper(
         PaperError: matplotlib is not installed; `out` holds other files or another run, or cannot be written.
         PromptError: a text or phrase that is empty, or longer than the model's context leaves room for.
     """
+    check_model(model)
+    check_tokenizer(tokenizer)
     texts = shipped_phrases() if phrases is None else list(phrases)
     if not text or not texts or not all(texts):
         raise PromptError("Prompt: expected a text, and phrases, of one token or more; found none.")
@@ -117,20 +122,25 @@ def paper(
         "rule": model.rule,
         "seed": seed,
         "phrases": hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16],
-        "fingerprint": fingerprint(model),
+        "fingerprint": fingerprint(model)[:16],
     }
     check(out, **settings)
     folder = Folder.taken(Path(out), settings)
-    journal = Journal(folder.path / "figure_3.part.jsonl")
-    subject = Subject(model, tokenizer, text, texts, steer, seed, journal, progress)
-    bar = tqdm(PARTS, desc="paper", unit="part", disable=None if progress else True)
-    for part in bar:
-        bar.set_postfix_str(part.name)
-        if folder.finished(part.name) is None:
-            data = json.loads(json.dumps(part.compute(subject)))
-            folder.write(f"{part.name}.json", as_json(_document(part, settings, subject.tokens, data)))
-    journal.clear()
-    return redraw(out)
+    with only_writer(folder.path / RUN, PaperError):
+        journal = Journal(folder.path / "figure_3.part.jsonl")
+        subject = Subject(model, tokenizer, text, texts, steer, seed, journal, progress)
+        bar = tqdm(PARTS, desc="paper", unit="part", disable=None if progress else True)
+        try:
+            for part in bar:
+                bar.set_postfix_str(part.name)
+                if folder.finished(part.name) is None:
+                    data = json.loads(json.dumps(part.compute(subject)))
+                    folder.finish(part.name, _document(part, settings, subject.tokens, data))
+        except KeyboardInterrupt as interruption:
+            interruption.add_note(f"What is finished is in {folder.path}: the same call goes on from there.")
+            raise
+        journal.clear()
+        return redraw(out)
 
 
 def redraw(out: str | os.PathLike[str]) -> Path:

@@ -1,13 +1,11 @@
 """What the figures are of: one model at one text, and what several of them share, computed once."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -17,9 +15,6 @@ from jaxlin.local_map import local_map
 from jaxlin.map_operator import LocalMap
 from jaxlin.paper.folder import Journal
 from jaxlin.tokenizer import Tokenizer
-
-SAMPLE = 64
-"""Values of each parameter that go into a model's fingerprint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +86,3 @@ class Subject:
 def shipped_phrases() -> list[str]:
     """The 100 short phrases of the package, a line each."""
     return resources.files("jaxlin.paper").joinpath("phrases.txt").read_text("utf-8").splitlines()
-
-
-def fingerprint(model: Decoder) -> str:
-    """A few values of every parameter and the configuration, as a hash: other weights have another."""
-    found = hashlib.sha256(repr(model.config).encode())
-    for leaf in jax.tree.leaves(model):
-        found.update(np.asarray(leaf[(-1,) * (leaf.ndim - 1)].reshape(-1)[-SAMPLE:]).tobytes())
-    return found.hexdigest()[:16]

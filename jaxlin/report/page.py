@@ -5,7 +5,6 @@ import hashlib
 import html
 import json
 import math
-import os
 import re
 import tempfile
 from importlib import resources
@@ -16,6 +15,7 @@ from typing import Any
 from jaxlin.errors import JaxlinError
 from jaxlin.explanation import Explanation
 from jaxlin.terminal import subject, visible
+from jaxlin.written import write_whole
 
 HEIGHT = 720
 """Pixels of the page in a notebook."""
@@ -90,14 +90,7 @@ def write(found: Explanation, path: Path, name: str | None = None) -> None:
     """
     check_writable(path)
     text = page(found, name)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
-    except OSError as error:
-        raise ReportError(f"{path}: could not be written: {error.strerror}.") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8", newline="\n"), ReportError)
 
 
 def prompt(found: Explanation) -> str:
