@@ -15,6 +15,7 @@ import jax.core
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.arguments import check_model
 from jaxlin.brief import Brief
 from jaxlin.contributions import contributions
 from jaxlin.decoder import Decoder
@@ -187,6 +188,7 @@ def attribute(
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
+    check_model(model)
     config = model.config
     hidden = config.num_hidden_layers * config.intermediate_size
     if not 0 <= neurons <= hidden:

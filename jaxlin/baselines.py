@@ -46,6 +46,9 @@ class Baseline(NamedTuple):
     ranks: Ranks
     without_first: Ranks | None
 
+    # A result is equal to itself alone: a comparison of arrays has no one truth value.
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
+
 
 class Turn(NamedTuple):
     """How far the leading subspaces of two rules' maps turn from each other.
@@ -60,8 +63,11 @@ class Turn(NamedTuple):
     left: Float[np.ndarray, " k"]
     right: Float[np.ndarray, " k"]
 
+    # A result is equal to itself alone: a comparison of arrays has no one truth value.
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Baselines:
     """What `baselines` found; `str` gives a table.
 

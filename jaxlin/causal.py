@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.arguments import check_model
 from jaxlin.attribution import attribute
 from jaxlin.brief import Brief
 from jaxlin.contributions import read
@@ -124,6 +125,7 @@ def deletion(
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
+    check_model(model)
     model.check_embeddings(x)
     seen = position_in(x.shape[0], position) + 1
     if seen < 2:
@@ -172,6 +174,7 @@ def removal(
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
+    check_model(model)
     model.check_embeddings(x)
     kept = len(triplets.s) if k is None else k
     if not 1 <= kept <= len(triplets.s):
@@ -224,6 +227,7 @@ def validity(
         JaxlinError: substitutes of another shape.
         SiteError: no such position.
     """
+    check_model(model)
     lmap, width = local_map(model, x, position=position), model.config.hidden_size
     if np.ndim(substitutes) != 2 or substitutes.shape[1] != width or not len(substitutes):
         raise JaxlinError(

@@ -23,6 +23,7 @@ from jaxlin.errors import JaxlinError, UnembeddingError
 from jaxlin.hold import Detach, Hold, Rule
 from jaxlin.modules import Embedding, Schedule, Unembedding, value
 from jaxlin.precision import Precision, told
+from jaxlin.printable import quoted
 from jaxlin.sites import KINDS
 
 UNLIMITED = np.iinfo(np.int32).max
@@ -94,7 +95,11 @@ class Decoder(nnx.Module):
         Raises:
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
         """
-        ids, config = np.asarray(ids), self.config
+        config = self.config
+        try:
+            ids = np.asarray(ids)
+        except ValueError as error:  # NumPy's, of lists that are not of one length
+            raise PromptError(f"Prompt: expected a list of token ids, not of lists; found {quoted(ids)}.") from error
         if ids.dtype.kind in "US":
             raise PromptError("Prompt: expected token ids; found text. tokenizer.encode(text) gives its ids.")
         if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":

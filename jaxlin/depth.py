@@ -28,7 +28,7 @@ CONTRIBUTIONS = ("resid_post", "attn_out", "mlp_out")
 """The residual stream after a block, and what attention and the MLP add to it."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LayerSpectra(Brief):
     r"""The spectra of one map a layer.
 

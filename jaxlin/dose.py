@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.arguments import check_model, check_tokenizer
 from jaxlin.decoder import Decoder
 from jaxlin.edits import Edit, SteeringError, Where, checked, schedule_at, whole
 from jaxlin.errors import TokenizerError
@@ -17,7 +18,7 @@ from jaxlin.layers import at_least_float32
 from jaxlin.tokenizer import Tokenizer, required
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DoseCurve:
     r"""What an edit does at each of ``s`` strengths, over the same ``n`` prompts.
 
@@ -86,6 +87,8 @@ def dose_curve(
         SteeringError: no prompts or strengths, or a strength that is not finite; or as for `generate_all`.
         PromptError, SamplingError, SiteError: as for `generate_all`.
     """
+    check_model(model)
+    check_tokenizer(tokenizer)
     doses = np.asarray(strengths, float)
     if not len(prompts) or doses.ndim != 1 or not doses.size or not np.isfinite(doses).all():
         raise SteeringError(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlin.arguments import check_model
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.hold import Cached, Hold
@@ -32,7 +33,7 @@ class SteeringError(JaxlinError):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Edit:
     """What is done to the value at a site, at each position by itself; strength 0 does nothing.
 
@@ -250,6 +251,7 @@ def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prom
         SiteError: a site that the model does not have.
         SteeringError: what is no edit, one for a residual stream of another width, or one at a position past the last.
     """
+    check_model(model)
     model.check_embeddings(x)
     tokens, known = x.shape[0], checked(model, edits)
     for edit in known:

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlin.arguments import check_model, check_tokenizer
 from jaxlin.attribution import attribute
 from jaxlin.decoder import Decoder, PromptError
 from jaxlin.detail import detail
@@ -15,6 +16,7 @@ from jaxlin.explanation import SPECTRA, Explanation, Ranks, Spectrum, Triplet
 from jaxlin.local_map import local_map
 from jaxlin.map_operator import LocalMap
 from jaxlin.memory import host_memory
+from jaxlin.printable import quoted
 from jaxlin.sites import is_whole
 from jaxlin.spectrum import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.streams import streams
@@ -62,6 +64,8 @@ def explain(
         JaxlinError: `top` is not in 1..vocabulary; an id that is no token's; `over` is the target; no such way to find
             a spectrum, none of a map in 16 bits, or all rows do not fit in memory.
     """
+    check_model(model)
+    check_tokenizer(tokenizer)
     tokenizer, vocab = required(tokenizer, "An explanation"), model.config.vocab_size
     if not is_whole(top) or not 1 <= top <= vocab:
         raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {top!r}.")
@@ -76,6 +80,10 @@ def explain(
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     asked = int(likeliest[0]) if target is None else target
     read = spelled(tokenizer, (asked,) if over is None else (asked, over), logits)
+    if over is not None and read[0] == read[1]:
+        raise JaxlinError(
+            f"Over: expected another word than the target; found {quoted(tokenizer.token(read[0]))} for both."
+        )
     chosen: Target = read[0] if over is None else (read[0], read[1])
     attribution = attribute(model, x, chosen, position=position, sources=with_detail)
 

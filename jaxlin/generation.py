@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.arguments import check_model, check_tokenizer
 from jaxlin.decoder import Decoder, PromptError
 from jaxlin.edits import Edit, Past, checked, forward, no_past, schedule_at
 from jaxlin.layers import at_least_float32
@@ -34,7 +35,7 @@ Prompt = str | Sequence[int]
 """A text, or its token ids."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """A continued prompt.
 
@@ -51,6 +52,15 @@ class Generation:
     stopped: bool
     text: str
     logits: Float[np.ndarray, "n vocab"] | None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all of both is the same, number by number."""
+        if not isinstance(other, Generation):
+            return NotImplemented
+        one, two = ((each.prompt, each.tokens, each.stopped, each.text) for each in (self, other))
+        if self.logits is None or other.logits is None:
+            return one == two and self.logits is other.logits
+        return one == two and np.array_equal(self.logits, other.logits)
 
 
 def generate(
@@ -95,6 +105,8 @@ def generate_all(
         SiteError: an edit at a site that the model does not have.
         SteeringError: what is no edit, or one for a residual stream of another width.
     """
+    check_model(model)
+    check_tokenizer(tokenizer)
     if isinstance(prompts, str):
         raise PromptError("Prompts: expected a list of them; found one text. Put it in a list, or call generate.")
     if new_tokens < 1:

@@ -25,7 +25,7 @@ MEMORY = 2**30
 """Bytes of rows that are kept together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gram:
     r"""$J J^\top$ by the part of the input that it comes from.
 

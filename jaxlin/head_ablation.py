@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
+from jaxlin.arguments import check_model
 from jaxlin.attribution import attribute
 from jaxlin.brief import Brief
 from jaxlin.contributions import read, read_back
@@ -83,6 +84,7 @@ def head_ablation(
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
+    check_model(model)
     model.check_embeddings(x)
     x = x[: position_in(x.shape[0], position) + 1]
     ids = without_words(model, tokenizer, target, x, -1)

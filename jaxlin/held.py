@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.arguments import check_model
 from jaxlin.attention import first_tokens
 from jaxlin.biases import biases_of
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError, one_of
 from jaxlin.hold import RULES, Hold, Recomputed, Record, Replay, Rule
-from jaxlin.sites import Place, Site, ends
+from jaxlin.sites import Place, Site, ends, known_kinds
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Coefficients:
     r"""Every $A(x)$ of one forward pass: attention patterns, inverse norms, gates. An ordinary pytree: edit it freely.
 
@@ -109,13 +110,15 @@ def record(
 
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
+        SiteError: a kind of site that the model does not have.
         JaxlinError: no such rule.
     """
+    check_model(model)
     model.check_embeddings(x)
     chosen = rule_of(model, rule)
 
     def keep(hold: Any) -> Any:
-        sites = {kind: hold.sites[kind] for kind in kinds}
+        sites = {kind: hold.sites[kind] for kind in known_kinds(kinds, tuple(hold.sites))}
         held = hold.sites["resid_pre"] if recompute else hold.values
         return held, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 
@@ -177,6 +180,7 @@ def linear(
         SiteError: no such site, or a target that does not come after the source.
         JaxlinError: no coefficients, or vectors of another shape than the stream that they were recorded at.
     """
+    check_model(model)
     check_coefficients(coefficients)
     first, last = ends(source, target, model.config.num_hidden_layers, model.sites)
     tokens, d = coefficients.tokens, model.config.hidden_size

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxlin.arguments import check_model
 from jaxlin.biases import has_biases
 from jaxlin.decoder import Decoder
 from jaxlin.held import record, replay, rule_of
@@ -45,6 +46,7 @@ def local_map(
         SiteError: no such site or position, or a target that does not come after the source.
         JaxlinError: no such rule.
     """
+    check_model(model)
     model.check_embeddings(x)
     tokens = x.shape[0]
     start, end = ends(source, target, model.config.num_hidden_layers, model.sites)

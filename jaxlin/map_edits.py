@@ -19,7 +19,7 @@ from jaxlin.sites import SiteError, place
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class MapEdit(Edit):
     r"""An edit by $c_k = \sum_{j \le k} J_{j \bmod T}\,e_j$, the map of a steering phrase applied to the text at hand.
 
@@ -56,7 +56,7 @@ class MapEdit(Edit):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class PaperEquation(MapEdit):
     r"""$h_k \mapsto \lambda h_k + (1 - \lambda)\,c_k$ with strength $s = 1 - \lambda$: see `paper_equation`."""
 
@@ -66,7 +66,7 @@ class PaperEquation(MapEdit):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class PaperCode(MapEdit):
     r"""$h_k \mapsto h_k + \lambda \lVert h_k \rVert\, c_k / (2 \lVert c_k \rVert)$: see `paper_code`."""
 

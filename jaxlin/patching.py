@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
+from jaxlin.arguments import check_model
 from jaxlin.brief import Brief
 from jaxlin.contributions import read, read_back
 from jaxlin.decoder import Decoder
@@ -94,6 +95,7 @@ def activation_patching(
         SiteError: no such position, or a kind that the model does not have.
         TokenizerError: a word that is not one token.
     """
+    check_model(model)
     model.check_embeddings(x)
     model.check_embeddings(other)
     known_kinds((kind,), model.sites)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxlin.errors import JaxlinError
+from jaxlin.printable import quoted
 
 Kind = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 Site = str | tuple[str, int]
@@ -71,8 +72,8 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
         return Place(layers, final=True)
     if not (isinstance(site, tuple) and len(site) == 2 and site[0] in kinds and is_whole(site[1])):
         raise SiteError(
-            f'Site: expected "embed", "final" or a pair of a kind and a layer, as ("{kinds[0]}", 1); found {site!r}. '
-            f"Kinds are {', '.join(kinds)}."
+            f'Site: expected "embed", "final" or a pair of a kind and a layer, as ("{kinds[0]}", 1); '
+            f"found {quoted(site)}. Kinds are {', '.join(kinds)}."
         )
     kind, layer = site
     if not -layers <= layer < layers:
@@ -111,7 +112,7 @@ def known_kinds(kinds: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ..
         SiteError: one that is not.
     """
     if isinstance(kinds, str) or not set(kinds) <= set(there):
-        raise SiteError(f"Sites: expected kinds of {', '.join(there)}; found {kinds!r}.")
+        raise SiteError(f"Sites: expected kinds of {', '.join(there)}; found {quoted(kinds)}.")
     return tuple(kinds)
 
 
@@ -122,5 +123,5 @@ def position_in(tokens: int, position: int) -> int:
         SiteError: no such position.
     """
     if not is_whole(position) or not -tokens <= position < tokens:
-        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {position!r}.")
+        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {quoted(position)}.")
     return int(position) % tokens

@@ -16,7 +16,7 @@ from jaxlin.errors import JaxlinError
 from jaxlin.parallel import on_host
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class SVD(Brief):
     r"""The largest singular triplets, $J \approx \sum_i \sigma_i u_i v_i^\top$; it unpacks as ``u, s, v``.
 

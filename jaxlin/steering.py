@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.arguments import check_model
 from jaxlin.decoder import Decoder
 from jaxlin.dose import DoseCurve, dose_curve
 from jaxlin.edits import Edit, SteeringError, Where, edited
@@ -75,6 +76,7 @@ def mean_difference(
         SiteError: a site that the model does not have.
         SteeringError: no prompts, or one alone that is in no list.
     """
+    check_model(model)
     for side in (towards, away):
         if not len(side) or any(np.ndim(ids) != 1 for ids in side):
             raise SteeringError(
@@ -99,6 +101,7 @@ def token_direction(model: Decoder, token: int) -> Float[Array, " d"]:
     Raises:
         JaxlinError: no token id. `tokenizer.to_single_token` gives that of a word.
     """
+    check_model(model)
     vocab = model.config.vocab_size
     if not is_whole(token) or not 0 <= token < vocab:
         raise JaxlinError(f"Token: expected an id in 0..{vocab - 1}; found {token!r}.")

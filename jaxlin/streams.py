@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.arguments import check_model
 from jaxlin.biases import biases_of, with_biases, without_biases
 from jaxlin.brief import Brief
 from jaxlin.contributions import read_back
@@ -68,6 +69,7 @@ def streams(
         JaxlinError: a target outside the vocabulary, a pair of equal ones, or no such rule.
         SiteError: no such position.
     """
+    check_model(model)
     model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
     value, tokens, bias = jax.device_get(_streams(model, x, at, checked_target(model, target, x.dtype), chosen))

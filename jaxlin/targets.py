@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError, TokenizerError
+from jaxlin.printable import quoted
 from jaxlin.tokenizer import Tokenizer
 
 Token = int | Int[Array, ""]
@@ -44,7 +45,7 @@ def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, "
     if traced:
         return ids
     if (ids < 0).any() or (ids >= vocab).any():
-        raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {target!r}.")
+        raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {quoted(target)}.")
     if len(set(ids.tolist())) < len(ids):
         raise JaxlinError(f"Target: expected two different tokens; found {ids[0]} twice.")
     return jnp.asarray(ids)
@@ -64,11 +65,13 @@ def without_words(
         return cast(Target, target)
     if tokenizer is None:
         raise JaxlinError(
-            f"Target: expected a token id; found {target!r}. "
+            f"Target: expected a token id; found {quoted(target)}. "
             "Give tokenizer.to_single_token of a word, or tokenizer= where that is taken."
         )
     logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[position]))
     ids = spelled(tokenizer, given, logits)
+    if len(ids) == 2 and ids[0] == ids[1]:
+        raise JaxlinError(f"Target: expected two different words; found {quoted(tokenizer.token(ids[0]))} for both.")
     return ids[0] if isinstance(target, str) else cast(Target, ids)
 
 

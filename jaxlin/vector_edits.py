@@ -32,7 +32,7 @@ def direction(values: Any, name: str = "direction") -> Float[Array, " d"]:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Add(Edit):
     r"""$h \mapsto h + s\,\lVert h \rVert\, a$: vector addition, its strength in units of the norm of the stream there.
 
@@ -56,7 +56,7 @@ class Add(Edit):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Ablate(Edit):
     r"""$h \mapsto h - s\,Q Q^\top h$: the components along some directions are removed; at $s = 1$ a projection.
 
@@ -79,7 +79,7 @@ class Ablate(Edit):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Swap(Edit):
     r"""$h \mapsto h + s\,(\alpha - \beta)(b - a)$ with $h = \alpha a + \beta b + \text{rest}$: two components exchange.
 

@@ -31,6 +31,9 @@ class Nearest(NamedTuple):
     ids: Shaped[Array | np.ndarray, "*b k"]
     scores: Shaped[Array | np.ndarray, "*b k"]
 
+    # A result is equal to itself alone: a comparison of arrays has no one truth value.
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
+
 
 class Poles(NamedTuple):
     """Both ends of each direction: a singular vector has no sign of its own.
@@ -42,6 +45,9 @@ class Poles(NamedTuple):
 
     positive: Nearest
     negative: Nearest
+
+    # A result is equal to itself alone: a comparison of arrays has no one truth value.
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
 
 class TripletWords(NamedTuple):
@@ -57,6 +63,9 @@ class TripletWords(NamedTuple):
     right: Poles
     share: Float[np.ndarray, "k t"]
 
+    # A result is equal to itself alone: a comparison of arrays has no one truth value.
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
+
 
 class Features(NamedTuple):
     """The largest columns or rows of the map of each token.
@@ -70,6 +79,9 @@ class Features(NamedTuple):
     features: Int[np.ndarray, "t m"]
     norms: Float[np.ndarray, "t m"]
     words: Poles
+
+    # A result is equal to itself alone: a comparison of arrays has no one truth value.
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
 
 @jax.jit(static_argnames="k")

@@ -1,0 +1,123 @@
+"""What a person gets wrong in a call: one message that says what was expected, what was found and what to do."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import jaxlin
+
+WRONG = {
+    "explain(t, m, 'a')": "a model, as jaxlin.load gives, as the first argument; found a Tokenizer",
+    "generate(t, m, 'a')": "as the first argument",
+    "local_map(x, m)": "as the first argument; found a ArrayImpl",
+    "attribute(x, m, 3)": "as the first argument",
+    "coefficients(x, m)": "as the first argument",
+    "linear(coefficients(m, x), m, x)": "as the first argument; found a Coefficients",
+    "dose_curve(t, m, None, ['a'], 3, [0.0])": "as the first argument",
+    "lens.fit([[1, 2]], m)": "as the first argument; found a list",
+    "lens.exact(x, m)": "as the first argument",
+    "lens.read(x, m, None)": "as the first argument",
+    "causal.deletion(x, m, 3)": "as the first argument",
+    "causal.removal(x, m, None, 3)": "as the first argument",
+    "causal.validity(x, m, [])": "as the first argument",
+    "causal.activation_patching(x, m, x, 3)": "as the first argument",
+    "causal.head_ablation(x, m, 3)": "as the first argument",
+    "streams(x, m, 3)": "as the first argument",
+    "steering.edited(x, m, [])": "as the first argument",
+    "steering.token_direction(3, m)": "as the first argument; found a int",
+    "explain(m, x, 'a')": "a tokenizer, as jaxlin.load gives beside the model, as the second argument",
+    "generate(m, m, 'a')": "as the second argument; found a",
+    "m.embed([[1, 2], [3]])": "not of lists; found [[1, 2], [3]]",
+    "record(m, x, ('resid_posts',))": "found ('resid_posts',)",
+    "record(m, x, 'resid_post')": "found 'resid_post'",
+    "explain(m, t, 'a', target='the', over='the')": "expected another word than the target; found ' the' for both",
+    "attribute(m, x, (3, 3))": "two different tokens; found 3 twice",
+    "generate(m, t, 'a', temperature=1.0, top_p=1.4)": "a probability, above 0 and at most 1; found 1.4",
+    "generate(m, t, 'a', temperature=1.0, top_p='x')": "found 'x'",
+    "generate(m, t, 'a', temperature=1.0, top_k=1.5)": "top_k: expected an integer of 1 or more; found 1.5",
+    "generate(m, t, 'a', temperature=float('nan'))": "Temperature: expected 0 (the likeliest token) or more; found nan",
+    "generate(m, t, 'a', temperature='hot')": "found 'hot'",
+}
+"""A call, of a model `m`, its tokenizer `t` and embeddings `x`, and a part of the message."""
+
+SCRIPT = """
+import json, sys
+import jaxlin
+from jaxlin import *
+from jaxlin import causal, lens, steering
+from jaxlin.held import record
+from jaxlin.streams import streams
+m, t = jaxlin.load()
+x, messages = m.embed([1, 2, 3]), {}
+for call in json.load(sys.stdin):
+    try:
+        eval(call)
+    except Exception as error:
+        messages[call] = [isinstance(error, jaxlin.JaxlinError), f"{type(error).__name__}: {error}"]
+print(json.dumps(messages))
+"""
+
+
+def test_messages() -> None:
+    """In a process of its own: here the types of jaxtyping are checked first."""
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(list(WRONG)), capture_output=True, text=True, check=True
+    )
+    messages = json.loads(run.stdout)
+    assert messages.keys() == WRONG.keys()
+    for call, (known, message) in messages.items():
+        assert known, (call, message)
+        assert WRONG[call] in message
+
+
+INTERNAL = {"Generation", "Past", "Passed", "Recording", "Schedule"}
+"""What passes between the parts of a program under `jit` and is not given to a caller; and what is tested below."""
+
+
+def results() -> list[type]:
+    """The classes with arrays in them that a caller is given."""
+    classes = []
+    for module in pkgutil.iter_modules(jaxlin.__path__, "jaxlin."):
+        for name, each in vars(importlib.import_module(module.name)).items():
+            if not inspect.isclass(each) or each.__module__ != module.name or name.startswith("_"):
+                continue
+            fields = {**getattr(each, "__annotations__", {})}
+            known = dataclasses.is_dataclass(each) or hasattr(each, "_fields")
+            if (
+                known
+                and name not in INTERNAL
+                and any("Array" in str(kind) or "ndarray" in str(kind) for kind in fields.values())
+            ):
+                classes.append(each)
+    return classes
+
+
+@pytest.mark.parametrize("each", results(), ids=lambda each: each.__name__)
+def test_results_can_be_compared(each: type) -> None:
+    """The comparison that Python writes by itself raises NumPy's error, that an array has no one truth value."""
+    fields = [f.name for f in dataclasses.fields(each)] if dataclasses.is_dataclass(each) else each._fields
+    tuples = hasattr(each, "_fields")
+    one, two = (each.__new__(each, *[np.arange(3.0)] * len(fields)) if tuples else each.__new__(each) for _ in "ab")
+    for result in () if tuples else (one, two):
+        for name in fields:
+            object.__setattr__(result, name, np.arange(3.0))
+    assert one == one
+    assert (one == two) in (True, False)
+    assert (one != two) is not (one == two)
+
+
+def test_texts_are_compared_by_value() -> None:
+    model, tokenizer = jaxlin.load()
+    one, two = (jaxlin.generate(model, tokenizer, "The", 4, logits=True) for _ in range(2))
+    assert one == two
+    other = dataclasses.replace(one, logits=one.logits + 1)
+    assert one != other
+    assert one != dataclasses.replace(one, tokens=[])
+    assert one != "The"
