@@ -1,5 +1,6 @@
 """A directory with config.json and safetensors: one file, or the shards of an index."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from jaxlin.printable import quoted
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 """Weights whose format runs code when it is read."""
+
+LOG = logging.getLogger("jaxlin")
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -81,11 +84,13 @@ class Folder:
 
 
 def _weights(path: Path) -> dict[str, set[str] | None]:
-    """The files to open, and the tensors that an index says are in each."""
+    """The files to open, and the tensors that an index says are in each; a single file goes before an index."""
     index, single = path / "model.safetensors.index.json", path / "model.safetensors"
+    if single.is_file():
+        if exists(index):
+            LOG.warning("%s: %s is read, as transformers does; %s beside it is not.", path, single.name, index.name)
+        return {single.name: None}
     if not exists(index):
-        if single.is_file():
-            return {single.name: None}
         raise _no_weights(path)
     shards: dict[str, set[str] | None] = {}
     weight_map = read_json(index).get("weight_map")
