@@ -11,10 +11,11 @@ from jaxlin.printable import quoted
 FAMILIES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "smollm3"),
     "gemma": ("gemma",),
-    "gemma2": ("gemma2",),
+    "gemma2": ("gemma2", "vaultgemma"),
     "gemma3": ("gemma3_text", "gemma3"),
     "qwen": ("qwen2", "qwen3"),
-    "phi3": ("phi3",),
+    "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+    "phi3": ("phi3", "phi4_multimodal"),
     "phi": ("phi",),
     "mistral": ("mistral", "ministral", "ministral3", "mistral3"),
     "olmo": ("olmo",),

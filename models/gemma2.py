@@ -1,6 +1,7 @@
 r"""Gemma 2: a norm before and after attention and MLP (sandwich), softcaps, and a window in every other layer.
 
-Gemma Team, "Gemma 2", 2024. The softcaps bound attention scores and logits.
+Gemma Team, "Gemma 2", 2024. The softcaps bound attention scores and logits. ``vaultgemma`` has Gemma 2's attention in
+Gemma 1's block: it does not norm what is added ("VaultGemma", 2025).
 """
 
 from collections.abc import Callable, Mapping
@@ -64,7 +65,12 @@ def translate2(json: ConfigReader) -> GemmaConfig:
     )
 
 
-PORTS = {"gemma2": Port(Gemma2, translate2)}
+PORTS = {
+    "gemma2": Port(Gemma2, translate2),
+    "vaultgemma": Port(
+        Gemma, translate2, names=lambda config: {"post_attention_layernorm.weight": "pre_feedforward_layernorm.weight"}
+    ),
+}
 
 
 def query_scale(depth_of_27b: int) -> Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]:

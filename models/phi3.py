@@ -41,7 +41,18 @@ def fused(config: MistralConfig) -> Mapping[str, Rows]:
     }
 
 
-PORTS = {"phi3": Port(Mistral, translate3, names=fused)}
+def translate4_multimodal(json: ConfigReader) -> MistralConfig:
+    """The text half of Phi-4-multimodal, without the adapters that its files use for images and speech."""
+    json.leave_out("vision_config", "audio_config")
+    return translate3(json)
+
+
+MEDIA = {"model.embed_tokens_extend.*": "the vision and speech halves of the model"}
+
+PORTS = {
+    "phi3": Port(Mistral, translate3, names=fused),
+    "phi4_multimodal": Port(Mistral, translate4_multimodal, names=fused, left_out=MEDIA),
+}
 
 
 def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

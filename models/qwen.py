@@ -60,27 +60,30 @@ class Qwen3(Llama):
     Block = Qwen3Block
 
 
-def _shared(json: ConfigReader, **defaults: Any) -> dict[str, Any]:
+def sliding_numbers(
+    json: ConfigReader, *, theta: float = 1e4, full_layers: int = 28, **defaults: Any
+) -> dict[str, Any]:
+    """What all versions of Qwen write alike; `full_layers` is the default of `max_window_layers`."""
     numbers = decoder_numbers(json, max_position_embeddings=32768, **defaults)
     depth = numbers["num_hidden_layers"]
     slides = json.take("use_sliding_window", bool, False)
-    first = json.take("max_window_layers", int, 28)
+    first = json.take("max_window_layers", int, full_layers)
     types = layer_types(json, depth, lambda i: slides and i >= first)
     # A window is written in every file, and means nothing unless use_sliding_window says so.
     seen = windows(json, types, 4096) if slides else (None,) * depth
     json.leave_out("sliding_window")
-    rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
+    rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"], theta=theta)
     return {**numbers, "ropes": (rope,) * depth, "windows": seen}
 
 
 def translate2(json: ConfigReader) -> QwenConfig:
     """Qwen 2 and 2.5."""
-    return QwenConfig(**_shared(json))
+    return QwenConfig(**sliding_numbers(json))
 
 
 def translate3(json: ConfigReader) -> QwenConfig:
     """Qwen 3."""
-    return QwenConfig(**_shared(json, head_dim=128), attention_bias=json.take("attention_bias", bool, False))
+    return QwenConfig(**sliding_numbers(json, head_dim=128), attention_bias=json.take("attention_bias", bool, False))
 
 
 PORTS = {"qwen2": Port(Qwen2, translate2), "qwen3": Port(Qwen3, translate3)}

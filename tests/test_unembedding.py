@@ -5,7 +5,6 @@ Only the head differs between the cases of a port, so the residual stream is com
 
 import copy
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +26,8 @@ from jaxlin.errors import CheckpointError, UnembeddingError
 Tensors = dict[str, np.ndarray]
 
 PORTS = ["llama", "smollm3", "gemma", "gemma2", "gemma3_text", "gemma3", "qwen2", "qwen3", "phi3", "phi", "mistral"]
-PORTS += ["ministral", "ministral3", "mistral3", "olmo", "olmo2", "olmo3"]
+PORTS += ["ministral", "ministral3", "mistral3", "olmo", "olmo2", "olmo3", "vaultgemma", "phi4_multimodal"]
+PORTS += ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 """One variant of each `model_type`."""
 
 
@@ -39,9 +39,8 @@ class Checkpoint:
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         self.tensors: Tensors = dict(load_file(folder / "model.safetensors"))
         self.embedding = next(name for name in self.tensors if name.endswith("embed_tokens.weight"))
-        self.head = (
-            "language_model.lm_head.weight" if self.embedding.startswith("language_model.") else "lm_head.weight"
-        )
+        self.body = self.embedding.removesuffix("embed_tokens.weight")
+        self.head = "language_model.lm_head.weight" if self.body == "language_model.model." else "lm_head.weight"
 
     def write(self) -> Path:
         """Write what has been edited."""
@@ -51,9 +50,22 @@ class Checkpoint:
 
     def tie(self, claim: bool | None) -> None:
         """What the config claims; None for a config without the key."""
-        self.config.pop("tie_word_embeddings", None)
+        for config in (self.config, self.config.get("text_config", {})):
+            config.pop("tie_word_embeddings", None)
         if claim is not None:
             self.config["tie_word_embeddings"] = claim
+
+    def move(self, body: str, head: str, vision: str) -> None:
+        """Put the text half, the unembedding and the vision half elsewhere."""
+
+        def new(name: str) -> str:
+            for before, after in ((self.head.removesuffix("weight"), head), (self.body, body)):
+                # A wrapper may keep its vision half below `model.` too.
+                if name.startswith(before) and "visual." not in name:
+                    return after + name.removeprefix(before)
+            return vision + name.removeprefix("model.")
+
+        self.rename(new)
 
     def rename(self, new: Callable[[str], str]) -> None:
         """Give every tensor another name."""
@@ -88,6 +100,21 @@ def assert_equal_logits(folder: Path, stream: Stream) -> jaxlin.Decoder:
     assert np.abs(reference).max() > 1
     return model
 
+
+LLAVA = [
+    ("language_model.model.", "language_model.lm_head.", ""),
+    ("language_model.model.", "lm_head.", ""),
+    ("model.language_model.", "lm_head.", "model."),
+    ("model.language_model.", "language_model.lm_head.", "model."),
+    ("language_model.", "lm_head.", ""),
+]
+QWEN = [
+    ("model.", "lm_head.", ""),
+    ("model.language_model.", "lm_head.", "model."),
+    ("language_model.", "lm_head.", ""),
+]
+WRAPPERS = {"gemma3": LLAVA, "mistral3": LLAVA, "qwen2_vl": QWEN, "qwen2_5_vl": QWEN, "qwen3_vl": QWEN[1:]}
+"""What stands before the text half, the unembedding and the vision half."""
 
 CASES = [
     *((True, stored) for stored in ("both", "equal", "embeddings", "head")),
@@ -125,22 +152,27 @@ class TestNames:
         edited.rename(lambda name: name.removeprefix("model."))
         assert_equal_logits(edited.write(), Stream())
 
-    @pytest.mark.parametrize("name", ["gemma3", "mistral3"])
+    @pytest.mark.parametrize("name", WRAPPERS)
     def test_wrappers(self, name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
         stream = Stream()
-        for body, head, vision in (
-            ("language_model.model.", "language_model.lm_head.", ""),
-            ("language_model.model.", "lm_head.", ""),
-            ("model.language_model.", "lm_head.", "model."),
-            ("model.language_model.", "language_model.lm_head.", "model."),
-            ("language_model.", "lm_head.", ""),
-        ):
+        for body, head, vision in WRAPPERS[name]:
             edited = Checkpoint(checkpoint(name), tmp_path / f"{body}{head}")
+            edited.tie(False)
             edited.tensors[edited.head] = own(edited.tensors[edited.embedding].shape)
-            edited.rename(lambda name: re.sub(r"^language_model\.(model|lm_head)\.", r"<\1>", name))
-            edited.rename(lambda name: name if name.startswith("<") else vision + name)  # noqa: B023
-            edited.rename(lambda name: name.replace("<model>", body).replace("<lm_head>", head))  # noqa: B023
+            edited.move(body, head, vision)
             assert_equal_logits(edited.write(), stream)
+
+    def test_a_flat_config(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+        """The text half's keys beside the wrapper's, as transformers 4 wrote them; unread beside a text half."""
+        stream = Stream()
+        edited = Checkpoint(checkpoint("qwen2_vl"), tmp_path / "flat")
+        text = edited.config.pop("text_config")
+        rope = {"rope_theta": 1e4, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}
+        numbers = {key: value for key, value in text.items() if key not in ("model_type", "rope_parameters")}
+        edited.config |= {**numbers, **rope}
+        assert_equal_logits(edited.write(), stream)
+        edited.config |= {"text_config": text, "num_attention_heads": 2, "rope_theta": 5.0}
+        assert_equal_logits(edited.write(), stream)
 
     def test_names_of_two_kinds_are_refused(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
         edited = Checkpoint(checkpoint("llama"), tmp_path / "two")
@@ -156,6 +188,18 @@ class TestNames:
         edited.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
         jaxlin.load(edited.write())
         assert "left out 1 tensors *.rotary_emb.inv_freq" in caplog.text
+
+
+def test_a_single_file_goes_before_shards(
+    checkpoint: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edited = Checkpoint(checkpoint("llama"), tmp_path / "both")
+    edited.tensors["lm_head.weight"] = own(edited.tensors["lm_head.weight"].shape)
+    folder = edited.write()
+    for file in checkpoint("llama, shards").glob("model*.safetensors*"):
+        shutil.copy(file, folder)
+    assert_equal_logits(folder, Stream())
+    assert "model.safetensors is read" in caplog.text
 
 
 class TestNoUnembedding:

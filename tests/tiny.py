@@ -85,6 +85,19 @@ PIXTRAL = {
     "model_type": "pixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
     "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
 }  # fmt: skip
+MEDIA = {
+    "vision_config": {
+        **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"image_size": 28, "crop_size": 28},
+    },
+    "audio_config": {
+        **{"hidden_size": 32, "intermediate_size": 48, "num_blocks": 2, "num_attention_heads": 2},
+        **{"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 32},
+    },
+    "original_max_position_embeddings": 32,
+}
+QWEN_VISION = {"depth": 1, "num_heads": 2, "patch_size": 14}
+MROPE = rope("default", mrope_section=[2, 3, 3])
 
 VARIANTS: dict[str, Variant] = {
     "llama": Variant("LlamaConfig", GQA),
@@ -111,6 +124,7 @@ VARIANTS: dict[str, Variant] = {
     "smollm3": Variant("SmolLM3Config", GQA),
     "gemma": Variant("GemmaConfig", {**GQA, "head_dim": 32, "num_key_value_heads": 1}),
     "gemma2": Variant("Gemma2Config", GEMMA),
+    "vaultgemma": Variant("VaultGemmaConfig", GEMMA),
     "gemma3_text": Variant("Gemma3TextConfig", {**GEMMA, "num_hidden_layers": 7, "rope_parameters": NESTED}),
     "gemma3": Variant(
         "Gemma3Config",
@@ -127,6 +141,33 @@ VARIANTS: dict[str, Variant] = {
     "qwen3": Variant("Qwen3Config", {**GQA, "head_dim": 32}),
     "qwen3, tied": Variant("Qwen3Config", {**GQA, "head_dim": 32, "tie_word_embeddings": True}),
     "qwen3, R1-0528": Variant("Qwen3Config", {**GQA, "head_dim": 32, **rope("yarn", **YARN, attn_factor=0.8782)}),
+    "qwen2_vl": Variant(
+        "Qwen2VLConfig",
+        {
+            "text_config": {**GQA, **MROPE},
+            "vision_config": {**QWEN_VISION, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+        },
+    ),
+    "qwen2_5_vl": Variant(
+        "Qwen2_5_VLConfig",
+        {
+            "text_config": {**GQA, **MROPE, "tie_word_embeddings": True},
+            "vision_config": {**QWEN_VISION, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64},
+        },
+    ),
+    "qwen3_vl": Variant(
+        "Qwen3VLConfig",
+        {
+            "text_config": {
+                **{**GQA, "head_dim": 32},
+                **rope("default", mrope_section=[6, 5, 5], mrope_interleaved=True),
+            },
+            "vision_config": {
+                **{**QWEN_VISION, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64},
+                **{"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+            },
+        },
+    ),
     "phi3": Variant("Phi3Config", GQA),
     "phi3, longrope, short": Variant(
         "Phi3Config",
@@ -137,6 +178,7 @@ VARIANTS: dict[str, Variant] = {
         {**GQA, "original_max_position_embeddings": 32, "tie_word_embeddings": True, **longrope(8)},
         tokens=40,
     ),
+    "phi4_multimodal": Variant("Phi4MultimodalConfig", {**GQA, **MEDIA, **longrope(6, partial_rotary_factor=0.75)}),
     "phi": Variant("PhiConfig", BASE),
     "phi, qk_layernorm": Variant("PhiConfig", {**BASE, "qk_layernorm": True, "partial_rotary_factor": 0.25}),
     "mistral": Variant("MistralConfig", {**GQA, "head_dim": 32, "sliding_window": None}),
@@ -193,6 +235,7 @@ def build(variant: Variant, folder: Path) -> Path:
     config = getattr(transformers, variant.config)(**variant.options)
     wrapper = hasattr(config, "vision_config")
     name = variant.config.removesuffix("Config").removesuffix("Text")
+    wrapper &= hasattr(transformers, f"{name}ForConditionalGeneration")
     name += "ForConditionalGeneration" if wrapper else "ForCausalLM"
     model = getattr(transformers, name)._from_config(config, attn_implementation="eager")
     randomise(model)
