@@ -22,6 +22,10 @@ Rule = Annotated[
     typer.Option(help="What is held of act(g)·u in a gated MLP: act(g), u·act(g)/g, or half of each."),
 ]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")]
+Ignored = Annotated[
+    list[str] | None,
+    typer.Option(help="A key of the config to read as if it were absent, which jaxlin refuses; give it once a key."),
+]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -81,6 +85,7 @@ def explain(
     devices: Annotated[
         int | None, typer.Option(min=1, max=4096, help="How many devices to spread the model and its rows over.")
     ] = None,
+    ignore_config_keys: Ignored = None,
 ) -> None:
     """Say what the exact local linear map of one prompt says."""
     _configure_jax(dtype, devices)
@@ -91,7 +96,9 @@ def explain(
 
     if html is not None:
         check_writable(html)
-    loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype, mesh=devices)
+    loaded, tokenizer = jaxlin.load(
+        model, linearize=True, rule=rule, dtype=dtype, mesh=devices, ignore_config_keys=ignore_config_keys or ()
+    )
     found = explained(
         loaded,
         tokenizer,
@@ -123,6 +130,7 @@ def paper(
     steer: Annotated[str | None, typer.Option(help="The phrase to steer by; the paper's if absent.")] = None,
     rule: Rule = "gate",
     dtype: Dtype = "float32",
+    ignore_config_keys: Ignored = None,
 ) -> None:
     """Make the figures and tables of the paper for a model, with every number in JSON. It needs matplotlib."""
     _configure_jax(dtype)
@@ -133,7 +141,9 @@ def paper(
     text, steer = TEXT if text is None else text, STEER if steer is None else steer
     name = model or "the small model of jaxlin"
     check(out, model=name, text=text, steer=steer, dtype=dtype, rule=rule)
-    loaded, tokenizer = jaxlin.load(model, linearize=True, rule=rule, dtype=dtype)
+    loaded, tokenizer = jaxlin.load(
+        model, linearize=True, rule=rule, dtype=dtype, ignore_config_keys=ignore_config_keys or ()
+    )
     written = made(loaded, tokenizer, text, out=out, name=name, steer=steer)
     Console(highlight=False).print(Text(f"figures   {printable(str(written))}"), soft_wrap=True)
 
@@ -158,6 +168,7 @@ def plan(
         float | None, typer.Option(min=0, max=1e9, help="GB there are; those of the present device if absent.")
     ] = None,
     recompute: Annotated[bool, typer.Option(help="Recompute what is held instead of keeping it.")] = False,
+    ignore_config_keys: Ignored = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a model and its map will take in memory, before anything is read."""
@@ -166,7 +177,14 @@ def plan(
     from jaxlin.plan import memory_plan
 
     there = physical_memory() if memory is None else int(memory * 1e9)
-    found = memory_plan(model, tokens=tokens, dtype=dtype, memory=there, recompute=recompute)
+    found = memory_plan(
+        model,
+        tokens=tokens,
+        dtype=dtype,
+        memory=there,
+        recompute=recompute,
+        ignore_config_keys=ignore_config_keys or (),
+    )
     if as_json:
         print(json_text(finite(found.to_dict()), indent=2))
         return

@@ -26,6 +26,7 @@ class Config:
         windows: how many tokens a query of each layer sees, itself included; None for all.
         final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.
         has_unembedding: whether there are logits; files of embedding models and classifiers may hold no unembedding.
+        ignored_config_keys: keys of the file that `jaxlin.load` was told to read as if they were absent.
     """
 
     vocab_size: int
@@ -43,3 +44,4 @@ class Config:
     windows: tuple[int | None, ...] = field(repr=False)
     final_logit_softcapping: float | None = None
     has_unembedding: bool = True
+    ignored_config_keys: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from jaxlin.checkpoint.config import how_to_ignore
 from jaxlin.checkpoint.gguf import GGUFFile, hf_name
 from jaxlin.errors import ConfigError
 from jaxlin.gguf_port import LONGROPE, decimal, halves, rope_scaling
@@ -102,6 +103,7 @@ class GGUFModel:
             raise ConfigError(
                 f"{source}: expected only metadata that jaxlin understands; found "
                 + ", ".join(f"{arch}.{key} = {quoted(given[key])}"[:120] for key in unknown)
+                + f". {how_to_ignore([f'{arch}.{key}' for key in unknown])}"
             )
         for key in sorted(_REQUIRED | (_EPSILONS & (keys.keys() | fixed.keys()))):
             if key not in given:

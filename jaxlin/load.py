@@ -1,6 +1,8 @@
 """`load`: a checkpoint, the port of its `model_type` and its tokenizer become a model."""
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxlin.checkpoint import open_checkpoint
-from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.folder import Folder
 from jaxlin.checkpoint.quantized import quantized
 from jaxlin.decoder import Decoder
@@ -39,6 +41,7 @@ def load(
     precision: Precision | str = "highest",
     revision: str | None = None,
     mesh: Mesh | int | None = None,
+    ignore_config_keys: Sequence[str] = (),
 ) -> tuple[Decoder, Tokenizer | Any]:
     """Load a model and its tokenizer, which is None, with a logged message, where the checkpoint has none.
 
@@ -53,6 +56,9 @@ def load(
         revision: a branch, tag or commit of a hub id.
         mesh: how many devices to use, or a mesh of them with an axis ``"model"``, over which the weights are split,
             and perhaps ``"rows"``, over which the rows of a map are spread: see `jaxlin.parallel`.
+        ignore_config_keys: keys of config.json, or of GGUF metadata, that are read as if they were absent, where jaxlin
+            refuses a file for a key that you know to be harmless; ``"text_config.key"`` for one within an object. They
+            are kept as ``model.config.ignored_config_keys``.
 
     Raises:
         CheckpointError: a checkpoint that cannot be had, is damaged, or whose tensors are not the model's.
@@ -65,6 +71,7 @@ def load(
     exactness = checked_precision(precision)
     computed = None if dtype is None else checked_dtype(dtype)
     checkpoint = open_checkpoint(SMALL if name is None else name, revision)
+    checkpoint.config = without_keys(checkpoint.config, ignore_config_keys, checkpoint.source)
     if isinstance(checkpoint, Folder):
         reader = ConfigReader(checkpoint.config, checkpoint.source)
         tensors: Tensors = quantized(checkpoint, reader)
@@ -75,7 +82,7 @@ def load(
         tokenizer = Tokenizer.from_gguf(checkpoint.config, checkpoint.source)
         checkpoint.forget("tokenizer.")
     port = port_of(reader.peek("model_type")).as_named(tuple(tensors.names()), checkpoint.source)
-    config = port.translate(reader)
+    config = dataclasses.replace(port.translate(reader), ignored_config_keys=tuple(ignore_config_keys))
     reader.finish()
     devices = None if mesh is None else checked_mesh(mesh, config)
     config = with_unembedding(config, tensors, port, reader.peek("architectures"), checkpoint.source)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.checkpoint.hub import config_file
 from jaxlin.checkpoint.quantized import quantization_method, refuse_mlx
@@ -78,6 +78,7 @@ def memory_plan(
     memory: int | None = None,
     revision: str | None = None,
     recompute: bool = False,
+    ignore_config_keys: Sequence[str] = (),
 ) -> MemoryPlan:
     """What the weights, the coefficients and a block of rows will take, before anything is read.
 
@@ -93,6 +94,7 @@ def memory_plan(
         memory: bytes there are; the block is halved until a block of rows fits beside the weights.
         revision: of a hub id.
         recompute: of the map, see `jaxlin.coefficients`.
+        ignore_config_keys: as in `jaxlin.load`.
 
     Raises:
         CheckpointError: nothing of this name, or a damaged file.
@@ -104,7 +106,7 @@ def memory_plan(
         raise JaxlinError(f"Tokens: expected at least 1; found {tokens}.")
     if block is not None and block < 1:
         raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
-    model = shapes_of(name_or_config, revision, checked_dtype(dtype), rule)
+    model = shapes_of(name_or_config, revision, checked_dtype(dtype), rule, ignore_config_keys)
     x = jax.ShapeDtypeStruct((tokens, model.config.hidden_size), jnp.dtype(model.dtype))
 
     def held_at(model: Decoder, x: Any) -> LocalMap:
@@ -132,15 +134,21 @@ def memory_plan(
 
 
 def shapes_of(
-    name_or_config: str | os.PathLike[str] | Mapping[str, Any], revision: str | None, dtype: str, rule: Rule
+    name_or_config: str | os.PathLike[str] | Mapping[str, Any],
+    revision: str | None,
+    dtype: str,
+    rule: Rule,
+    ignore_config_keys: Sequence[str] = (),
 ) -> Decoder:
     """The model that would be loaded, of shapes without values."""
     if isinstance(name_or_config, Mapping):
-        return abstract_model(name_or_config, "config", dtype, rule)
+        return abstract_model(without_keys(name_or_config, ignore_config_keys, "config"), "config", dtype, rule)
     path = config_file(name_or_config, revision)
     if path.suffix == ".gguf":
-        return _abstract_gguf(GGUFModel(GGUFFile(path)), str(path), dtype, rule)
-    return abstract_model(read_json(path), str(path), dtype, rule)
+        file = GGUFFile(path)
+        file.config = without_keys(file.config, ignore_config_keys, str(path))
+        return _abstract_gguf(GGUFModel(file), str(path), dtype, rule)
+    return abstract_model(without_keys(read_json(path), ignore_config_keys, str(path)), str(path), dtype, rule)
 
 
 def _abstract_gguf(gguf: GGUFModel, source: str, dtype: str, rule: Rule) -> Decoder:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.decoder import Decoder
 from jaxlin.errors import CheckpointError
+from jaxlin.printable import quoted
 from jaxlin.rope import Rope, rope_from_parameters
 
 
@@ -131,7 +132,7 @@ def decoder_numbers(
 
     d = json.positive("hidden_size")
     heads = number("num_attention_heads", num_attention_heads)
-    kv_heads = json.positive("num_key_value_heads", num_key_value_heads or heads)
+    kv_heads = json.positive_or_none("num_key_value_heads", num_key_value_heads) or heads
     if heads % kv_heads:
         raise json.error("num_key_value_heads", f"a divisor of num_attention_heads ({heads})", str(kv_heads))
     k = json.positive("head_dim", head_dim or d // heads, most=MOST)
@@ -167,9 +168,13 @@ def rope_of(
     *,
     theta: float = 1e4,
     partial: float | None = None,
+    default: Mapping[str, Any] | None = None,
     replace: Mapping[str, Any] | None = None,
+    extra: Sequence[str] = (),
 ) -> Rope:
     """The rope of a config in either dialect: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``.
+
+    A trained length beside the parameters stands above the one among them, as in transformers.
 
     Args:
         json: the config.
@@ -177,13 +182,18 @@ def rope_of(
         max_position_embeddings: the config's.
         theta: the family's default base.
         partial: the family's default share of a head that is rotated; None if it always rotates all of it.
+        default: the family's default parameters.
         replace: parameters that stand above those of the config.
+        extra: parameters that say something else than frequencies.
     """
     theta = json.take("rope_theta", float, theta)
-    share = json.take("partial_rotary_factor", float, 1.0 if partial is None else partial)
-    parameters = json.take("rope_parameters", dict, None) or {}
-    parameters = {**(json.take("rope_scaling", dict, None) or parameters), **(replace or {})}
-    share = parameters.pop("partial_rotary_factor", None) or share
+    share = json.optional("partial_rotary_factor", float, partial)
+    original = json.positive("original_max_position_embeddings", None)
+    parameters = {**(rope_parameters(json) or default or {}), **(replace or {})}
+    if original is not None:
+        parameters["original_max_position_embeddings"] = original
+    share = parameters.pop("partial_rotary_factor", 1.0 if share is None else share)
+    parameters = {key: value for key, value in parameters.items() if key not in extra}
     if partial is None and share != 1:
         raise json.error("partial_rotary_factor", "1, as this family rotates whole heads", repr(share))
     if not is_number(share) or not 0 < share <= 1 or int(head_dim * share) < 2 or int(head_dim * share) % 2:
@@ -191,6 +201,12 @@ def rope_of(
     return rope_from_parameters(
         parameters, dim=int(head_dim * share), theta=theta, max_position_embeddings=max_position_embeddings
     )
+
+
+def rope_parameters(json: ConfigReader) -> dict[str, Any]:
+    """The rope parameters of a config in either dialect, of which ``rope_scaling`` stands above ``rope_parameters``."""
+    parameters = json.take("rope_parameters", dict, None)
+    return dict(json.take("rope_scaling", dict, None) or parameters or {})
 
 
 def ropes_by_type(
@@ -202,11 +218,22 @@ def ropes_by_type(
     """
     nested = json.take("rope_parameters", dict, None) or {}
     scaling = json.take("rope_scaling", dict, None)
-    if nested and (unknown := sorted(set(nested) - theta.keys())):
-        raise json.error("rope_parameters", f"one object for each of {', '.join(theta)}", ", ".join(unknown))
-    for kind, found in nested.items():
-        if found is not None and not isinstance(found, dict):
-            raise json.error("rope_parameters", f"an object for {kind}", f"{found!r}"[:100])
+    if unknown := sorted(set(nested) - theta.keys()):
+        raise json.error(
+            "rope_parameters",
+            f"one object for each of {', '.join(theta)}",
+            quoted(", ".join(unknown)) + ", which transformers drops without a word. Write "
+            '{"full_attention": {these}, "sliding_attention": {"rope_type": "default", "rope_theta": ...}} instead',
+        )
+    for kind, parameters in nested.items():
+        if parameters is not None and not isinstance(parameters, dict):
+            raise json.error("rope_parameters", f"an object for {kind}", quoted(parameters))
+    if scaling and scaling.get("type") not in (None, "default") and not scaling.get("rope_type"):
+        raise json.error(
+            "rope_scaling",
+            "its kind under 'rope_type'",
+            quoted(scaling["type"]) + " under 'type' alone, which transformers overlooks in this family",
+        )
     full = {**(nested.get("full_attention") or {}), **(scaling or {})}
     return {
         kind: rope_from_parameters(
@@ -214,6 +241,7 @@ def ropes_by_type(
             dim=head_dim,
             theta=base,
             max_position_embeddings=max_position_embeddings,
+            truncate=True,  # transformers looks for it beside the objects, where no file has it
         )
         for kind, base in theta.items()
     }
@@ -221,19 +249,25 @@ def ropes_by_type(
 
 def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool]) -> tuple[str, ...]:
     """The key `layer_types`: full or sliding attention in each layer; `default` says which slide if it is absent."""
-    found = json.take("layer_types", list, None)
-    if found is None:
+    types = json.take("layer_types", list, None)
+    if types is None:
         return tuple("sliding_attention" if default(i) else "full_attention" for i in range(layers))
-    if len(found) != layers or any(each not in ("full_attention", "sliding_attention") for each in found):
+    if len(types) != layers or any(each not in ("full_attention", "sliding_attention") for each in types):
         raise json.error(
-            "layer_types", f"{layers} of full_attention or sliding_attention", f"{len(found)}: {found}"[:200]
+            "layer_types", f"{layers} of full_attention or sliding_attention", f"{len(types)}: {quoted(types)}"
         )
-    return tuple(found)
+    return tuple(types)
 
 
-def windows(json: ConfigReader, types: Sequence[str], default: int | None) -> tuple[int | None, ...]:
-    """The window of each layer: `sliding_window` where its type slides, None where it is full."""
-    window = json.positive("sliding_window", default)
+def one_layer_type(json: ConfigReader, layers: int) -> None:
+    """Refuse `layer_types` that are not all full, for a family whose layers transformers masks alike."""
+    types = set(layer_types(json, layers, lambda i: False))
+    if types != {"full_attention"}:
+        raise json.error("layer_types", "full_attention in every layer, as this family has one kind", "sliding layers")
+
+
+def windows(json: ConfigReader, types: Sequence[str], window: int | None) -> tuple[int | None, ...]:
+    """The window of each layer: `window` where its type slides, None where it is full."""
     if window is None and "sliding_attention" in types:
         raise json.error("sliding_window", "a number of tokens, as some layers slide", "none")
     return tuple(window if kind == "sliding_attention" else None for kind in types)

@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 
 from jaxlin.checkpoint.config import is_number
+from jaxlin.checkpoint.key_table import harmless_rope_keys
 from jaxlin.errors import ConfigError
+
+FLOAT32 = float(np.finfo(np.float32).max)
+"""Frequencies are computed with in float32 at least."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class LongRope(Rope):
     """Two tables: a prompt longer than the trained length takes the long one, at all its positions."""
 
     long_inv_freq: tuple[float, ...] = ()
-    original_max_position_embeddings: int = 0
+    original_max_position_embeddings: float = 0
 
     def frequencies(self, tokens: int) -> tuple[np.ndarray, float]:
         """As `Rope.frequencies`, from the table of this length."""
@@ -109,7 +113,7 @@ def _yarn(p: "_Parameters") -> Rope:
         return p.dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(p.theta))
 
     low, high = feature_of(p.number("beta_fast", 32.0) or 32.0), feature_of(p.number("beta_slow", 1.0) or 1.0)
-    if p.take("truncate", True):
+    if p.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, p.dim - 1)
     ramp = np.clip((np.arange(p.dim // 2) - low) / (high - low if high != low else 0.001), 0, 1)
@@ -138,12 +142,6 @@ _KINDS: dict[str, Callable[["_Parameters"], Rope]] = {
     "su": _longrope,  # the name Phi-3's first files gave to longrope
 }
 
-_IGNORED = {
-    "attn_factor": "DeepSeek-R1-0528-Qwen3-8B writes it; transformers reads attention_factor only, and so do we",
-    "original_max_position_embeddings": "consumed by the kinds that have a trained length; no meaning in the others",
-    "max_position_embeddings": "a copy of the config's own, which transformers does not read",
-}
-
 
 @dataclass
 class _Parameters:
@@ -154,6 +152,7 @@ class _Parameters:
     dim: int
     theta: float
     max_position_embeddings: int
+    truncate: bool
 
     def error(self, expected: str, found: str) -> ConfigError:
         return ConfigError(f"Rope parameters of type {self.kind!r}: expected {expected}, found {found}.")
@@ -177,12 +176,17 @@ class _Parameters:
         return np.array(value, float)
 
     @property
-    def original_max_position_embeddings(self) -> int:
-        return int(self.number("original_max_position_embeddings", float(self.max_position_embeddings)))
+    def original_max_position_embeddings(self) -> float:
+        return self.number("original_max_position_embeddings", float(self.max_position_embeddings))
 
 
 def rope_from_parameters(
-    parameters: Mapping[str, Any], *, dim: int, theta: float, max_position_embeddings: int
+    parameters: Mapping[str, Any],
+    *,
+    dim: int,
+    theta: float,
+    max_position_embeddings: int,
+    truncate: bool | None = None,
 ) -> Rope:
     """The `Rope` of one dictionary of rope parameters (``rope_parameters`` or ``rope_scaling`` of config.json).
 
@@ -191,29 +195,35 @@ def rope_from_parameters(
         dim: how many features of a head are rotated.
         theta: the base, unless `parameters` has a `rope_theta` of its own.
         max_position_embeddings: the config's.
+        truncate: whether YaRN rounds the ends of its ramp; what `parameters` says unless given.
 
     Raises:
-        ConfigError: an unknown kind, a missing or misshapen value, one that gives no frequencies, or a key that the
-            kind does not read.
+        ConfigError: an unknown kind, a missing or misshapen value, one that gives no frequencies, or a key that might
+            change them and that the kind does not read.
     """
     given = dict(parameters)
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
     given.pop("type", None)
+    rounded = given.pop("truncate", True)
+    if rounded is not None and not isinstance(rounded, bool):
+        raise ConfigError(f"Rope parameters of type {kind!r}: expected true or false under 'truncate'.")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(f"Rope type: expected one of {', '.join(_KINDS)}; found {kind!r}, which jaxlin cannot read.")
-    reader = _Parameters(given, kind, dim, theta, max_position_embeddings)
+    truncate = bool(rounded) if truncate is None else truncate
+    reader = _Parameters(given, kind, dim, theta, max_position_embeddings, truncate)
     reader.theta = reader.number("rope_theta", theta)
     try:
         with np.errstate(all="ignore"):
             rope = _KINDS[kind](reader)
             lengths = (1, max_position_embeddings, 2 * max_position_embeddings)
-            found = [np.append(*rope.frequencies(tokens)) for tokens in lengths]
+            frequencies = [np.append(*rope.frequencies(tokens)) for tokens in lengths]
     except ConfigError:
         raise
     except (ArithmeticError, ValueError) as error:  # of math.log and math.pow
         raise reader.error("numbers that give frequencies", f"{dict(parameters)} ({error})"[:200]) from error
-    if not all((np.isfinite(each) & (each > 0)).all() for each in found):
-        raise reader.error("numbers that give positive frequencies", f"{dict(parameters)}"[:200])
-    if unread := [key for key, value in given.items() if key not in _IGNORED and value is not None]:
-        raise reader.error("only keys that this type reads", ", ".join(map(repr, unread)))
+    if not all(((each > 0) & (each <= FLOAT32)).all() for each in frequencies) or reader.theta > FLOAT32:
+        raise reader.error("numbers that give positive frequencies of float32", f"{dict(parameters)}"[:200])
+    harmless = harmless_rope_keys(kind)
+    if unread := [key for key, value in given.items() if key not in harmless and value is not None]:
+        raise reader.error("only keys that this type reads", ", ".join(map(repr, unread))[:200])
     return rope

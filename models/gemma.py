@@ -18,7 +18,7 @@ from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.layers import residual
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, rope_of
+from jaxlin.port import Port, decoder_numbers, one_layer_type, rope_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +79,13 @@ class Gemma(Decoder):
         return x * jnp.asarray(self.config.hidden_size**0.5, x.dtype)
 
 
-def gemma_numbers(json: ConfigReader, max_position_embeddings: int, **defaults: Any) -> dict[str, Any]:
+def gemma_numbers(
+    json: ConfigReader, max_position_embeddings: int, act_key: str = "hidden_activation", **defaults: Any
+) -> dict[str, Any]:
     """What all versions of Gemma write alike."""
     json.expect("use_bidirectional_attention", False)
-    # Old files say gelu or nothing under hidden_act; transformers computes its tanh form all the same.
-    if (act := json.take("hidden_act", str, "gelu_pytorch_tanh")) not in ("gelu", "gelu_pytorch_tanh"):
-        raise json.error("hidden_act", "gelu or gelu_pytorch_tanh", repr(act))
     numbers = decoder_numbers(
-        json, hidden_act="gelu_pytorch_tanh", act_key="hidden_activation", head_dim=256, tied=True,
+        json, hidden_act="gelu_pytorch_tanh", act_key=act_key, head_dim=256, tied=True,
         max_position_embeddings=max_position_embeddings, **defaults,
     )  # fmt: skip
     return {**numbers, "attention_bias": json.take("attention_bias", bool, False)}
@@ -94,11 +93,13 @@ def gemma_numbers(json: ConfigReader, max_position_embeddings: int, **defaults: 
 
 def translate(json: ConfigReader) -> GemmaConfig:
     """Gemma 1."""
-    # Once read, and no longer; a file that says another activation than transformers computes has no one meaning.
-    json.expect("hidden_activation", "gelu_pytorch_tanh")
-    numbers = gemma_numbers(json, 8192)
+    # The first files say gelu, and mean its tanh form, which transformers computes.
+    if json.peek("hidden_act") == "gelu":
+        json.override("hidden_act", "gelu_pytorch_tanh")
+    numbers = gemma_numbers(json, 8192, "hidden_act", num_key_value_heads=16, num_attention_heads=16)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
     depth = numbers["num_hidden_layers"]
+    one_layer_type(json, depth)
     scale = numbers["head_dim"] ** -0.5
     return GemmaConfig(**numbers, ropes=(rope,) * depth, windows=(None,) * depth, attention_scale=scale)
 

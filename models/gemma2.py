@@ -46,22 +46,24 @@ class Gemma2(Gemma):
     Block = Gemma2Block
 
 
-def score_scales(json: ConfigReader, final: float | None, attention: float | None) -> dict[str, Any]:
-    """The scale of attention scores, and the softcaps with their defaults."""
-    defaults = {"final_logit_softcapping": final, "attn_logit_softcapping": attention}
-    caps = {key: json.above_zero(key, json.optional(key, float, default)) for key, default in defaults.items()}
-    return {"attention_scale": json.positive("query_pre_attn_scalar", 256) ** -0.5, **caps}
+def softcap(json: ConfigReader, key: str, default: float | None) -> float | None:
+    """The bound under `key`; null says that there is none."""
+    return json.above_zero(key, json.optional(key, float, default))
 
 
 def translate2(json: ConfigReader) -> GemmaConfig:
     """Gemma 2."""
-    numbers = gemma_numbers(json, 8192)
-    json.expect("cache_implementation", "hybrid")
+    numbers = gemma_numbers(json, 8192, num_attention_heads=8, num_key_value_heads=4)
     depth = numbers["num_hidden_layers"]
     types = layer_types(json, depth, lambda i: i % 2 == 0)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
     return GemmaConfig(
-        **numbers, **score_scales(json, 30.0, 50.0), ropes=(rope,) * depth, windows=windows(json, types, 4096)
+        **numbers,
+        attention_scale=json.positive("query_pre_attn_scalar", 256) ** -0.5,
+        attn_logit_softcapping=softcap(json, "attn_logit_softcapping", 50.0),
+        final_logit_softcapping=softcap(json, "final_logit_softcapping", 30.0),
+        ropes=(rope,) * depth,
+        windows=windows(json, types, json.positive_or_none("sliding_window", 4096)),
     )
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.gguf_port import RMS_NORM, GGUFPort, sliding_types
 from jaxlin.models.gemma import GemmaConfig, OffsetRMSNorm, gemma_numbers
-from jaxlin.models.gemma2 import Gemma2, Gemma2Block, query_scale, score_scales
+from jaxlin.models.gemma2 import Gemma2, Gemma2Block, query_scale, softcap
 from jaxlin.modules import Attention, HeadNormAttention
 from jaxlin.port import Port, layer_types, ropes_by_type, windows
 
@@ -28,8 +28,8 @@ class Gemma3Block(Gemma2Block):
         def norm(features: int) -> OffsetRMSNorm:
             return OffsetRMSNorm(features, config.norm_eps)
 
-        bias, scale, cap = config.attention_bias, config.attention_scale, config.attn_logit_softcapping
-        return HeadNormAttention(config, norm=norm, scale=scale, softcap=cap, bias=bias, out_bias=bias, rngs=rngs)
+        bias, scale = config.attention_bias, config.attention_scale
+        return HeadNormAttention(config, norm=norm, scale=scale, bias=bias, out_bias=bias, rngs=rngs)
 
 
 class Gemma3(Gemma2):
@@ -38,11 +38,14 @@ class Gemma3(Gemma2):
     Block = Gemma3Block
 
 
-def translate3(json: ConfigReader) -> GemmaConfig:
-    """Gemma 3, text; the wrapper's text_config leaves out what is transformers' default."""
+def translate3(json: ConfigReader, *, wrapped: bool = False) -> GemmaConfig:
+    """Gemma 3, text; the wrapper's text_config leaves out what is transformers' default.
+
+    As in transformers, neither computes `attn_logit_softcapping`, and the wrapper no softcap of logits either.
+    """
     numbers = gemma_numbers(json, 131_072, vocab_size=262_208, num_attention_heads=8, num_key_value_heads=4)
     depth = numbers["num_hidden_layers"]
-    pattern = json.positive("sliding_window_pattern", json.positive("_sliding_window_pattern", 6))
+    pattern = json.positive("sliding_window_pattern", 6)
     types = layer_types(json, depth, lambda i: (i + 1) % pattern != 0)
     theta = {
         "full_attention": json.take("rope_theta", float, 1e6),
@@ -51,9 +54,10 @@ def translate3(json: ConfigReader) -> GemmaConfig:
     ropes = ropes_by_type(json, numbers["head_dim"], numbers["max_position_embeddings"], theta)
     return GemmaConfig(
         **numbers,
-        **score_scales(json, None, None),
+        attention_scale=json.positive("query_pre_attn_scalar", 256) ** -0.5,
+        final_logit_softcapping=None if wrapped else softcap(json, "final_logit_softcapping", None),
         ropes=tuple(ropes[kind] for kind in types),
-        windows=windows(json, types, 4096),
+        windows=windows(json, types, json.positive_or_none("sliding_window", 4096)),
     )
 
 
@@ -63,7 +67,7 @@ def translate3_wrapper(json: ConfigReader) -> GemmaConfig:
     json.leave_out("boi_token_id", "eoi_token_id", "image_token_id")
     text = json.part("text_config")
     text.override("tie_word_embeddings", json.optional("tie_word_embeddings", bool, True) or False)
-    return translate3(text)
+    return translate3(text, wrapped=True)
 
 
 VISION = {

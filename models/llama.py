@@ -18,7 +18,8 @@ from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.layers import residual
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
+from jaxlin.port import Port, decoder_numbers, layer_types, one_layer_type, rope_of, windows
+from jaxlin.printable import quoted
 from jaxlin.rope import Dynamic, no_rope
 
 
@@ -64,8 +65,8 @@ class Llama(Decoder):
 def translate(json: ConfigReader) -> LlamaConfig:
     """`LlamaConfig` from config.json, with transformers' defaults."""
     numbers = decoder_numbers(json, max_position_embeddings=2048)
-    json.expect("rope_interleaved", False)
     depth = numbers["num_hidden_layers"]
+    one_layer_type(json, depth)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
     if isinstance(rope, Dynamic):  # it adapts to any length
         numbers["max_position_embeddings"] = None
@@ -84,17 +85,17 @@ def translate_smollm3(json: ConfigReader) -> LlamaConfig:
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
     interval = json.positive("no_rope_layer_interval", 4)
     rotated = json.take("no_rope_layers", list, [int((i + 1) % interval != 0) for i in range(depth)])
-    if len(rotated) < depth or set(rotated) - {0, 1}:
-        raise json.error("no_rope_layers", f"{depth} of 0 or 1, 1 for a layer that rotates", repr(rotated))
+    if len(rotated) < depth or any(each not in (0, 1) for each in rotated):
+        raise json.error("no_rope_layers", f"{depth} of 0 or 1, 1 for a layer that rotates", quoted(rotated))
     slides = json.take("use_sliding_window", bool, False)
-    window = json.optional("sliding_window", int, None) if slides else None
-    types = layer_types(json, depth, lambda i: window is not None and not rotated[i])
-    json.leave_out("sliding_window")  # without use_sliding_window it means nothing
+    window = json.positive_or_none("sliding_window", None)
+    # Of layers that layer_types calls sliding, transformers' mask slides whatever use_sliding_window says.
+    types = layer_types(json, depth, lambda i: slides and window is not None and not rotated[i])
     rope = rope_of(json, numbers["head_dim"], length, theta=2e6)
     return LlamaConfig(
         **numbers,
         ropes=tuple(rope if rotated[i] else no_rope(numbers["head_dim"]) for i in range(depth)),
-        windows=windows(json, types, None) if slides else (None,) * depth,
+        windows=windows(json, types, window),
         attention_bias=json.take("attention_bias", bool, False),
         mlp_bias=json.take("mlp_bias", bool, False),
     )

@@ -8,7 +8,7 @@ Jiang et al., "Mistral 7B", 2023; the Ministral and Mistral 3 model cards, 2024 
 - ``mistral3``: the text half of the multimodal wrapper.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,15 @@ from jaxtyping import Array, Float
 
 from jaxlin import layers
 from jaxlin.attention import Pattern, attention_pattern
-from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.config import Config
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.models.gemma3 import HEADS, TEXT, VISION
 from jaxlin.models.llama import Llama, LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
+from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, rope_parameters, windows
+from jaxlin.printable import quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,32 +75,56 @@ class Mistral(Llama):
     Block = MistralBlock
 
 
-def translate(json: ConfigReader, *, window: int | None = 4096, **options: Any) -> MistralConfig:
+def translate(json: ConfigReader, *, wrapped: bool = False) -> MistralConfig:
     """Mistral and Ministral; a window that is null means none, an absent one the family's default."""
-    numbers = decoder_numbers(json, num_key_value_heads=8, **{"max_position_embeddings": 131_072, **options})
+    numbers = decoder_numbers(json, num_key_value_heads=8, max_position_embeddings=131_072)
     depth = numbers["num_hidden_layers"]
-    window = json.optional("sliding_window", int, window)
+    window = json.positive_or_none("sliding_window", 4096)
     types = layer_types(json, depth, lambda i: window is not None)
+    if wrapped:  # transformers reads `layer_types` as Ministral's in a file of its own only
+        check_uniform(json, types, window)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
     return MistralConfig(**numbers, ropes=(rope,) * depth, windows=windows(json, types, window))
+
+
+def check_uniform(json: ConfigReader, types: Sequence[str], window: int | None) -> None:
+    """Refuse `layer_types` that the window contradicts: transformers' mask has it in every layer, or in none."""
+    kind = "full_attention" if window is None else "sliding_attention"
+    if set(types) != {kind}:
+        raise json.error(
+            "layer_types", f"{kind} in every layer, which is what transformers computes for this sliding_window",
+            quoted(list(types)),
+        )  # fmt: skip
 
 
 def translate3(json: ConfigReader) -> MistralConfig:
     """Ministral 3."""
     numbers = decoder_numbers(json, norm_eps=1e-5, num_key_value_heads=8, head_dim=128, max_position_embeddings=262_144)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
-    parameters = json.take("rope_parameters", dict, None) or {
+    default = {
         "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
         "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
     }  # fmt: skip
-    beta = parameters.pop("llama_4_scaling_beta", None) or 0.0
-    window = json.optional("sliding_window", int, None)
+    parameters: dict[str, Any] = rope_parameters(json) or default
+    beta = parameters.get("llama_4_scaling_beta") or 0.0
+    first = (
+        json.peek("original_max_position_embeddings") or parameters.get("original_max_position_embeddings") or length
+    )
+    if not is_number(beta) or type(first) is not int or first < 1:
+        raise json.error(
+            "rope_parameters", "numbers under llama_4_scaling_beta and original_max_position_embeddings",
+            f"{quoted(beta)} and {quoted(first)}",
+        )  # fmt: skip
+    rope = rope_of(json, numbers["head_dim"], length, default=default, extra=("llama_4_scaling_beta",))
+    window = json.positive_or_none("sliding_window", None)
+    types = layer_types(json, depth, lambda i: window is not None)
+    check_uniform(json, types, window)
     return MistralConfig(
         **numbers,
-        ropes=(rope_of(json, numbers["head_dim"], length, replace=parameters),) * depth,
-        windows=windows(json, layer_types(json, depth, lambda i: window is not None), window),
+        ropes=(rope,) * depth,
+        windows=windows(json, types, window),
         query_beta=float(beta),
-        query_length=int(parameters.get("original_max_position_embeddings") or length),
+        query_length=first,
     )
 
 
@@ -112,7 +137,7 @@ def translate_wrapper(json: ConfigReader) -> MistralConfig:
     kind = text.take("model_type", str, "mistral")
     if kind not in ("mistral", "ministral", "ministral3"):
         raise text.error("model_type", "mistral, ministral or ministral3", repr(kind))
-    return translate3(text) if kind == "ministral3" else translate(text)
+    return translate3(text) if kind == "ministral3" else translate(text, wrapped=kind == "mistral")
 
 
 PORTS = {

@@ -18,7 +18,7 @@ from jaxlin.hold import Hold
 from jaxlin.layers import of_last
 from jaxlin.models.llama import LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, LayerNorm
-from jaxlin.port import Port, decoder_numbers, rope_of
+from jaxlin.port import Port, decoder_numbers, one_layer_type, rope_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,12 @@ def translate(json: ConfigReader) -> OlmoConfig:
     """OLMo 1, whose norms add 1e-5 under the root whatever a config says."""
     numbers = decoder_numbers(json, norm_eps=1e-5, eps_key=None, max_position_embeddings=2048)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
+    depth = numbers["num_hidden_layers"]
+    one_layer_type(json, depth)
     return OlmoConfig(
         **numbers,
-        ropes=(rope,) * numbers["num_hidden_layers"],
-        windows=(None,) * numbers["num_hidden_layers"],
+        ropes=(rope,) * depth,
+        windows=(None,) * depth,
         attention_bias=json.take("attention_bias", bool, False),
         clip_qkv=json.above_zero("clip_qkv", json.optional("clip_qkv", float, None)),
     )

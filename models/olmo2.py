@@ -20,7 +20,7 @@ from jaxlin.hold import Hold
 from jaxlin.layers import residual
 from jaxlin.models.olmo import OlmoConfig
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, ropes_by_type, windows
+from jaxlin.port import Port, decoder_numbers, layer_types, one_layer_type, rope_of, ropes_by_type, windows
 
 
 class WidthNormAttention(Attention):
@@ -71,6 +71,7 @@ def translate2(json: ConfigReader) -> OlmoConfig:
     """OLMo 2."""
     numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=2048)
     depth = numbers["num_hidden_layers"]
+    one_layer_type(json, depth)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
     bias = json.take("attention_bias", bool, False)
     return OlmoConfig(**numbers, ropes=(rope,) * depth, windows=(None,) * depth, attention_bias=bias)
@@ -80,17 +81,13 @@ def translate3(json: ConfigReader) -> OlmoConfig:
     """Olmo 3."""
     numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=2048)
     types = layer_types(json, numbers["num_hidden_layers"], lambda i: (i + 1) % 4 != 0)
-    theta = json.take("rope_theta", float, 5e5)
-    ropes = ropes_by_type(
-        json,
-        numbers["head_dim"],
-        numbers["max_position_embeddings"],
-        dict.fromkeys(("full_attention", "sliding_attention"), theta),
-    )
+    # In transformers a `rope_theta` beside the parameters is the full layers' alone.
+    theta = {"full_attention": json.take("rope_theta", float, 5e5), "sliding_attention": 5e5}
+    ropes = ropes_by_type(json, numbers["head_dim"], numbers["max_position_embeddings"], theta)
     return OlmoConfig(
         **numbers,
         ropes=tuple(ropes[kind] for kind in types),
-        windows=windows(json, types, 4096),
+        windows=windows(json, types, json.positive_or_none("sliding_window", 4096)),
         attention_bias=json.take("attention_bias", bool, False),
     )
 

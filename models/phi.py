@@ -16,7 +16,7 @@ from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.layers import residual
 from jaxlin.modules import Attention, HeadNormAttention, LayerNorm, Linear, Schedule
-from jaxlin.port import Port, decoder_numbers, rope_of
+from jaxlin.port import Port, decoder_numbers, one_layer_type, rope_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,7 @@ def translate(json: ConfigReader) -> PhiConfig:
     )
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"], partial=0.5)
     depth = numbers["num_hidden_layers"]
+    one_layer_type(json, depth)
     return PhiConfig(
         **numbers,
         ropes=(rope,) * depth,

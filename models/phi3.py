@@ -10,7 +10,8 @@ from typing import Any
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.gguf_port import RMS_NORM, GGUFPort
 from jaxlin.models.mistral import Mistral, MistralConfig
-from jaxlin.port import Port, Rows, decoder_numbers, rope_of, stacked_rows
+from jaxlin.port import Port, Rows, decoder_numbers, one_layer_type, rope_of, rope_parameters, stacked_rows
+from jaxlin.printable import quoted
 
 
 def translate3(json: ConfigReader) -> MistralConfig:
@@ -18,15 +19,16 @@ def translate3(json: ConfigReader) -> MistralConfig:
     numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=4096)
     original = json.positive("original_max_position_embeddings", 4096)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
-    window = json.optional("sliding_window", int, None)
-    if window is not None:
-        json.positive("sliding_window")
+    window = json.positive_or_none("sliding_window", None)
+    one_layer_type(json, depth)
     # The first files call LongRoPE "su" or "yarn"; the trained length stands outside the rope parameters.
-    given = {"original_max_position_embeddings": original}
-    for dialect in ("rope_scaling", "rope_parameters"):
-        kind = (json.peek(dialect) or {}).get("rope_type") or (json.peek(dialect) or {}).get("type")
-        if kind in ("su", "yarn"):
-            given["rope_type"] = "longrope"
+    given: dict[str, Any] = {"original_max_position_embeddings": original}
+    parameters = rope_parameters(json)
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if kind in ("su", "yarn"):
+        given["rope_type"] = "longrope"
+    elif kind not in ("default", "longrope"):
+        raise json.error("rope_scaling", "a rope_type default or longrope, which phi3 knows", quoted(kind))
     rope = rope_of(json, numbers["head_dim"], length, partial=1.0, replace=given)
     return MistralConfig(**numbers, ropes=(rope,) * depth, windows=(window,) * depth)
 

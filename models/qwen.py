@@ -64,16 +64,16 @@ def sliding_numbers(
     json: ConfigReader, *, theta: float = 1e4, full_layers: int = 28, **defaults: Any
 ) -> dict[str, Any]:
     """What all versions of Qwen write alike; `full_layers` is the default of `max_window_layers`."""
-    numbers = decoder_numbers(json, max_position_embeddings=32768, **defaults)
+    numbers = decoder_numbers(json, max_position_embeddings=32768, **{"num_key_value_heads": 32, **defaults})
     depth = numbers["num_hidden_layers"]
     slides = json.take("use_sliding_window", bool, False)
     first = json.take("max_window_layers", int, full_layers)
-    types = layer_types(json, depth, lambda i: slides and i >= first)
     # A window is written in every file, and means nothing unless use_sliding_window says so.
-    seen = windows(json, types, 4096) if slides else (None,) * depth
+    window = json.positive_or_none("sliding_window", 4096) if slides else None
     json.leave_out("sliding_window")
+    types = layer_types(json, depth, lambda i: window is not None and i >= first)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"], theta=theta)
-    return {**numbers, "ropes": (rope,) * depth, "windows": seen}
+    return {**numbers, "ropes": (rope,) * depth, "windows": windows(json, types, window)}
 
 
 def translate2(json: ConfigReader) -> QwenConfig:

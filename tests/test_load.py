@@ -1,6 +1,7 @@
 """Checkpoints in, models out; and what is refused, with what it says."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
@@ -111,7 +112,8 @@ class TestRefused:
         [
             ({"model_type": "mamba"}, "mamba.*no port"),
             ({"model_type": None}, "no port"),
-            ({"use_parallel_residual": True}, "use_parallel_residual"),
+            ({"is_causal": False}, r"is_causal.*changes the logits.*ignore_config_keys=\[\"is_causal\"\]"),
+            ({"surprise": 1}, r"surprise.*No config of transformers has it.*ignore_config_keys=\[\"surprise\"\]"),
             ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
             ({"rope_parameters": {"rope_type": "spiral"}}, "spiral"),
             ({"rope_parameters": {"rope_type": "linear"}}, "'factor'"),
@@ -143,7 +145,11 @@ class TestRefused:
                 "8 numbers under 'short_factor'",
             ),
             ({"partial_rotary_factor": "x"}, "partial_rotary_factor"),
-            ({"is_decoder": True}, "is_decoder"),
+            ({"layer_types": ["full_attention", "sliding_attention"] * 2}, "layer_types.*full_attention in every"),
+            (
+                {"auto_map": {"AutoModelForCausalLM": "modeling_other.OtherForCausalLM"}},
+                "auto_map.*a class of Llama.*Other",
+            ),
         ],
     )
     def test_config(self, folder: Path, keys: dict[str, Any], message: str) -> None:
@@ -160,8 +166,7 @@ class TestRefused:
             ("mistral", lambda config: config.update(sliding_window=10**10), "sliding_window.*in 1..2147483647"),
             ("mistral", lambda config: config.update(num_hidden_layers=10**8), "num_hidden_layers.*in 1..65536"),
             ("mistral", lambda config: config.update(head_dim=10**8), "head_dim.*in 1..65536"),
-            ("gemma", lambda config: config.update(hidden_act="relu"), "hidden_act.*expected gelu.*'relu'"),
-            ("gemma", lambda config: config.update(hidden_activation="gelu"), "hidden_activation.*'gelu'"),
+            ("gemma", lambda config: config.update(hidden_act="xielu"), "hidden_act.*'xielu'"),
             ("gemma2", lambda config: config.update(final_logit_softcapping=0.0), "final_logit_softcapping.*above 0"),
             ("gemma2", lambda config: config.update(layer_types=[{}] * 4), "layer_types.*expected 4 of full_attention"),
             ("olmo3", lambda config: config.update(rope_parameters={"full_attention": [1]}), "rope_parameters.*object"),
@@ -181,6 +186,32 @@ class TestRefused:
 
     def test_harmless_keys_are_not(self, folder: Path) -> None:
         edit(folder, use_cache=False, pretraining_tp=4, initializer_range=1.0, torch_dtype="float16")
+        jaxlin.load(folder)
+
+    def test_ignored_keys(self, folder: Path) -> None:
+        """A key that is ignored is as if it were absent, and the model says so, in and out of jit."""
+        plain, _ = jaxlin.load(folder)
+        edit(folder, surprise=1, rope_scaling={"rope_type": "default", "novelty": 2})
+        ignored = ["surprise", "rope_scaling.novelty"]
+        model, _ = jaxlin.load(folder, ignore_config_keys=ignored)
+        assert model.config == dataclasses.replace(plain.config, ignored_config_keys=tuple(ignored))
+        assert "ignored_config_keys=('surprise', 'rope_scaling.novelty')" in repr(model.config)
+        logits = jax.jit(lambda model: model.unembed(model(model.embed([1, 2]))))(model)
+        np.testing.assert_array_equal(logits, plain.unembed(plain(plain.embed([1, 2]))))
+        jaxlin.memory_plan(folder, tokens=2, ignore_config_keys=ignored)
+        for absent in (["surprize"], ["rope_scaling.novel"], "surprise"):
+            with pytest.raises(ConfigError, match="ignore_config_keys"):
+                jaxlin.load(folder, ignore_config_keys=absent)
+
+    @pytest.mark.parametrize(
+        "map_",
+        [
+            {"AutoConfig": "someone/phi--configuration_llama.LlamaConfig", "AutoTokenizer": ["tokenization_x.X", None]},
+            {"AutoModel": "modeling_llama.LLaMAModel", "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"},
+        ],
+    )
+    def test_code_of_the_family(self, folder: Path, map_: dict[str, Any]) -> None:
+        edit(folder, auto_map=map_)
         jaxlin.load(folder)
 
     def test_a_null_is_a_default(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_contents(wheel: Path) -> None:
     page = {"page.html", "style.css", "script.js"}
     assert {f"jaxlin/report/{name}" for name in page} <= set(names)
     assert "jaxlin/paper/phrases.txt" in names
+    assert "jaxlin/checkpoint/config_keys.json" in names
     assert "jaxlin/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"jaxlin"}
 

@@ -1,84 +1,59 @@
-"""`ConfigReader`: a config.json read strictly. Every key is consumed, known to be harmless, or refused by name."""
+"""`ConfigReader`: a config.json read strictly. Every key is consumed, measured to be harmless, or refused by name."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from jaxlin.checkpoint.key_table import measured_keys
 from jaxlin.errors import ConfigError
 from jaxlin.printable import quoted
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
 
-HARMLESS: dict[str, str] = {
-    **dict.fromkeys(
-        ("architectures", "model_type", "auto_map", "_name_or_path", "transformers_version", "transformers.js_config"),
-        "names the code that wrote or runs the file",
-    ),
-    **dict.fromkeys(
-        ("torch_dtype", "dtype"), "names the stored dtype, which each tensor says itself; `load(dtype=...)` decides"
-    ),
-    **dict.fromkeys(
-        ("initializer_range", "initializer_factor", "attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop")
-        + ("embedding_dropout", "classifier_dropout", "router_aux_loss_coef", "output_router_logits"),
-        "read in training only",
-    ),
-    **dict.fromkeys(
-        (
-            "use_cache",
-            "output_attentions",
-            "output_hidden_states",
-            "return_dict",
-            "use_return_dict",
-            "cache_implementation",
-        )
-        + ("_attn_implementation", "_attn_implementation_internal", "attn_implementation", "use_kernels"),
-        "chooses how transformers computes or what it returns, not the values",
-    ),
-    **dict.fromkeys(
-        ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "unk_token_id")
-        + ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids"),
-        "belongs to the tokenizer and to generation",
-    ),
-    **dict.fromkeys(
-        ("max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups")
-        + ("diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty")
-        + ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "num_return_sequences", "output_scores")
-        + ("return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty"),
-        "belongs to generation",
-    ),
-    **dict.fromkeys(
-        ("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "prefix")
-        + (
-            "tokenizer_class",
-            "chunk_size_feed_forward",
-            "torchscript",
-            "tf_legacy_loss",
-            "use_bfloat16",
-            "pruned_heads",
-        ),
-        "belongs to heads, tasks or exports other than the decoder",
-    ),
-    "pretraining_tp": "splits the same products into pieces; transformers 5 ignores it",
-    "is_llama_config": "a mark of the training code",
-    "unsloth_version": "names the code that wrote the file",
-    "unsloth_fixed": "a mark that the file was repaired",
+HARMLESS = {
+    "return_dict": "says in what transformers returns logits; false is an error there",
+    "use_return_dict": "a copy of `return_dict` that older versions wrote",
 }
-"""Keys that cannot change the output of the decoder, and why."""
+"""Keys that change no number, though transformers 5 refuses some of their values. All others are measured: see
+`jaxlin.checkpoint.key_table`."""
 
-NEUTRAL: dict[str, Any] = {
-    "is_decoder": False,
-    "is_encoder_decoder": False,
-    "add_cross_attention": False,
-    "cross_attention_hidden_size": None,
-    "tie_encoder_decoder": False,
-}
-"""Keys that are harmless at this one value only."""
+CLASSES = ("Config", "Model", "PreTrainedModel", "ForCausalLM", "ForConditionalGeneration", "ForSequenceClassification")
+CLASSES += ("ForTokenClassification", "ForQuestionAnswering")
+"""How the names of a family's classes end in transformers."""
 
 
 def is_number(value: Any) -> bool:
     """Whether `value` is a finite number, as a float can hold it, and no truth value."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def how_to_ignore(keys: Sequence[str]) -> str:
+    """What a user can do about keys that are refused and that they know to be harmless."""
+    names = ", ".join(f'"{key}"' for key in keys)[:200]
+    return f"If you know better, load the model as if it were absent: jaxlin.load(..., ignore_config_keys=[{names}])."
+
+
+def without_keys(config: Mapping[str, Any], keys: Sequence[str], source: str) -> dict[str, Any]:
+    """`config` without `keys`, each a key or a path such as ``"text_config.use_mrope"``.
+
+    Raises:
+        ConfigError: one that is not there.
+    """
+    if isinstance(keys, str):
+        raise ConfigError(f"ignore_config_keys: expected a list of keys; found the text {quoted(keys)}.")
+    left = dict(config)
+    for path in keys:
+        part, key = left, path
+        while key not in part and "." in key:
+            before, _, key = key.partition(".")
+            if not isinstance(part.get(before), dict):
+                break
+            part[before] = part = dict(part[before])
+        if key not in part:
+            raise ConfigError(f"{source}, ignore_config_keys: expected keys that the file has; found {quoted(path)}.")
+        del part[key]
+    return left
 
 
 class ConfigReader:
@@ -87,12 +62,16 @@ class ConfigReader:
     Args:
         config: the JSON object.
         source: where it came from, for messages.
+        row: the row of the table of measured keys; the one of its `model_type` unless given.
+        path: where it stands in the file, for a part.
     """
 
-    def __init__(self, config: Mapping[str, Any], source: str) -> None:
+    def __init__(self, config: Mapping[str, Any], source: str, *, row: str | None = None, path: str = "") -> None:
         self.source = source
         self._config = dict(config)
-        self._taken: set[str] = set()
+        self._row = config.get("model_type") if row is None else row
+        self._path = path
+        self._taken: set[str] = {"model_type"}
         self._parts: list[ConfigReader] = []
 
     def take(self, key: str, kind: type[T], default: Any = _REQUIRED) -> T:
@@ -117,6 +96,10 @@ class ConfigReader:
         """The value of `key`, where null says "none" and only an absent key means the default."""
         return self.take(key, kind, None) if key in self._config else default
 
+    def positive_or_none(self, key: str, default: int | None) -> int | None:
+        """The value of `key`, a positive integer, where null says "none" and only an absent key means the default."""
+        return self.positive(key, None) if key in self._config else default
+
     def peek(self, key: str) -> Any:
         """What the config says under `key`, without taking it."""
         return self._config.get(key)
@@ -140,7 +123,8 @@ class ConfigReader:
 
     def part(self, key: str) -> "ConfigReader":
         """The object under `key`, read as strictly: its own `finish` is called with this one's."""
-        part = ConfigReader(self.take(key, dict), f"{self.source}, {key}")
+        path = f"{self._path}{key}."
+        part = ConfigReader(self.take(key, dict), f"{self.source}, {key}", row=f"{self._row}.{key}", path=path)
         self._parts.append(part)
         return part
 
@@ -156,22 +140,50 @@ class ConfigReader:
             raise self.error(key, f"{quoted(value)}, the only value this port computes", quoted(found))
 
     def finish(self) -> None:
-        """Refuse every key that was not taken and is not known to be harmless.
+        """Refuse every key that was not taken and is not measured to be harmless.
 
         Raises:
             ConfigError: naming the keys.
         """
         for part in self._parts:
             part.finish()
-        for key, value in NEUTRAL.items():
-            self.expect(key, value)
-        unknown = sorted(set(self._config) - self._taken - HARMLESS.keys())
-        if unknown := [key for key in unknown if self._config[key] is not None]:
-            found = ", ".join(f"{quoted(key)} = {quoted(self._config[key])}"[:120] for key in unknown)
+        measured = measured_keys(self._row)
+        self._refuse_other_code(measured.stem)
+        unread = sorted(self._config.keys() - self._taken - HARMLESS.keys())
+        unread = [key for key in unread if not measured.is_harmless(key, self._config[key])]
+        if changing := [key for key in unread if key in measured.changes]:
             raise ConfigError(
-                f"{self.source}: expected only keys that jaxlin understands; found {found}. They could change the "
-                "output, so the model is not loaded. If one is harmless, say so in an issue."
+                f"{self.source}: expected only keys that jaxlin understands; found {self._quoted(changing)}. It "
+                f"changes the logits of transformers' {self._row}, and jaxlin does not compute what it asks for. "
+                f"{self._how_to_ignore(changing)}"
             )
+        if unknown := [key for key in unread if self._config[key] is not None]:
+            raise ConfigError(
+                f"{self.source}: expected only keys that jaxlin knows; found {self._quoted(unknown)}. No config of "
+                f"transformers has it, and it could change the output. {self._how_to_ignore(unknown)}"
+            )
+
+    def _refuse_other_code(self, stem: str | None) -> None:
+        """Refuse an `auto_map` that names classes other than the family's: the weights are run by code of their own."""
+        given = self._config.get("auto_map")
+        if stem is None or not isinstance(given, dict):
+            return
+        family = {(stem + end).lower() for end in CLASSES}
+        for auto, path in given.items():
+            name = path.rpartition(".")[2] if isinstance(path, str) else ""
+            if auto.startswith(("AutoConfig", "AutoModel")) and name.lower() not in family:
+                raise self.error(
+                    "auto_map",
+                    f"a class of {stem}, the family of model_type {quoted(self._row)}",
+                    quoted(path) + ", code of the checkpoint's own, which may compute something else. "
+                    "jaxlin runs no such code. " + self._how_to_ignore(["auto_map"]),
+                )
+
+    def _quoted(self, keys: Sequence[str]) -> str:
+        return ", ".join(f"{quoted(key)} = {quoted(self._config[key])}"[:120] for key in keys)
+
+    def _how_to_ignore(self, keys: Sequence[str]) -> str:
+        return how_to_ignore([self._path + key for key in keys])
 
     def error(self, key: str, expected: str, found: str) -> ConfigError:
         """An error about `key`."""

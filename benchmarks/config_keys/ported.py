@@ -1,0 +1,90 @@
+"""The same tiny models in jaxlin: one compiled program serves every config whose layers have the same structure."""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import tiny
+
+import jaxlin
+from benchmarks.config_keys.reference import PROMPTS, Reference
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.decoder import Decoder
+from jaxlin.hold import Hold
+from jaxlin.modules import Schedule
+from jaxlin.registry import port as port_of
+from jaxlin.rope import no_rope
+
+
+class Ported:
+    """The weights of a `Reference` in jaxlin, under its config and others.
+
+    What positions and windows are enters a compiled program as an argument, so that only a config of other widths,
+    biases, scales or activations compiles another.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name)
+        reference.model.save_pretrained(self._path)
+        tiny.write_tokenizer(self._path)
+        self._models: dict[Any, Decoder] = {}
+        self._logits: dict[Any, list[np.ndarray]] = {}
+
+    def under(self, config: Mapping[str, Any]) -> list[np.ndarray]:
+        """The logits of the same weights under `config`, for each of `PROMPTS`.
+
+        Raises:
+            JaxlinError: a config that jaxlin refuses.
+        """
+        translated = translate(config)
+        if translated not in self._logits:
+            model = self._model(translated, config)
+            self._logits[translated] = [logits(model, translated, ids) for ids in PROMPTS]
+        return self._logits[translated]
+
+    def _model(self, translated: Any, config: Mapping[str, Any]) -> Decoder:
+        depth = translated.num_hidden_layers
+        bare = dataclasses.replace(
+            translated,
+            ropes=(no_rope(translated.head_dim),) * depth,
+            windows=(None,) * depth,
+            max_position_embeddings=None,
+        )
+        if bare not in self._models:
+            (self._path / "config.json").write_text(json.dumps(dict(config)))
+            model, _ = jaxlin.load(self._path)
+            model.config = bare
+            self._models[bare] = model
+        return self._models[bare]
+
+
+def translate(config: Mapping[str, Any]) -> Any:
+    """Jaxlin's reading of a config.json.
+
+    Raises:
+        JaxlinError: a config that it refuses.
+    """
+    reader = ConfigReader(config, "config.json")
+    translated = port_of(reader.peek("model_type")).translate(reader)
+    reader.leave_out("quantization_config")
+    reader.finish()
+    return translated
+
+
+def logits(model: Decoder, config: Any, ids: list[int]) -> np.ndarray:
+    """The logits of a prompt where positions and windows are those of `config`."""
+    schedule = Decoder.schedule(SimpleNamespace(config=config, dtype=model.dtype), len(ids))  # type: ignore[arg-type]
+    return np.asarray(_forward(model, model.embed(ids), schedule))
+
+
+@jax.jit
+def _forward(model: Decoder, x: jax.Array, schedule: Schedule) -> jax.Array:
+    x, _ = model.scan(x, lambda _: Hold(model.rule), schedule=schedule)
+    return model.unembed(model.norm(x, Hold(model.rule)))

@@ -1,0 +1,89 @@
+"""Tiny random models in transformers, whose logits under an edited config.json are compared with their own."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import tiny
+import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+PROMPTS = (tiny.IDS[:5], (tiny.IDS * 4)[:80])
+"""One prompt shorter than every window and trained length of `tiny.VARIANTS`, and one longer."""
+
+TOLERANCE = 1e-5
+"""What logits of order 5 may differ by and still be the same: transformers repeats itself to about 1e-6."""
+
+
+class Reference:
+    """A model of a config with every parameter drawn, to be asked again under other configs.
+
+    Args:
+        config: the config.json.
+
+    Attributes:
+        config: the same.
+        model: transformers' own.
+        weights: its tensors.
+        logits: what it gives for `PROMPTS`.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = dict(config)
+        parsed = parse(config)
+        model = model_class(parsed)._from_config(parsed, attn_implementation="eager")
+        tiny.randomise(model)
+        self.model = model
+        self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.logits = self.under(config)
+
+    def under(self, config: Mapping[str, Any]) -> list[np.ndarray]:
+        """The logits of the same weights under `config`, for each of `PROMPTS`.
+
+        Raises:
+            Exception: whatever transformers raises for a config that it does not take.
+        """
+        parsed = parse(config)
+        model, info = model_class(parsed).from_pretrained(
+            None,
+            config=parsed,
+            state_dict=dict(self.weights),
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+        if info["missing_keys"] or info["mismatched_keys"] or info["unexpected_keys"]:
+            raise ValueError("the weights are not those of the config")
+        with torch.no_grad():
+            return [model(torch.tensor([ids]))[0][0].double().numpy() for ids in PROMPTS]
+
+    def outcome(self, config: Mapping[str, Any]) -> Literal["same", "other", "refused"]:
+        """Whether `config` gives the logits of the unchanged one, gives others, or is refused by transformers."""
+        try:
+            found = self.under(config)
+        except Exception:
+            return "refused"
+        return "same" if all(map(agree, found, self.logits)) else "other"
+
+
+def agree(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of logits are the same."""
+    return a.shape == b.shape and bool((np.abs(a - b) <= TOLERANCE).all())
+
+
+def parse(config: Mapping[str, Any]) -> Any:
+    """Transformers' config object of a config.json, as its `AutoConfig` makes it."""
+    kind = config["model_type"]
+    if kind == "mistral" and "layer_types" in config:  # the one case in which it takes another class than is named
+        kind = "ministral"
+    return CONFIG_MAPPING[kind].from_dict(copy.deepcopy({**config, "model_type": kind}))
+
+
+def model_class(parsed: Any) -> Any:
+    """The class that transformers' `Auto` classes take for a config: the wrapper's, where it has a vision half."""
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText):
+        if type(parsed) in auto._model_mapping:
+            return auto._model_mapping[type(parsed)]
+    raise ValueError(f"{type(parsed).__name__}: transformers has no language model for it")

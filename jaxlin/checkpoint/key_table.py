@@ -1,0 +1,67 @@
+"""Which keys of a config.json change what a model computes, as measured with transformers.
+
+``config_keys.json`` is written by ``python -m benchmarks.config_keys``: each key is put into the config.json of a tiny
+model of each `model_type`, at values unlike its default, and transformers' logits are compared with the unchanged
+model's.
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).with_name("config_keys.json")
+
+
+@dataclass(frozen=True)
+class MeasuredKeys:
+    """What is measured of one `model_type`, or of the text half of a wrapper.
+
+    Attributes:
+        stem: what the names of its classes in transformers begin with; None for a half.
+        known: keys that were measured.
+        changes: those of them that change the logits at some value.
+        same: of these, the values among true, false and null that change nothing.
+    """
+
+    stem: str | None
+    known: frozenset[str]
+    changes: frozenset[str]
+    same: Mapping[str, tuple[bool | None, ...]]
+
+    def is_harmless(self, key: str, value: Any) -> bool:
+        """Whether `key` at `value` is measured to change nothing."""
+        if key in self.changes:
+            return any(value is each for each in self.same.get(key, ()))
+        return key in self.known
+
+
+@functools.cache
+def measured_keys(row: str | None) -> MeasuredKeys:
+    """What is measured of `row`: a `model_type`, or ``"gemma3.text_config"`` for the half of a wrapper.
+
+    Of a model or half that was not measured, only what matters to none is known; of any other part, nothing is.
+    """
+    table = _table()
+    models, known = table["models"], frozenset(table["keys"])
+    if row is None or ("." in row and not row.endswith(".text_config")):
+        return MeasuredKeys(None, frozenset(), frozenset(), {})
+    if row not in models:
+        return MeasuredKeys(None, known.difference(*(each["changes"] for each in models.values())), frozenset(), {})
+    of_row = models[row]
+    same = {key: tuple(values) for key, values in of_row["same"].items()}
+    return MeasuredKeys(of_row.get("class"), known, frozenset(of_row["changes"]), same)
+
+
+@functools.cache
+def harmless_rope_keys(kind: str) -> frozenset[str]:
+    """The keys of rope parameters that are measured to change nothing in a rope of this kind."""
+    table = _table()
+    return frozenset(table["rope_keys"]) - frozenset(table["ropes"].get(kind, table["rope_keys"]))
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    return json.loads(TABLE.read_text(encoding="utf-8"))
