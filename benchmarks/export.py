@@ -30,7 +30,7 @@ def export(model: jaxlin.Decoder, tokenizer: jaxlin.Tokenizer, checkpoint: str |
         said.pop(stored, None)
     said |= {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(said))
-    (folder / "tokenizer.json").write_text(tokenizer._backend.to_str())
+    (folder / "tokenizer.json").write_text(tokenizer.to_json())
     save_file(dict(tensors(model)), folder / "model.safetensors", {"format": "pt"})
     return folder
 

@@ -1,41 +1,130 @@
-"""The tokenizer of a checkpoint's folder: which of its files says how text becomes ids."""
+"""The files of a folder that make a tokenizer, read into what a `Tokenizer` is made of."""
 
+import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from jaxlin.errors import TokenizerError
-from jaxlin.tokenizer.tokenizer import Tokenizer
+from jaxlin.checkpoint.strict_json import parse_object, read_json
+from jaxlin.errors import CheckpointError, TokenizerError
+from jaxlin.printable import quoted
+from jaxlin.tokenizer.backend import Backend, backend_of
+from jaxlin.tokenizer.special_tokens import special_tokens
+from jaxlin.tokenizer.splits import TEKKEN
 
 LOG = logging.getLogger("jaxlin")
 
+_TEKKEN_TOKENS = {"[INST]", "[/INST]", "[AVAILABLE_TOOLS]"}
+_LARGE = 100_000
 
-def tokenizer_of(files: Mapping[str, Path], source: str) -> Tokenizer | None:
-    """The tokenizer of a folder; None, with a logged message, if there is none.
+
+@dataclass(frozen=True)
+class Parts:
+    """What a `Tokenizer` is made of.
+
+    Attributes:
+        backend: text to ids and back.
+        source: where it is from, for messages.
+        named: the special tokens by their names, such as ``bos_token``.
+        stop: the ids that end what a model writes, where a file names them.
+    """
+
+    backend: Backend
+    source: str
+    named: Mapping[str, str] = field(default_factory=dict)
+    stop: tuple[int, ...] = ()
+
+
+def read_parts(files: Mapping[str, Path]) -> Parts:
+    """What a tokenizer is made of, from tokenizer.json and the files beside it.
 
     Args:
-        files: the files beside config.json, by name: those of `jaxlin.checkpoint.folder.TOKENIZER_FILES` that exist.
-        source: the folder, for the message.
+        files: those that exist, by name.
 
     Raises:
-        TokenizerError: a file that cannot be read.
+        TokenizerError: a file that cannot be read, or does not hold what it should.
     """
-    if "tokenizer.json" not in files:
-        LOG.warning("%s: no tokenizer.json: the model is loaded without a tokenizer and takes token ids.", source)
-        return None
-    beside = (files.get(name) for name in ("tokenizer_config.json", "generation_config.json"))
-    return Tokenizer.from_files(files["tokenizer.json"], *beside)
-
-
-def required(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
-    """`tokenizer`, if there is one.
-
-    Raises:
-        TokenizerError: it is None, as for a checkpoint that has none.
-    """
-    if tokenizer is None:
-        raise TokenizerError(
-            f"{what} needs a tokenizer; found None: the checkpoint has no tokenizer.json. Put that of the model into "
-            "its folder, or use what takes token ids: model.embed, local_map, attribute."
+    path = files["tokenizer.json"]
+    source = str(path)
+    text, spec = _tokenizer_json(path)
+    config, special_map, added = (
+        _object(files, name) for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    )
+    stored = spec.get("added_tokens") or []
+    if not isinstance(stored, list):
+        raise TokenizerError(f"{source}, added_tokens: expected a list; found {quoted(stored)}.")
+    beside = str(files.get("tokenizer_config.json", path))
+    special = special_tokens(config, special_map, added, stored, beside)
+    backend = backend_of(text, spec, special.added, source)
+    if _is_split_wrongly(spec, stored):
+        LOG.warning(
+            "%s: its pattern is not the one that its vocabulary was made with, a fault of many files of 2025. The "
+            "right one is used, as by fix_mistral_regex=True in transformers, which without it gives other ids.",
+            source,
         )
-    return tokenizer
+        spec["pre_tokenizer"] = _TEKKEN_SPLIT
+        backend = backend_of(json.dumps(spec), spec, special.added, source)
+    bos = special.named.get("bos_token")
+    _compare_bos(backend, bos, config.get("add_bos_token"), source)
+    return Parts(backend, source, special.named, tuple(_stop_ids(files)))
+
+
+def _tokenizer_json(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, parse_object(text)
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path}: expected a tokenizer; found {error}."[:300]) from error
+
+
+def _object(files: Mapping[str, Path], name: str) -> dict[str, Any]:
+    try:
+        return read_json(files[name]) if name in files else {}
+    except CheckpointError as error:
+        raise TokenizerError(str(error)) from error
+
+
+def _compare_bos(backend: Backend, bos: str | None, asked: Any, source: str) -> None:
+    """Say it once where tokenizer_config.json asks for another beginning of texts than tokenizer.json gives."""
+    if bos is None or not isinstance(asked, bool):
+        return
+    begins = backend.encode("a", True)[:1] == [backend.token_to_id(bos)]
+    if begins != asked:
+        LOG.warning(
+            "%s: its post-processor %s %s before a text, although tokenizer_config.json says add_bos_token: %s. "
+            "The post-processor decides, as in transformers 5; prepend_bos=%s gives the other.",
+            source,
+            "puts" if begins else "does not put",
+            quoted(bos),
+            json.dumps(asked),
+            asked,
+        )
+
+
+_TEKKEN_SPLIT = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": TEKKEN}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+    ],
+}
+
+
+def _is_split_wrongly(spec: dict[str, Any], stored: list[Any]) -> bool:
+    """Whether a vocabulary of Tekken, which its control tokens give away, is split at another pattern than Tekken's."""
+    vocabulary = spec.get("model", {}).get("vocab", {})
+    if len(vocabulary) <= _LARGE or not {each["content"] for each in stored} >= _TEKKEN_TOKENS:
+        return False
+    return f'"Regex": {json.dumps(TEKKEN)}' not in json.dumps(spec.get("pre_tokenizer"))
+
+
+def _stop_ids(files: Mapping[str, Path]) -> list[int]:
+    found = _object(files, "generation_config.json").get("eos_token_id")
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(token) is int and 0 <= token < 2**31 for token in ids):
+        raise TokenizerError(
+            f"{files['generation_config.json']}, eos_token_id: expected an id or a list of them; found {quoted(found)}."
+        )
+    return ids

@@ -1,4 +1,4 @@
-"""Text to token ids and back: a thin class over the `tokenizers` library."""
+"""Text to token ids and back: `Tokenizer`, of whatever files it is made."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 from jaxtyping import Int
 
-from jaxlin.checkpoint.strict_json import read_json
-from jaxlin.errors import CheckpointError, TokenizerError
-from jaxlin.tokenizer.gguf import gguf_tokenizer
+from jaxlin.errors import TokenizerError
+from jaxlin.printable import quoted
+from jaxlin.tokenizer.byte_tokens import with_bytes
+from jaxlin.tokenizer.files import Parts, read_parts
+from jaxlin.tokenizer.gguf import gguf_parts
 
 Ids = Sequence[int] | Int[np.ndarray, " n"]
 """Token ids."""
@@ -27,56 +28,53 @@ class Tokenizer:
             which a chat model ends its turns too; EOS alone if they name none.
     """
 
-    def __init__(
-        self,
-        backend: tokenizers.Tokenizer,
-        bos: str | None = None,
-        eos: str | None = None,
-        source: str = "tokenizer",
-        stop: Sequence[int] = (),
-    ) -> None:
-        self._backend = backend
-        self._backend.no_padding()
-        self._backend.no_truncation()
-        self._source = source
-        self._before = self._encoded("a", special=False)
-        for name, token in (("bos_token", bos), ("eos_token", eos)):
-            if token is not None and backend.token_to_id(token) is None:
-                raise TokenizerError(f"{source}: expected the {name} {token!r} in the vocabulary; found no such token.")
-        self.bos_id = None if bos is None else backend.token_to_id(bos)
-        self.eos_id = None if eos is None else backend.token_to_id(eos)
-        self.stop_ids = tuple(stop) or (() if self.eos_id is None else (self.eos_id,))
+    def __init__(self, parts: Parts) -> None:
+        self._backend, self._source = parts.backend, parts.source
+        self._before = self._backend.encode("a", False)
+        self.bos_id, self.eos_id = (self._id_of(parts, name) for name in ("bos_token", "eos_token"))
+        self.stop_ids = tuple(parts.stop) or (() if self.eos_id is None else (self.eos_id,))
+
+    def _id_of(self, parts: Parts, name: str) -> int | None:
+        token = parts.named.get(name)
+        index = None if token is None else self._backend.token_to_id(token)
+        if token is not None and index is None:
+            raise TokenizerError(
+                f"{self._source}: expected the {name} {quoted(token)} in the vocabulary; found no such token."
+            )
+        return index
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size} ids, bos_id={self.bos_id}, eos_id={self.eos_id})"
 
     @classmethod
     def from_files(
-        cls, tokenizer_json: Path, tokenizer_config: Path | None = None, generation_config: Path | None = None
+        cls,
+        tokenizer_json: Path,
+        tokenizer_config: Path | None = None,
+        generation_config: Path | None = None,
+        special_tokens_map: Path | None = None,
+        added_tokens: Path | None = None,
     ) -> "Tokenizer":
         """From tokenizer.json, and what the others say of it.
 
         Args:
             tokenizer_json: the tokenizer.
-            tokenizer_config: the names of the BOS and EOS tokens.
+            tokenizer_config: the names of the BOS and EOS tokens, and more tokens.
             generation_config: the ids that end a text.
+            special_tokens_map: what older files say of special tokens.
+            added_tokens: what older files add to the tokens.
 
         Raises:
             TokenizerError: a file that cannot be read.
         """
-        try:
-            backend = tokenizers.Tokenizer.from_str(tokenizer_json.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises no other
-            raise TokenizerError(f"{tokenizer_json}: expected a tokenizer; found {error}."[:300]) from error
-        said = {} if tokenizer_config is None else _read(tokenizer_config)
-        names: dict[str, str | None] = {}
-        for name in ("bos_token", "eos_token"):
-            token = said.get(name)
-            names[name] = token.get("content") if isinstance(token, dict) else token
-            if not isinstance(names[name], str | None):
-                raise TokenizerError(f"{tokenizer_config}, {name}: expected a token; found {token!r}."[:300])
-        stop = () if generation_config is None else _stop_ids(generation_config)
-        return cls(backend, names["bos_token"], names["eos_token"], str(tokenizer_json), stop)
+        files = {
+            "tokenizer.json": tokenizer_json,
+            "tokenizer_config.json": tokenizer_config,
+            "generation_config.json": generation_config,
+            "special_tokens_map.json": special_tokens_map,
+            "added_tokens.json": added_tokens,
+        }
+        return cls(read_parts({name: path for name, path in files.items() if path is not None}))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], source: str = "GGUF") -> "Tokenizer":
@@ -85,8 +83,7 @@ class Tokenizer:
         Raises:
             TokenizerError: another kind of tokenizer, or lists that do not fit together.
         """
-        backend, bos, eos, stop = gguf_tokenizer(metadata, source)
-        return cls(backend, bos, eos, source, stop)
+        return cls(gguf_parts(metadata, source))
 
     def encode(self, text: str, prepend_bos: bool | None = None) -> list[int]:
         """The ids of `text`.
@@ -99,9 +96,9 @@ class Tokenizer:
             TokenizerError: BOS is asked for and there is none, or a tokenizer that has no tokens for the text.
         """
         if prepend_bos is None:
-            ids = self._encoded(text, special=True)
+            ids = self._backend.encode(text, True)
         else:
-            ids = self._encoded(text, special=False)
+            ids = self._backend.encode(text, False)
             if prepend_bos:
                 if self.bos_id is None:
                     raise TokenizerError("prepend_bos: expected a tokenizer with a BOS token; this one has none.")
@@ -114,20 +111,25 @@ class Tokenizer:
             )
         return ids
 
-    def _encoded(self, text: str, *, special: bool) -> list[int]:
-        try:
-            return self._backend.encode(text, add_special_tokens=special).ids
-        except Exception as error:  # the library raises no other
-            raise TokenizerError(f"{self._source}: expected tokens for each part of {text!r:.100}; {error}.") from error
-
     def decode(self, ids: Ids, skip_special_tokens: bool = False) -> str:
-        """The text of `ids`."""
-        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """The text of `ids`.
+
+        Raises:
+            TokenizerError: what is no id.
+        """
+        try:
+            plain = [int(each) for each in ids]
+        except (TypeError, ValueError):
+            raise TokenizerError(f"Ids: expected a list of token ids; found {quoted(ids)}.") from None
+        return self._backend.decode(plain, skip_special_tokens)
 
     def token(self, token_id: int) -> str:
-        """The text of one token; bytes that are no whole character are shown as U+FFFD."""
+        """The text of one token; bytes that are no whole character are written as ``<0xF0>``."""
         # A decoder may strip the space that begins a text; after another token it is there.
-        return self.decode([*self._before, token_id]).removeprefix(self.decode(self._before))
+        text = self.decode([*self._before, token_id]).removeprefix(self.decode(self._before))
+        return (
+            with_bytes(text, self._backend.id_to_token(int(token_id))) if "\N{REPLACEMENT CHARACTER}" in text else text
+        )
 
     def to_str_tokens(self, text: str | Ids, prepend_bos: bool | None = None) -> list[str]:
         """The text of each token of a text or of ids.
@@ -157,19 +159,8 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
-        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        return self._backend.size()
 
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except CheckpointError as error:
-        raise TokenizerError(str(error)) from error
-
-
-def _stop_ids(generation_config: Path) -> list[int]:
-    found = _read(generation_config).get("eos_token_id")
-    ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not all(type(token) is int and token >= 0 for token in ids):
-        raise TokenizerError(f"{generation_config}, eos_token_id: expected an id or a list of them; found {found!r}.")
-    return ids
+    def to_json(self) -> str:
+        """The text of a tokenizer.json of the same tokenizer."""
+        return self._backend.to_json()

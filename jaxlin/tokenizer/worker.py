@@ -1,0 +1,141 @@
+"""What files of strangers may do: run a tokenizer or render a template, in this process or in one of its own.
+
+As a script it answers requests on a socket, within limits on memory and files, until the socket is closed. It imports
+nothing of jaxlin, so that it starts at once.
+"""
+
+import json
+import os
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+MOST_CHARACTERS = 1_000_000
+"""Beyond a thousand characters a token, the longest text that a decoder or a template may make."""
+
+
+class Tokens:
+    """A tokenizer of the `tokenizers` library."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.backend.no_padding()
+        self.backend.no_truncation()
+
+    @classmethod
+    def read(cls, text: str, added: list[dict[str, Any]]) -> "Tokens":
+        """The tokenizer of the text of a tokenizer.json, with tokens that stand beside it."""
+        import tokenizers
+
+        backend = tokenizers.Tokenizer.from_str(text)
+        if added:
+            backend.add_tokens([tokenizers.AddedToken(**each) for each in added])
+        return cls(backend)
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """The ids of a text."""
+        return self.backend.encode(text, add_special_tokens=special).ids
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        """The text of ids."""
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it."""
+        return self.backend.token_to_id(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The token of an id as the vocabulary spells it."""
+        return self.backend.id_to_token(token_id)
+
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+class Server:
+    """Answers requests, each a list of a name and arguments."""
+
+    def __init__(self) -> None:
+        self.tokens: Tokens | None = None
+
+    def load(self, text: str, added: list[dict[str, Any]]) -> int:
+        """Take up a tokenizer, and try it on some texts."""
+        self.tokens = Tokens.read(text, added)
+        for sample in ("a", "Hello, world 123!\n", "  a  " * 8, "\u00e9\u4e2d\U0001f642", ""):
+            with suppress(Exception):  # as of one that has no token for a text; a panic or worse is not passed over
+                self.decode(self.encode(sample, True)[:50], False)
+        return self.tokens.size()
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """The ids of a text, if they are not many more than its characters."""
+        assert self.tokens is not None
+        ids, most = self.tokens.encode(text, special), 1000 + 100 * len(text)
+        if len(ids) > most:
+            raise ValueError(f"{len(ids)} tokens for {len(text)} characters")
+        return ids
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        """The text of ids, if it is not much longer than tokens are."""
+        assert self.tokens is not None
+        text = self.tokens.decode(ids, skip_special_tokens)
+        if len(text) > MOST_CHARACTERS + 1000 * len(ids):
+            raise ValueError(f"{len(text)} characters for {len(ids)} tokens")
+        return text
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it."""
+        assert self.tokens is not None
+        return self.tokens.token_to_id(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The token of an id as the vocabulary spells it."""
+        assert self.tokens is not None
+        return self.tokens.id_to_token(token_id)
+
+    def answer(self, request: bytes) -> bytes:
+        """What a request gives, or the error it ends in."""
+        try:
+            name, *arguments = json.loads(request)
+            return json.dumps([getattr(self, name)(*arguments), None]).encode()
+        except BaseException as error:  # a panic of the library is no Exception
+            return json.dumps([None, f"{type(error).__name__}: {error}"[:1000]]).encode()
+
+
+def limit(memory: int) -> None:
+    """Bound the memory of this process, and let it write no file; nothing of it is printed."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
+        try:
+            hard = resource.getrlimit(what)[1]
+            bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(what, (bound, bound))
+        except (OSError, ValueError):
+            continue  # macOS bounds no address space
+
+
+def main() -> None:
+    """Serve the socket of the first argument, with the modules that the second says where to find."""
+    sys.path[:] = json.loads(sys.argv[2])
+    limit(int(sys.argv[3]))
+    connection, server = Connection(int(sys.argv[1])), Server()
+    while True:
+        try:
+            request = connection.recv_bytes()
+        except EOFError:
+            return
+        connection.send_bytes(server.answer(request))
+
+
+if __name__ == "__main__":
+    main()
