@@ -1,0 +1,42 @@
+"""A config.json: by the port that it names, and by the memory plan."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fuzz.draws import Draw
+from benchmarks.fuzz.readers import reader
+from benchmarks.fuzz.samples import CONFIGS, KEYS
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.strict_json import read_json
+from jaxlin.plan import shapes_of
+from jaxlin.registry import port
+
+
+def written(draw: Draw, folder: Path) -> Path:
+    """A changed config.json."""
+    path = folder / "config.json"
+    config = draw.json_like(CONFIGS[draw.choice(list(CONFIGS))], KEYS)
+    path.write_bytes(draw.text_of(config))
+    return path
+
+
+@reader(4)
+def config(draw: Draw, folder: Path) -> Callable[[], Any]:
+    """What `load` does with config.json before it looks at a tensor."""
+    path = written(draw, folder)
+
+    def read() -> None:
+        fields = ConfigReader(read_json(path), str(path))
+        translated = port(fields.peek("model_type")).translate(fields)
+        fields.finish()
+        repr(translated)
+
+    return read
+
+
+@reader(1)
+def plan(draw: Draw, folder: Path) -> Callable[[], Any]:
+    """The shapes of a model, as the memory plan takes them from a config alone."""
+    path = written(draw, folder)
+    return lambda: shapes_of(read_json(path), None, "float32", "gate")
