@@ -34,7 +34,7 @@ def special_tokens(
     config: Mapping[str, Any],
     special_map: Mapping[str, Any],
     added_tokens: Mapping[str, Any],
-    stored: list[dict[str, Any]],
+    stored: list[Any],
     source: str,
 ) -> SpecialTokens:
     """What the files beside a tokenizer say of its tokens.
@@ -71,7 +71,8 @@ def special_tokens(
         for text, i in added_tokens.items():
             flags = {"normalized": text not in special, "special": text in special}
             numbered[_id(i, source)] = _token({"content": text, **flags}, source, special=False)
-        numbered |= {_id(each.get("id"), source): token for each, token in zip(stored, own, strict=True)}
+        ids = [_id(each.get("id") if isinstance(each, dict) else None, source) for each in stored]
+        numbered |= dict(zip(ids, own, strict=True))
     known = {token["content"]: token for token in numbered.values()}
     values = {key: given[key] for key in NAMED if given.get(key) is not None}
     others = {key: each for key, each in given.items() if key.endswith("_token") and key not in NAMED}
