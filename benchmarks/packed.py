@@ -1,5 +1,6 @@
 """Products with packed weights, unpacked layer by layer in the loop, against the same products with float32 weights."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +14,10 @@ from benchmarks.floor import nbytes
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, ratio
 from benchmarks.timing import compiled
-from jaxlin.packed import BFloat16, Blocks, FourBit, Int8, Nested, Packed, Scaled
+from jaxlin.packed import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
 from jaxlin.packed.codes import part_rows
 from jaxlin.packed.ggml import LAYOUTS
+from jaxlin.packed.mixed import apart
 
 LAYERS, SIDE, VECTORS = 8, 2048, 8
 """So many matrices of this side, each times so few vectors that reading the weights is what takes longest."""
@@ -50,11 +52,12 @@ def measure(clock: Clock, side: int = SIDE) -> Iterator[Finding]:
 
 def products(weights: Any, x: Float[Array, "i b"]) -> Float[Array, "o b"]:
     """The sum of the products of each matrix of a stack with `x`."""
+    riding, layer = apart(weights)
 
-    def body(y: Array, weight: Any) -> tuple[Array, None]:
-        return y + jnp.matmul(weight[...].astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST), None
+    def body(y: Array, row: Any) -> tuple[Array, None]:
+        return y + jnp.matmul(layer(row)[...].astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST), None
 
-    return jax.lax.scan(body, jnp.zeros_like(x), weights)[0]
+    return jax.lax.scan(body, jnp.zeros_like(x), riding)[0]
 
 
 def stacks(side: int) -> dict[str, Array | Packed]:
@@ -68,9 +71,13 @@ def stacks(side: int) -> dict[str, Array | Packed]:
     def floats(*shape: int) -> Array:
         return jnp.asarray(random.random((LAYERS, *shape), np.float32))
 
-    def of_blocks(kind: str) -> Blocks:
-        form = Blocks.form(side, (kind,), side)
-        return jax.tree.map(lambda leaf: codes(leaf.shape, leaf.dtype) if leaf.ndim else jnp.zeros(LAYERS, int), form)
+    def of_form(form: Any) -> Any:
+        return jax.tree.map(lambda leaf: codes(leaf.shape, leaf.dtype), form)
+
+    def gptq(*, ordered: bool) -> Affine:
+        form = Affine.form((side, side), side // 128, 4, np.float16, ordered=ordered)
+        drawn = of_form(form)
+        return drawn if ordered else dataclasses.replace(drawn, group=drawn.group % (side // 128))
 
     four, blocks, square = (part_rows(side, 4), side), (side, side // 64), (side, side)
     rows = jnp.broadcast_to(jnp.arange(side, dtype=jnp.int32), (LAYERS, side))
@@ -82,5 +89,15 @@ def stacks(side: int) -> dict[str, Array | Packed]:
         "int8": Int8(codes(square, np.int8), floats(side)),
         "NF4": FourBit(codes(four), floats(*blocks), floats(16), None, "bfloat16"),
         "NF4, nested": FourBit(codes(four), codes(blocks), floats(16), nested, "bfloat16"),
-        **{kind: of_blocks(kind) for kind in LAYOUTS},
+        "GPTQ or AWQ": gptq(ordered=True),
+        "GPTQ, reordered": gptq(ordered=False),
+        **{kind: of_form(Blocks.form(side, kind, side)) for kind in LAYOUTS},
+        "Q4_K and Q6_K": alternating([of_form(Blocks.form(side, kind, side)) for kind in ("Q4_K", "Q6_K")]),
     }
+
+
+def alternating(stacks: list[Packed]) -> Mixed:
+    """Layers in two formats by turns."""
+    half = tuple(jax.tree.map(lambda leaf: leaf[: LAYERS // len(stacks)], stack) for stack in stacks)
+    layers = jnp.arange(LAYERS, dtype=jnp.int32)
+    return Mixed(half, layers % len(stacks), layers // len(stacks))

@@ -22,6 +22,7 @@ from jaxlin.config import Config
 from jaxlin.errors import JaxlinError, UnembeddingError
 from jaxlin.hold import Detach, Hold, Rule
 from jaxlin.modules import Embedding, Schedule, Unembedding, value
+from jaxlin.packed.mixed import apart, layer_of
 from jaxlin.precision import Precision, told
 from jaxlin.printable import quoted
 from jaxlin.sites import KINDS
@@ -207,21 +208,22 @@ class Decoder(nnx.Module):
         stop = depth if stop is None else stop
         whole = (start, stop) == (0, depth)
         stack = (self.layers, self.schedule(x.shape[0]) if schedule is None else schedule, rows)
+        riding, layer = apart(stack)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def body(x: Array, row: Any) -> tuple[Array, Any]:
             # A slice of the stack would be a second copy of the weights; an index, taken here, is not.
-            block, at, row = row if whole else jax.tree.map(lambda a: a[row], stack)
+            block, at, row = layer(row) if whole else layer_of(stack, row)
             hold = make_hold(row)
             hold.enter(block, at)
             return block(x, at, hold), keep(hold)
 
         with self.products():
-            return jax.lax.scan(body, x, stack if whole else jnp.arange(start, stop))
+            return jax.lax.scan(body, x, riding if whole else jnp.arange(start, stop))
 
     def block(self, layer: int | Int[Array, ""], x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "q *b d"]:
         """`x` through one block."""
-        block, at = jax.tree.map(lambda a: a[layer], (self.layers, self.schedule(x.shape[0])))
+        block, at = layer_of((self.layers, self.schedule(x.shape[0])), layer)
         with self.products():
             hold.enter(block, at)
             return block(x, at, hold)

@@ -1,21 +1,19 @@
 """A model's parameters from a checkpoint's tensors: each read once, straight to its place in the stack of layers."""
 
 import fnmatch
-import functools
 import logging
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxlin.decoder import Decoder
 from jaxlin.errors import CheckpointError
-from jaxlin.packed import BFloat16, Packed
+from jaxlin.packed import BFloat16, Mixed, Packed
+from jaxlin.packed.mixed import Places, widest
 from jaxlin.parallel import Placed, sharding_of
 from jaxlin.port import Port, Rows
 
@@ -92,6 +90,8 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
             return values
 
         if tensors.is_packed(tensor):
+            if len(shape) != 2:
+                raise CheckpointError(f"{source}, tensor {tensor}: expected values, as of a vector; found codes.")
             return read(0, shape[0])
         rows = _Stored(shape, read)
         return BFloat16(rows) if rows.dtype == np.uint16 else rows
@@ -99,14 +99,8 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
     def parameter(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
         name = ".".join(key.name for key in path if key.name != "value")
         if name.startswith("layers."):
-            return _stacked(name, lambda layer: stored(name, leaf.shape[1:], layer), leaf.shape[0], mesh)
-
-        def put(part: Any) -> jax.Array:
-            placed = _placed(name, part.shape, part.dtype, mesh)
-            placed.take(part)
-            return placed.array()
-
-        return jax.tree.map(put, stored(name, leaf.shape))
+            return _stacked(name, lambda layer: stored(name, leaf.shape[1:], layer), leaf.shape, mesh)
+        return jax.tree.map(lambda part: _whole(name, part, mesh), stored(name, leaf.shape))
 
     model = jax.tree_util.tree_map_with_path(parameter, abstract)
     unused = there - used - {tied}
@@ -145,43 +139,41 @@ class _Stored:
         return self._read(start, stop).view(self.dtype)
 
 
-def _stacked(name: str, stored: Callable[[int], Any], depth: int, mesh: Mesh | None) -> Any:
-    """The values of all layers on a leading axis; a layer is let go of once it is in its place."""
-    placed, structure = [], None
-    for layer in range(depth):
-        leaves, found = jax.tree.flatten(stored(layer))
-        if structure is None:
-            placed, structure = [_placed(name, (depth, *leaf.shape), leaf.dtype, mesh) for leaf in leaves], found
-        elif found != structure or any(
-            ((depth, *leaf.shape), leaf.dtype) != (place.shape, place.dtype)
-            for leaf, place in zip(leaves, placed, strict=True)
-        ):
-            return _widened(name, stored, depth, mesh)
-        for place, leaf in zip(placed, leaves, strict=True):
-            place.take(leaf, layer)
-    assert structure is not None
-    return structure.unflatten([place.array() for place in placed])
+def _stacked(name: str, stored: Callable[[int], Any], shape: tuple[int, ...], mesh: Mesh | None) -> Any:
+    """The values of all layers on a leading axis; a layer is let go of once it is in its place.
+
+    Matrices that are not stored alike lie in a stack for each form; vectors are widened to one dtype.
+    """
+    if len(shape) == 2:
+        vectors = list(map(stored, range(shape[0])))
+        wide = _placed(name, shape, widest(vector.dtype for vector in vectors), mesh)
+        for layer, vector in enumerate(vectors):
+            wide.take(vector, layer)
+        return wide.array()
+    places, stacks = Places(), []
+    for layer in range(shape[0]):
+        matrix = stored(layer)
+        stack, place = places.add(matrix)
+        leaves = jax.tree.leaves(matrix)
+        if stack == len(stacks):
+            # Room for all that may follow, of which only what is written takes memory.
+            stacks.append([_placed(name, (shape[0] - layer, *leaf.shape), leaf.dtype, mesh) for leaf in leaves])
+        for placed, leaf in zip(stacks[stack], leaves, strict=True):
+            placed.take(leaf, place)
+    filled = tuple(
+        structure.unflatten(placed.array(places.counts[i]) for placed in stacks[i])
+        for i, (structure, _) in enumerate(places.forms)
+    )
+    if len(filled) == 1:
+        return filled[0]
+    return Mixed(filled, *(_whole(name, np.array(index, np.int32), mesh) for index in (places.stack, places.place)))
 
 
-def _widened(name: str, stored: Callable[[int], Any], depth: int, mesh: Mesh | None) -> jax.Array:
-    """A stack whose layers are not in one format, as plain values of the widest dtype."""
-    values = list(map(stored, range(depth)))
-    if any(isinstance(value, Packed) and not isinstance(value, BFloat16) for value in values):
-        warnings.warn(
-            f"{name} is not in one format in all layers. It is unpacked and takes more memory than the file.",
-            stacklevel=2,
-        )
-    whole = [np.asarray(jax.tree.map(_rows_of, value)[...]) for value in values]
-    # JAX knows what holds both float16 and bfloat16; NumPy raises an error of its own.
-    widest = functools.reduce(jnp.promote_types, (value.dtype for value in whole))
-    placed = _placed(name, (depth, *whole[0].shape), widest, mesh)
-    for layer, value in enumerate(whole):
-        placed.take(value, layer)
+def _whole(name: str, part: Any, mesh: Mesh | None) -> jax.Array:
+    """One array, which is no stack."""
+    placed = _placed(name, part.shape, part.dtype, mesh)
+    placed.take(part)
     return placed.array()
-
-
-def _rows_of(leaf: Any) -> Any:
-    return leaf[:] if isinstance(leaf, _Stored) else leaf
 
 
 def _placed(name: str, shape: tuple[int, ...], dtype: Any, mesh: Mesh | None) -> Placed:

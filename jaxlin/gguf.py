@@ -1,6 +1,5 @@
 """A GGUF checkpoint as if it were a Hugging Face checkpoint: llama.cpp's metadata and tensor names, translated."""
 
-import re
 from collections.abc import Mapping
 from math import nextafter
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from jaxlin.checkpoint.gguf import GGUFFile, hf_name
 from jaxlin.errors import ConfigError
 from jaxlin.gguf_port import LONGROPE, decimal, halves, rope_scaling
 from jaxlin.packed import BFloat16, Blocks, Packed
-from jaxlin.packed.gguf import FLOATS, TYPES
+from jaxlin.packed.ggml import LAYOUTS
 from jaxlin.printable import quoted
 from jaxlin.registry import gguf_port
 
@@ -55,9 +54,6 @@ _ELSEWHERE = {
 _ROPE_TENSORS = ("rope_freqs", *LONGROPE)
 
 
-_LAYER = re.compile(r"(?<=layers\.)\d+\.")
-
-
 class _Part(NamedTuple):
     """The tensor of a file that holds one of Hugging Face's; `rows` of it in this order, all as they are if None."""
 
@@ -85,9 +81,6 @@ class GGUFModel:
             self._place(names, hf_name(tensor, self._port.parts), tensor, tensor)
         self.config = self._translated(str(arch), names)
         self._parts = self._placed(names)
-        self._kinds: dict[str, set[str]] = {}
-        for name in self._parts:
-            self._kinds.setdefault(_LAYER.sub("", name), set()).add(self.dtype(name))
 
     def _place(self, places: dict[str, Any], name: str, place: Any, tensor: str) -> None:
         """Put `place` under `name`, which must be free: of two tensors for one, either may be the wrong one."""
@@ -216,14 +209,14 @@ class GGUFModel:
         return self._checkpoint.dtype(self._parts[name].tensor)
 
     def is_packed(self, name: str) -> bool:
-        """Whether one is a matrix of quantised blocks that stays packed."""
-        return bool(self._packed_kinds(name))
+        """Whether one is a matrix of quantised blocks that stays packed: others are decoded when they are read."""
+        return len(self._parts[name].shape) == 2 and self.dtype(name) in LAYOUTS
 
     def form(self, name: str, rows: int) -> Any:
         """As many rows of one as they are read, without their values."""
-        shape, kinds = (rows, *self.shape(name)[1:]), self._packed_kinds(name)
-        if kinds:
-            return Blocks.form(rows, kinds, shape[1])
+        shape = (rows, *self.shape(name)[1:])
+        if self.is_packed(name):
+            return Blocks.form(rows, self.dtype(name), shape[1])
         dtype = self.read_rows(name, 0, 0).dtype
         if dtype == ml_dtypes.bfloat16 and len(shape) == 2:
             return BFloat16(jax.ShapeDtypeStruct(shape, np.uint16))
@@ -243,10 +236,10 @@ class GGUFModel:
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | Packed:
         """Some rows of one."""
         tensor, rows = self.rows(name)
-        if kinds := self._packed_kinds(name):
+        if self.is_packed(name):
             wanted = slice(start, stop) if rows is None else rows[start:stop]
             raw, width = self._checkpoint.read_raw(tensor), self._parts[name].shape[1]
-            return Blocks.of(raw[wanted], self._checkpoint.dtype(tensor), kinds, width)
+            return Blocks.of(raw[wanted], self._checkpoint.dtype(tensor), width)
         if rows is None:
             values = self._checkpoint.read_rows(tensor, start, stop)
         else:
@@ -254,14 +247,6 @@ class GGUFModel:
             first, last = (int(wanted.min()), int(wanted.max()) + 1) if len(wanted) else (0, 0)
             values = self._checkpoint.read_rows(tensor, first, last)[wanted - first]
         return self._unshifted(name, values)
-
-    def _packed_kinds(self, name: str) -> tuple[str, ...]:
-        """The types that one has over the layers of its stack, if it stays packed."""
-        if len(self._parts[name].shape) != 2:
-            return ()
-        kinds = self._kinds[_LAYER.sub("", name)]
-        # A type without a decoder in JAX is decoded to float32 when it is read, with its stack.
-        return () if kinds <= FLOATS.keys() or not kinds <= set(TYPES) else tuple(sorted(kinds))
 
     def _unshifted(self, name: str, values: np.ndarray) -> np.ndarray:
         if not self._port.norm_offset or not name.endswith("norm.weight"):

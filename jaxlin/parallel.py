@@ -171,9 +171,13 @@ class Placed:
                     self._parts[key] = aligned((self.shape[0], *np.shape(part)), self.dtype)
                 self._parts[key][layer] = part
 
-    def array(self) -> jax.Array:
-        """The array, on its devices."""
+    def array(self, layers: int | None = None) -> jax.Array:
+        """The array, on its devices; of a stack perhaps only the first `layers`, where no others were put."""
         parts = [
-            jax.device_put(self._parts[str(index)], device, may_alias=True) for device, index in self._devices.items()
+            jax.device_put(
+                self._parts[str(index)][:layers] if self.shape else self._parts[str(index)], device, may_alias=True
+            )
+            for device, index in self._devices.items()
         ]
-        return jax.make_array_from_single_device_arrays(self.shape, self.sharding, parts)
+        shape = self.shape if layers is None else (layers, *self.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, self.sharding, parts)

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.checkpoint.hub import config_file
-from jaxlin.checkpoint.quantized import quantization_method, refuse_mlx
+from jaxlin.checkpoint.quantized import planned_quantization
 from jaxlin.checkpoint.strict_json import read_json
 from jaxlin.decoder import Decoder
 from jaxlin.errors import CheckpointError, JaxlinError
@@ -23,8 +23,8 @@ from jaxlin.hold import Rule
 from jaxlin.load import checked_dtype
 from jaxlin.local_map import local_map
 from jaxlin.map_operator import LocalMap
-from jaxlin.packed import BFloat16, FourBit, Int8, Nested, Packed, Scaled
-from jaxlin.packed.codes import part_rows
+from jaxlin.packed import BFloat16, Packed
+from jaxlin.packed.mixed import stacked_form
 from jaxlin.port import Rows
 from jaxlin.registry import port as port_of
 
@@ -156,13 +156,18 @@ def _abstract_gguf(gguf: GGUFModel, source: str, dtype: str, rule: Rule) -> Deco
     model, port = _plain(gguf.config, source, dtype, rule), port_of(gguf.config["model_type"])
 
     def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
-        name, stack = ".".join(key.name for key in path if key.name != "value"), leaf.shape[: _in_layers(path)]
-        found = port.tensor_of(model.config, name, 0 if stack else None)
-        tensor = found.tensor if isinstance(found, Rows) else found
-        if tensor not in gguf.names():
-            raise CheckpointError(f"{source}: expected a tensor {tensor}; found none.")
-        form = gguf.form(tensor, leaf.shape[len(stack)])
-        return jax.tree.map(lambda part: jax.ShapeDtypeStruct((*stack, *part.shape), part.dtype), form)
+        name = ".".join(key.name for key in path if key.name != "value")
+
+        def form(layer: int | None, rows: int) -> Any:
+            found = port.tensor_of(model.config, name, layer)
+            tensor = found.tensor if isinstance(found, Rows) else found
+            if tensor not in gguf.names():
+                raise CheckpointError(f"{source}: expected a tensor {tensor}; found none.")
+            return gguf.form(tensor, rows)
+
+        if not _in_layers(path):
+            return form(None, leaf.shape[0])
+        return stacked_form([form(layer, leaf.shape[1]) for layer in range(leaf.shape[0])])
 
     return jax.tree_util.tree_map_with_path(as_stored, model)
 
@@ -170,21 +175,29 @@ def _abstract_gguf(gguf: GGUFModel, source: str, dtype: str, rule: Rule) -> Deco
 def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
     """A model of shapes without values, its weights in the format that a config names."""
     reader = ConfigReader(said, source)
-    refuse_mlx(reader)
-    quantization = reader.take("quantization_config", dict, None)
-    if quantization is not None:
-        quantization_method(reader.part("quantization_config"))
-    model = _plain(said, source, dtype, rule)
+    quantization = planned_quantization(reader)
+    model, port = _plain(said, source, dtype, rule), port_of(said.get("model_type"))
     text = said.get("text_config") or {}
     stored = said.get("dtype") or said.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype") or "float32"
 
+    def plain(shape: tuple[int, ...]) -> Any:
+        if len(shape) == 2 and stored == "bfloat16":
+            return BFloat16(jax.ShapeDtypeStruct(shape, jnp.uint16))
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(stored))
+
     def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
-        in_layers, matrix = getattr(path[0], "name", None) == "layers", leaf.ndim == 2 + _in_layers(path)
-        if in_layers and matrix and quantization:
-            return _packed(leaf.shape, quantization, stored)
-        if matrix and stored == "bfloat16":
-            return BFloat16(jax.ShapeDtypeStruct(leaf.shape, jnp.uint16))
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(stored))
+        if not _in_layers(path):
+            return plain(leaf.shape)
+        name, (depth, *shape) = ".".join(key.name for key in path if key.name != "value"), leaf.shape
+
+        def form(layer: int) -> Any:
+            if quantization is None or len(shape) != 2:
+                return plain(tuple(shape))
+            found = port.tensor_of(model.config, name, layer)
+            module = (found.tensor if isinstance(found, Rows) else found).removesuffix(".weight")
+            return quantization.planned(tuple(shape), stored) if quantization.converts(module) else plain(tuple(shape))
+
+        return stacked_form(list(map(form, range(depth))))
 
     return jax.tree_util.tree_map_with_path(as_stored, model)
 
@@ -200,32 +213,6 @@ def _plain(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Deco
     reader.leave_out("quantization_config")  # it says how the weights are stored, not what is computed
     reader.finish()
     return jax.eval_shape(lambda: port.model(config, rngs=nnx.Rngs(0), rule=rule, dtype=dtype))
-
-
-def _packed(shape: tuple[int, ...], said: Mapping[str, Any], stored: str) -> Any:
-    """A stack of quantised matrices, as `jaxlin.checkpoint.quantized` reads it."""
-    leaf = jax.ShapeDtypeStruct
-    depth, out, width = shape
-    if said.get("quant_method") == "bitsandbytes" and said.get("load_in_4bit"):
-        blocks, nested = width // 64, None
-        if said.get("bnb_4bit_use_double_quant"):
-            nested = Nested(
-                leaf((depth, -(-out * blocks // 256)), jnp.float32),
-                leaf((depth, 256), jnp.float32),
-                leaf((depth,), jnp.float32),
-                leaf((depth, out), jnp.int32),
-            )
-        scales = leaf((depth, out, blocks), jnp.uint8 if nested else jnp.float32)
-        return FourBit(
-            leaf((depth, part_rows(out, 4), width), jnp.uint8), scales, leaf((depth, 16), jnp.float32), nested, stored
-        )
-    if said.get("quant_method") == "bitsandbytes":
-        return Int8(leaf(shape, jnp.int8), leaf((depth, out), jnp.float32))
-    if said.get("quant_method") == "fp8":
-        high, wide = said.get("weight_block_size") or (out, width)
-        grid = (depth, -(-out // high), -(-width // wide))
-        return Scaled(leaf(shape, jnp.uint8), leaf(grid, jnp.float32), (high, wide), "float8_e4m3fn")
-    return Scaled(leaf(shape, jnp.uint8), leaf((depth, out, 1), jnp.bfloat16), (1, width), "float8_e4m3fn")
 
 
 def _nbytes(tree: Any) -> int:

@@ -114,7 +114,7 @@ class TestRefused:
             ({"model_type": None}, "no port"),
             ({"is_causal": False}, r"is_causal.*changes the logits.*ignore_config_keys=\[\"is_causal\"\]"),
             ({"surprise": 1}, r"surprise.*No config of transformers has it.*ignore_config_keys=\[\"surprise\"\]"),
-            ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+            ({"quantization_config": {"quant_method": "hqq"}}, "quantization_config"),
             ({"rope_parameters": {"rope_type": "spiral"}}, "spiral"),
             ({"rope_parameters": {"rope_type": "linear"}}, "'factor'"),
             ({"rope_parameters": {"rope_type": "default", "surprise": 1}}, "surprise"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from safetensors.torch import load_file, save_file
 import jaxlin
 from jaxlin.baselines import shuffled_weights
 from jaxlin.errors import CheckpointError, ConfigError
-from jaxlin.packed import BFloat16, Blocks, FourBit, Int8, Nested, Packed, Scaled
+from jaxlin.packed import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
 from jaxlin.packed.codes import codes_of_rows, packed_codes, unpacked_codes
-from jaxlin.packed.gguf import FLOATS, LAYOUTS, TYPES
+from jaxlin.packed.ggml import LAYOUTS
+from jaxlin.packed.mixed import Places, apart, layer_of
 
 Write = Callable[[str, torch.Tensor], tuple[dict[str, torch.Tensor], torch.Tensor]]
 """The name and values of a weight to the tensors a file holds of it, and the values they stand for."""
@@ -65,10 +67,65 @@ def scaled(suffix: str, block: tuple[int, int], shape: str, dtype: torch.dtype =
     return write
 
 
+def nibbles(words: np.ndarray, bits: int, order: list[int] | None = None) -> np.ndarray:
+    """The codes of the last axis put into words of 32 bits, the first in the lowest, or in another `order`."""
+    each = 32 // bits
+    groups = words.astype(np.uint64).reshape(*words.shape[:-1], -1, each)
+    groups = groups[..., order] if order else groups
+    return (groups << np.arange(0, 32, bits, dtype=np.uint64)).sum(-1).astype(np.uint32).view(np.int32)
+
+
+def uniform(weight: torch.Tensor, groups: int, bits: int, kind: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, ``[out, in]``, zero points and scales, ``[out, groups]``, that range from the least to the largest."""
+    blocks = weight.numpy().reshape(len(weight), groups, -1)
+    low, high = blocks.min(-1), blocks.max(-1)
+    scale = ((high - low) / (2**bits - 1)).astype(kind)
+    zero = np.clip(np.round(-low / scale.astype(np.float32)), 1, 2**bits - 1).astype(np.int64)
+    codes = np.round(blocks / scale.astype(np.float32)[..., None]) + zero[..., None]
+    return np.clip(codes, 0, 2**bits - 1).astype(np.int64).reshape(weight.shape), zero, scale
+
+
+def gptq(size: int, bits: int = 4, *, reordered: bool = False, version: int = 1) -> Write:
+    """GPTQ's tensors; of reordered columns each has any of the groups. The values as PyTorch rounds them."""
+
+    def write(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        groups = weight.shape[1] // size if size > 0 else 1
+        codes, zero, scale = uniform(weight, groups, bits, np.float16)
+        group = np.repeat(np.arange(groups), weight.shape[1] // groups)
+        if reordered:
+            group = np.random.default_rng(0).permutation(group)
+        stored = (zero - 1) % 2**bits if version == 1 else zero
+        module = name.removesuffix("weight")
+        tensors = {
+            "qweight": nibbles(codes, bits).T,
+            "qzeros": nibbles(stored.T, bits),
+            "scales": scale.T,
+            "g_idx": group.astype(np.int32),
+        }
+        s, z = torch.from_numpy(scale)[:, group], torch.from_numpy(zero)[:, group]
+        values = s * (torch.from_numpy(codes) - z)
+        return {module + key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in tensors.items()}, values.float()
+
+    return write
+
+
+def awq(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """AWQ's tensors of version gemm, groups of 32."""
+    order, groups = [0, 2, 4, 6, 1, 3, 5, 7], weight.shape[1] // 32
+    codes, zero, scale = uniform(weight, groups, 4, np.float16)
+    module = name.removesuffix("weight")
+    tensors = {"qweight": nibbles(codes.T, 4, order), "qzeros": nibbles(zero.T, 4, order), "scales": scale.T}
+    differences = (torch.from_numpy(codes).reshape(len(codes), groups, -1) - torch.from_numpy(zero)[..., None]).half()
+    values = (differences * torch.from_numpy(scale)[..., None]).reshape(weight.shape)
+    return {module + key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in tensors.items()}, values.float()
+
+
 BNB4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}
 BNB8 = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 6.0}
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32]}
 CHANNEL = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": False, "true_sequential": True}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
 COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"]}
 
 FORMATS: dict[str, tuple[Write, dict[str, Any], type[Packed]]] = {
@@ -89,6 +146,11 @@ FORMATS: dict[str, tuple[Write, dict[str, Any], type[Packed]]] = {
         {**COMPRESSED, "config_groups": {"group_0": {"weights": CHANNEL, "targets": ["Linear"]}}},
         Scaled,
     ),
+    "gptq": (gptq(32), GPTQ, Affine),
+    "gptq, reordered": (gptq(32, reordered=True), {**GPTQ, "desc_act": True}, Affine),
+    "gptq, one group, v2": (gptq(-1, version=2), {**GPTQ, "group_size": -1, "checkpoint_format": "gptq_v2"}, Affine),
+    "gptq, 8 bits": (gptq(32, 8), {**GPTQ, "bits": 8}, Affine),
+    "awq": (awq, AWQ, Affine),
 }
 
 
@@ -139,7 +201,7 @@ def test_format(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x6
     assert lmap.residual <= 1e-13
 
 
-@pytest.mark.parametrize("form", ["nf4, nested", "int8", "fp8"])
+@pytest.mark.parametrize("form", ["nf4, nested", "int8", "fp8", "gptq, reordered", "awq"])
 def test_rows_of_a_fused_weight(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None) -> None:
     """Phi-3 keeps queries, keys and values in one tensor; the packed rows of each are taken apart."""
     write, said, _ = FORMATS[form]
@@ -193,14 +255,10 @@ def test_rows_that_share_a_byte(start: int, stop: int) -> None:
 
 def row_bytes(kind: str, width: int) -> int:
     """The bytes of a row of a file."""
-    return (
-        width * np.dtype(FLOATS[kind]).itemsize
-        if kind in FLOATS
-        else width // LAYOUTS[kind].values * LAYOUTS[kind].size
-    )
+    return width // LAYOUTS[kind].values * LAYOUTS[kind].size
 
 
-@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GGUF, mixed", "BF16"])
+@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GPTQ", "AWQ", "mixed", "BF16"])
 @pytest.mark.parametrize(
     "index",
     [3, -1, slice(5, 2, -1), np.array([4, 4, 0]), np.array([[1], [255]])],
@@ -208,15 +266,15 @@ def row_bytes(kind: str, width: int) -> int:
 )
 def test_rows(form: str, index: Any) -> None:
     """Rows are indexed as those of an array are."""
-    matrix = jax.tree.map(lambda leaf: leaf[1], layered(form, 2))
+    matrix = layer_of(layered(form, 2), 1)
     np.testing.assert_array_equal(np.asarray(matrix[index]), np.asarray(matrix[...])[index])
 
 
-@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GGUF, mixed", "BF16"])
+@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GPTQ", "AWQ", "mixed", "BF16"])
 def test_what_is_no_index(form: str) -> None:
     """No rows give no rows; columns, and rows of a stack, are refused and not taken for something else."""
     stack = layered(form, 2)
-    matrix = jax.tree.map(lambda leaf: leaf[1], stack)
+    matrix = layer_of(stack, 1)
     for none in (np.array([], int), slice(2, 2)):
         assert matrix[none].shape == (0, 256)
     for whole, index in ((matrix, (..., slice(3))), (matrix, (1, 2)), (stack, 1), (stack, np.array([1, 0]))):
@@ -224,13 +282,13 @@ def test_what_is_no_index(form: str) -> None:
             whole[index]
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_every_bit_of_ggufs_blocks(kind: str) -> None:
     """Random bytes decode as the gguf library decodes them: all rows, and some."""
     raw = np.random.default_rng(0).integers(0, 256, (13, row_bytes(kind, 512)), dtype=np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
-    blocks = Blocks.of(raw, kind, (kind,), 512)
+    blocks = Blocks.of(raw, kind, 512)
     with np.errstate(all="ignore"):
         found = np.asarray(jax.jit(Blocks.unpack)(blocks))
         some = np.asarray(blocks[np.array([12, 3, -2])])
@@ -241,23 +299,36 @@ def test_every_bit_of_ggufs_blocks(kind: str) -> None:
     assert blocks.shape == expected.shape
 
 
-def test_layers_of_two_types_of_blocks() -> None:
+def test_a_stack_in_several_formats() -> None:
+    """As a stack, layer by layer, and by rows: bit-equal to each format alone."""
     rng = np.random.default_rng(0)
-    kinds = ("Q4_K", "Q6_K")
-    raws = {kind: np.abs(rng.integers(0, 60, (4, row_bytes(kind, 256)), dtype=np.uint8)) for kind in kinds}
-    layers = [Blocks.of(raws[kind], kind, kinds, 256) for kind in kinds]
-    stack = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *layers)
-    expected = np.stack([gguf.dequantize(raws[kind], gguf.GGMLQuantizationType[kind]) for kind in kinds])
-    np.testing.assert_array_equal(stack[...], expected)
-    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), stack)
-    np.testing.assert_array_equal(twice[...], np.stack([expected, expected[::-1]]))
+    raws = {kind: np.abs(rng.integers(0, 60, (4, row_bytes(kind, 256)), dtype=np.uint8)) for kind in ("Q4_K", "Q6_K")}
+    blocks = {kind: Blocks.of(raw, kind, 256) for kind, raw in raws.items()}
+    plain = rng.normal(size=(4, 256)).astype(np.float16)
+    layers = [blocks["Q4_K"], plain, blocks["Q6_K"], blocks["Q4_K"], plain]
+    decoded = {kind: gguf.dequantize(raw, gguf.GGMLQuantizationType[kind]) for kind, raw in raws.items()}
+    expected = np.stack([plain if layer is plain else decoded[layer.kind] for layer in layers])
+    places = Places()
+    for layer in layers:
+        places.add(layer)
+    assert (places.stack, places.place, places.counts) == ([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], [2, 2, 1])
+    stacks = tuple(
+        jax.tree.map(lambda *leaves: jnp.stack(list(map(jnp.asarray, leaves))), *[layers[i] for i in of_one])
+        for of_one in ([0, 3], [1, 4], [2])
+    )
+    stack = Mixed(stacks, jnp.array(places.stack), jnp.array(places.place))
+    assert stack.shape == (5, 4, 256)
     assert stack.is_finite()
-    numbers = tuple(half.at[1, 2, 0].set(np.inf) for half in stack.halves)
-    assert not dataclasses.replace(stack, halves=numbers).is_finite()
-    one = jax.jit(lambda stack, i: jax.tree.map(lambda a: a[i], stack)[...])
-    for i in range(2):
+    np.testing.assert_array_equal(stack[...], expected)
+    one = jax.jit(lambda stack, i: layer_of(stack, i)[...])
+    riding, layer_in = apart({"weight": stack, "bias": jnp.arange(5)})
+    _, scanned = jax.jit(lambda: jax.lax.scan(lambda c, row: (c, layer_in(row)["weight"][...]), 0, riding))()
+    np.testing.assert_array_equal(scanned, expected)
+    for i in range(5):
         np.testing.assert_array_equal(one(stack, i), expected[i])
-        np.testing.assert_array_equal(layers[i][np.array([3, 1])], expected[i][[3, 1]])
+        np.testing.assert_array_equal(layer_of(stack, i)[np.array([3, 1])], expected[i][[3, 1]])
+    numbers = (stacks[0].halves[0].at[1, 2, 0].set(np.inf), *stacks[0].halves[1:])
+    assert not dataclasses.replace(stack, stacks=(dataclasses.replace(stacks[0], halves=numbers),)).is_finite()
 
 
 def layered(form: str, depth: int) -> Packed | jax.Array:
@@ -267,8 +338,8 @@ def layered(form: str, depth: int) -> Packed | jax.Array:
     def codes(dtype: Any, *shape: int) -> np.ndarray:
         return rng.integers(0, 100, shape).astype(dtype)
 
-    made = {
-        "NF4": lambda: FourBit(
+    made: dict[str, Callable[[int], Packed | np.ndarray]] = {
+        "NF4": lambda depth: FourBit(
             codes(np.uint8, depth, 128, 256),
             codes(np.uint8, depth, 256, 4),
             codes(np.float32, depth, 16),
@@ -280,32 +351,36 @@ def layered(form: str, depth: int) -> Packed | jax.Array:
             ),
             "bfloat16",
         ),
-        "int8": lambda: Int8(codes(np.int8, depth, 256, 256), codes(np.float32, depth, 256)),
-        "FP8": lambda: Scaled.of(
+        "int8": lambda depth: Int8(codes(np.int8, depth, 256, 256), codes(np.float32, depth, 256)),
+        "FP8": lambda depth: Scaled.of(
             codes(ml_dtypes.float8_e4m3fn, depth, 256, 256), codes(np.float32, depth, 2, 2), (128, 128)
         ),
-        "GGUF": lambda: Blocks(
+        "GGUF": lambda depth: Blocks(
             (codes(np.uint8, depth, 128, 256),),
             (codes(np.float16, depth, 256, 1), codes(np.float16, depth, 256, 1)),
             codes(np.uint8, depth, 256, 12),
-            codes(np.int32, depth) * 0,
-            ("Q4_K",),
-            256,
+            "Q4_K",
         ),
-        "GGUF, mixed": lambda: Blocks(
-            (codes(np.uint8, depth, 128, 256), codes(np.uint8, depth, 64, 256)),
-            (codes(np.float16, depth, 256, 1), codes(np.float16, depth, 256, 1)),
-            codes(np.uint8, depth, 256, 16),
-            codes(np.int32, depth) % 2,
-            ("Q4_K", "Q6_K"),
-            256,
+        "mixed": lambda depth: Mixed(
+            tuple(made[kind](-(-depth // 4)) for kind in ("GGUF", "NF4", "BF16", "F16")),
+            np.arange(depth, dtype=np.int32) % 4,
+            np.arange(depth, dtype=np.int32) // 4,
         ),
-        "BF16": lambda: BFloat16(codes(np.uint16, depth, 256, 256)),
+        "F16": lambda depth: codes(np.float16, depth, 256, 256),
+        "GPTQ": lambda depth: Affine(
+            codes(np.uint8, depth, 128, 256),
+            codes(np.uint8, depth, 256, 4),
+            codes(np.float16, depth, 256, 4),
+            codes(np.int32, depth, 256) % 4,
+            4,
+        ),
+        "AWQ": lambda depth: dataclasses.replace(made["GPTQ"](depth), group=None),
+        "BF16": lambda depth: BFloat16(codes(np.uint16, depth, 256, 256)),
     }
-    return jax.tree.map(jnp.asarray, made[form]())
+    return jax.tree.map(jnp.asarray, made[form](depth))
 
 
-@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "BF16"])
+@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GPTQ", "AWQ", "mixed", "BF16"])
 @pytest.mark.parametrize("way", ["rows", "jacrev"])
 def test_one_layer_at_a_time_is_unpacked(form: str, way: str) -> None:
     """Compiled temporary memory is the same at 4 and at 16 layers: packed weights stay packed."""
@@ -369,11 +444,65 @@ def test_a_damaged_quant_state(
         jaxlin.load(folder)
 
 
+QWEIGHT = "model.layers.0.mlp.up_proj"
+
+
+def changed(part: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], None]:
+    """Another tensor of one module, or in another dtype."""
+    return lambda tensors: tensors.update({f"{QWEIGHT}.{part}": change(tensors[f"{QWEIGHT}.{part}"])})
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "message"),
+    [
+        ("gptq", lambda t: t.pop(f"{QWEIGHT}.scales"), "up_proj.scales .*F16.*found none"),
+        ("gptq", lambda t: t.pop(f"{QWEIGHT}.qzeros"), "up_proj.qzeros .*found none"),
+        ("gptq, reordered", lambda t: t.pop(f"{QWEIGHT}.g_idx"), "up_proj.g_idx .*found none"),
+        ("gptq", changed("g_idx", lambda group: group + 1), r"g_idx: expected groups in 0\.\.3; found 1 to 4"),
+        ("gptq", changed("g_idx", lambda group: group.float()), "g_idx.*found F32"),
+        (
+            "gptq",
+            changed("qweight", lambda words: words[:-1]),
+            r"up_proj.weight: expected shape .192, 128.; found .192, 120.",
+        ),
+        ("gptq", changed("qweight", lambda words: words[:12].contiguous()), r"qzeros.*found I32|expected shape"),
+        ("gptq", changed("qweight", lambda words: words.float()), "qweight: expected words of I32.*found F32"),
+        ("gptq", changed("qweight", lambda words: words[0]), r"qweight: expected words of I32.*of shape \("),
+        ("gptq", changed("scales", lambda scale: scale * float("nan")), "up_proj.weight: expected finite"),
+        ("gptq", changed("scales", lambda scale: scale * 0 + 60000), "up_proj.weight: expected finite"),
+        ("gptq", lambda t: t.update({f"{QWEIGHT}.weight": torch.ones(2, 2)}), "up_proj.qweight alone.*found both"),
+        ("awq", changed("qweight", lambda words: words[:, :-1].contiguous()), "up_proj.weight: expected shape"),
+        ("awq", changed("qweight", lambda words: words[None]), r"qweight: expected words of I32.*of shape \(1"),
+        ("awq", changed("scales", lambda scale: scale.int()), "scales.*found I32"),
+    ],
+)
+def test_damaged_words(
+    form: str,
+    change: Callable[[dict[str, torch.Tensor]], None],
+    message: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    folder = damaged(quantise(checkpoint("llama, wide"), tmp_path, *FORMATS[form][:2]), change)
+    with pytest.raises(CheckpointError, match=message):
+        jaxlin.load(folder)
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "GPTQ weights are not read"),
-        ({"quant_method": "awq"}, "AWQ weights are not read"),
+        ({**GPTQ, "bits": 3}, "bits.*expected 4 or 8; found 3"),
+        ({**GPTQ, "bits": "4"}, "bits.*type int"),
+        ({**GPTQ, "group_size": 0}, "group_size.*found 0"),
+        ({**GPTQ, "checkpoint_format": "marlin"}, "checkpoint_format.*found 'marlin'"),
+        ({**GPTQ, "is_marlin_format": True}, "is_marlin_format"),
+        ({**GPTQ, "dynamic": {"+:.*": {"bits": 8}}}, "dynamic"),
+        ({**GPTQ, "surprise": 1}, "surprise"),
+        ({**AWQ, "bits": 8}, "bits"),
+        ({**AWQ, "version": "gemv"}, "version.*found 'gemv'"),
+        ({**AWQ, "backend": "llm-awq"}, "backend"),
+        ({**AWQ, "zero_point": False}, "zero_point"),
+        ({**AWQ, "modules_to_not_convert": [1]}, "modules_to_not_convert"),
         ({"quant_method": "mxfp4"}, "MXFP4 weights are not read"),
         ({"quant_method": "fbgemm_fp8"}, "FBGEMM FP8 weights are not read"),
         ({"quant_algo": "NVFP4", "producer": {"name": "modelopt"}}, "NVIDIA ModelOpt"),
@@ -403,20 +532,60 @@ def test_mlx_by_its_own_key(checkpoint: Callable[[str], Path], tmp_path: Path) -
             jaxlin.memory_plan({**config, **extra}, tokens=2)
 
 
-def test_layers_in_different_formats_are_widened(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    """Some files leave the matrices of a few layers as they were."""
-    folder = quantise(checkpoint("llama, wide"), tmp_path, *FORMATS["int8"][:2])
+@pytest.mark.parametrize("form", ["nf4, nested", "int8", "gptq"])
+def test_layers_in_different_formats_stay_packed(
+    form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None
+) -> None:
+    """Some files leave the matrices of a few layers as they were, in another dtype than the rest of the model."""
+    write, said, kind = FORMATS[form]
+    folder = quantise(checkpoint("llama, wide"), tmp_path, write, said)
+    name = "model.layers.1.mlp.up_proj"
     values = load_file(folder / "values" / "model.safetensors")
+    plain = values[f"{name}.weight"].bfloat16()
 
     def restore(tensors: dict[str, torch.Tensor]) -> None:
-        name = "model.layers.1.mlp.up_proj"
-        del tensors[f"{name}.SCB"], tensors[f"{name}.weight_format"]
-        tensors[f"{name}.weight"] = values[f"{name}.weight"]
+        for key in [key for key in tensors if key.startswith(name)]:
+            del tensors[key]
+        tensors[f"{name}.weight"] = plain
 
-    with pytest.warns(UserWarning, match="up_proj.weight is not in one format"):
-        model, _ = jaxlin.load(damaged(folder, restore))
+    model, _ = jaxlin.load(damaged(folder, restore), linearize=True, dtype="float64")
+    weight = model.layers.mlp.up_proj.weight.get_value()
+    assert isinstance(weight, Mixed)
+    assert tuple(map(type, weight.stacks)) == (kind, BFloat16)
+    assert [jax.tree.leaves(stack)[0].shape[0] for stack in weight.stacks] == [1, 1]
+    values[f"{name}.weight"] = plain.float()
     expected = np.stack([values[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(2)])
-    np.testing.assert_array_equal(model.layers.mlp.up_proj.weight[...], expected)
+    np.testing.assert_array_equal(weight[...], expected)
+
+    save_file(values, folder / "values" / "model.safetensors", metadata={"format": "pt"})
+    x = model.embed(tiny.IDS)
+    exact = oracle.logits(folder / "values", tiny.IDS, torch.float64)
+    np.testing.assert_allclose(model.unembed(jax.jit(lambda m, x: m(x))(model, x)), exact, atol=1e-10)
+    lmap = jaxlin.local_map(model, x, recompute=form == "int8")
+    held = oracle.held_rows(folder / "values", tiny.IDS, -1, u := np.random.default_rng(0).normal(size=(2, 128)))
+    np.testing.assert_allclose(lmap.T @ u, held.rows, atol=1e-10 * np.abs(held.rows).max())
+    assert lmap.residual <= 1e-13
+    part = jaxlin.local_map(model, x, source=("resid_post", 0))
+    assert part.residual <= 1e-13
+
+
+def test_groups_that_do_not_fill_a_row(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = quantise(checkpoint("llama, wide"), tmp_path, FORMATS["gptq"][0], {**GPTQ, "group_size": 80})
+    with pytest.raises(CheckpointError, match=r"qweight: expected rows of whole groups of 80 columns; found \d+"):
+        jaxlin.load(folder)
+
+
+def test_vectors_of_two_dtypes_are_widened(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    tensors = load_file(checkpoint("llama, wide") / "model.safetensors")
+    names = [f"model.layers.{layer}.input_layernorm.weight" for layer in range(2)]
+    for name, dtype in zip(names, (torch.float16, torch.bfloat16), strict=True):
+        tensors[name] = tensors[name].to(dtype)
+    shutil.copytree(checkpoint("llama, wide"), tmp_path / "model")
+    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    model, _ = jaxlin.load(tmp_path / "model")
+    found = model.layers.input_layernorm.weight[...]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.stack([tensors[name].float() for name in names]))
 
 
 @pytest.mark.parametrize("form", ["bfloat16", "int8"])

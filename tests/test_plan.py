@@ -62,7 +62,7 @@ def test_gguf(smollm2_gguf: Path) -> None:
     assert plan.coefficients == sum(leaf.nbytes for leaf in jax.tree.leaves(lmap.coefficients))
 
 
-@pytest.mark.parametrize("form", ["nf4, nested", "int8", "compressed-tensors"])
+@pytest.mark.parametrize("form", ["nf4, nested", "int8", "compressed-tensors", "gptq, reordered", "awq"])
 def test_weights_and_coefficients(form: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """To the byte: the plan knows the formats."""
     write, said, _ = FORMATS[form]
@@ -132,8 +132,8 @@ def test_bad_input(tmp_path: Path) -> None:
         jaxlin.memory_plan(LLAMA_70B, tokens=8, dtype="float64")
     with pytest.raises(ConfigError, match="surprise"):
         jaxlin.memory_plan({**LLAMA_70B, "surprise": 3}, tokens=8)
-    with pytest.raises(ConfigError, match=r"quant_method.*'gptq': GPTQ weights are not read"):
-        jaxlin.memory_plan({**LLAMA_70B, "quantization_config": {"quant_method": "gptq"}}, tokens=8)
+    with pytest.raises(ConfigError, match=r"quant_method.*'hqq': HQQ weights are not read"):
+        jaxlin.memory_plan({**LLAMA_70B, "quantization_config": {"quant_method": "hqq"}}, tokens=8)
     with pytest.raises(ConfigError, match="mamba"):
         jaxlin.memory_plan({"model_type": "mamba"}, tokens=8)
     (tmp_path / "model.gguf").touch()

@@ -27,17 +27,18 @@ class BitsAndBytes(Quantized):
         """All of it chooses how to quantise or to compute; each tensor says what it is."""
         self._four = said.take("load_in_4bit", bool, said.take("_load_in_4bit", bool, False))
         self._eight = said.take("load_in_8bit", bool, said.take("_load_in_8bit", bool, False))
-        said.leave_out("_load_in_4bit", "_load_in_8bit", "llm_int8_enable_fp32_cpu_offload", "llm_int8_skip_modules")
+        self._nested = said.take("bnb_4bit_use_double_quant", bool, False)
+        for key in ("llm_int8_skip_modules", "modules_to_not_convert"):
+            self.take_skipped(said, key)
+        said.leave_out("_load_in_4bit", "_load_in_8bit", "llm_int8_enable_fp32_cpu_offload")
         said.leave_out("llm_int8_has_fp16_weight", "llm_int8_threshold", "bnb_4bit_compute_dtype")
-        said.leave_out(
-            "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_quant_storage", "modules_to_not_convert"
-        )
+        said.leave_out("bnb_4bit_quant_type", "bnb_4bit_quant_storage")
         if self._four == self._eight:
             raise said.error("load_in_4bit", "either load_in_4bit or load_in_8bit", f"both {self._four}")
 
-    def is_packed(self, name: str) -> bool:
+    def is_packed_tensor(self, name: str) -> bool:
         """Bytes are: of an unquantised weight the values are floats."""
-        return name.endswith(".weight") and self.folder.dtype(name) == ("U8" if self._four else "I8")
+        return self.folder.dtype(name) == ("U8" if self._four else "I8")
 
     def packed_shape(self, module: str) -> tuple[int, ...]:
         """Of 4 bits, as the quant state says it."""
@@ -71,6 +72,12 @@ class BitsAndBytes(Quantized):
         else:
             absmax = self.part(module, "weight.absmax", ("F32",), (blocks,))
         return FourBit.of(codes, absmax.reshape(out, -1), table, nested, state["dtype"])
+
+    def planned(self, shape: tuple[int, int], dtype: str) -> FourBit | Int8:
+        """`FourBit` in blocks of 64, bitsandbytes' default, or `Int8`."""
+        if self._eight:
+            return Int8.form(shape)
+        return FourBit.form(shape, 64, nested=self._nested, kind=dtype)
 
     def _state(self, module: str) -> dict[str, Any]:
         """The quant state of a weight, checked."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlin.errors import CheckpointError
+from jaxlin.printable import quoted
 
 _NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -87,4 +88,4 @@ def check_shards(
 
 
 def _brief(value: Any) -> str:
-    return "none" if value is None else repr(value)[:200]
+    return "none" if value is None else quoted(value)

@@ -1,14 +1,15 @@
 """What the key ``quantization_config`` of config.json names, and what reads it."""
 
+from jaxlin.checkpoint.awq import AWQ
 from jaxlin.checkpoint.bitsandbytes import BitsAndBytes
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import Folder
+from jaxlin.checkpoint.gptq import GPTQ
 from jaxlin.checkpoint.packing import Quantized
 from jaxlin.checkpoint.scaled import CompressedTensors, FineGrained
+from jaxlin.printable import quoted
 
 REFUSED = {
-    "gptq": "GPTQ",
-    "awq": "AWQ",
     "modelopt": "NVIDIA ModelOpt",
     "fbgemm_fp8": "FBGEMM FP8",
     "mxfp4": "MXFP4",
@@ -33,6 +34,8 @@ METHODS: dict[str, type[Quantized]] = {
     "bitsandbytes": BitsAndBytes,
     "fp8": FineGrained,
     "compressed-tensors": CompressedTensors,
+    "gptq": GPTQ,
+    "awq": AWQ,
 }
 """``quant_method`` of ``quantization_config``, and what reads it."""
 
@@ -43,22 +46,28 @@ def quantized(folder: Folder, config: ConfigReader) -> "Folder | Quantized":
     Raises:
         ConfigError: a method that is not read.
     """
-    refuse_mlx(config)
-    if config.take("quantization_config", dict, None) is None:
-        return folder
-    said = config.part("quantization_config")
-    return METHODS[quantization_method(said)](folder, said)
+    return _reader(folder, config) or folder
 
 
-def refuse_mlx(config: ConfigReader) -> None:
-    """Refuse a config with the key ``quantization``, by which MLX says that weights are quantised.
+def planned_quantization(config: ConfigReader) -> Quantized | None:
+    """How config.json says that weights are quantised; nothing of them is read.
 
     Raises:
-        ConfigError: it is there.
+        ConfigError: a method that is not read.
     """
-    found = config.peek("quantization")
-    if isinstance(found, dict) and "group_size" in found:
+    return _reader(None, config)
+
+
+def _reader(folder: Folder | None, config: ConfigReader) -> Quantized | None:
+    mlx = config.peek("quantization")
+    if isinstance(mlx, dict) and "group_size" in mlx:
         raise config.error("quantization", "none", f"that of MLX, whose weights are not read. {ANOTHER}")
+    if config.take("quantization_config", dict, None) is None:
+        return None
+    said = config.part("quantization_config")
+    reader = METHODS[quantization_method(said)](folder, said)
+    said.finish()
+    return reader
 
 
 def quantization_method(said: ConfigReader) -> str:
@@ -75,7 +84,7 @@ def quantization_method(said: ConfigReader) -> str:
             raise said.error("quant_method", expected, f"none: this is a file of MLX, not read. {ANOTHER}")
     method = said.take("quant_method", str)
     if method not in METHODS:
-        found = f"{method[:200]!r}" + (f": {REFUSED[method]} weights are not read" if method in REFUSED else "")
+        found = f"{quoted(method)}" + (f": {REFUSED[method]} weights are not read" if method in REFUSED else "")
         raise said.error("quant_method", expected, f"{found}. {ANOTHER}")
     return method
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from jaxlin.checkpoint.config import ConfigReader
@@ -45,11 +46,12 @@ class FineGrained(Quantized):
     def read_config(self, said: ConfigReader) -> None:
         """The size of a block; how activations are quantised at run time is no matter of the weights."""
         self._block = weight_block_size(said)
-        said.leave_out("activation_scheme", "modules_to_not_convert", "dequantize", "fmt", "scale_fmt")
+        self.take_skipped(said, "modules_to_not_convert")
+        said.leave_out("activation_scheme", "dequantize", "fmt", "scale_fmt")
 
-    def is_packed(self, name: str) -> bool:
+    def is_packed_tensor(self, name: str) -> bool:
         """Weights of 8-bit floats are."""
-        return name.endswith(".weight") and self.folder.dtype(name) in FLOAT8
+        return self.folder.dtype(name) in FLOAT8
 
     def packed(self, module: str) -> Scaled:
         """`Scaled`, in float32."""
@@ -60,6 +62,10 @@ class FineGrained(Quantized):
         shapes = (grid,) if self._block else (grid, (1,), ())
         scale = self.part(module, "weight_scale_inv", ("F32", "BF16", "F16", "F8_E8M0"), *shapes)
         return Scaled.of(codes, scale.astype(np.float32).reshape(grid), (high, wide))
+
+    def planned(self, shape: tuple[int, int], dtype: str) -> Scaled:
+        """`Scaled`, in float32."""
+        return Scaled.form(shape, within(self._block or shape, shape), np.float32)
 
 
 class CompressedTensors(Quantized):
@@ -101,9 +107,9 @@ class CompressedTensors(Quantized):
         if transformed:
             raise said.error("transform_config", "none", quoted(transformed))
 
-    def is_packed(self, name: str) -> bool:
+    def is_packed_tensor(self, name: str) -> bool:
         """Weights of 8 bits are."""
-        return name.endswith(".weight") and self.folder.dtype(name) in (*FLOAT8, "I8")
+        return self.folder.dtype(name) in (*FLOAT8, "I8")
 
     def packed(self, module: str) -> Scaled:
         """`Scaled`, in the dtype of its scales."""
@@ -116,3 +122,7 @@ class CompressedTensors(Quantized):
         scale = self.part(module, "weight_scale", ("F32", "BF16", "F16"), *blocks)
         block = blocks[scale.shape]
         return Scaled.of(codes, scale.reshape(-(-out // block[0]), -(-width // block[1])), block)
+
+    def planned(self, shape: tuple[int, int], dtype: str) -> Scaled:
+        """`Scaled` with scales of bfloat16, one for a block or, as in most files, for a row."""
+        return Scaled.form(shape, within(self._block or (1, shape[1]), shape), ml_dtypes.bfloat16)

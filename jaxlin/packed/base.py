@@ -50,6 +50,10 @@ class Packed(ABC):
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
         """The values of some rows of a single matrix, none of them counted from the end."""
 
+    def rows(self, start: int, stop: int) -> "Packed":
+        """Some rows of a single matrix, packed."""
+        raise NotImplementedError(f"{type(self).__name__}: rows are not taken of what is already in a stack")
+
     def __getitem__(self, index: Any) -> Array:
         if index is Ellipsis:
             return self.unpack()

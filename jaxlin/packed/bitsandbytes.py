@@ -14,7 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxlin.packed.base import Packed, rounded
-from jaxlin.packed.codes import chosen, codes_of_rows, computed_once, packed_codes, part_rows, unpacked_codes
+from jaxlin.packed.codes import (
+    chosen,
+    codes_of_rows,
+    computed_once,
+    packed_codes,
+    part_rows,
+    rows_of_part,
+    unpacked_codes,
+)
 
 BITS = (4,)
 
@@ -52,6 +60,25 @@ class FourBit(Packed):
         )
         return cls(codes, absmax, table, nested, kind)
 
+    @classmethod
+    def form(cls, shape: tuple[int, int], block: int, *, nested: bool, kind: str) -> "FourBit":
+        """A matrix of `shape` without its values, with a scale for each `block` of a row."""
+        leaf, (out, width) = jax.ShapeDtypeStruct, shape
+        blocks = width // block
+        scales = Nested(
+            leaf((-(-out * blocks // NESTED_BLOCK),), jnp.float32),
+            leaf((256,), jnp.float32),
+            leaf((), jnp.float32),
+            leaf((out,), jnp.int32),
+        )
+        return cls(
+            leaf((part_rows(out, *BITS), width), jnp.uint8),
+            leaf((out, blocks), jnp.uint8 if nested else jnp.float32),
+            leaf((16,), jnp.float32),
+            scales if nested else None,
+            kind,
+        )
+
     def unpack(self) -> Array:
         """The table's values times the scales, rounded to `kind`."""
         scales = jnp.asarray(self.absmax)
@@ -68,11 +95,8 @@ class FourBit(Packed):
 
     def rows(self, start: int, stop: int) -> "FourBit":
         """Some rows, packed."""
-        codes = self.codes[start // 2 : stop // 2 + 1]
-        if start % 2:  # a byte then begins with what was the second row of one, and ends with the first of the next
-            codes = (codes >> 4) | np.pad(codes[1:] << 4, ((0, 1), (0, 0)))
+        codes = rows_of_part(self.codes, *BITS, start, stop)
         nested = self.nested and dataclasses.replace(self.nested, row=self.nested.row[start:stop])
-        codes = codes[: part_rows(stop - start, *BITS)]
         return dataclasses.replace(self, codes=codes, absmax=self.absmax[start:stop], nested=nested)
 
     def _values(self, codes: Int[Array, "*b o i"], scales: Float[Array, "*b o n"]) -> Array:
@@ -122,6 +146,11 @@ class Int8(Packed):
 
     codes: Any
     scale: Any
+
+    @classmethod
+    def form(cls, shape: tuple[int, int]) -> "Int8":
+        """A matrix of `shape` without its values."""
+        return cls(jax.ShapeDtypeStruct(shape, jnp.int8), jax.ShapeDtypeStruct(shape[:1], jnp.float32))
 
     def unpack(self) -> Array:
         """Codes times scales, in float32."""

@@ -35,6 +35,13 @@ class Scaled(Packed):
         """The matrix of `codes` in their own dtype."""
         return cls(codes.view(np.uint8), scale, block, codes.dtype.name)
 
+    @classmethod
+    def form(cls, shape: tuple[int, int], block: tuple[int, int], dtype: Any) -> "Scaled":
+        """A matrix of `shape` without its values, of 8-bit floats of the usual kind with scales of `dtype`."""
+        grid = tuple(-(-size // part) for size, part in zip(shape, block, strict=True))
+        leaf = jax.ShapeDtypeStruct
+        return cls(leaf(shape, jnp.uint8), leaf(grid, dtype), block, "float8_e4m3fn")
+
     def is_finite(self) -> bool:
         """Whether codes and scales are."""
         codes = np.asarray(self.codes).view(jnp.dtype(self.kind))
