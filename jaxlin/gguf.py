@@ -1,6 +1,7 @@
 """A GGUF checkpoint as if it were a Hugging Face checkpoint: llama.cpp's metadata and tensor names, translated."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import nextafter
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxlin.errors import ConfigError
 from jaxlin.gguf_port import LONGROPE, decimal, halves, rope_scaling
 from jaxlin.packed import BFloat16, Blocks, Packed
 from jaxlin.packed.ggml import LAYOUTS
+from jaxlin.port import Port, Rows
 from jaxlin.printable import quoted
 from jaxlin.registry import gguf_port
 
@@ -195,6 +197,18 @@ class GGUFModel:
             )
         order = halves(rows, heads)
         return part._replace(rows=order if part.rows is None else part.rows[order])
+
+    def adapted(self, port: Port) -> Port:
+        """`port` for this file, which may keep a parameter by itself that the port takes for rows of a larger tensor.
+
+        So files of Phi-3 have ``attn_q``, ``attn_k`` and ``attn_v`` or one ``attn_qkv``.
+        """
+
+        def names(config: Any) -> Mapping[str, str | Rows]:
+            found = port.names(config).items()
+            return {k: v for k, v in found if not (isinstance(v, Rows) and f"model.layers.0.{k}" in self._parts)}
+
+        return replace(port, names=names)
 
     def names(self) -> set[str]:
         """The tensors there are; what the config has consumed is not among them."""

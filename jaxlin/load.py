@@ -72,6 +72,7 @@ def load(
     computed = None if dtype is None else checked_dtype(dtype)
     checkpoint = open_checkpoint(SMALL if name is None else name, revision)
     checkpoint.config = without_keys(checkpoint.config, ignore_config_keys, checkpoint.source)
+    gguf = None
     if isinstance(checkpoint, Folder):
         reader = ConfigReader(checkpoint.config, checkpoint.source)
         tensors: Tensors = quantized(checkpoint, reader)
@@ -82,6 +83,7 @@ def load(
         tokenizer = Tokenizer.from_gguf(checkpoint.config, checkpoint.source)
         checkpoint.forget("tokenizer.")
     port = port_of(reader.peek("model_type")).as_named(tuple(tensors.names()), checkpoint.source)
+    port = port if gguf is None else gguf.adapted(port)
     config = dataclasses.replace(port.translate(reader), ignored_config_keys=tuple(ignore_config_keys))
     reader.finish()
     devices = None if mesh is None else checked_mesh(mesh, config)

@@ -153,7 +153,8 @@ def shapes_of(
 
 def _abstract_gguf(gguf: GGUFModel, source: str, dtype: str, rule: Rule) -> Decoder:
     """The same of a GGUF file, whose header says the format of every tensor."""
-    model, port = _plain(gguf.config, source, dtype, rule), port_of(gguf.config["model_type"])
+    model = _plain(gguf.config, source, dtype, rule)
+    port = gguf.adapted(port_of(gguf.config["model_type"]))
 
     def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
         name = ".".join(key.name for key in path if key.name != "value")

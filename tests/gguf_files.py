@@ -83,7 +83,7 @@ def write(
                 values = permuted(values, config[key])
         tensors[ggml] = (values, kind)
     for name, values in rename({name: values for name, (values, _) in tensors.items()}).items():
-        kind = tensors[name][1] if name in tensors else "F32"
+        kind = tensors[name][1] if name in tensors else kinds(name) if values.dtype == np.uint8 else "F32"
         writer.add_tensor(name, values, raw_dtype=gguf.GGMLQuantizationType[kind] if kind != "F32" else None)
     for name, values in (extra or {}).items():
         writer.add_tensor(name, values)

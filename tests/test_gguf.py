@@ -195,6 +195,28 @@ def test_one_tensor_of_queries_keys_and_values(name: str, folder: Callable[[str]
     jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(found), jax.tree.leaves(expected))
 
 
+def test_queries_keys_and_values_of_phi3_apart(tmp_path: Path) -> None:
+    """llama.cpp reads either; packed rows are those of one tensor."""
+    sizes = {"attn_q": 64, "attn_k": 32, "attn_v": 32}
+
+    def apart(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for layer in range(4):
+            fused = tensors.pop(f"blk.{layer}.attn_qkv.weight")
+            parts = np.split(fused, np.cumsum(list(sizes.values()))[:-1])
+            tensors |= {f"blk.{layer}.{part}.weight": rows for part, rows in zip(sizes, parts, strict=True)}
+        return tensors
+
+    source = tiny.build(tiny.VARIANTS["phi3"], tmp_path / "checkpoint")
+    for name, rename in (("fused", lambda tensors: tensors), ("apart", apart)):
+        gguf_files.write(tmp_path / f"{name}.gguf", source, "phi3", lambda name: "Q8_0", rename=rename)
+    expected, _ = jaxlin.load(tmp_path / "fused.gguf")
+    found, _ = jaxlin.load(tmp_path / "apart.gguf")
+    assert isinstance(found.layers.self_attn.k_proj.weight.get_value(), Blocks)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(found), jax.tree.leaves(expected))
+    plans = [jaxlin.memory_plan(tmp_path / f"{name}.gguf", tokens=2) for name in ("fused", "apart")]
+    assert plans[0].weights == plans[1].weights
+
+
 def test_divisors_of_llama3(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     source, path = checkpoint("llama, rope llama3"), tmp_path / "llama3.gguf"
     model, _ = jaxlin.load(source)
