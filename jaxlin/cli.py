@@ -4,7 +4,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -146,6 +146,49 @@ def paper(
     )
     written = made(loaded, tokenizer, text, out=out, name=name, steer=steer)
     Console(highlight=False).print(Text(f"figures   {printable(str(written))}"), soft_wrap=True)
+
+
+@app.command()
+def check(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
+    ] = None,
+    against: Annotated[
+        Literal["transformers"] | None, typer.Option(help="Compare logits with those of the installed transformers.")
+    ] = None,
+    ignore_config_keys: Ignored = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a checkpoint is and whether its numbers hold: a pass or a fail a line, exit status 1 on a fail."""
+    _configure_jax("float32")
+    from jaxlin.check import check_model
+    from jaxlin.check.terminal import show_end, show_facts, show_line
+
+    name = "the small model of jaxlin" if model is None else model
+    console = Console(highlight=False, stderr=as_json)
+    if not as_json:
+        console.print(Text(printable(name), style="bold"), soft_wrap=True)
+    with console.status("loading") as status:
+
+        def on_facts(facts: dict[str, str]) -> None:
+            status.update("checking: the first lines take longest, as programs are compiled")
+            if not as_json:
+                show_facts(facts, console)
+
+        def on_line(line: Any) -> None:
+            status.update(f"checking: {line.name} is done")
+            if not as_json:
+                show_line(line, console)
+
+        ignored = ignore_config_keys or ()
+        found = check_model(model, against=against, ignore_config_keys=ignored, on_facts=on_facts, on_line=on_line)
+    if as_json:
+        print(json_text(finite(found.to_dict()), indent=2))
+    else:
+        show_end(found, console)
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @app.command()

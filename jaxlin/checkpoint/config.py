@@ -163,6 +163,11 @@ class ConfigReader:
                 f"transformers has it, and it could change the output. {self._how_to_ignore(unknown)}"
             )
 
+    def unread(self) -> list[str]:
+        """The keys that nobody took, as paths: what `finish` lets pass, as measured to change nothing."""
+        own = [self._path + key for key in self._config if key not in self._taken and self._config[key] is not None]
+        return sorted([*own, *(key for part in self._parts for key in part.unread())])
+
     def _refuse_other_code(self, stem: str | None) -> None:
         """Refuse an `auto_map` that names classes other than the family's: the weights are run by code of their own."""
         given = self._config.get("auto_map")
