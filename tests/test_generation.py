@@ -26,8 +26,8 @@ FAMILIES = [
 ]
 """Every `model_type`, and the variants that differ from it in more than a number or how they are stored."""
 
-BY_LENGTH = ("dynamic", "longrope")
-"""Ropes whose frequencies depend on the length of the text."""
+BY_LENGTH = ("dynamic", "longrope", "phi4_multimodal")
+"""Names of variants whose rotary frequencies depend on the length of the text."""
 
 
 @pytest.fixture(scope="session")
