@@ -39,7 +39,9 @@ def main() -> None:
     except JaxlinError as error:
         Console(stderr=True).print(Text(f"jaxlin: {error}", style="red"), soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        for note in getattr(interruption, "__notes__", ()):
+            Console(stderr=True).print(Text(f"jaxlin: {printable(note)}"), soft_wrap=True)
         sys.exit(130)
 
 

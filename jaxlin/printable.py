@@ -6,6 +6,7 @@ person.
 """
 
 import json
+import logging
 import math
 import re
 import reprlib
@@ -83,6 +84,15 @@ def finite(value: Any) -> Any:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _fit(record: logging.LogRecord) -> bool:
+    """Make the message of a record fit to print: names of files and tensors are in it."""
+    record.msg, record.args = message(record.getMessage()), None
+    return True
+
+
+logging.getLogger("jaxlin").addFilter(_fit)
 
 
 class _Short(reprlib.Repr):

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import logging
 import math
 import pickle
 import time
@@ -152,6 +153,11 @@ def test_tokens_in_a_terminal(token: str) -> None:
     assert fit(out.getvalue())
     if fit(token):
         assert f"logitof{token}overthatof{token}:1.0000" in "".join(out.getvalue().split())
+
+
+def test_logs(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("jaxlin").warning("%s: left out %d tensors", "a\x1b[31m\u202e", 3)
+    assert caplog.messages == ["a\\x1b[31m\\u202e: left out 3 tensors"]
 
 
 def test_captions_of_the_paper() -> None:

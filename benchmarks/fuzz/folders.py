@@ -1,5 +1,6 @@
 """Folders of safetensors: one file, shards under an index, and weights that are quantised."""
 
+import copy
 import os
 import struct
 from collections.abc import Callable, Mapping
@@ -175,7 +176,7 @@ def quantised(method: str) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     arrays: dict[str, Any] = {"model.norm.weight": np.ones(64, np.float32)}
     arrays |= {f"{name}.weight": np.ones((48, 64), np.float32) for name in ("model.embed_tokens", "lm_head")}
-    settings = QUANTISATIONS[method]
+    settings = copy.deepcopy(QUANTISATIONS[method])
     for layer in range(2):
         before = f"model.layers.{layer}."
         norms = {"input_layernorm": 64, "post_attention_layernorm": 64, "self_attn.q_norm": 32, "self_attn.k_norm": 32}

@@ -95,7 +95,16 @@ def file_bytes(pairs: Sequence[Pair], placed: Sequence[Tensor], counts: tuple[in
         out += b"".join(struct.pack("<Q", n % 2**64) for n in tensor.axes)
         out += struct.pack("<IQ", tensor.kind % 2**32, tensor.offset % 2**64)
     out += bytes(-len(out) % ALIGNMENT)
-    return out + b"".join(tensor.raw + bytes(-len(tensor.raw) % ALIGNMENT) for tensor in placed)
+    sound = _sound(placed)
+    data = bytearray(max((tensor.offset + len(tensor.raw) for tensor in sound), default=0))
+    for tensor in sound:
+        data[tensor.offset : tensor.offset + len(tensor.raw)] = tensor.raw
+    return out + bytes(data)
+
+
+def _sound(placed: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that are said to lie where there can be data."""
+    return [tensor for tensor in placed if 0 <= tensor.offset < 2**20]
 
 
 def _text(text: str) -> bytes:

@@ -3,8 +3,10 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from jaxlin.checkpoint.gguf_shards import shard_names
+from jaxlin.checkpoint.strict_json import exists
 from jaxlin.errors import CheckpointError
 from jaxlin.printable import quoted
 
@@ -40,7 +42,7 @@ def located(name: str | os.PathLike[str], revision: str | None) -> Path:
     Raises:
         CheckpointError: nothing of this name, or it cannot be downloaded.
     """
-    text = os.fspath(name)
+    text = _as_text(name)
     try:
         path = Path(text).expanduser()
         there = text != "" and (path.is_dir() or path.is_file())
@@ -69,11 +71,17 @@ def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
     Raises:
         CheckpointError: nothing of this name, or it cannot be downloaded.
     """
-    text = os.fspath(name)
-    if not Path(text).expanduser().exists() and _HUB_ID.fullmatch(text) and not text.endswith(".gguf"):
+    text = _as_text(name)
+    if _HUB_ID.fullmatch(text) and not text.endswith(".gguf") and not exists(Path(text)):
         return downloaded(text, "config.json", revision)
     path = located(name, revision)
     return path if path.is_file() else path / "config.json"
+
+
+def _as_text(name: Any) -> str:
+    if not isinstance(name, str | os.PathLike) or not isinstance(text := os.fspath(name), str):
+        raise CheckpointError(f"Checkpoint: expected a hub id, a directory or a .gguf file; found {quoted(name)}.")
+    return text
 
 
 def downloaded(repository: str, file: str | None, revision: str | None) -> Path:

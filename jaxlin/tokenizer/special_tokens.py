@@ -133,5 +133,5 @@ def _list(found: Any, source: str) -> Any:
 def _id(found: Any, source: str) -> int:
     try:
         return int(found)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of infinity
         raise TokenizerError(f"{source}: expected the id of a token; found {quoted(found)}.") from None
