@@ -17,7 +17,7 @@ from jaxlin.checkpoint.hub import config_file
 from jaxlin.checkpoint.quantized import planned_quantization
 from jaxlin.checkpoint.strict_json import read_json
 from jaxlin.decoder import Decoder
-from jaxlin.errors import CheckpointError, JaxlinError
+from jaxlin.errors import CheckpointError, ConfigError, JaxlinError
 from jaxlin.gguf import GGUFModel
 from jaxlin.hold import Rule
 from jaxlin.load import checked_dtype
@@ -26,6 +26,7 @@ from jaxlin.map_operator import LocalMap
 from jaxlin.packed import BFloat16, Packed
 from jaxlin.packed.mixed import stacked_form
 from jaxlin.port import Rows
+from jaxlin.printable import quoted
 from jaxlin.registry import port as port_of
 
 
@@ -178,8 +179,7 @@ def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule)
     reader = ConfigReader(said, source)
     quantization = planned_quantization(reader)
     model, port = _plain(said, source, dtype, rule), port_of(said.get("model_type"))
-    text = said.get("text_config") or {}
-    stored = said.get("dtype") or said.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype") or "float32"
+    stored = _stored_dtype(said, source)
 
     def plain(shape: tuple[int, ...]) -> Any:
         if len(shape) == 2 and stored == "bfloat16":
@@ -201,6 +201,23 @@ def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule)
         return stacked_form(list(map(form, range(depth))))
 
     return jax.tree_util.tree_map_with_path(as_stored, model)
+
+
+def _stored_dtype(said: Mapping[str, Any], source: str) -> str:
+    """What a config says that the weights are stored in.
+
+    Raises:
+        ConfigError: no dtype of floats.
+    """
+    text = said.get("text_config")
+    parts = (said, text if isinstance(text, Mapping) else {})
+    name = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "float32")
+    try:
+        if isinstance(name, str) and jnp.issubdtype(jnp.dtype(name), jnp.floating):
+            return name
+    except TypeError:
+        pass
+    raise ConfigError(f"{source}, key 'dtype': expected a dtype of floats, as bfloat16; found {quoted(name)}.")
 
 
 def _in_layers(path: tuple[Any, ...]) -> bool:

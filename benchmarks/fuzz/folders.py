@@ -201,6 +201,13 @@ def quantised(method: str) -> tuple[dict[str, Any], dict[str, Any]]:
                     f"{name}.SCB": np.ones(shape[0], np.float32),
                 }
                 arrays[f"{name}.weight_format"] = np.zeros((), np.uint8)
+            elif method in ("gptq", "awq"):
+                out, columns = shape
+                words = (columns // 8, out) if method == "gptq" else (columns, out // 8)
+                arrays[f"{name}.qweight"] = draw.integers(0, 2**31, words).astype(np.int32)
+                arrays[f"{name}.qzeros"] = draw.integers(0, 2**31, (2, out // 8)).astype(np.int32)
+                arrays[f"{name}.scales"] = np.ones((2, out), np.float16)
+                arrays |= {f"{name}.g_idx": np.arange(columns, dtype=np.int32) // 32} if method == "gptq" else {}
             else:
                 kind = np.int8 if method == "integers" else ml_dtypes.float8_e4m3fn
                 arrays[f"{name}.weight"] = draw.integers(-9, 9, shape).astype(kind)
@@ -233,6 +240,8 @@ QUANTISATIONS: dict[str, dict[str, Any]] = {
     "double": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True},
     "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
     "fp8": {"quant_method": "fp8", "weight_block_size": [32, 32]},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True},
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"},
     "floats": _group("float"),
     "integers": _group("int"),
 }
@@ -245,6 +254,8 @@ QUANTISED_KEYS = [
     "block_structure",
     "strategy",
     "transform_config",
+    "bits",
+    "group_size",
 ]
 
 
