@@ -26,8 +26,12 @@ DEAD = {"*.rotary_emb.inv_freq": "a buffer of old files; the config says it"}
 """Tensors that transformers leaves out of every model, and why they change nothing."""
 
 OTHER_HEADS = {
-    **dict.fromkeys(("score.*", "classifier.*", "qa_outputs.*"), "the head of a classifier or reward model"),
-    "v_head.*": "the value head of a training run",
+    **dict.fromkeys(
+        ("score.*", "classifier.*", "qa_outputs.*", "regression_layer.*", "gating.*", "reward_head.*", "rm_head.*"),
+        "the head of a classifier or reward model",
+    ),
+    **dict.fromkeys(("v_head.*", "value_head.*"), "the value head of a training run"),
+    "linear.*": "the projection of an embedding model",
 }
 """Heads other than the unembedding, which read the decoder's output and are no part of it."""
 

@@ -42,6 +42,7 @@ _ELSEWHERE = {
     "vocab_size": "the embedding matrix says it",
     "tensor_data_layout": "a name that files of 2023 give to the order of the rows, which the architecture says",
     "rope.dimension_count": "read with head_dim",
+    "pooling_type": "what an embedding model does with the decoder's output",
     "attention.value_length": "checked against attention.key_length",
     "rope.scaling.finetuned": "how the model was trained",
     **dict.fromkeys(

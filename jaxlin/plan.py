@@ -84,6 +84,7 @@ def memory_plan(
     """What the weights, the coefficients and a block of rows will take, before anything is read.
 
     The programs are compiled for the present device from shapes alone, and it is the compiler that says what they take.
+    Whether the unembedding is a matrix of its own is taken from what a config claims: see `jaxlin.unembedding`.
 
     Args:
         name_or_config: a hub id or a directory, of which only config.json is read, or its contents; or a ``.gguf``

@@ -260,6 +260,13 @@ def edited(path: Path, source: Path, arch: str, key: str, value: Any) -> Path:
     return path
 
 
+def test_an_embedding_model(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """How its output is pooled is no part of the decoder."""
+    path = tmp_path / "any.gguf"
+    gguf_files.write(path, folder("qwen3"), "qwen3", change=lambda writer: writer.add_uint32("qwen3.pooling_type", 3))
+    assert jaxlin.load(path)[0].config.has_unembedding
+
+
 def test_a_model_without_windows(folder: Callable[[str], Path], tmp_path: Path) -> None:
     path = edited(tmp_path / "any.gguf", folder("gemma3"), "gemma3", "gemma3.attention.sliding_window", None)
     model, _ = jaxlin.load(path)

@@ -20,8 +20,9 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 import jaxlin
-from jaxlin import words
+from jaxlin import unembedding, words
 from jaxlin.errors import CheckpointError, UnembeddingError
+from jaxlin.packed import Int8
 
 Tensors = dict[str, np.ndarray]
 
@@ -92,12 +93,18 @@ class Stream:
         return self.program(bare, model.embed(tiny.IDS))
 
 
-def assert_equal_logits(folder: Path, stream: Stream) -> jaxlin.Decoder:
-    """The model, whose logits are those of transformers."""
+def difference(folder: Path, stream: Stream) -> tuple[jaxlin.Decoder, float]:
+    """The model, and how far its logits are from transformers'."""
     model, _ = jaxlin.load(folder)
     reference = oracle.logits(folder, tiny.IDS, torch.float32)
-    np.testing.assert_allclose(model.unembed(stream(model)), reference, atol=2e-5)
     assert np.abs(reference).max() > 1
+    return model, float(np.abs(np.asarray(model.unembed(stream(model))) - reference).max())
+
+
+def assert_equal_logits(folder: Path, stream: Stream) -> jaxlin.Decoder:
+    """The model, whose logits are those of transformers."""
+    model, worst = difference(folder, stream)
+    assert worst <= 2e-5
     return model
 
 
@@ -123,17 +130,31 @@ CASES = [
 """What the config claims, and which of the two matrices are stored."""
 
 
+def claiming(source: Path, folder: Path, claim: bool | None, stored: str) -> Path:
+    """A copy of a checkpoint that claims and stores what a case says."""
+    edited = Checkpoint(source, folder)
+    edited.tie(claim)
+    matrix = edited.tensors[edited.embedding]
+    edited.tensors[edited.head] = own(matrix.shape) if stored in ("both", "head") else matrix.copy()
+    if stored in ("embeddings", "head"):
+        del edited.tensors[edited.head if stored == "embeddings" else edited.embedding]
+    return edited.write()
+
+
+def placed(source: Path, folder: Path, body: str, head: str, vision: str) -> Path:
+    """A copy of a wrapper with a head of its own, its tensors at other places."""
+    edited = Checkpoint(source, folder)
+    edited.tie(False)
+    edited.tensors[edited.head] = own(edited.tensors[edited.embedding].shape)
+    edited.move(body, head, vision)
+    return edited.write()
+
+
 @pytest.mark.parametrize("name", PORTS)
 def test_the_head_is_what_is_stored(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     stream = Stream()
     for claim, stored in CASES:
-        edited = Checkpoint(checkpoint(name), tmp_path / f"{claim}, {stored}")
-        edited.tie(claim)
-        matrix = edited.tensors[edited.embedding]
-        edited.tensors[edited.head] = own(matrix.shape) if stored in ("both", "head") else matrix.copy()
-        if stored in ("embeddings", "head"):
-            del edited.tensors[edited.head if stored == "embeddings" else edited.embedding]
-        folder = edited.write()
+        folder = claiming(checkpoint(name), tmp_path / f"{claim}, {stored}", claim, stored)
         tied = transformers.AutoConfig.from_pretrained(folder).tie_word_embeddings
         if not tied and stored != "both":
             with pytest.raises(CheckpointError, match=r"expected a tensor \S*(lm_head|embed_tokens)\.weight"):
@@ -141,6 +162,61 @@ def test_the_head_is_what_is_stored(name: str, checkpoint: Callable[[str], Path]
         else:
             model = assert_equal_logits(folder, stream)
             assert model.config.tie_word_embeddings == (tied and stored != "both")
+
+
+def test_every_analysis_reads_the_head_that_is_stored(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Of a file that claims a tie and holds another head."""
+    edited = Checkpoint(checkpoint("llama, tied"), tmp_path / "both")
+    head = own(edited.tensors[edited.embedding].shape)
+    edited.tensors["lm_head.weight"] = head
+    folder = edited.write()
+    logits = oracle.logits(folder, tiny.IDS, torch.float32)[-1]
+    model, tokenizer = jaxlin.load(folder)
+    x = model.embed(tiny.IDS)
+    target = int(logits.argmax())
+    assert float(jaxlin.attribute(model, x, target).value) == pytest.approx(logits[target], abs=2e-5)
+    np.testing.assert_allclose(jaxlin.steering.token_direction(model, target), head[target], rtol=1e-6)
+    u = np.random.default_rng(0).normal(size=64).astype(np.float32)
+    assert words.promoted(model, u, 3).ids.tolist() == np.argsort(-head @ u)[:3].tolist()
+    reading = jaxlin.lens.read(model, x)
+    assert int(np.asarray(reading.ids)[-1, -1, 0]) == target
+    explanation = jaxlin.explain(model, tokenizer, tiny.IDS)
+    assert explanation.logit == pytest.approx(logits[target], abs=2e-5)
+    assert jaxlin.generate(model, tokenizer, tiny.IDS, 1).tokens[-1] == target
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_matrices_are_compared_by_rows(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal values in other dtypes and formats are equal; one value that differs, in any block, is seen."""
+    codes = np.arange(-10, 10, dtype=np.int8).reshape(5, 4)
+    packed = Int8(codes, np.full(5, 127, np.float32))
+    plain = np.asarray(packed[...])
+    matrices = {"packed": packed, "plain": plain, "wide": plain.astype(np.float64), "short": plain[:4]}
+    matrices |= {str(row): np.where(np.arange(5)[:, None] == row, plain + 1, plain) for row in range(5)}
+
+    class Stub(dict[str, Any]):
+        """Matrices as a checkpoint gives them."""
+
+        def names(self) -> list[str]:
+            return list(self)
+
+        def shape(self, name: str) -> tuple[int, ...]:
+            return self[name].shape
+
+        def is_packed(self, name: str) -> bool:
+            return isinstance(self[name], Int8)
+
+        def read(self, name: str) -> Any:
+            return self[name]
+
+        def read_rows(self, name: str, start: int, stop: int) -> Any:
+            assert stop - start <= rows
+            return self[name][start:stop]
+
+    monkeypatch.setattr(unembedding, "BLOCK", 4 * rows)
+    stub: Any = Stub(matrices)
+    assert all(unembedding.are_equal(stub, one, other) for one, other in (("packed", "plain"), ("plain", "wide")))
+    assert not any(unembedding.are_equal(stub, "packed", other) for other in ("short", *map(str, range(5))))
 
 
 class TestNames:
@@ -155,12 +231,8 @@ class TestNames:
     @pytest.mark.parametrize("name", WRAPPERS)
     def test_wrappers(self, name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
         stream = Stream()
-        for body, head, vision in WRAPPERS[name]:
-            edited = Checkpoint(checkpoint(name), tmp_path / f"{body}{head}")
-            edited.tie(False)
-            edited.tensors[edited.head] = own(edited.tensors[edited.embedding].shape)
-            edited.move(body, head, vision)
-            assert_equal_logits(edited.write(), stream)
+        for places in WRAPPERS[name]:
+            assert_equal_logits(placed(checkpoint(name), tmp_path / "".join(places), *places), stream)
 
     def test_a_flat_config(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
         """The text half's keys beside the wrapper's, as transformers 4 wrote them; unread beside a text half."""
@@ -221,6 +293,8 @@ class TestNoUnembedding:
         np.testing.assert_array_equal(model(x), with_head(x))
         lmap = jaxlin.local_map(model, x)
         assert lmap.residual < 3e-6
+        direction = np.ones(64, np.float32)
+        assert float(jaxlin.attribute(model, x, direction).value) == pytest.approx(float(lmap.output.sum()), abs=1e-5)
         for asks in (
             lambda: model.unembed(lmap.output),
             lambda: jaxlin.attribute(model, x, target=5),

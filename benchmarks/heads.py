@@ -1,0 +1,60 @@
+"""The second part of PARITY.md: which matrix gives the logits, and under which names, in every port and wrapper.
+
+The residual of a map says nothing of either, as it is taken before the unembedding. Each cell is the largest difference
+of a logit from transformers', in float32, over twenty positions of one tiny random checkpoint that is edited.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import test_unembedding as heads
+import tiny
+from tqdm import tqdm
+
+from jaxlin.errors import JaxlinError
+
+BAR = 2e-5
+STORED = {"both": "another head", "equal": "an equal head", "embeddings": "no head", "head": "the head alone"}
+CLAIMS = {True: "tied", False: "untied", None: "no key"}
+
+
+def cell(folder: Path, stream: heads.Stream) -> str:
+    """The difference of a checkpoint in `folder`, or who refuses it."""
+    try:
+        _, found = heads.difference(folder, stream)
+    except JaxlinError:
+        return "refused"
+    return f"{found:.1e}" if found <= BAR else f"**{found:.1e}**"
+
+
+def tables() -> Iterator[str]:
+    """The lines of both tables."""
+    yield "## Heads"
+    yield ""
+    yield "What config.json claims, and what is stored beside the embeddings, or without them. A matrix that is neither"
+    yield "stored nor tied is random in transformers; jaxlin refuses the file, naming what is missing."
+    yield ""
+    yield "| model | " + " | ".join(f"{CLAIMS[claim]}, {STORED[stored]}" for claim, stored in heads.CASES) + " |"
+    yield "|" + "---|" * (len(heads.CASES) + 1)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary)
+        sources = {name: tiny.build(tiny.VARIANTS[name], path / name) for name in heads.PORTS}
+        for name in tqdm(heads.PORTS, unit="port"):
+            stream, cells = heads.Stream(), []
+            for claim, stored in heads.CASES:
+                folder = heads.claiming(sources[name], path / f"{name}, {claim}, {stored}", claim, stored)
+                cells.append(cell(folder, stream))
+            yield f"| {name} | " + " | ".join(cells) + " |"
+        yield ""
+        yield "## Names of wrappers"
+        yield ""
+        yield "Where versions of transformers have kept the text half and its head, here unlike the embeddings."
+        yield ""
+        yield "| model | text half | head | logits f32 |"
+        yield "|---|---|---|---|"
+        for name, kinds in heads.WRAPPERS.items():
+            stream = heads.Stream()
+            for places in kinds:
+                found = cell(heads.placed(sources[name], path / f"{name}, {places}", *places), stream)
+                yield f"| {name} | `{places[0]}*` | `{places[1]}*` | {found} |"
