@@ -117,9 +117,15 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.sigmoid,
     "gelu": lambda x: 0.5 * (1 + jax.lax.erf(x * 0.5**0.5)),
     "gelu_tanh": lambda x: 0.5 * (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "quick_gelu": lambda x: jax.nn.sigmoid(1.702 * x),
     "relu": lambda x: (x > 0).astype(x.dtype),
+    "relu2": jax.nn.relu,
+    "leaky_relu": lambda x: jnp.where(x > 0, 1, 0.01).astype(x.dtype),
+    "hardswish": lambda x: jax.nn.relu6(x + 3) / 6,
+    "mish": lambda x: jnp.tanh(jax.nn.softplus(x)),
+    "tanh": lambda x: jnp.where(x == 0, 1, jnp.tanh(x) / jnp.where(x == 0, 1, x)),
 }
-r"""$\mathrm{act}(x)/x$ of each activation, in closed form: nothing is divided, so $x = 0$ is no special case."""
+r"""$\mathrm{act}(x)/x$ of each activation, in closed form: for tanh alone something is divided, and 0 a special case."""
 
 
 def ungated(x: Float[Array, "t *b f"], act: str, hold: Hold) -> Float[Array, "t *b f"]:

@@ -90,10 +90,13 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
-    "relu": "relu",
+    **{name: name for name in ("quick_gelu", "relu", "relu2", "leaky_relu", "hardswish", "mish", "tanh")},
 }
 """transformers' names of activations, and ours."""
 
@@ -194,6 +197,9 @@ def rope_of(
         parameters["original_max_position_embeddings"] = original
     share = parameters.pop("partial_rotary_factor", 1.0 if share is None else share)
     parameters = {key: value for key, value in parameters.items() if key not in extra}
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if partial is None and kind == "default":
+        share = 1.0  # transformers rotates whole heads where such a family scales nothing
     if partial is None and share != 1:
         raise json.error("partial_rotary_factor", "1, as this family rotates whole heads", repr(share))
     if not is_number(share) or not 0 < share <= 1 or int(head_dim * share) < 2 or int(head_dim * share) % 2:

@@ -72,13 +72,14 @@ def contexts() -> Iterator[Context]:
                 yield placed(f"{name}, {form}", config)
         if name == kind:
             text = bare.get("text_config", bare)
-            for beside in BESIDE.get(text["model_type"], []):
+            for beside in BESIDE.get(text.get("model_type", kind), []):
                 yield placed(f"{name}, {beside}", with_text(bare, {**text, **beside}))
             plain = {key: value for key, value in text.items() if key != "rope_parameters"}
+            axes = {key: value for key, value in text.get("rope_parameters", {}).items() if key.startswith("mrope")}
             for rope, parameters in ROPES.items():
-                flat = {"rope_type": rope, "rope_theta": 1e4, **fit(parameters, parsed)}
+                flat = {"rope_type": rope, "rope_theta": 1e4, **fit(parameters, parsed), **axes}
                 nested = {"full_attention": flat, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
-                for given in (flat, nested) if "rope_parameters" in text else (flat,):
+                for given in (flat, nested) if "full_attention" in text.get("rope_parameters", {}) else (flat,):
                     yield placed(f"{name}, {rope}", with_text(bare, {**plain, "rope_parameters": given}))
 
 
@@ -92,7 +93,7 @@ def placed(name: str, config: dict[str, Any]) -> Context:
     given = (config if text is None else text).get("rope_parameters") or {}
     if "full_attention" in given:
         places[*before, "rope_parameters", "full_attention"] = "rope." + given["full_attention"]["rope_type"]
-    elif given:
+    elif given and "mrope_section" not in given:  # whose axes are the port's to read
         places[*before, "rope_parameters"] = "rope." + given.get("rope_type", "default")
     return Context(name, config, places)
 

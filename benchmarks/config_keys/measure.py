@@ -49,6 +49,8 @@ def rounds(name: str, own: Mapping[str, Any]) -> Iterator[list[tuple[str, Any]]]
     keys = {key: [] for key in known_rope_keys()} if name.startswith("rope.") else known_keys()
     tried = {}
     for key, defaults in keys.items():
+        if isinstance(own.get(key), dict) and key.endswith("_config"):
+            continue  # without what stands there, a part would have its default size, of billions of parameters
         values = [value for value in values_of(key, defaults) if key not in own or value != own[key]]
         tried[key] = values if key in own else [*values, None]
     for i in range(max(map(len, tried.values()))):
