@@ -125,7 +125,7 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
     "mish": lambda x: jnp.tanh(jax.nn.softplus(x)),
     "tanh": lambda x: jnp.where(x == 0, 1, jnp.tanh(x) / jnp.where(x == 0, 1, x)),
 }
-r"""$\mathrm{act}(x)/x$ of each activation, in closed form: for tanh alone something is divided, and 0 a special case."""
+r"""$\mathrm{act}(x)/x$ of each activation, in closed form: only tanh divides, and treats 0 apart."""
 
 
 def ungated(x: Float[Array, "t *b f"], act: str, hold: Hold) -> Float[Array, "t *b f"]:

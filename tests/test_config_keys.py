@@ -19,7 +19,7 @@ from jaxlin.errors import ConfigError
 from jaxlin.registry import FAMILIES, port
 
 TYPES = [name for types in FAMILIES.values() for name in types]
-WRAPPERS = ["gemma3", "mistral3"]
+WRAPPERS = [name for name in TYPES if "text_config" in tiny.VARIANTS[name].options]
 ROWS = [*TYPES, *(f"{name}.text_config" for name in WRAPPERS)]
 BESIDE = {"max_position_embeddings", "original_max_position_embeddings", "use_sliding_window", "max_window_layers"}
 """Keys that change something only beside another one, which these configs lack."""
