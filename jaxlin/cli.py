@@ -82,6 +82,9 @@ def explain(
         bool | None,
         typer.Option(help="Whether the prompt begins with BOS; what the tokenizer does by itself if absent."),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Take the prompt as what a user says, in the model's chat template.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with all of it to this file.")] = None,
     devices: Annotated[
@@ -95,16 +98,21 @@ def explain(
     from jaxlin.explain import explain as explained
     from jaxlin.report import check_writable, write
     from jaxlin.terminal import show
+    from jaxlin.tokenizer import required
 
     if html is not None:
         check_writable(html)
     loaded, tokenizer = jaxlin.load(
         model, linearize=True, rule=rule, dtype=dtype, mesh=devices, ignore_config_keys=ignore_config_keys or ()
     )
+    prompt: str | list[int] = text
+    if chat:
+        messages = [{"role": "user", "content": text}]
+        prompt = required(tokenizer, "A chat").chat(messages, add_generation_prompt=True)
     found = explained(
         loaded,
         tokenizer,
-        text,
+        prompt,
         position=position,
         target=target,
         over=over,

@@ -1,4 +1,4 @@
-"""Text to token ids and back, from tokenizer.json, or from the metadata of a GGUF file.
+"""Text to token ids and back, from tokenizer.json, tekken.json, tokenizer.model or the metadata of a GGUF file.
 
 Others use `Tokenizer`; `tokenizer_of`, which reads that of a folder; and `required`, which refuses to do without one.
 """

@@ -27,6 +27,11 @@ def with_bytes(text: str, token: str | None) -> str:
     )
 
 
+def spelled(word: bytes) -> str:
+    """Bytes as the vocabulary of byte-level BPE spells them."""
+    return "".join(map(_CHARACTERS.__getitem__, word))
+
+
 def _byte_characters() -> dict[str, int]:
     """GPT-2's alphabet: the printable bytes of Latin-1 as they are, the other 68 as the characters from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -35,3 +40,4 @@ def _byte_characters() -> dict[str, int]:
 
 
 _BYTES = _byte_characters()
+_CHARACTERS = {byte: character for character, byte in _BYTES.items()}

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,11 @@ from jaxlin.checkpoint.strict_json import parse_object, read_json
 from jaxlin.errors import CheckpointError, TokenizerError
 from jaxlin.printable import quoted
 from jaxlin.tokenizer.backend import Backend, backend_of
+from jaxlin.tokenizer.parts import Parts
+from jaxlin.tokenizer.sentencepiece import sentencepiece_spec
 from jaxlin.tokenizer.special_tokens import special_tokens
 from jaxlin.tokenizer.splits import TEKKEN
+from jaxlin.tokenizer.tekken import tekken_spec
 
 LOG = logging.getLogger("jaxlin")
 
@@ -20,25 +22,8 @@ _TEKKEN_TOKENS = {"[INST]", "[/INST]", "[AVAILABLE_TOOLS]"}
 _LARGE = 100_000
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a `Tokenizer` is made of.
-
-    Attributes:
-        backend: text to ids and back.
-        source: where it is from, for messages.
-        named: the special tokens by their names, such as ``bos_token``.
-        stop: the ids that end what a model writes, where a file names them.
-    """
-
-    backend: Backend
-    source: str
-    named: Mapping[str, str] = field(default_factory=dict)
-    stop: tuple[int, ...] = ()
-
-
 def read_parts(files: Mapping[str, Path]) -> Parts:
-    """What a tokenizer is made of, from tokenizer.json and the files beside it.
+    """What a tokenizer is made of, from tokenizer.json, tekken.json or tokenizer.model and the files beside it.
 
     Args:
         files: those that exist, by name.
@@ -46,17 +31,16 @@ def read_parts(files: Mapping[str, Path]) -> Parts:
     Raises:
         TokenizerError: a file that cannot be read, or does not hold what it should.
     """
-    path = files["tokenizer.json"]
-    source = str(path)
-    text, spec = _tokenizer_json(path)
     config, special_map, added = (
         _object(files, name) for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
     )
+    path, text, spec, named = _read(files, config)
+    source = str(path)
     stored = spec.get("added_tokens") or []
-    if not isinstance(stored, list):
-        raise TokenizerError(f"{source}, added_tokens: expected a list; found {quoted(stored)}.")
+    if not isinstance(stored, list) or not all(isinstance(each, dict) for each in stored):
+        raise TokenizerError(f"{source}, added_tokens: expected a list of objects; found {quoted(stored)}.")
     beside = str(files.get("tokenizer_config.json", path))
-    special = special_tokens(config, special_map, added, stored, beside)
+    special = special_tokens({**named, **config}, special_map, added, stored, beside)
     backend = backend_of(text, spec, special.added, source)
     if _is_split_wrongly(spec, stored):
         LOG.warning(
@@ -68,7 +52,23 @@ def read_parts(files: Mapping[str, Path]) -> Parts:
         backend = backend_of(json.dumps(spec), spec, special.added, source)
     bos = special.named.get("bos_token")
     _compare_bos(backend, bos, config.get("add_bos_token"), source)
-    return Parts(backend, source, special.named, tuple(_stop_ids(files)))
+    chat_template = _text(files, "chat_template.jinja") or config.get("chat_template")
+    return Parts(backend, source, special.named, tuple(_stop_ids(files)), chat_template)
+
+
+def _read(files: Mapping[str, Path], config: dict[str, Any]) -> tuple[Path, str, dict[str, Any], dict[str, str]]:
+    """The file that the tokenizer is in, a tokenizer.json's text and object, and tokens that the file itself names."""
+    if path := files.get("tokenizer.json"):
+        return path, *_tokenizer_json(path), {}
+    if path := files.get("tekken.json"):
+        spec, named = tekken_spec(_object(files, "tekken.json"), config, str(path))
+    else:
+        path = files["tokenizer.model"]
+        try:
+            spec, named = sentencepiece_spec(path.read_bytes(), config, str(path))
+        except OSError as error:
+            raise TokenizerError(f"{path}: cannot be read: {error.strerror}.") from error
+    return path, json.dumps(spec), spec, named
 
 
 def _tokenizer_json(path: Path) -> tuple[str, dict[str, Any]]:
@@ -77,6 +77,13 @@ def _tokenizer_json(path: Path) -> tuple[str, dict[str, Any]]:
         return text, parse_object(text)
     except (OSError, ValueError) as error:
         raise TokenizerError(f"{path}: expected a tokenizer; found {error}."[:300]) from error
+
+
+def _text(files: Mapping[str, Path], name: str) -> str | None:
+    try:
+        return files[name].read_text(encoding="utf-8") if name in files else None
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{files[name]}: cannot be read: {error}."[:300]) from error
 
 
 def _object(files: Mapping[str, Path], name: str) -> dict[str, Any]:

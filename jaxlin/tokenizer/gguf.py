@@ -4,7 +4,7 @@ The names and defaults are those of ``src/llama-vocab.cpp`` of https://github.co
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
@@ -13,7 +13,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from jaxlin.errors import TokenizerError
 from jaxlin.printable import quoted
 from jaxlin.tokenizer.backend import Local, tried
-from jaxlin.tokenizer.files import Parts
+from jaxlin.tokenizer.merges import pairs_by_score
+from jaxlin.tokenizer.parts import Parts
 from jaxlin.tokenizer.splits import SPLITS, Split
 from jaxlin.tokenizer.worker import Tokens
 
@@ -21,11 +22,6 @@ _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
 _MARKUP = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 """What tokens of a chat template look like."""
-
-_MOST_SPLIT = 2**28
-"""What the squares of the lengths of a SentencePiece vocabulary's tokens may add up to: each is tried in two parts at
-every character, and a file could be made to take all memory. 262,144 tokens of 16 characters, SentencePiece's longest
-unless told, come to a quarter of it."""
 
 
 def gguf_parts(metadata: Mapping[str, Any], source: str) -> Parts:
@@ -72,8 +68,20 @@ def gguf_parts(metadata: Mapping[str, Any], source: str) -> Parts:
         # The token may be spelled like the template's own words, so it goes by another name there.
         before = {"id": "BOS", "ids": [vocabulary[bos]], "tokens": [bos]}
         backend.post_processor = processors.TemplateProcessing(single="BOS $A", special_tokens=[before])
-    named = {key: token for key, token in (("bos_token", bos), ("eos_token", eos)) if token is not None}
-    return Parts(Local(Tokens(backend), source), source, named, tuple(vocabulary[end] for end in ends))
+    others = {
+        name: _named(metadata, f"tokenizer.ggml.{key}_token_id", tokens, source)
+        for name, key in (("unk_token", "unknown"), ("pad_token", "padding"))
+    }
+    named = {key: t for key, t in {"bos_token": bos, "eos_token": eos, **others}.items() if t is not None}
+    stop = tuple(vocabulary[end] for end in ends)
+    return Parts(Local(Tokens(backend), source), source, named, stop, _chat_templates(metadata))
+
+
+def _chat_templates(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    prefix = "tokenizer.chat_template"
+    named = {key[len(prefix) + 1 :]: value for key, value in metadata.items() if key.startswith(f"{prefix}.")}
+    named |= {"default": metadata[prefix]} if prefix in metadata else {}
+    return [{"name": name, "template": template} for name, template in named.items()]
 
 
 def _split(metadata: Mapping[str, Any], source: str) -> Split:
@@ -143,28 +151,6 @@ def _scores(scores: list[Any], count: int, source: str) -> list[float]:
     if not all(isinstance(score, float) and score == score for score in scores):
         raise TokenizerError(f"{source}, tokenizer.ggml.scores: expected numbers; found other values.")
     return scores
-
-
-def pairs_by_score(vocabulary: Iterable[str], scores: list[float], source: str) -> list[tuple[str, str]]:
-    """The merges of SentencePiece's BPE: of all adjacent pieces, the pair whose union scores highest is merged first.
-
-    Raises:
-        TokenizerError: pieces that are too long to try their parts.
-    """
-    known = frozenset(vocabulary)
-    if (work := sum(len(token) ** 2 for token in known)) > _MOST_SPLIT:
-        raise TokenizerError(
-            f"{source}: expected tokens whose squared lengths add up to at most {_MOST_SPLIT}; found {work}."
-        )
-    found = [
-        (-score, cut, len(token) - cut, token[:cut], token[cut:])
-        for token, score in zip(vocabulary, scores, strict=True)
-        for cut in range(1, len(token))
-        if token[:cut] in known and token[cut:] in known
-    ]
-    # Among equal scores longer left parts come first, as transformers sorts them.
-    found.sort(key=lambda pair: (pair[0], -pair[1], -pair[2]))
-    return [(left, right) for *_, left, right in found]
 
 
 def _sentencepiece(

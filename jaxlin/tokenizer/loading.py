@@ -10,6 +10,9 @@ from jaxlin.tokenizer.tokenizer import Tokenizer
 
 LOG = logging.getLogger("jaxlin")
 
+KINDS = ("tokenizer.json", "tekken.json", "tokenizer.model")
+"""The files that hold a tokenizer; of several the first is read."""
+
 
 def tokenizer_of(files: Mapping[str, Path], source: str) -> Tokenizer | None:
     """The tokenizer of a folder; None, with a logged message, if there is none.
@@ -21,8 +24,8 @@ def tokenizer_of(files: Mapping[str, Path], source: str) -> Tokenizer | None:
     Raises:
         TokenizerError: a file that cannot be read.
     """
-    if "tokenizer.json" not in files:
-        LOG.warning("%s: no tokenizer.json: the model is loaded without a tokenizer and takes token ids.", source)
+    if not any(name in files for name in KINDS):
+        LOG.warning("%s: none of %s: the model is loaded without a tokenizer, for token ids.", source, ", ".join(KINDS))
         return None
     return Tokenizer(read_parts(files))
 
@@ -35,7 +38,7 @@ def required(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
     """
     if tokenizer is None:
         raise TokenizerError(
-            f"{what} needs a tokenizer; found None: the checkpoint has no tokenizer.json. Put that of the model into "
-            "its folder, or use what takes token ids: model.embed, local_map, attribute."
+            f"{what} needs a tokenizer; found None: the checkpoint has no {', '.join(KINDS)}. Put that of the model "
+            "into its folder, or use what takes token ids: model.embed, local_map, attribute."
         )
     return tokenizer

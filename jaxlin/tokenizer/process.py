@@ -28,6 +28,8 @@ class Process:
 
     def __init__(self, source: str, memory: int = MEMORY) -> None:
         self._source = source
+        if os.name != "posix" or not sys.executable:
+            raise TokenizerError(f"{source}: expected a system that can start a process with limits; found {os.name}.")
         ours, theirs = Pipe()
         paths = json.dumps([path for path in sys.path if os.path.isabs(path)])
         worker = str(Path(__file__).with_name("worker.py"))

@@ -92,7 +92,7 @@ def special_tokens(
             added.append(token)
     special = {token["content"] for token in tokens.values()}
     added = [_resolved({**token, "special": token["special"] or token["content"] in special}) for token in added]
-    return SpecialTokens(added, {key: token["content"] for key, token in tokens.items() if key in NAMED})
+    return SpecialTokens(added, {key: token["content"] for key, token in tokens.items()})
 
 
 def _is_unmarked(key: str, value: Any) -> bool:

@@ -11,8 +11,10 @@ from jaxtyping import Int
 from jaxlin.errors import TokenizerError
 from jaxlin.printable import quoted
 from jaxlin.tokenizer.byte_tokens import with_bytes
-from jaxlin.tokenizer.files import Parts, read_parts
+from jaxlin.tokenizer.chat import templates_of
+from jaxlin.tokenizer.files import read_parts
 from jaxlin.tokenizer.gguf import gguf_parts
+from jaxlin.tokenizer.parts import Parts
 
 Ids = Sequence[int] | Int[np.ndarray, " n"]
 """Token ids."""
@@ -30,6 +32,7 @@ class Tokenizer:
 
     def __init__(self, parts: Parts) -> None:
         self._backend, self._source = parts.backend, parts.source
+        self._named, self._chat_template = parts.named, parts.chat_template
         self._before = self._backend.encode("a", False)
         self.bos_id, self.eos_id = (self._id_of(parts, name) for name in ("bos_token", "eos_token"))
         self.stop_ids = tuple(parts.stop) or (() if self.eos_id is None else (self.eos_id,))
@@ -54,6 +57,7 @@ class Tokenizer:
         generation_config: Path | None = None,
         special_tokens_map: Path | None = None,
         added_tokens: Path | None = None,
+        chat_template: Path | None = None,
     ) -> "Tokenizer":
         """From tokenizer.json, and what the others say of it.
 
@@ -63,6 +67,7 @@ class Tokenizer:
             generation_config: the ids that end a text.
             special_tokens_map: what older files say of special tokens.
             added_tokens: what older files add to the tokens.
+            chat_template: the template of conversations, where it is a file of its own.
 
         Raises:
             TokenizerError: a file that cannot be read.
@@ -73,6 +78,7 @@ class Tokenizer:
             "generation_config.json": generation_config,
             "special_tokens_map.json": special_tokens_map,
             "added_tokens.json": added_tokens,
+            "chat_template.jinja": chat_template,
         }
         return cls(read_parts({name: path for name, path in files.items() if path is not None}))
 
@@ -103,13 +109,57 @@ class Tokenizer:
                 if self.bos_id is None:
                     raise TokenizerError("prepend_bos: expected a tokenizer with a BOS token; this one has none.")
                 ids = [self.bos_id, *ids]
+        self._warn_of_two_bos(ids)
+        return ids
+
+    def _warn_of_two_bos(self, ids: list[int]) -> None:
         if self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
             warnings.warn(
                 f"The text begins with {self.token(self.bos_id)!r} and the tokenizer puts it there too: it is doubled. "
                 "Leave it out of the text, or pass prepend_bos=False.",
-                stacklevel=2,
+                stacklevel=3,
             )
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+        template: str | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """The ids of a conversation, as `chat_text` writes it; nothing is put before them that the template does not.
+
+        Args:
+            messages: what was said, such as ``[{"role": "user", "content": "Hello"}]``.
+            add_generation_prompt: whether the model's answer is begun, so that it writes it and not the user's next.
+            template: the name of a template where there are several.
+            variables: what else the template takes, such as ``tools`` or ``enable_thinking``.
+
+        Raises:
+            TokenizerError: as of `chat_text`.
+        """
+        variables["add_generation_prompt"] = add_generation_prompt
+        ids = self._backend.encode(self.chat_text(messages, template=template, **variables), False)
+        self._warn_of_two_bos(ids)
         return ids
+
+    def chat_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+        template: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation by the model's chat template, which is run with limits: `jaxlin.tokenizer.chat`.
+
+        Raises:
+            TokenizerError: no template, no conversation, or a template that refuses it or does not end.
+        """
+        templates = templates_of(self._chat_template, self._source)
+        given = {"add_generation_prompt": add_generation_prompt, **variables}
+        return templates.text(messages, self._named, name=template, **given)
 
     def decode(self, ids: Ids, skip_special_tokens: bool = False) -> str:
         """The text of `ids`.

@@ -94,6 +94,13 @@ class Server:
         assert self.tokens is not None
         return self.tokens.id_to_token(token_id)
 
+    def render(self, template: str, variables: dict[str, Any], now: str) -> str:
+        """The text that a chat template makes of its variables, with what transformers gives one beside them."""
+        text = _rendered(template, variables, now)
+        if len(text) > MOST_CHARACTERS + 10 * len(json.dumps(variables)):
+            raise ValueError(f"a text of {len(text)} characters")
+        return text
+
     def answer(self, request: bytes) -> bytes:
         """What a request gives, or the error it ends in."""
         try:
@@ -101,6 +108,52 @@ class Server:
             return json.dumps([getattr(self, name)(*arguments), None]).encode()
         except BaseException as error:  # a panic of the library is no Exception
             return json.dumps([None, f"{type(error).__name__}: {error}"[:1000]]).encode()
+
+
+def _rendered(template: str, variables: dict[str, Any], now: str) -> str:
+    from datetime import datetime
+
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """The marks around what the model writes, which change nothing of it."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    def raise_exception(message: Any) -> None:
+        raise jinja2.TemplateError(str(message))
+
+    def tojson(
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = datetime.fromisoformat(now).strftime
+    compiled = environment.from_string(template)
+    _close_files()
+    return compiled.render(**variables)
+
+
+def _close_files() -> None:
+    """Let this process open nothing from here on."""
+    import jinja2.debug  # noqa: F401, which an error in a template would import
+
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def limit(memory: int) -> None:
