@@ -16,7 +16,7 @@ import numpy as np
 from jaxlin.checkpoint.strict_json import check_file, exists, parse_object
 from jaxlin.errors import JaxlinError
 from jaxlin.parallel import said_by_first
-from jaxlin.written import only_writer, reason, write_whole
+from jaxlin.written import UNSUPPORTED, only_writer, reason, write_whole
 
 
 class RowsFile:
@@ -73,8 +73,12 @@ class RowsFile:
         try:
             file.write(self.header)
             file.flush()
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
             file.truncate(size)
         except OSError:
             self.data.unlink(missing_ok=True)

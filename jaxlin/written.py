@@ -1,6 +1,7 @@
 """Files that are whole or not there, and that one process writes at a time."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ try:
     import fcntl
 except ImportError:  # Windows, where two processes are not kept apart
     fcntl = None
+
+
+UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What file systems answer that have no locks, or cannot take room for a file that is not written yet."""
 
 
 def reason(error: BaseException) -> str:
@@ -72,8 +77,13 @@ def _locked(path: Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                return file
             # Whoever had it may have deleted it in between: then the next one at this path is another file.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):

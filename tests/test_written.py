@@ -44,6 +44,16 @@ def test_names_that_are_none(name: str, tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with only_writer(tmp_path / "a"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
