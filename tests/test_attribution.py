@@ -305,7 +305,7 @@ def test_words() -> None:
     with pytest.raises(TokenizerError, match="expected one token"):
         jaxlin.attribute(model, x, ("The", "nonsensical words"), tokenizer=tokenizer)
     for same in ((" house", " house"), (" house", other)):
-        with pytest.raises(jaxlin.JaxlinError, match="two different tokens"):
+        with pytest.raises(jaxlin.JaxlinError, match="two different words"):
             jaxlin.attribute(model, x, same, tokenizer=tokenizer)
 
 

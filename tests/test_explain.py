@@ -147,7 +147,7 @@ def test_one_word_over_another() -> None:
     by_id = jaxlin.explain(model, tokenizer, PROMPT, target=most, over=only, spectrum="none", with_detail=True)
     assert by_id == found
     assert jaxlin.explain(model, tokenizer, PROMPT, target=most, spectrum="none").over is None
-    for over, message in (("most", "two different tokens"), (10**6, r"token ids in 0\.\.")):
+    for over, message in (("most", "another word than the target"), (10**6, r"token ids in 0\.\.")):
         with pytest.raises(jaxlin.JaxlinError, match=message):
             jaxlin.explain(model, tokenizer, PROMPT, target="most", over=over)
 
