@@ -31,6 +31,7 @@ from jaxlin.local_map import local_map
 from jaxlin.map_operator import LocalMap
 from jaxlin.patching import Patching as Patching
 from jaxlin.patching import activation_patching as activation_patching
+from jaxlin.printable import quoted
 from jaxlin.sites import position_in
 from jaxlin.spectrum import SVD
 from jaxlin.targets import Target, Words, checked_target, without_words
@@ -180,7 +181,7 @@ def removal(
     if not 1 <= kept <= len(triplets.s):
         raise JaxlinError(f"Removal: expected k in 1..{len(triplets.s)}, the triplets given; found {k}.")
     if side not in ("right", "left"):
-        raise JaxlinError(f'Removal: expected the side "right" or "left"; found {side!r}.')
+        raise JaxlinError(f'Removal: expected the side "right" or "left"; found {quoted(side)}.')
     if samples < 0:
         raise JaxlinError(f"Removal: expected 0 random removals or more; found {samples}.")
     at = position_in(x.shape[0], position)

@@ -15,6 +15,7 @@ from jaxlin.edits import Edit, SteeringError, Where, checked, schedule_at, whole
 from jaxlin.errors import TokenizerError
 from jaxlin.generation import Generation, Prompt, generate_all, rounded, spans
 from jaxlin.layers import at_least_float32
+from jaxlin.printable import quoted
 from jaxlin.tokenizer import Tokenizer, required
 
 
@@ -92,7 +93,8 @@ def dose_curve(
     doses = np.asarray(strengths, float)
     if not len(prompts) or doses.ndim != 1 or not doses.size or not np.isfinite(doses).all():
         raise SteeringError(
-            f"Dose curve: expected one prompt or more and finite strengths; found {len(prompts)} and {strengths!r}."
+            f"Dose curve: expected one prompt or more and finite strengths; found {len(prompts)} and "
+            f"{quoted(strengths)}."
         )
     tokenizer = required(tokenizer, "A dose curve")
     word, token = _target(tokenizer, target)

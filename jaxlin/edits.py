@@ -17,6 +17,7 @@ from jaxlin.errors import JaxlinError
 from jaxlin.hold import Cached, Hold
 from jaxlin.leaf import Leaf
 from jaxlin.modules import Schedule
+from jaxlin.printable import quoted
 from jaxlin.sites import Site, is_whole, place
 
 E = TypeVar("E", bound="Edit")
@@ -106,7 +107,7 @@ def checked(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:
         if not isinstance(edit, Edit):
             raise SteeringError(
                 f"Edit: expected what jaxlin.steering's add, ablate, swap, paper_equation or paper_code give; "
-                f"found {edit!r}."
+                f"found {quoted(edit)}."
             )
         checked_where(edit.where)
         for name, array in edit.vectors().items():
@@ -131,7 +132,8 @@ def checked_where(where: Any) -> Where:
     positions: tuple[Any, ...] = tuple(where) if several else (where,)
     if not positions or not all(is_whole(each) and each >= 0 for each in positions):
         raise SteeringError(
-            f'Edit, where: expected "all", "new" or positions counted from the first token, as (0, 3); found {where!r}.'
+            f'Edit, where: expected "all", "new" or positions counted from the first token, as (0, 3); '
+            f"found {quoted(where)}."
         )
     return tuple(map(int, positions))
 

@@ -68,7 +68,7 @@ def explain(
     check_tokenizer(tokenizer)
     tokenizer, vocab = required(tokenizer, "An explanation"), model.config.vocab_size
     if not is_whole(top) or not 1 <= top <= vocab:
-        raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {top!r}.")
+        raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {quoted(top)}.")
     how: Spectrum = one_of("Spectrum", spectrum, SPECTRA)
     if len(text) == 0:
         raise PromptError("Prompt: expected a text of one token or more; found none.")

@@ -128,7 +128,7 @@ def rope_scaling(given: Mapping[str, Any], tensors: Mapping[str, Sequence[float]
         beside = ", ".join(tensors)
         raise ValueError(f"rope.scaling.type: expected none beside tensors of {beside}; found {quoted(kind)}")
     if given.get("rope.scaling.attn_factor", 1.0) != 1.0:
-        raise ValueError(f"rope.scaling.attn_factor: expected 1; found {given['rope.scaling.attn_factor']!r}")
+        raise ValueError(f"rope.scaling.attn_factor: expected 1; found {quoted(given['rope.scaling.attn_factor'])}")
     linear = given.get("rope.scale_linear", 1.0)  # how files of 2023 say it
     if kind == "none":
         return {} if linear == 1.0 else {"rope_type": "linear", "factor": linear}

@@ -25,6 +25,7 @@ from jaxlin.held import record
 from jaxlin.hold import Hold
 from jaxlin.layers import HIGHEST
 from jaxlin.packed import Packed
+from jaxlin.printable import quoted
 from jaxlin.sites import SiteError, is_whole, position_in
 from jaxlin.targets import Target, Words, checked_target, without_words
 from jaxlin.tokenizer import Tokenizer
@@ -114,7 +115,7 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
         whole = isinstance(pair, tuple) and len(pair) == 2 and all(map(is_whole, pair))
         if not whole or any(not -n <= i < n for i, n in zip(pair, size, strict=True)):
             raise SiteError(
-                f"Heads: expected pairs of a layer below {size[0]} and a head below {size[1]}; found {pair!r}."
+                f"Heads: expected pairs of a layer below {size[0]} and a head below {size[1]}; found {quoted(pair)}."
             )
         kept[pair] = False
 

@@ -27,6 +27,7 @@ from jaxlin.krylov import cheaper, krylov
 from jaxlin.layers import folding_pays
 from jaxlin.leaf import Leaf
 from jaxlin.parallel import mesh_of, rows_over, spread
+from jaxlin.printable import quoted
 from jaxlin.rows import default_block, dense, sizes
 from jaxlin.sites import Place
 from jaxlin.spectrum import SVD, bounded_svd, check_count, check_dtype
@@ -223,7 +224,7 @@ class LocalMap:
             products = self.matvec, self.rmatvec
             found = krylov(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, beside=self.x)
         else:
-            raise JaxlinError(f"SVD: expected the method auto, dense or krylov; found {method!r}.")
+            raise JaxlinError(f"SVD: expected the method auto, dense or krylov; found {quoted(method)}.")
         return found.signed(np.asarray(self.output))
 
 

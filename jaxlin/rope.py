@@ -14,6 +14,7 @@ import numpy as np
 from jaxlin.checkpoint.config import is_number
 from jaxlin.checkpoint.key_table import harmless_rope_keys
 from jaxlin.errors import ConfigError
+from jaxlin.printable import quoted
 
 FLOAT32 = float(np.finfo(np.float32).max)
 """Frequencies are computed with in float32 at least."""
@@ -155,7 +156,7 @@ class _Parameters:
     truncate: bool
 
     def error(self, expected: str, found: str) -> ConfigError:
-        return ConfigError(f"Rope parameters of type {self.kind!r}: expected {expected}, found {found}.")
+        return ConfigError(f"Rope parameters of type {quoted(self.kind)}: expected {expected}, found {found}.")
 
     def take(self, key: str, default: Any = None) -> Any:
         value = self.given.pop(key, None)
@@ -164,15 +165,17 @@ class _Parameters:
     def number(self, key: str, default: float | None = None) -> float:
         value = self.take(key, default)
         if not is_number(value):
-            raise self.error(f"a number under {key!r}", f"{value!r}"[:100])
+            raise self.error(f"a number under {quoted(key)}", quoted(value))
         return float(value)
 
     def numbers(self, key: str, length: int) -> np.ndarray:
         value = self.take(key)
         if not isinstance(value, list) or len(value) != length:
-            raise self.error(f"{length} numbers under {key!r}", f"{len(value)}" if isinstance(value, list) else "none")
+            raise self.error(
+                f"{length} numbers under {quoted(key)}", f"{len(value)}" if isinstance(value, list) else "none"
+            )
         if not all(map(is_number, value)):
-            raise self.error(f"{length} numbers under {key!r}", f"{value}"[:100])
+            raise self.error(f"{length} numbers under {quoted(key)}", quoted(value))
         return np.array(value, float)
 
     @property
@@ -206,9 +209,11 @@ def rope_from_parameters(
     given.pop("type", None)
     rounded = given.pop("truncate", True)
     if rounded is not None and not isinstance(rounded, bool):
-        raise ConfigError(f"Rope parameters of type {kind!r}: expected true or false under 'truncate'.")
+        raise ConfigError(f"Rope parameters of type {quoted(kind)}: expected true or false under 'truncate'.")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(f"Rope type: expected one of {', '.join(_KINDS)}; found {kind!r}, which jaxlin cannot read.")
+        raise ConfigError(
+            f"Rope type: expected one of {', '.join(_KINDS)}; found {quoted(kind)}, which jaxlin cannot read."
+        )
     truncate = bool(rounded) if truncate is None else truncate
     reader = _Parameters(given, kind, dim, theta, max_position_embeddings, truncate)
     reader.theta = reader.number("rope_theta", theta)

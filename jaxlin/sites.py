@@ -77,7 +77,7 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
         )
     kind, layer = site
     if not -layers <= layer < layers:
-        raise SiteError(f"Site {site!r}: expected a layer in 0..{layers - 1}; found {layer}.")
+        raise SiteError(f"Site {quoted(site)}: expected a layer in 0..{layers - 1}; found {layer}.")
     layer = int(layer) % layers
     return Place(layer + 1) if kind == "resid_post" else Place(layer, KINDS.index(kind))
 
@@ -101,7 +101,9 @@ def ends(source: Site, target: Site, layers: int, kinds: tuple[str, ...] = KINDS
     """
     start, end = place(source, layers, kinds), place(target, layers, kinds)
     if not start < end:
-        raise SiteError(f"Expected a target that comes after the source; found {target!r} after {source!r}.")
+        raise SiteError(
+            f"Expected a target that comes after the source; found {quoted(target)} after {quoted(source)}."
+        )
     return start, end
 
 

@@ -32,6 +32,7 @@ from jaxlin.edits import Edit, SteeringError, Where, edited
 from jaxlin.errors import JaxlinError
 from jaxlin.held import record
 from jaxlin.map_edits import PaperCode, PaperEquation, paper_code, paper_equation
+from jaxlin.printable import quoted
 from jaxlin.sites import Place, Site, is_whole, place
 from jaxlin.vector_edits import Ablate, Add, Swap, ablate, add, swap
 
@@ -80,7 +81,8 @@ def mean_difference(
     for side in (towards, away):
         if not len(side) or any(np.ndim(ids) != 1 for ids in side):
             raise SteeringError(
-                f"Mean difference: expected a list of prompts on both sides, each a list of token ids; found {side!r}."
+                "Mean difference: expected a list of prompts on both sides, each a list of token ids; "
+                f"found {quoted(side)}."
             )
     spot = place(site, model.config.num_hidden_layers, model.sites)
 
@@ -104,5 +106,5 @@ def token_direction(model: Decoder, token: int) -> Float[Array, " d"]:
     check_model(model)
     vocab = model.config.vocab_size
     if not is_whole(token) or not 0 <= token < vocab:
-        raise JaxlinError(f"Token: expected an id in 0..{vocab - 1}; found {token!r}.")
+        raise JaxlinError(f"Token: expected an id in 0..{vocab - 1}; found {quoted(token)}.")
     return jax.grad(lambda h: model.unembed(h)[token])(jnp.zeros(model.config.hidden_size, model.dtype))

@@ -35,6 +35,7 @@ from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
 from jaxlin.lens.paths import check_path
 from jaxlin.lens.prompt_maps import prompt_maps, rows_together
 from jaxlin.lens.sums import Sums
+from jaxlin.printable import quoted
 from jaxlin.sites import is_whole
 from jaxlin.written import only_writer
 
@@ -87,11 +88,11 @@ def fit(
         raise JaxlinError("Fit: a rule says what is held; give held=True with it.")
     for name, number, least in (("skip_first", skip_first, 0), ("longest", longest, skip_first + 2)):
         if not is_whole(number) or number < least:
-            raise JaxlinError(f"Fit, {name}: expected an integer of at least {least}; found {number!r}.")
+            raise JaxlinError(f"Fit, {name}: expected an integer of at least {least}; found {quoted(number)}.")
     if block is not None and (not is_whole(block) or block < 1):
-        raise JaxlinError(f"Fit, block: expected at least 1 row; found {block!r}.")
+        raise JaxlinError(f"Fit, block: expected at least 1 row; found {quoted(block)}.")
     if tolerance is not None and not (is_number(tolerance) and tolerance >= 0):
-        raise JaxlinError(f"Fit, tolerance: expected a number of at least 0; found {tolerance!r}.")
+        raise JaxlinError(f"Fit, tolerance: expected a number of at least 0; found {quoted(tolerance)}.")
     kept = _layers(layers, depth)
     taken = _taken(model, list(prompts), skip_first, longest)
     estimator = f"local_linear_map, {chosen}" if held else ORDINARY

@@ -20,6 +20,7 @@ from jaxlin.decoder import Decoder
 from jaxlin.errors import JaxlinError
 from jaxlin.layers import HIGHEST
 from jaxlin.leaf import Leaf
+from jaxlin.printable import quoted
 from jaxlin.steering import token_direction
 
 ORDINARY = "jacobian_lens"
@@ -78,7 +79,7 @@ class JacobianLens:
             JaxlinError: a layer that this lens has no matrix for.
         """
         if layer not in self.layers:
-            raise JaxlinError(f"Lens: expected a layer of {spans(self.layers)}; found {layer!r}.")
+            raise JaxlinError(f"Lens: expected a layer of {spans(self.layers)}; found {quoted(layer)}.")
         return self.maps[self.layers.index(layer)]
 
     def transport(self, h: Float[Array | np.ndarray, "*b d"], layer: int) -> Float[Array, "*b d"]:
@@ -143,9 +144,8 @@ def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
     for lens in lenses:
         for what in ("estimator", "layers", "skip_first", "target_layer"):
             if getattr(lens, what) != getattr(first, what):
-                raise JaxlinError(
-                    f"Merge: expected lenses of one {what}; found {getattr(first, what)!r} and {getattr(lens, what)!r}."
-                )
+                found = " and ".join(quoted(getattr(each, what)) for each in (first, lens))
+                raise JaxlinError(f"Merge: expected lenses of one {what}; found {found}.")
         if jnp.shape(lens.maps) != jnp.shape(first.maps) or lens.prompts < 1:
             raise JaxlinError(
                 f"Merge: expected matrices of shape {jnp.shape(first.maps)} and a number of prompts; "

@@ -16,6 +16,7 @@ from jaxlin.errors import JaxlinError
 from jaxlin.hold import Hold
 from jaxlin.layers import HIGHEST
 from jaxlin.lens.jacobian_lens import JacobianLens, check, spans
+from jaxlin.printable import quoted
 from jaxlin.sites import is_whole, position_in
 
 
@@ -73,10 +74,10 @@ def read(
     model.check_embeddings(x)
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
     if not is_whole(k) or not 1 <= k <= vocab:
-        raise JaxlinError(f"Read: expected a number of tokens in 1..{vocab}; found {k!r}.")
+        raise JaxlinError(f"Read: expected a number of tokens in 1..{vocab}; found {quoted(k)}.")
     chosen = _listed(tokens)
     if unknown := [token for token in chosen if not is_whole(token) or not 0 <= token < vocab]:
-        raise JaxlinError(f"Read: expected token ids in 0..{vocab - 1}; found {unknown[0]!r}.")
+        raise JaxlinError(f"Read: expected token ids in 0..{vocab - 1}; found {quoted(unknown[0])}.")
     asked = range(len(x)) if positions is None else _listed(positions)
     at = tuple(position_in(len(x), position) for position in asked)
     if lens is None:
