@@ -23,6 +23,7 @@ import jaxlin
 from jaxlin.baselines import shuffled_weights
 from jaxlin.errors import CheckpointError, ConfigError
 from jaxlin.packed import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
+from jaxlin.packed.base import _rounded_to_float16
 from jaxlin.packed.codes import codes_of_rows, packed_codes, unpacked_codes
 from jaxlin.packed.ggml import LAYOUTS
 from jaxlin.packed.mixed import Places, apart, layer_of
@@ -120,6 +121,32 @@ def awq(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch
     return {module + key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in tensors.items()}, values.float()
 
 
+def pack_quantized(size: int, dtype: torch.dtype, *, symmetric: bool = True, reordered: bool = False) -> Write:
+    """The tensors of compressed-tensors' pack-quantized of 4 bits; integers are stored from -8 on."""
+
+    def write(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        groups = weight.shape[1] // size if size > 0 else 1
+        codes, zero, scale = uniform(weight, groups, 4, np.float32)
+        zero = np.full_like(zero, 8) if symmetric else zero
+        group = np.repeat(np.arange(groups), weight.shape[1] // groups)
+        group = np.random.default_rng(0).permutation(group) if reordered else group
+        scales = torch.from_numpy(scale).to(dtype)
+        tensors = {
+            "weight_packed": torch.from_numpy(nibbles(codes, 4)),
+            "weight_scale": scales,
+            "weight_shape": torch.tensor(weight.shape),
+        }
+        if not symmetric:
+            tensors["weight_zero_point"] = torch.from_numpy(nibbles(zero.T, 4).T.copy())
+        if reordered:
+            tensors["weight_g_idx"] = torch.from_numpy(group.astype(np.int32))
+        integers, zeros = (torch.from_numpy(a - 8).to(dtype) for a in (codes, zero))
+        values = (integers - zeros[:, group]) * scales[:, group]
+        return {name.removesuffix("weight") + key: a for key, a in tensors.items()}, values.float()
+
+    return write
+
+
 BNB4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}
 BNB8 = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 6.0}
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32]}
@@ -127,6 +154,14 @@ CHANNEL = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "chann
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": False, "true_sequential": True}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
 COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"]}
+
+
+def packed_config(**weights: Any) -> dict[str, Any]:
+    """The config of pack-quantized."""
+    said = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "actorder": None, **weights}
+    groups = {"group_0": {"weights": said, "input_activations": None, "targets": ["Linear"]}}
+    return {**COMPRESSED, "format": "pack-quantized", "config_groups": groups}
+
 
 FORMATS: dict[str, tuple[Write, dict[str, Any], type[Packed]]] = {
     "nf4": (four_bit("nf4", False, torch.float32), BNB4, FourBit),
@@ -151,6 +186,17 @@ FORMATS: dict[str, tuple[Write, dict[str, Any], type[Packed]]] = {
     "gptq, one group, v2": (gptq(-1, version=2), {**GPTQ, "group_size": -1, "checkpoint_format": "gptq_v2"}, Affine),
     "gptq, 8 bits": (gptq(32, 8), {**GPTQ, "bits": 8}, Affine),
     "awq": (awq, AWQ, Affine),
+    "pack-quantized": (pack_quantized(32, torch.bfloat16), packed_config(group_size=32), Affine),
+    "pack-quantized, asymmetric": (
+        pack_quantized(-1, torch.float16, symmetric=False),
+        packed_config(strategy="channel", group_size=None, symmetric=False),
+        Affine,
+    ),
+    "pack-quantized, reordered": (
+        pack_quantized(32, torch.float32, symmetric=False, reordered=True),
+        packed_config(group_size=32, symmetric=False, actorder="group"),
+        Affine,
+    ),
 }
 
 
@@ -201,7 +247,7 @@ def test_format(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x6
     assert lmap.residual <= 1e-13
 
 
-@pytest.mark.parametrize("form", ["nf4, nested", "int8", "fp8", "gptq, reordered", "awq"])
+@pytest.mark.parametrize("form", ["nf4, nested", "int8", "fp8", "gptq, reordered", "awq", "pack-quantized"])
 def test_rows_of_a_fused_weight(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None) -> None:
     """Phi-3 keeps queries, keys and values in one tensor; the packed rows of each are taken apart."""
     write, said, _ = FORMATS[form]
@@ -226,6 +272,14 @@ def test_written_by_transformers(checkpoint: Callable[[str], Path], tmp_path: Pa
         expected = bnb.dequantize_4bit(stored.data, stored.quant_state).float()
         ours = getattr(model.layers.self_attn, name).weight[...][1]
         np.testing.assert_array_equal(np.asarray(ours, np.float32), expected)
+
+
+def test_rounding_to_float16() -> None:
+    """As the conversion does, which not every device carries out."""
+    drawn = np.random.default_rng(0).normal(size=(7, 20000)).astype(np.float32)
+    values = drawn * np.float32(10.0) ** np.arange(-8, 5, 2, dtype=np.float32)[:, None]
+    found = jax.jit(_rounded_to_float16)(values)
+    np.testing.assert_array_equal(found, np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32))
 
 
 @pytest.mark.parametrize("rows", [1, 8, 13])
@@ -474,6 +528,13 @@ def changed(part: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callab
         ("awq", changed("qweight", lambda words: words[:, :-1].contiguous()), "up_proj.weight: expected shape"),
         ("awq", changed("qweight", lambda words: words[None]), r"qweight: expected words of I32.*of shape \(1"),
         ("awq", changed("scales", lambda scale: scale.int()), "scales.*found I32"),
+        ("pack-quantized", changed("weight_shape", lambda shape: shape * 2), "expected words of 4 bits.*weight_shape"),
+        ("pack-quantized", changed("weight_shape", lambda shape: -shape), "expected words of 4 bits.*weight_shape"),
+        ("pack-quantized", changed("weight_shape", lambda shape: shape + 2**62), "expected words of 4 bits"),
+        ("pack-quantized", changed("weight_shape", lambda shape: shape[:1]), "weight_shape.*found I64"),
+        ("pack-quantized", changed("weight_packed", lambda words: words.float()), "weight_packed.*found F32"),
+        ("pack-quantized, reordered", lambda t: t.pop(f"{QWEIGHT}.weight_zero_point"), "zero_point.*found none"),
+        ("pack-quantized, reordered", lambda t: t.pop(f"{QWEIGHT}.weight_g_idx"), "weight_g_idx.*found none"),
     ],
 )
 def test_damaged_words(
@@ -499,6 +560,12 @@ def test_damaged_words(
         ({**GPTQ, "dynamic": {"+:.*": {"bits": 8}}}, "dynamic"),
         ({**GPTQ, "surprise": 1}, "surprise"),
         ({**AWQ, "bits": 8}, "bits"),
+        (packed_config(num_bits=3), "integers of 4 or 8 bits"),
+        (packed_config(num_bits=[4]), "integers of 4 or 8 bits"),
+        (packed_config(strategy="tensor"), "strategy group or channel"),
+        (packed_config(group_size="128"), "group_size"),
+        ({**COMPRESSED, "format": "pack-quantized", "config_groups": {}}, "one kind in all groups.*found 0"),
+        ({**COMPRESSED, "format": "pack-quantized", "config_groups": {"a": {"weights": 4}}}, "an object 'weights'"),
         ({**AWQ, "version": "gemv"}, "version.*found 'gemv'"),
         ({**AWQ, "backend": "llm-awq"}, "backend"),
         ({**AWQ, "zero_point": False}, "zero_point"),

@@ -80,18 +80,7 @@ class GPTQ(Quantized):
         words = self.part(module, "qweight", ("I32",), (width * self._bits // WORD, out))
         zeros = self.part(module, "qzeros", ("I32",), (groups, -(-out * self._bits // WORD)))
         scale = self.part(module, "scales", ("F16", "BF16", "F32"), (groups, out))
-        group = None
-        if f"{module}.g_idx" in self.folder.names():
-            group = self.part(module, "g_idx", ("I32",), (width,))
-            if group.size and (group.min() < 0 or group.max() >= groups):
-                raise CheckpointError(
-                    f"{self.folder.file_of(f'{module}.g_idx')}, tensor {module}.g_idx: expected groups in "
-                    f"0..{groups - 1}; found {group.min()} to {group.max()}."
-                )
-            size = -(-width // groups)
-            group = None if np.array_equal(group, np.arange(width) // size) else group
-        elif not self._ordered:
-            self.part(module, "g_idx", ("I32",), (width,))  # which says that it is missing
+        group = group_of_columns(self, module, "g_idx", width, groups, required=not self._ordered)
         zero = (codes_in_words(zeros, self._bits)[:, :out] + self._stored_less) & (2**self._bits - 1)
         codes = codes_of_columns(words, self._bits)
         return Affine(codes, np.ascontiguousarray(zero.T), np.ascontiguousarray(scale.T), group, self._bits)
@@ -117,6 +106,26 @@ def group_count(quantized: Quantized, module: str, width: int, size: int) -> int
             f"{width} columns."
         )
     return width // size
+
+
+def group_of_columns(
+    quantized: Quantized, module: str, suffix: str, width: int, groups: int, *, required: bool
+) -> Int32[np.ndarray, " i"] | None:
+    """The group of each column, as a tensor of the file says it; None where groups are runs of one length.
+
+    Raises:
+        CheckpointError: it is `required` and missing, or names a group that is none.
+    """
+    name, folder = f"{module}.{suffix}", quantized.folder
+    if name not in folder.names() and not required:
+        return None
+    group = quantized.part(module, suffix, ("I32",), (width,))
+    if group.size and (group.min() < 0 or group.max() >= groups):
+        raise CheckpointError(
+            f"{folder.file_of(name)}, tensor {name}: expected groups in 0..{groups - 1}; found {group.min()} to "
+            f"{group.max()}."
+        )
+    return None if np.array_equal(group, np.arange(width) // (width // groups)) else group
 
 
 def codes_in_words(words: Int32[np.ndarray, "n w"], bits: int) -> UInt8[np.ndarray, "n v"]:

@@ -2,6 +2,7 @@
 
 from jaxlin.checkpoint.awq import AWQ
 from jaxlin.checkpoint.bitsandbytes import BitsAndBytes
+from jaxlin.checkpoint.compressed import PackQuantized
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import Folder
 from jaxlin.checkpoint.gptq import GPTQ
@@ -65,7 +66,10 @@ def _reader(folder: Folder | None, config: ConfigReader) -> Quantized | None:
     if config.take("quantization_config", dict, None) is None:
         return None
     said = config.part("quantization_config")
-    reader = METHODS[quantization_method(said)](folder, said)
+    method = METHODS[quantization_method(said)]
+    if method is CompressedTensors and said.peek("format") == "pack-quantized":
+        method = PackQuantized
+    reader = method(folder, said)
     said.finish()
     return reader
 

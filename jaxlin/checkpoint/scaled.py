@@ -5,6 +5,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from jaxlin.checkpoint.compressed import compressed_groups
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.packing import Quantized
 from jaxlin.packed import Scaled
@@ -76,22 +77,8 @@ class CompressedTensors(Quantized):
 
     def read_config(self, said: ConfigReader) -> None:
         """The format of the weights in every group."""
-        for key in (
-            "format",
-            "quantization_status",
-            "ignore",
-            "global_compression_ratio",
-            "kv_cache_scheme",
-            "version",
-        ):
-            said.leave_out(key)
-        said.leave_out("sparsity_config", "transform_config")
-        groups = said.take("config_groups", dict)
         self._block: tuple[int, int] | None = None
-        for name, group in groups.items():
-            weights = group.get("weights") if isinstance(group, dict) else None
-            if not isinstance(weights, dict):
-                raise said.error("config_groups", f"an object 'weights' in {name}", quoted(group))
+        for weights in compressed_groups(said):
             kind = (weights.get("num_bits"), weights.get("type"), weights.get("symmetric", True))
             if kind not in ((8, "float", True), (8, "int", True)):
                 raise said.error("config_groups", "symmetric weights of 8 bits, float or int", quoted(weights))
@@ -103,9 +90,6 @@ class CompressedTensors(Quantized):
                 if not _is_block(block):
                     raise said.error("config_groups", "a block_structure of two integers of at least 1", quoted(block))
                 self._block = block[0], block[1]
-        transformed = said.peek("transform_config")
-        if transformed:
-            raise said.error("transform_config", "none", quoted(transformed))
 
     def is_packed_tensor(self, name: str) -> bool:
         """Weights of 8 bits are."""
