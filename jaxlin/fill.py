@@ -109,6 +109,7 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
     model = jax.tree_util.tree_map_with_path(parameter, abstract)
     unused = there - used - {tied}
     extra = sorted(unused.difference(*(fnmatch.filter(unused, pattern) for pattern in left_out)))
+    extra = [name for name in extra if not _adds_nothing(tensors, name)]
     if extra:
         raise CheckpointError(
             f"{source}: expected only tensors that the model has; found {', '.join(extra[:4])}"
@@ -118,6 +119,12 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
         if count := len(fnmatch.filter(unused, pattern)):
             LOG.warning("%s: left out %d tensors %s: %s", source, count, pattern, why)
     return model
+
+
+def _adds_nothing(tensors: Tensors, name: str) -> bool:
+    """Whether a tensor is a bias of zeros, which old files of GPTQ have where the model has none."""
+    values = tensors.read(name) if name.endswith(".bias") and len(tensors.shape(name)) == 1 else None
+    return isinstance(values, np.ndarray) and not values.any()
 
 
 def _check(values: np.ndarray | Packed, where: str) -> None:

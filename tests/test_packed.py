@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 
 import jaxlin
 from jaxlin.baselines import shuffled_weights
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.quantized import planned_quantization
 from jaxlin.errors import CheckpointError, ConfigError
 from jaxlin.packed import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
 from jaxlin.packed.base import _rounded_to_float16
@@ -591,12 +593,35 @@ def test_methods_that_are_not_read(
         jaxlin.load(folder)
 
 
+def test_what_transformers_writes_of_a_quantisation() -> None:
+    """All keys of its configs are known."""
+    from transformers import AwqConfig, GPTQConfig
+
+    for written, kind in ((GPTQConfig(4, dataset="c4", desc_act=True), "GPTQ"), (AwqConfig(), "AWQ")):
+        said = json.loads(written.to_json_string(use_diff=False))
+        found = planned_quantization(ConfigReader({"quantization_config": said}, "config.json"))
+        assert type(found).__name__ == kind
+
+
 def test_mlx_by_its_own_key(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     config = json.loads((checkpoint("llama, wide") / "config.json").read_text())
     said = {"group_size": 64, "bits": 4}
     for extra in ({"quantization": said}, {"quantization": said, "quantization_config": said}):
         with pytest.raises(ConfigError, match="that of MLX"):
             jaxlin.memory_plan({**config, **extra}, tokens=2)
+
+
+def unquantise(folder: Path, module: str) -> torch.Tensor:
+    """The weight of one module in bfloat16, as it then is in `folder`."""
+    plain = load_file(folder / "values" / "model.safetensors")[f"{module}.weight"].bfloat16()
+
+    def restore(tensors: dict[str, torch.Tensor]) -> None:
+        for key in [key for key in tensors if key.startswith(module)]:
+            del tensors[key]
+        tensors[f"{module}.weight"] = plain
+
+    damaged(folder, restore)
+    return plain
 
 
 @pytest.mark.parametrize("form", ["nf4, nested", "int8", "gptq"])
@@ -608,14 +633,8 @@ def test_layers_in_different_formats_stay_packed(
     folder = quantise(checkpoint("llama, wide"), tmp_path, write, said)
     name = "model.layers.1.mlp.up_proj"
     values = load_file(folder / "values" / "model.safetensors")
-    plain = values[f"{name}.weight"].bfloat16()
-
-    def restore(tensors: dict[str, torch.Tensor]) -> None:
-        for key in [key for key in tensors if key.startswith(name)]:
-            del tensors[key]
-        tensors[f"{name}.weight"] = plain
-
-    model, _ = jaxlin.load(damaged(folder, restore), linearize=True, dtype="float64")
+    plain = unquantise(folder, name)
+    model, _ = jaxlin.load(folder, linearize=True, dtype="float64")
     weight = model.layers.mlp.up_proj.weight.get_value()
     assert isinstance(weight, Mixed)
     assert tuple(map(type, weight.stacks)) == (kind, BFloat16)
@@ -634,6 +653,14 @@ def test_layers_in_different_formats_stay_packed(
     assert lmap.residual <= 1e-13
     part = jaxlin.local_map(model, x, source=("resid_post", 0))
     assert part.residual <= 1e-13
+
+
+def test_biases_of_zeros(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Old files of GPTQ have them where the model has none; others are refused."""
+    folder = quantise(checkpoint("llama, wide"), tmp_path, *FORMATS["gptq"][:2])
+    jaxlin.load(damaged(folder, lambda tensors: tensors.update({f"{QWEIGHT}.bias": torch.zeros(192)})))
+    with pytest.raises(CheckpointError, match=r"found model.layers.0.mlp.up_proj.bias"):
+        jaxlin.load(damaged(folder, lambda tensors: tensors.update({f"{QWEIGHT}.bias": torch.eye(192)[0]})))
 
 
 def test_groups_that_do_not_fill_a_row(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

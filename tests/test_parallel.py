@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from test_explain import jaxlin_command
-from test_packed import FORMATS, quantise
+from test_packed import FORMATS, quantise, unquantise
 
 import jaxlin
 from jaxlin.generation import generate
@@ -55,14 +55,18 @@ np.savez(
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
 
 
-@pytest.mark.parametrize(("form", "split"), [("bfloat16", 4), ("bfloat16", 2), ("nf4, nested", 1), ("fp8", 4)])
+@pytest.mark.parametrize(
+    ("form", "split"), [("bfloat16", 4), ("bfloat16", 2), ("nf4, nested", 1), ("fp8", 4), ("gptq, mixed", 4)]
+)
 def test_four_devices_give_what_one_gives(form: str, split: int, tmp_path: Path) -> None:
     """Weights over all four, over pairs with rows over two, and rows alone."""
     stored = tiny.torch.bfloat16 if form == "bfloat16" else tiny.torch.float32
     variant = tiny.Variant("LlamaConfig", {**tiny.GQA, **tiny.SIZES, **HEADS}, stored=stored)
     folder = tiny.build(variant, tmp_path / "plain")
-    if form in FORMATS:
-        folder = quantise(folder, tmp_path / "packed", *FORMATS[form][:2])
+    if form != "bfloat16":
+        folder = quantise(folder, tmp_path / "packed", *FORMATS[form.removesuffix(", mixed")][:2])
+    if form.endswith(", mixed"):
+        unquantise(folder, "model.layers.1.mlp.down_proj")
     out, ids = tmp_path / "found.npz", tiny.IDS[:9]
     command = [sys.executable, "-c", PROGRAM, str(folder), str(out), ",".join(map(str, ids)), str(split)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

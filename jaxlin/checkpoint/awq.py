@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.checkpoint.gptq import group_count
+from jaxlin.checkpoint.gptq import RUNTIME_KEYS, group_count
 from jaxlin.checkpoint.packing import Quantized
 from jaxlin.errors import CheckpointError
 from jaxlin.packed import Affine
@@ -40,9 +40,7 @@ class AWQ(Quantized):
         if said.peek("backend") == "llm-awq":
             raise said.error("backend", "autoawq, whose layout is read", "'llm-awq'")
         self.take_skipped(said, "modules_to_not_convert")
-        # Which kernel is to multiply, how modules are joined for it, and how the codes were found.
-        said.leave_out("backend", "do_fuse", "fuse_max_seq_len", "modules_to_fuse", "exllama_config", "sym", "desc_act")
-        said.leave_out("lm_head", "dataset", "tokenizer", "model_seqlen", "meta", "damp_percent", "true_sequential")
+        said.leave_out("do_fuse", "fuse_max_seq_len", "modules_to_fuse", "sym", "desc_act", *RUNTIME_KEYS)
 
     def is_packed_tensor(self, name: str) -> bool:
         """Every qweight is."""

@@ -24,6 +24,16 @@ WORD = 32
 """Bits of a word."""
 
 
+RUNTIME_KEYS = (
+    *("damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "act_group_aware", "mse", "dataset"),
+    *("model_name_or_path", "model_file_base_name", "model_seqlen", "max_input_length", "tokenizer", "batch_size"),
+    *("pad_token_id", "block_name_to_quantize", "module_name_preceding_first_block", "modules_in_block_to_quantize"),
+    *("cache_block_outputs", "lm_head", "use_cuda_fp16", "use_exllama", "disable_exllama", "exllama_config"),
+    *("backend", "meta"),
+)
+"""Keys that say how the codes were found and which kernel is to multiply with them."""
+
+
 class GPTQ(Quantized):
     """``gptq``, with or without reordered columns; both versions of its zero points."""
 
@@ -50,12 +60,7 @@ class GPTQ(Quantized):
                 raise said.error(key, "none", quoted(said.peek(key)))
             said.leave_out(key)
         self.take_skipped(said, "modules_to_not_convert")
-        # How the codes were found, and which kernel is to multiply with them.
-        said.leave_out("sym", "damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "dataset")
-        said.leave_out("model_name_or_path", "model_file_base_name", "model_seqlen", "max_input_length", "tokenizer")
-        said.leave_out("batch_size", "pad_token_id", "block_name_to_quantize", "module_name_preceding_first_block")
-        said.leave_out("modules_in_block_to_quantize", "cache_block_outputs", "act_group_aware", "mse", "lm_head")
-        said.leave_out("use_cuda_fp16", "use_exllama", "disable_exllama", "exllama_config", "backend", "meta")
+        said.leave_out("sym", *RUNTIME_KEYS)
 
     def is_packed_tensor(self, name: str) -> bool:
         """Every qweight is."""
