@@ -17,7 +17,7 @@ from jaxlin.errors import ConfigError
 from jaxlin.printable import quoted
 
 FLOAT32 = float(np.finfo(np.float32).max)
-"""Frequencies are computed with in float32 at least."""
+"""Frequencies, and the base whose powers they are, are computed with in float32 at least."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def rope_from_parameters(
         raise
     except (ArithmeticError, ValueError) as error:  # of math.log and math.pow
         raise reader.error("numbers that give frequencies", f"{dict(parameters)} ({error})"[:200]) from error
-    if not all(((each > 0) & (each <= FLOAT32)).all() for each in frequencies) or reader.theta > FLOAT32:
+    if not all(((each > 0) & (each <= FLOAT32)).all() for each in frequencies) or not 1 <= reader.theta <= FLOAT32:
         raise reader.error("numbers that give positive frequencies of float32", f"{dict(parameters)}"[:200])
     harmless = harmless_rope_keys(kind)
     if unread := [key for key, value in given.items() if key not in harmless and value is not None]:

@@ -60,6 +60,7 @@ def test_harmless_keys(row: str, configs: dict[str, dict[str, Any]]) -> None:
     harmless = sorted(measured.known - measured.changes - own.keys())
     edits = {key: draw.choice(values_of(key, keys[key])) for key in harmless}
     del edits["auto_map"]
+    edits.pop("tie_word_embeddings", None)  # which head is used is said by the tensors
     assert read(edited(config, place_of(row), edits)) == read(config)
     sample = {key: edits[key] for key in draw.sample(sorted(edits), SAME_KEYS)}
     assert Reference(config).outcome(edited(config, place_of(row), sample)) == "same"

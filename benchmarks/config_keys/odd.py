@@ -2,8 +2,10 @@
 
 import copy
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +98,8 @@ class Finding(NamedTuple):
 class Pool:
     """Contexts with their models in both libraries, made when they are first drawn."""
 
-    def __init__(self, types: Sequence[str]) -> None:
+    def __init__(self, types: Sequence[str], folder: Path) -> None:
+        self._folder = folder
         self.contexts = [each for each in contexts() if not types or each.config["model_type"] in types]
         self._models: dict[str, tuple[Reference, Ported] | None] = {}
 
@@ -105,7 +108,8 @@ class Pool:
         if context.name not in self._models:
             try:
                 reference = Reference(context.config)
-                ported = Ported(reference)
+                folder = self._folder / str(len(self._models))
+                ported = Ported(reference, folder)
                 ported.under(context.config)
                 self._models[context.name] = reference, ported
             except Exception:
@@ -115,16 +119,18 @@ class Pool:
 
 def findings(number: int, seed: int, types: Sequence[str]) -> Iterator[Finding]:
     """Draw `number` cases and compare them."""
-    draw, pool, keys = random.Random(seed), Pool(types), known_keys()
+    draw, keys = random.Random(seed), known_keys()
     matter = sorted(set().union(*(measured_keys(name).changes for names in FAMILIES.values() for name in names)))
     done = 0
-    while done < number:
-        context = draw.choice(pool.contexts)
-        if (models := pool.models(context)) is None:
-            continue
-        case = Case(context, dict(drawn_edit(draw, context, matter, keys) for _ in range(draw.choice((1, 1, 2)))))
-        yield compared(case, *models)
-        done += 1
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Pool(types, Path(folder))
+        while done < number:
+            context = draw.choice(pool.contexts)
+            if (models := pool.models(context)) is None:
+                continue
+            case = Case(context, dict(drawn_edit(draw, context, matter, keys) for _ in range(draw.choice((1, 1, 2)))))
+            yield compared(case, *models)
+            done += 1
 
 
 def drawn_edit(

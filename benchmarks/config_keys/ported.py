@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,11 +26,14 @@ class Ported:
 
     What positions and windows are enters a compiled program as an argument, so that only a config of other widths,
     biases, scales or activations compiles another.
+
+    Args:
+        reference: whose weights these are.
+        folder: where the checkpoint is written.
     """
 
-    def __init__(self, reference: Reference) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self._path = Path(self._folder.name)
+    def __init__(self, reference: Reference, folder: Path) -> None:
+        self._path = folder
         reference.model.save_pretrained(self._path)
         tiny.write_tokenizer(self._path)
         self._models: dict[Any, Decoder] = {}
