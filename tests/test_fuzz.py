@@ -20,7 +20,7 @@ from jaxlin.tokenizer import Tokenizer
 INPUTS = 15
 """Of each reader, times its weight; a full round is ``python -m benchmarks.fuzz``."""
 
-SLOW = {"folder": 8, "quantized": 8, "gguf_load": 8, "tokenizer": 10}
+SLOW = {"folder": 8, "quantized": 8, "gguf_load": 8, "tokenizer": 10, "vocabulary": 12, "chat": 4}
 """Those that load a whole model, or read in a process of its own."""
 
 

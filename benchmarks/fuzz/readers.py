@@ -38,7 +38,7 @@ def reader(weight: int) -> Callable[[Write], Write]:
 
 def all_readers() -> dict[str, Reader]:
     """Every reader. A module with a new format is imported here."""
-    from benchmarks.fuzz import configs, folders, ggufs, lenses, resumed, tokenizers
+    from benchmarks.fuzz import configs, folders, ggufs, lenses, resumed, tokenizers, vocabularies
 
-    del configs, folders, ggufs, lenses, resumed, tokenizers
+    del configs, folders, ggufs, lenses, resumed, tokenizers, vocabularies
     return READERS

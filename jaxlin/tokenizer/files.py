@@ -1,12 +1,14 @@
 """The files of a folder that make a tokenizer, read into what a `Tokenizer` is made of."""
 
+import gc
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxlin.checkpoint.strict_json import parse_object, read_json
+from jaxlin.checkpoint.strict_json import check_file, parse_object, read_json
 from jaxlin.errors import CheckpointError, TokenizerError
 from jaxlin.printable import quoted
 from jaxlin.tokenizer.backend import Backend, backend_of
@@ -73,10 +75,26 @@ def _read(files: Mapping[str, Path], config: dict[str, Any]) -> tuple[Path, str,
 
 def _tokenizer_json(path: Path) -> tuple[str, dict[str, Any]]:
     try:
+        check_file(path)
         text = path.read_text(encoding="utf-8")
-        return text, parse_object(text)
+        with _without_collector():
+            return text, parse_object(text)
+    except CheckpointError as error:
+        raise TokenizerError(str(error)) from error
     except (OSError, ValueError) as error:
         raise TokenizerError(f"{path}: expected a tokenizer; found {error}."[:300]) from error
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """No search for cycles while half a million pairs of merges are made, which none of them is in: twice as fast."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _text(files: Mapping[str, Path], name: str) -> str | None:

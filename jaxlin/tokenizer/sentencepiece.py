@@ -36,7 +36,7 @@ def sentencepiece_spec(data: bytes, config: dict[str, Any], source: str) -> tupl
         fields = list(_fields(data))
         pieces = [_piece(value) for number, value in fields if number == _PIECES]
         trainer, normalizer = (_last(fields, number) for number in (_TRAINER, _NORMALIZER))
-    except (ValueError, IndexError, struct.error, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
         raise TokenizerError(f"{source}: expected a SentencePiece model; found {error}."[:300]) from error
     if not pieces or trainer.get(_MODEL_TYPE, 1) != _BPE:
         kind = trainer.get(_MODEL_TYPE, 1) if pieces else "no pieces"

@@ -83,8 +83,8 @@ def special_tokens(
         for key, each in values.items()
     }
     unnamed = [] if isinstance(extra, dict) else [_token(each, source, special=True) for each in extra]
-    stored_tokens = [_resolved(token) for token in own]
-    added = [token for _, token in sorted(numbered.items()) if _resolved(token) not in stored_tokens]
+    stored_tokens = {_key(token) for token in own}
+    added = [token for _, token in sorted(numbered.items()) if _key(token) not in stored_tokens]
     there = {token["content"] for token in [*own, *added]}
     # Of two that say different things of one token, the last holds.
     for token in [*tokens.values(), *unnamed]:
@@ -115,6 +115,10 @@ def _token(token: Any, source: str, *, special: bool) -> dict[str, Any]:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise TokenizerError(f"{source}: expected a token of characters; found half of one in {quoted(text)}.")
     return made
+
+
+def _key(token: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(sorted(_resolved(token).items()))
 
 
 def _resolved(token: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ SPLITS = (
         bos=True,
         architectures=("llama",),
     ),
-    Split(("dbrx", "smaug-bpe"), CL100K, architectures=("phi3", "olmo2")),
+    Split(("dbrx", "smaug-bpe"), CL100K, architectures=("phi3", "olmo2", "smollm3")),
     Split(("qwen2", "deepseek-r1-qwen", "megrez"), QWEN, nfc=True, architectures=("qwen2", "qwen3")),
     Split(("stablelm2",), QWEN),
     Split(("tekken",), TEKKEN, whole_words=True, bos=True, architectures=("mistral3",)),

@@ -47,6 +47,8 @@ def tekken_spec(file: dict[str, Any], config: dict[str, Any], source: str) -> tu
         kept = len(special) if kept is None else kept
         if not isinstance(pattern, str) or not len(special) <= kept <= _MOST_SPECIAL:
             raise ValueError("no pattern, or more special tokens than are said to be")
+        if not all(isinstance(text, str) for text in special):
+            raise ValueError(f"special tokens {quoted(special, 100)}")
         special += [f"<SPECIAL_{i}>" for i in range(len(special), kept)]
         listed = file["vocab"] if size is None else file["vocab"][: size - kept]
         words = [base64.b64decode(each["token_bytes"], validate=True) for each in listed]
@@ -71,8 +73,6 @@ def tekken_spec(file: dict[str, Any], config: dict[str, Any], source: str) -> tu
         post_processor=begins_with(bos, vocabulary),
         decoder=plain,
     )
-    if not all(isinstance(text, str) for text in special):
-        raise TokenizerError(f"{source}, special_tokens: expected texts; found {quoted(special)}.")
     return spec, {name: text for name, text in _NAMED.items() if text in vocabulary}
 
 
