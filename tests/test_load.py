@@ -118,7 +118,10 @@ class TestRefused:
             ({"rope_parameters": {"rope_type": "spiral"}}, "spiral"),
             ({"rope_parameters": {"rope_type": "linear"}}, "'factor'"),
             ({"rope_parameters": {"rope_type": "default", "surprise": 1}}, "surprise"),
-            ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+            (
+                {"partial_rotary_factor": 0.5, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+                "partial_rotary_factor",
+            ),
             ({"hidden_act": "xielu"}, "xielu"),
             ({"hidden_size": "64"}, "hidden_size"),
             ({"num_hidden_layers": 0}, "num_hidden_layers"),
@@ -275,6 +278,7 @@ class TestRefused:
         "outside", ["../llama/model.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ""]
     )
     def test_a_path_out_of_the_folder(self, folder: Path, outside: str) -> None:
+        (folder / "model.safetensors").rename(folder / "shard.safetensors")
         index = {"weight_map": {"model.norm.weight": outside}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(CheckpointError, match="same folder"):
@@ -282,12 +286,14 @@ class TestRefused:
 
     @pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": 3}', "{", '{"weight_map": {"a": 1}}'])
     def test_a_damaged_index(self, folder: Path, index: str) -> None:
+        (folder / "model.safetensors").rename(folder / "shard.safetensors")
         (folder / "model.safetensors.index.json").write_text(index)
         with pytest.raises(CheckpointError):
             jaxlin.load(folder)
 
     def test_a_tensor_that_the_index_promises(self, folder: Path) -> None:
-        index = {"weight_map": {"model.norm.weight": "model.safetensors", "nowhere": "model.safetensors"}}
+        (folder / "model.safetensors").rename(folder / "shard.safetensors")
+        index = {"weight_map": {"model.norm.weight": "shard.safetensors", "nowhere": "shard.safetensors"}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(CheckpointError, match="nowhere"):
             jaxlin.load(folder)
