@@ -9,10 +9,12 @@ import pytest
 import tokenizers
 import transformers
 from chat_templates import TEMPLATES
+from test_explain import jaxlin_command
 from test_tokenizer_files import BYTES, read, template
 
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.errors import TokenizerError
+from jaxlin.load import SMALL
 from jaxlin.tokenizer import Tokenizer
 from jaxlin.tokenizer.chat import checked_messages
 
@@ -142,3 +144,19 @@ def test_what_is_no_chat(folder: Path) -> None:
             with_template(folder, stored).chat(ASKED)
     with pytest.raises(TokenizerError, match="expected a chat template"):
         with_template(folder, None).chat(ASKED)
+
+
+def test_on_the_shell(tmp_path: Path) -> None:
+    """`--chat` explains the answer to what a user says; a model without a template says that it has none."""
+    for file in SMALL.iterdir():
+        if file.name.endswith((".json", ".safetensors")):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}Q: {{ messages[0].content }}")
+    options = ("--chat", "--spectrum", "none", "--json")
+    done = jaxlin_command("explain", "The cat", "--model", str(tmp_path), *options)
+    assert done.returncode == 0, done.stderr
+    tokens = json.loads(done.stdout)["tokens"]
+    assert "".join(tokens) == "<|bos|>Q: The cat"
+    refused = jaxlin_command("explain", "The cat", *options)
+    assert refused.returncode == 2
+    assert "expected a chat template" in refused.stderr
