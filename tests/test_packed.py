@@ -358,12 +358,16 @@ def test_every_bit_of_ggufs_blocks(kind: str) -> None:
 def test_a_stack_in_several_formats() -> None:
     """As a stack, layer by layer, and by rows: bit-equal to each format alone."""
     rng = np.random.default_rng(0)
-    raws = {kind: np.abs(rng.integers(0, 60, (4, row_bytes(kind, 256)), dtype=np.uint8)) for kind in ("Q4_K", "Q6_K")}
-    blocks = {kind: Blocks.of(raw, kind, 256) for kind, raw in raws.items()}
-    plain = rng.normal(size=(4, 256)).astype(np.float16)
-    layers = [blocks["Q4_K"], plain, blocks["Q6_K"], blocks["Q4_K"], plain]
-    decoded = {kind: gguf.dequantize(raw, gguf.GGMLQuantizationType[kind]) for kind, raw in raws.items()}
-    expected = np.stack([plain if layer is plain else decoded[layer.kind] for layer in layers])
+    layers, expected = [], []
+    for kind in ("Q4_K", "F16", "Q6_K", "Q4_K", "F16"):
+        if kind == "F16":
+            layers.append(rng.normal(size=(4, 256)).astype(np.float16))
+            expected.append(layers[-1].astype(np.float32))
+            continue
+        raw = rng.integers(0, 60, (4, row_bytes(kind, 256)), dtype=np.uint8)
+        layers.append(Blocks.of(raw, kind, 256))
+        expected.append(gguf.dequantize(raw, gguf.GGMLQuantizationType[kind]))
+    expected = np.stack(expected)
     places = Places()
     for layer in layers:
         places.add(layer)
