@@ -32,6 +32,7 @@ from jaxlin.map_operator import LocalMap
 from jaxlin.patching import Patching as Patching
 from jaxlin.patching import activation_patching as activation_patching
 from jaxlin.printable import quoted
+from jaxlin.relative import relative
 from jaxlin.sites import position_in
 from jaxlin.spectrum import SVD
 from jaxlin.targets import Target, Words, checked_target, without_words
@@ -270,7 +271,7 @@ def _swapped(
         x = lmap.x.at[token].add(step)
         reached, predicted = lmap.model(x)[lmap.position], lmap @ x + lmap.bias
         norm = jnp.linalg.norm
-        return norm(step), *(norm(y - reached) / norm(reached) for y in (predicted, lmap.output))
+        return norm(step), *(relative(norm(y - reached), norm(reached)) for y in (predicted, lmap.output))
 
     pairs = jnp.divmod(jnp.arange(seen * substitutes.shape[0]), substitutes.shape[0])
     return jax.lax.map(swap, pairs, batch_size=BATCH)

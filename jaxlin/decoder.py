@@ -43,7 +43,7 @@ class Decoder(nnx.Module):
 
     Attributes:
         config: the family's `Config`, static.
-        linearize: whether nonlinear factors are constants to differentiation, static.
+        linearize: whether nonlinear factors are constants to differentiation, static: see `jaxlin.load`.
         rule: the freeze rule of gated MLPs, static.
         precision: how float32 matrices are multiplied, static.
         dtype: what is computed in, static.
@@ -119,10 +119,11 @@ class Decoder(nnx.Module):
         return ids
 
     def check_embeddings(self, x: Any) -> None:
-        """Refuse what is no embeddings of one token or more.
+        """Refuse what is no embeddings of one token or more, and numbers that would spoil all that follow from them.
 
         Raises:
-            PromptError: `x` is not of shape ``[t, d]``.
+            PromptError: `x` is not of shape ``[t, d]``, its dtype is narrower than what the model computes in, or,
+                where it is not traced, an entry is not finite.
         """
         shape, d = getattr(x, "shape", None), self.config.hidden_size
         if shape is None or len(shape) != 2 or shape[0] == 0 or shape[1] != d:
@@ -132,6 +133,18 @@ class Decoder(nnx.Module):
             )
         if not jnp.issubdtype(getattr(x, "dtype", object), jnp.floating):
             raise PromptError(f"Embeddings: expected floats, as model.embed(ids) gives; found {x.dtype}.")
+        if jnp.finfo(x.dtype).bits < jnp.finfo(self.dtype).bits:
+            raise PromptError(
+                f"Embeddings: expected {self.dtype}, what this model computes in; found {x.dtype}, in which all of it "
+                f'would be computed. Widen them: x.astype("{self.dtype}").'
+            )
+        if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+            return
+        finite = np.isfinite(np.asarray(x)).all(axis=1)
+        if not finite.all():
+            raise PromptError(
+                f"Embeddings: expected finite numbers; found NaN or infinity at position {int(np.argmin(finite))}."
+            )
 
     def __call__(self, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
         """The residual stream after the final norm, at every position.

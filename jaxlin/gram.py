@@ -20,6 +20,8 @@ from jaxtyping import Float, Shaped
 
 from jaxlin.errors import JaxlinError
 from jaxlin.parallel import on_host
+from jaxlin.printable import quoted
+from jaxlin.sites import is_whole
 
 MEMORY = 2**30
 """Bytes of rows that are kept together."""
@@ -85,6 +87,9 @@ def gram(
     Raises:
         JaxlinError: `memory` does not hold one block of rows.
     """
+    for name, number in (("block", block), ("memory", memory)):
+        if not is_whole(number) or number < 1:
+            raise JaxlinError(f"Gram, {name}: expected an integer of at least 1; found {quoted(number)}.")
     d, tokens = shape[0], shape[1]
     row = math.prod(shape[1:]) * np.dtype(dtype).itemsize
     if memory < block * row:

@@ -10,6 +10,7 @@ corresponding singular vectors of a matrix", 1981; the bound with a gap is Kato 
 """
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from jaxtyping import Float
 from jaxlin.bases import Basis, Rows, basis_beside, orthonormal, split
 from jaxlin.errors import JaxlinError
 from jaxlin.parallel import on_host
+from jaxlin.printable import quoted
+from jaxlin.sites import is_whole
 from jaxlin.spectrum import SVD, check_count
 
 FULL = 128
@@ -71,13 +74,12 @@ def krylov(
         beside: an array ``[t, e]`` on the device that may keep the vectors of $Q$; they are on the host unless given.
 
     Raises:
-        JaxlinError: `k` is larger than the rank of the operator, or `tol` is not positive.
+        JaxlinError: `k` is no integer in 1..rank of the operator, or `tol` is not between 0 and 1.
     """
     check_count(k, shape)
+    check_options(tol, seed)
     if tol is None:
         tol = 1e-12 if np.dtype(dtype) == np.float64 else 1e-5
-    if not tol > 0:
-        raise JaxlinError(f"SVD: expected a positive tolerance; found {tol}.")
     width = min(k, width or default_width(shape[1]))
     kept = basis_beside(beside, expected_products(k, shape[1]))
     while True:
@@ -86,6 +88,18 @@ def krylov(
         if complete:
             return found
         width = min(2 * width, k)
+
+
+def check_options(tol: Any, seed: Any) -> None:
+    """Refuse a tolerance that bounds nothing, and a seed of no random numbers.
+
+    Raises:
+        JaxlinError: a tolerance that is not between 0 and 1, or a seed that is no integer of 0 or more.
+    """
+    if tol is not None and not (isinstance(tol, Real) and not isinstance(tol, bool) and 0 < tol < 1):
+        raise JaxlinError(f"SVD: expected a tolerance between 0 and 1, of each value relative; found {quoted(tol)}.")
+    if not is_whole(seed) or seed < 0:
+        raise JaxlinError(f"SVD: expected a seed that is an integer of 0 or more; found {quoted(seed)}.")
 
 
 def _run(

@@ -48,7 +48,10 @@ def load(
     Args:
         name: a hub id (``"meta-llama/Llama-3.2-3B"``), a directory, or a ``.gguf`` file; the small model that ships
             with jaxlin unless given.
-        linearize: hold every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map.
+        linearize: hold every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map. They are
+            then constants to every derivative: the gradient of a loss is that of the held model, not one to train by,
+            and what is made of the map, as a singular value of what `jax.jacfwd` gives, has a gradient of zero. For
+            those load without it: `jaxlin.local_map` works, and is differentiated, either way.
         rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.hold.Rule`.
         dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
         precision: how float32 matrices are multiplied, ``"highest"``, ``"high"``, ``"fast"`` or by a named algorithm:

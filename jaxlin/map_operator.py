@@ -23,12 +23,13 @@ from jaxlin.errors import JaxlinError
 from jaxlin.fingerprint import fingerprint
 from jaxlin.held import Coefficients, replay
 from jaxlin.hold import Rule
-from jaxlin.krylov import cheaper, krylov
+from jaxlin.krylov import cheaper, check_options, krylov
 from jaxlin.layers import folding_pays
 from jaxlin.leaf import Leaf
 from jaxlin.parallel import mesh_of, rows_over, spread
 from jaxlin.printable import quoted
-from jaxlin.rows import default_block, dense, sizes
+from jaxlin.relative import relative
+from jaxlin.rows import default_block, dense, path_of, sizes
 from jaxlin.sites import Place
 from jaxlin.spectrum import SVD, bounded_svd, check_count, check_dtype
 
@@ -120,9 +121,16 @@ class LocalMap:
 
     def _shaped(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
         """`a` with one leading axis, and the axes that it had in its place."""
-        if jnp.iscomplexobj(a):
-            raise JaxlinError("Local map: expected real vectors; found complex ones. Take both parts by themselves.")
-        a = jnp.asarray(a, self.output.dtype)
+        try:
+            if jnp.iscomplexobj(a):
+                raise JaxlinError(
+                    "Local map: expected real vectors; found complex ones. Take both parts by themselves."
+                )
+            a = jnp.asarray(a, self.output.dtype)
+        except JaxlinError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise JaxlinError(f"Local map: expected an array of numbers; found {quoted(a)}.") from error
         batch = a.shape[: -len(tail)]
         if a.shape[-len(tail) :] != tail:
             raise JaxlinError(
@@ -136,19 +144,29 @@ class LocalMap:
 
         Measured through the transpose in `CHECKS` random directions $u$ with a fixed seed, for which
         $\mathbb{E}\,(u \cdot r)^2 = \lVert r \rVert^2$: the forward product `lmap @ x` repeats the model's own
-        arithmetic and would prove nothing. `jacobian` gives every row; `residual_of` is then exact.
+        arithmetic and would prove nothing. `jacobian` gives every row; `residual_of` is then exact. Where the model
+        gives zero, as one without biases does of embeddings of zero, it is zero if the map does too.
+
+        It takes as long as `CHECKS` rows of the map, the first time it is asked for: next to nothing at some tokens,
+        minutes for a model of 135 M parameters at 2,000 tokens on two cores of a CPU.
         """
         u = jax.random.normal(jax.random.key(0), (CHECKS, self.output.shape[0]), self.output.dtype)
         through = jnp.einsum("rtd,td->r", self.rmatvec(u), self.x, precision=jax.lax.Precision.HIGHEST)
         defect = through + jnp.matmul(u, self.bias - self.output, precision=jax.lax.Precision.HIGHEST)
-        found = jnp.sqrt(jnp.mean(defect**2)) / jnp.linalg.norm(self.output)
+        found = relative(jnp.sqrt(jnp.mean(defect**2)), jnp.linalg.norm(self.output))
         return found if isinstance(found, jax.core.Tracer) else float(found)
 
     def residual_of(self, jacobian: Any) -> float:
-        r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$ of a dense $J$, ``[d, t, d]``, summed in float64."""
+        r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$ of a dense $J$, ``[d, t, d]``, summed in float64.
+
+        Raises:
+            JaxlinError: an array of another shape.
+        """
+        if np.shape(jacobian) != self.shape:
+            raise JaxlinError(f"Residual: expected a dense map of shape {self.shape}; found {np.shape(jacobian)}.")
         flat = np.asarray(jacobian).reshape(self.shape[0], -1)
         reconstructed = flat @ np.asarray(self.x, flat.dtype).reshape(-1).astype(np.float64) + np.asarray(self.bias)
-        return float(np.linalg.norm(reconstructed - self.output) / np.linalg.norm(self.output))
+        return float(relative(np.linalg.norm(reconstructed - self.output), np.linalg.norm(self.output)))
 
     def jacobian(
         self, *, block: int | None = None, out: str | Path | None = None, progress: bool = True
@@ -169,7 +187,7 @@ class LocalMap:
             self.shape,
             self.output.dtype,
             block=self.default_block if block is None else block,
-            out=None if out is None else Path(out),
+            out=None if out is None else path_of(out),
             identity="" if out is None else self._identity(),
             progress=progress,
         )
@@ -206,8 +224,8 @@ class LocalMap:
             seed: of the start of ``"krylov"``.
 
         Raises:
-            JaxlinError: `k` is larger than the rank of the map; no such method; a tolerance that is not positive; a map
-                in 16 bits, or within a transform.
+            JaxlinError: `k` is no integer in 1..rank of the map; no such method; a tolerance that is not between 0 and
+                1; a map in 16 bits, or within a transform.
         """
         if isinstance(self.output, jax.core.Tracer):
             raise JaxlinError(
@@ -216,6 +234,7 @@ class LocalMap:
             )
         check_dtype(self.output.dtype)
         check_count(k, self.shape)
+        check_options(tol, seed)
         if method == "auto":
             method = cheaper(self.shape, k)
         if method == "dense":

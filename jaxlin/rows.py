@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from tqdm import tqdm
 from jaxlin.errors import JaxlinError
 from jaxlin.memory import physical_memory
 from jaxlin.parallel import gathered
+from jaxlin.printable import quoted
 from jaxlin.rows_file import RowsFile
+from jaxlin.sites import is_whole
 
 REPAYING = 512
 """Vectors, of all rows and tokens, for which it pays to read and perhaps unpack a layer's weights."""
@@ -80,8 +83,8 @@ def dense(
         JaxlinError: `out` exists, is not a ``.npy`` path, cannot be written, or is begun with something else.
     """
     rows = shape[0]
-    if block < 1:
-        raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
+    if not is_whole(block) or block < 1:
+        raise JaxlinError(f"Block: expected an integer of at least 1 row; found {quoted(block)}.")
     result = _InMemory(rows) if out is None else RowsFile(out, shape, dtype, identity)
     bar = tqdm(total=rows, initial=result.done, unit="row", desc="J", delay=1, disable=None if progress else True)
     with bar, result:
@@ -97,6 +100,17 @@ def dense(
                 interruption.add_note(result.hint)
             raise
         return result.finish()
+
+
+def path_of(out: Any) -> Path:
+    """`out`, if it names a file.
+
+    Raises:
+        JaxlinError: it is no path.
+    """
+    if not isinstance(out, str | os.PathLike):
+        raise JaxlinError(f"Out: expected the path of a .npy file; found {quoted(out)}.")
+    return Path(out)
 
 
 class _InMemory(contextlib.nullcontext[None]):

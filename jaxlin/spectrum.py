@@ -14,6 +14,8 @@ from jaxtyping import Float, Shaped
 from jaxlin.brief import Brief
 from jaxlin.errors import JaxlinError
 from jaxlin.parallel import on_host
+from jaxlin.printable import quoted
+from jaxlin.sites import is_whole
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -95,12 +97,12 @@ def check_count(k: int | None, shape: tuple[int, ...]) -> int:
     """`k`, or the largest rank of a map ``[d, t, e]``.
 
     Raises:
-        JaxlinError: `k` is not in 1..rank.
+        JaxlinError: `k` is no integer in 1..rank.
     """
     rank = min(shape[0], math.prod(shape[1:]))
     kept = rank if k is None else k
-    if not 1 <= kept <= rank:
-        raise JaxlinError(f"SVD: expected k in 1..{rank}, the largest rank this map can have; found {k}.")
+    if not is_whole(kept) or not 1 <= kept <= rank:
+        raise JaxlinError(f"SVD: expected k in 1..{rank}, the largest rank this map can have; found {quoted(k)}.")
     return kept
 
 

@@ -44,14 +44,41 @@ WRONG = {
     "generate(m, t, 'a', temperature=1.0, top_k=1.5)": "top_k: expected an integer of 1 or more; found 1.5",
     "generate(m, t, 'a', temperature=float('nan'))": "Temperature: expected 0 (the likeliest token) or more; found nan",
     "generate(m, t, 'a', temperature='hot')": "found 'hot'",
+    "local_map(m, x.at[1, 5].set(np.nan))": "expected finite numbers; found NaN or infinity at position 1",
+    "attribute(m, x.at[2:].set(-np.inf), 3)": "found NaN or infinity at position 2",
+    "lens.exact(m, x * np.nan)": "found NaN or infinity at position 0",
+    "m(x.at[1].set(np.inf))": "found NaN or infinity at position 1",
+    "local_map(m, x.astype('float16'))": "expected float32, what this model computes in; found float16, in which",
+    "m(x.astype('bfloat16'))": 'Widen them: x.astype("float32")',
+    "local_map(m, x).svd(k=1.5)": "expected k in 1..192, the largest rank this map can have; found 1.5",
+    "local_map(m, x).svd(k='2')": "found '2'",
+    "local_map(m, x).svd(k=True)": "found True",
+    "local_map(m, x).svd(tol='x')": "a tolerance between 0 and 1, of each value relative; found 'x'",
+    "local_map(m, x).svd(2, method='krylov', tol=np.inf)": "found inf",
+    "local_map(m, x).svd(tol=0)": "found 0",
+    "local_map(m, x).svd(seed='x')": "a seed that is an integer of 0 or more; found 'x'",
+    "local_map(m, x).svd(method=3)": "the method auto, dense or krylov; found 3",
+    "local_map(m, x).jacobian(block='2')": "an integer of at least 1 row; found '2'",
+    "local_map(m, x).jacobian(block=1.5)": "found 1.5",
+    "local_map(m, x).jacobian(out=5)": "the path of a .npy file; found 5",
+    "local_map(m, x).residual_of(np.eye(3))": "a dense map of shape (192, 3, 192); found (3, 3)",
+    "local_map(m, x) @ 'a'": "an array of numbers; found 'a'",
+    "local_map(m, x).T @ None": "an array of numbers; found None",
+    "local_map(m, x) @ [['a']]": "an array of numbers; found [['a']]",
+    "spectrum.svd(np.ones((3, 2, 2)), k=1.5)": "k in 1..3",
+    "ranks.ranks(local_map(m, x), memory='a')": "Gram, memory: expected an integer of at least 1; found 'a'",
+    "load(5)": "expected a hub id, a directory or a .gguf file; found 5",
+    "load(['a'])": "found ['a']",
+    "load(revision=5)": "the name of a branch, tag or commit; found 5",
 }
 """A call, of a model `m`, its tokenizer `t` and embeddings `x`, and a part of the message."""
 
 SCRIPT = """
 import json, sys
 import jaxlin
+import numpy as np
 from jaxlin import *
-from jaxlin import causal, lens, steering
+from jaxlin import causal, lens, ranks, spectrum, steering
 from jaxlin.held import record
 from jaxlin.streams import streams
 m, t = jaxlin.load()

@@ -124,6 +124,26 @@ def test_the_ordinary_jacobian_does_not_reconstruct() -> None:
     assert lmap.residual_of(ordinary) > 0.1
 
 
+def test_a_model_that_gives_nothing() -> None:
+    """Of embeddings of zero a model without biases gives zero, and so does its map: nothing is missed."""
+    model = build(2, biases=False)
+    nothing = jnp.zeros((3, 32))
+    lmap = local_map(model, nothing)
+    assert (lmap.residual, lmap.residual_of(lmap.jacobian())) == (0, 0)
+    assert float(jax.jit(lambda x: local_map(model, x).residual)(nothing)) == 0
+    assert jaxlin.lens.exact(model, nothing).defect == 0
+    wrong = dataclasses.replace(lmap, bias=lmap.bias + 1)
+    assert (wrong.residual, wrong.residual_of(wrong.jacobian())) == (np.inf, np.inf)
+
+
+def test_what_is_not_finite_is_seen_outside_of_transforms_alone() -> None:
+    model = build(2)
+    spoilt = model.embed(IDS).at[2, 3].set(jnp.nan)
+    with pytest.raises(jaxlin.JaxlinError, match="NaN or infinity at position 2"):
+        local_map(model, spoilt)
+    assert np.isnan(jax.jit(lambda x: local_map(model, x).output)(spoilt)).any()
+
+
 def test_the_operator_is_its_dense_matrix(model: Decoder) -> None:
     lmap = local_map(model, model.embed(IDS), position=4)
     dense = np.asarray(lmap.jacobian(block=5), np.float64)
@@ -331,6 +351,18 @@ class TestTransforms:
         risen = (largest(x + step * gradient) - largest(x - step * gradient)) / (2 * step)
         np.testing.assert_allclose(risen, jnp.sum(gradient**2), rtol=2e-2)
         assert value > 0
+
+    def test_what_a_linearized_model_has_no_gradient_of(self) -> None:
+        """Its factors are constants to all derivatives: `local_map` is what is differentiated."""
+        model = self.model(linearize=True)
+        x = model.embed(IDS[:3])
+        size = lambda x: jnp.sum(jnp.square(jax.jacfwd(functools.partial(last, model))(x)))
+        assert not np.any(jax.jit(jax.grad(size))(x))
+        u = jnp.eye(32)
+        of_map = lambda model, x: jnp.sum(jnp.square(local_map(model, x).T @ u))
+        gradient = jax.jit(jax.grad(of_map, argnums=1))
+        assert np.any(gradient(model, x))
+        np.testing.assert_allclose(gradient(model, x), gradient(self.model(linearize=False), x), rtol=1e-4, atol=1e-4)
 
     def test_eval_shape(self) -> None:
         model = self.model()

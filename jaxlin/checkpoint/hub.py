@@ -43,6 +43,8 @@ def located(name: str | os.PathLike[str], revision: str | None) -> Path:
         CheckpointError: nothing of this name, or it cannot be downloaded.
     """
     text = _as_text(name)
+    if not isinstance(revision, str | None):
+        raise CheckpointError(f"Checkpoint: expected the name of a branch, tag or commit; found {quoted(revision)}.")
     try:
         path = Path(text).expanduser()
         there = text != "" and (path.is_dir() or path.is_file())

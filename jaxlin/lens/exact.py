@@ -22,6 +22,7 @@ from jaxlin.held import Coefficients, record, rule_of
 from jaxlin.hold import Replay, Rule
 from jaxlin.layers import folding_pays
 from jaxlin.lens.prompt_maps import rows_together
+from jaxlin.relative import relative
 from jaxlin.sites import position_in
 from jaxlin.words import Poles, left_words
 
@@ -46,7 +47,7 @@ class ExactLens(Brief):
     def defect(self) -> float:
         r"""The largest $\lVert \sum_t J_{l,t}\,x_{l,t} + b_l - f \rVert / \lVert f \rVert$ of any layer."""
         missed = np.linalg.norm(self.parts.sum(1) + self.bias - self.output, axis=-1)
-        return float(missed.max() / np.linalg.norm(self.output))
+        return float(relative(missed.max(), np.linalg.norm(self.output)))
 
     def words(self, model: Decoder, k: int = 8) -> Poles:
         """The tokens that each part raises and lowers most, ``[layers + 1, t, k]``.
