@@ -18,7 +18,7 @@ import jaxlin
 from jaxlin import cli
 from jaxlin.check import Line, ModelCheck, against, check_model, numbers, run
 from jaxlin.check.texts import TEXTS, tokenizer_lines
-from jaxlin.errors import JaxlinError
+from jaxlin.errors import JaxlinError, TokenizerError
 from jaxlin.hold import Detach, Replay
 from jaxlin.map_operator import LocalMap
 from jaxlin.modules import RMSNorm
@@ -183,9 +183,18 @@ def test_what_is_not_used_is_listed(checkpoint: Checkpoint, tmp_path: Path, monk
 
 
 def test_without_a_tokenizer_ids_are_drawn(model: jaxlin.Decoder) -> None:
-    drawn = run.prompts_of(model, None)
-    assert drawn.shape == (len(run.PROMPTS), run.TOKENS)
-    assert drawn.max() < model.config.vocab_size
+    class Failing:
+        def encode(self, text: str) -> list[int]:
+            raise TokenizerError("no tokens")
+
+    class Beyond:
+        def encode(self, text: str) -> list[int]:
+            return [model.config.vocab_size] * 20
+
+    for tokenizer in (None, Failing(), Beyond()):
+        drawn = run.prompts_of.__wrapped__(model, tokenizer)
+        assert drawn.shape == (len(run.PROMPTS), run.TOKENS)
+        assert drawn.max() < model.config.vocab_size
 
 
 def test_the_command() -> None:
@@ -224,4 +233,4 @@ def test_the_exit_status(as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys:
     else:
         assert "FAIL  logits, batch and single" in printed
         assert "  ?   logits, here and in transformers\n        not compared: [bold]why[/]" in printed
-        assert printed.endswith("0 of 2 pass; 1 could not be compared; failed: logits, batch and single\n")
+        assert printed.endswith("0 of 2 pass, 1 fails, 1 could not be compared\n")

@@ -78,6 +78,8 @@ class TestNumbers:
         product = np.einsum("dte,te->d", np.asarray(ordinary, np.float64), x)
         np.testing.assert_allclose(found["ordinary"], product, atol=1e-5)
         assert 0 < found["residual_held"] <= 3e-6
+        missed = np.linalg.norm(np.subtract(found["held"], found["output"])) / np.linalg.norm(found["output"])
+        np.testing.assert_allclose(found["residual_held"], missed, rtol=1e-3)
         missed = np.linalg.norm(product - output) / np.linalg.norm(output)
         np.testing.assert_allclose(found["residual_ordinary"], missed, rtol=1e-4)
 

@@ -1,6 +1,7 @@
 """The proofs are proven: in every family, one corrupted factor makes residual and defect grow; a replay is affine."""
 
 import importlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import transformers
+from rich.console import Console
 
 import jaxlin
 import jaxlin.contributions
@@ -20,6 +22,8 @@ from jaxlin.held import Coefficients, Recording
 from jaxlin.lens import exact
 from jaxlin.map_operator import CHECKS, LocalMap
 from jaxlin.registry import families
+from jaxlin.report.tables import tables
+from jaxlin.terminal import show
 
 Checkpoint = Callable[[str], Path]
 GROWN = 1e-4
@@ -144,3 +148,38 @@ def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch
     missed = np.abs(rows.sum(axis=1) - found.value) / scale
     assert found.defect > GROWN
     np.testing.assert_allclose(found.defect, missed.max(), rtol=1e-9)
+
+
+def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An explanation passes on the residual and the defects, and shows them."""
+    model, tokenizer = jaxlin.load()
+    monkeypatch.setattr(LocalMap, "residual", property(lambda lmap: 0.125))
+    monkeypatch.setattr(LocalMap, "residual_of", lambda lmap, jacobian: 0.25)
+    for owner, name, defect in (
+        (jaxlin.Attribution, "defect", 0.5),
+        (jaxlin.Attribution, "component_defect", 0.75),
+        (importlib.import_module("jaxlin.streams").Streams, "defect", 0.625),
+    ):
+        monkeypatch.setattr(owner, name, property(lambda result, defect=defect: defect))
+    for spectrum, residual in (("dense", 0.25), ("krylov", 0.125), ("none", 0.125)):
+        found = jaxlin.explain(model, tokenizer, "The cat", spectrum=spectrum, top=1, with_detail=spectrum == "none")
+        assert (found.residual, found.defect) == (residual, 0.5)
+        with io.StringIO() as shown:
+            show(found, Console(file=shown, width=100))
+            assert f"= {residual:.1e}" in shown.getvalue()
+            assert "off by 5e-01" in shown.getvalue()
+    assert found.detail is not None
+    assert (found.detail.stream_defect, found.detail.component_defect) == (0.625, 0.75)
+    page = tables(jaxlin.attribute(model, model.embed([3, 4]), 9))
+    assert "off by 5e-01" in page
+    assert "8e-01" in page
+
+
+def test_a_defect_is_relative_to_the_largest_part() -> None:
+    nothing = np.zeros((1, 1))
+    neurons = Neurons(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    found = jaxlin.Attribution(
+        2.0, np.array([3.0, -8.0]), 4.0, 1.0, np.array([4.0]), np.array([-3.0]), nothing, neurons, nothing, nothing, 2.0
+    )
+    assert (found.defect, found.component_defect) == (3 / 8, 2 / 4)
+    assert replace(found, set_aside=3.0).defect == 0

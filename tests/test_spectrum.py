@@ -373,6 +373,7 @@ class TestBaselines:
         own, trivial, weights, tokens, ordinary = found.rows
         for row in (own, weights, tokens):
             assert row.residual <= 3e-6
+        assert own.residual == small.residual
         assert trivial.residual <= 1e-12
         assert trivial.ranks.stable == trivial.ranks.energy99 == 1
         np.testing.assert_allclose(trivial.s[0], np.linalg.norm(small.output) / np.linalg.norm(small.x), rtol=1e-5)

@@ -19,6 +19,7 @@ from jaxlin.check.texts import tokenizer_lines
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.hub import located
 from jaxlin.decoder import Decoder
+from jaxlin.errors import TokenizerError
 from jaxlin.load import SMALL, load
 from jaxlin.tokenizer import Tokenizer
 
@@ -87,14 +88,16 @@ def _lines(model: Decoder, tokenizer: Tokenizer | None, compare: Callable[..., L
 
 
 def prompts_of(model: Decoder, tokenizer: Tokenizer | None) -> Int[np.ndarray, "n t"]:
-    """The first ids of each of `PROMPTS` that the model has embeddings for; drawn where there is no tokenizer."""
-    vocab, longest = model.config.vocab_size, model.config.max_position_embeddings or TOKENS
-    tokens = min(TOKENS, longest)
-    if tokenizer is None:
-        return np.random.default_rng(0).integers(0, vocab, (len(PROMPTS), tokens))
-    rows = [[token for token in tokenizer.encode(text) if token < vocab] for text in PROMPTS]
-    shortest = min(tokens, *map(len, rows))
-    return np.array([row[:shortest] for row in rows])
+    """The first ids of each of `PROMPTS` that the model has embeddings for; drawn where a tokenizer gives none."""
+    vocab = model.config.vocab_size
+    tokens = min(TOKENS, model.config.max_position_embeddings or TOKENS)
+    rows: list[list[int]] = [[]]
+    if tokenizer is not None:
+        with contextlib.suppress(TokenizerError):
+            rows = [[token for token in tokenizer.encode(text) if token < vocab] for text in PROMPTS]
+    if shortest := min(tokens, *map(len, rows)):
+        return np.array([row[:shortest] for row in rows])
+    return np.random.default_rng(0).integers(0, vocab, (len(PROMPTS), tokens))
 
 
 @contextlib.contextmanager

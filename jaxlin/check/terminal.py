@@ -50,13 +50,12 @@ def _indented(text: Text, console: Console, label: str) -> None:
 
 def show_end(check: ModelCheck, console: Console) -> None:
     """Print how many lines pass."""
-    failed = [line.name for line in check.lines if line.passed is False]
-    open_ones = sum(line.passed is None for line in check.lines)
-    passed = len(check.lines) - len(failed) - open_ones
-    text = Text(f"\n{passed} of {len(check.lines)} pass")
-    text.append(f"; {open_ones} could not be compared" if open_ones else "")
-    text.append(f"; failed: {', '.join(failed)}" if failed else "")
-    console.print(text, style="bold red" if failed else "bold green")
+    outcomes = [line.passed for line in check.lines]
+    failed, unknown = outcomes.count(False), outcomes.count(None)
+    text = f"\n{outcomes.count(True)} of {len(outcomes)} pass"
+    text += f", {failed} {'fails' if failed == 1 else 'fail'}" if failed else ""
+    text += f", {unknown} could not be compared" if unknown else ""
+    console.print(Text(text, style="bold red" if failed else "bold green"))
 
 
 def _number(value: float) -> str:
