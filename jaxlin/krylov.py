@@ -96,7 +96,7 @@ def check_options(tol: Any, seed: Any) -> None:
     Raises:
         JaxlinError: a tolerance that is not between 0 and 1, or a seed that is no integer of 0 or more.
     """
-    if tol is not None and not (isinstance(tol, Real) and not isinstance(tol, bool) and 0 < tol < 1):
+    if tol is not None and not (isinstance(tol, Real) and not isinstance(tol, bool) and 0 < float(tol) < 1):
         raise JaxlinError(f"SVD: expected a tolerance between 0 and 1, of each value relative; found {quoted(tol)}.")
     if not is_whole(seed) or seed < 0:
         raise JaxlinError(f"SVD: expected a seed that is an integer of 0 or more; found {quoted(seed)}.")
