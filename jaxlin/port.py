@@ -205,7 +205,11 @@ def rope_of(
     if not is_number(share) or not 0 < share <= 1 or int(head_dim * share) < 2 or int(head_dim * share) % 2:
         raise json.error("partial_rotary_factor", f"the share of an even part of {head_dim} features", repr(share))
     return rope_from_parameters(
-        parameters, dim=int(head_dim * share), theta=theta, max_position_embeddings=max_position_embeddings
+        parameters,
+        dim=int(head_dim * share),
+        theta=theta,
+        max_position_embeddings=max_position_embeddings,
+        path=json.path_of("rope_scaling" if json.peek("rope_scaling") else "rope_parameters"),
     )
 
 
@@ -247,6 +251,7 @@ def ropes_by_type(
             dim=head_dim,
             theta=base,
             max_position_embeddings=max_position_embeddings,
+            path=json.path_of("rope_scaling" if kind == "full_attention" and scaling else f"rope_parameters.{kind}"),
             truncate=True,  # transformers looks for it beside the objects, where no file has it
         )
         for kind, base in theta.items()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlin.checkpoint.config import is_number
+from jaxlin.checkpoint.config import how_to_ignore, is_number
 from jaxlin.checkpoint.key_table import harmless_rope_keys
 from jaxlin.errors import ConfigError
 from jaxlin.printable import quoted
@@ -190,6 +190,7 @@ def rope_from_parameters(
     theta: float,
     max_position_embeddings: int,
     truncate: bool | None = None,
+    path: str = "rope_parameters",
 ) -> Rope:
     """The `Rope` of one dictionary of rope parameters (``rope_parameters`` or ``rope_scaling`` of config.json).
 
@@ -199,6 +200,7 @@ def rope_from_parameters(
         theta: the base, unless `parameters` has a `rope_theta` of its own.
         max_position_embeddings: the config's.
         truncate: whether YaRN rounds the ends of its ramp; what `parameters` says unless given.
+        path: where the dictionary stands in config.json, for messages.
 
     Raises:
         ConfigError: an unknown kind, a missing or misshapen value, one that gives no frequencies, or a key that might
@@ -230,5 +232,6 @@ def rope_from_parameters(
         raise reader.error("numbers that give positive frequencies of float32", f"{dict(parameters)}"[:200])
     harmless = harmless_rope_keys(kind)
     if unread := [key for key, value in given.items() if key not in harmless and value is not None]:
-        raise reader.error("only keys that this type reads", ", ".join(map(repr, unread))[:200])
+        ignored = how_to_ignore([f"{path}.{key}" for key in unread])
+        raise reader.error("only keys that this type reads", f"{quoted(unread)}. {ignored}".rstrip("."))
     return rope

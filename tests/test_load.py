@@ -202,6 +202,8 @@ class TestRefused:
         logits = jax.jit(lambda model: model.unembed(model(model.embed([1, 2]))))(model)
         np.testing.assert_array_equal(logits, plain.unembed(plain(plain.embed([1, 2]))))
         jaxlin.memory_plan(folder, tokens=2, ignore_config_keys=ignored)
+        with pytest.raises(ConfigError, match=r"novelty.*ignore_config_keys=\[\"rope_scaling\.novelty\"\]"):
+            jaxlin.load(folder, ignore_config_keys=["surprise"])
         for absent in (["surprize"], ["rope_scaling.novel"], "surprise"):
             with pytest.raises(ConfigError, match="ignore_config_keys"):
                 jaxlin.load(folder, ignore_config_keys=absent)

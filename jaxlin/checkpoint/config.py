@@ -104,6 +104,10 @@ class ConfigReader:
         """What the config says under `key`, without taking it."""
         return self._config.get(key)
 
+    def path_of(self, key: str) -> str:
+        """Where `key` stands in the file."""
+        return self._path + key
+
     def override(self, key: str, value: Any) -> None:
         """Put `value` in the place of what the config says under `key`."""
         self._config[key] = value
@@ -188,7 +192,7 @@ class ConfigReader:
         return ", ".join(f"{quoted(key)} = {quoted(self._config[key])}"[:120] for key in keys)
 
     def _how_to_ignore(self, keys: Sequence[str]) -> str:
-        return how_to_ignore([self._path + key for key in keys])
+        return how_to_ignore([self.path_of(key) for key in keys])
 
     def error(self, key: str, expected: str, found: str) -> ConfigError:
         """An error about `key`."""
