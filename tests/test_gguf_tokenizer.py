@@ -42,7 +42,8 @@ def test_special_tokens_that_are_typed_normal() -> None:
 @pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe"])
 def test_the_end_of_turns_that_is_typed_normal(pre: str) -> None:
     tokens = [*sorted(BYTES.alphabet()), "<|eot_id|>", "<|im_end|>"]
-    tokenizer = read(model="gpt2", pre=pre, tokens=tokens, merges=[], eot_token_id=256)
+    none = 2**32 - 1
+    tokenizer = read(model="gpt2", pre=pre, tokens=tokens, merges=[], eot_token_id=256, padding_token_id=none)
     assert tokenizer.encode("a<|eot_id|><|im_end|>") == [tokens.index("a"), 256, 257]
     assert tokenizer.stop_ids == (256,)
 

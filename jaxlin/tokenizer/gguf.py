@@ -68,9 +68,11 @@ def gguf_parts(metadata: Mapping[str, Any], source: str) -> Parts:
         # The token may be spelled like the template's own words, so it goes by another name there.
         before = {"id": "BOS", "ids": [vocabulary[bos]], "tokens": [bos]}
         backend.post_processor = processors.TemplateProcessing(single="BOS $A", special_tokens=[before])
+    # Only templates name these two, and files that have none may say so by a number beyond all tokens.
     others = {
-        name: _named(metadata, f"tokenizer.ggml.{key}_token_id", tokens, source)
+        name: tokens[i]
         for name, key in (("unk_token", "unknown"), ("pad_token", "padding"))
+        if type(i := metadata.get(f"tokenizer.ggml.{key}_token_id")) is int and 0 <= i < len(tokens)
     }
     named = {key: t for key, t in {"bos_token": bos, "eos_token": eos, **others}.items() if t is not None}
     stop = tuple(vocabulary[end] for end in ends)
