@@ -76,8 +76,9 @@ VISION = {
     for part in ("vision_tower", "multi_modal_projector")
 }
 TEXT = ("model.language_model.", "language_model.model.", "language_model.")
+TEXT += ("model.language_model.model.", "language_model.model.model.")
 HEADS = ("lm_head.", "language_model.lm_head.")
-"""Where wrappers keep their text half: today, before transformers 4.52, and saved without a head."""
+"""Where wrappers keep their text half: today, before transformers 4.52, saved without a head, and from 5.10 to 5.23."""
 
 PORTS = {
     "gemma3_text": Port(Gemma3, translate3),

@@ -49,7 +49,7 @@ def translate4_multimodal(json: ConfigReader) -> MistralConfig:
     return translate3(json)
 
 
-MEDIA = {"model.embed_tokens_extend.*": "the vision and speech halves of the model"}
+MEDIA = {f"{body}embed_tokens_extend.*": "the vision and speech halves of the model" for body in ("", "model.")}
 
 PORTS = {
     "phi3": Port(Mistral, translate3, names=fused),

@@ -114,6 +114,8 @@ LLAVA = [
     ("model.language_model.", "lm_head.", "model."),
     ("model.language_model.", "language_model.lm_head.", "model."),
     ("language_model.", "lm_head.", ""),
+    ("model.language_model.model.", "lm_head.", "model."),
+    ("language_model.model.model.", "lm_head.", ""),
 ]
 QWEN = [
     ("model.", "lm_head.", ""),
