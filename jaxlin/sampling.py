@@ -1,12 +1,12 @@
 """How the next token is chosen from its logits."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlin.checkpoint.config import is_number
 from jaxlin.errors import JaxlinError
 from jaxlin.printable import quoted
 from jaxlin.sites import is_whole
@@ -30,21 +30,31 @@ class Sampling(NamedTuple):
     top_p: Any
 
 
-def sampling_of(vocab: int, temperature: float, top_k: int | None, top_p: float | None) -> Sampling | None:
+def sampling_of(vocab: int, temperature: Any, top_k: Any, top_p: Any) -> Sampling | None:
     """How tokens of a vocabulary are drawn; None for the likeliest.
 
     Raises:
         SamplingError: no such temperature, top-k or top-p.
     """
-    if not is_number(temperature) or temperature < 0:
+    if not _is_real(temperature) or temperature < 0:
         raise SamplingError(f"Temperature: expected 0 (the likeliest token) or more; found {quoted(temperature)}.")
     if top_k is not None and (not is_whole(top_k) or top_k < 1):
         raise SamplingError(f"top_k: expected an integer of 1 or more; found {quoted(top_k)}.")
-    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
+    if top_p is not None and not (_is_real(top_p) and 0 < top_p <= 1):
         raise SamplingError(f"top_p: expected a probability, above 0 and at most 1; found {quoted(top_p)}.")
     if temperature == 0:
         return None
     return Sampling(temperature, min(top_k or vocab, vocab), 1.0 if top_p is None else top_p)
+
+
+def _is_real(number: Any) -> bool:
+    """Whether `number` is a finite number of Python, NumPy or JAX, and neither a text nor a truth value."""
+    if isinstance(number, str | bool):
+        return False
+    try:
+        return math.isfinite(number)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def chosen(sampling: Sampling | None, logits: Float[Array, " vocab"], key: Array) -> Int[Array, ""]:

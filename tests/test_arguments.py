@@ -4,14 +4,17 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxlin
+from jaxlin.sampling import SamplingError, sampling_of
 
 WRONG = {
     "explain(t, m, 'a')": "a model, as jaxlin.load gives, as the first argument; found a Tokenizer",
@@ -106,6 +109,14 @@ def test_messages() -> None:
 
 INTERNAL = {"Generation", "Past", "Passed", "Recording", "Schedule"}
 """What passes between the parts of a program under `jit` and is not given to a caller; and what is tested below."""
+
+
+def test_numbers_of_numpy_and_jax_are_numbers() -> None:
+    for one in (1, 0.5, np.float32(0.5), np.float64(0.5), jnp.float32(0.5)):
+        assert sampling_of(10, one, np.int64(3), one) is not None
+    for none in ("1", True, [1.0], math.inf, 1j, 10**400):
+        with pytest.raises(SamplingError, match="Temperature: expected 0"):
+            sampling_of(10, none, None, None)
 
 
 def results() -> list[type]:
