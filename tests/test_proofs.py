@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import tiny
 import transformers
 from rich.console import Console
@@ -21,6 +23,8 @@ from jaxlin.attribution import Neurons
 from jaxlin.held import Coefficients, Recording
 from jaxlin.lens import exact
 from jaxlin.map_operator import CHECKS, LocalMap
+from jaxlin.patching import Patching
+from jaxlin.ranks import KL, _same
 from jaxlin.registry import families
 from jaxlin.report.tables import tables
 from jaxlin.terminal import show
@@ -183,3 +187,24 @@ def test_a_defect_is_relative_to_the_largest_part() -> None:
     )
     assert (found.defect, found.component_defect) == (3 / 8, 2 / 4)
     assert replace(found, set_aside=3.0).defect == 0
+
+
+def test_a_rank_correlation_is_of_effects_and_predictions() -> None:
+    rng = np.random.default_rng(0)
+    effects, predicted = rng.normal(size=(2, 3, 5))
+    found = Patching(0.0, 1.0, 2, effects, predicted)
+    expected: Any = scipy.stats.spearmanr(effects[:, 2:], predicted[:, 2:], axis=None)
+    np.testing.assert_allclose(found.rank_correlation, expected.statistic, atol=1e-12)
+
+
+def test_the_divergence_of_a_truncation_is_from_the_full_prediction() -> None:
+    """In that direction: of points at this distance the other would count others as the same."""
+    model, _ = jaxlin.load()
+    h, g = np.random.default_rng(2).normal(size=(2, model.config.hidden_size))
+    points = h[None] + np.linspace(0, 0.3, 2000)[:, None] * g[None]
+    p = scipy.special.log_softmax(points @ np.asarray(model.embed_tokens.weight[...], np.float64).T, axis=1)
+    forward, backward = (np.exp(p[:1]) * (p[:1] - p)).sum(1), (np.exp(p) * (p - p[:1])).sum(1)
+    same = np.asarray(_same(model, jnp.asarray(points, jnp.float32), jnp.asarray(h, jnp.float32)))
+    told_apart = (np.abs(forward - KL) > 1e-5) & (p.argmax(1) == p[0].argmax())
+    np.testing.assert_array_equal(same[told_apart], (forward < KL)[told_apart])
+    assert np.any((forward < KL)[told_apart] != (backward < KL)[told_apart])
