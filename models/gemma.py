@@ -14,11 +14,12 @@ from jaxlin import layers
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
+from jaxlin.fields import decoder_numbers, one_layer_type, rope_of
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.layers import residual
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, one_layer_type, rope_of
+from jaxlin.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
+from jaxlin.fields import decoder_numbers, layer_types, one_layer_type, rope_of, windows
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.layers import residual
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, layer_types, one_layer_type, rope_of, windows
+from jaxlin.port import Port
 from jaxlin.printable import quoted
 from jaxlin.rope import Dynamic, no_rope
 

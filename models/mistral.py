@@ -8,7 +8,7 @@ Jiang et al., "Mistral 7B", 2023; the Ministral and Mistral 3 model cards, 2024 
 - ``mistral3``: the text half of the multimodal wrapper.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ from jaxlin import layers
 from jaxlin.attention import Pattern, attention_pattern
 from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.config import Config
+from jaxlin.fields import check_uniform, decoder_numbers, layer_types, rope_of, rope_parameters, windows
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.models.gemma3 import HEADS, TEXT, VISION
 from jaxlin.models.llama import Llama, LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, rope_parameters, windows
+from jaxlin.port import Port
 from jaxlin.printable import quoted
 
 
@@ -87,16 +88,6 @@ def translate(json: ConfigReader, *, wrapped: bool = False) -> MistralConfig:
     return MistralConfig(**numbers, ropes=(rope,) * depth, windows=windows(json, types, window))
 
 
-def check_uniform(json: ConfigReader, types: Sequence[str], window: int | None) -> None:
-    """Refuse `layer_types` that the window contradicts: transformers' mask has it in every layer, or in none."""
-    kind = "full_attention" if window is None else "sliding_attention"
-    if set(types) != {kind}:
-        raise json.error(
-            "layer_types", f"{kind} in every layer, which is what transformers computes for this sliding_window",
-            quoted(list(types)),
-        )  # fmt: skip
-
-
 def translate3(json: ConfigReader) -> MistralConfig:
     """Ministral 3."""
     numbers = decoder_numbers(json, norm_eps=1e-5, num_key_value_heads=8, head_dim=128, max_position_embeddings=262_144)
@@ -107,12 +98,11 @@ def translate3(json: ConfigReader) -> MistralConfig:
     }  # fmt: skip
     parameters: dict[str, Any] = rope_parameters(json) or default
     beta = parameters.get("llama_4_scaling_beta") or 0.0
-    first = (
-        json.peek("original_max_position_embeddings") or parameters.get("original_max_position_embeddings") or length
-    )
+    trained = "original_max_position_embeddings"
+    first = json.peek(trained) or parameters.get(trained) or length
     if not is_number(beta) or type(first) is not int or first < 1:
         raise json.error(
-            "rope_parameters", "numbers under llama_4_scaling_beta and original_max_position_embeddings",
+            "rope_parameters", f"numbers under llama_4_scaling_beta and {trained}",
             f"{quoted(beta)} and {quoted(first)}",
         )  # fmt: skip
     rope = rope_of(json, numbers["head_dim"], length, default=default, extra=("llama_4_scaling_beta",))

@@ -13,12 +13,13 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
+from jaxlin.fields import decoder_numbers, one_layer_type, rope_of
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.hold import Hold
 from jaxlin.layers import of_last
 from jaxlin.models.llama import LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, LayerNorm
-from jaxlin.port import Port, decoder_numbers, one_layer_type, rope_of
+from jaxlin.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)

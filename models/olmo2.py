@@ -15,12 +15,13 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
 from jaxlin.decoder import Decoder
+from jaxlin.fields import decoder_numbers, layer_types, one_layer_type, rope_of, ropes_by_type, windows
 from jaxlin.gguf_port import RMS_NORM, GGUFPort, sliding_types
 from jaxlin.hold import Hold
 from jaxlin.layers import residual
 from jaxlin.models.olmo import OlmoConfig
 from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port, decoder_numbers, layer_types, one_layer_type, rope_of, ropes_by_type, windows
+from jaxlin.port import Port
 
 
 class WidthNormAttention(Attention):

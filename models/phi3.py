@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.fields import decoder_numbers, one_layer_type, rope_of, rope_parameters
 from jaxlin.gguf_port import RMS_NORM, GGUFPort
 from jaxlin.models.mistral import Mistral, MistralConfig
-from jaxlin.port import Port, Rows, decoder_numbers, one_layer_type, rope_of, rope_parameters, stacked_rows
+from jaxlin.port import Port, Rows, stacked_rows
 from jaxlin.printable import quoted
 
 

@@ -11,10 +11,11 @@ from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.config import Config
+from jaxlin.fields import decoder_numbers, layer_types, rope_of, windows
 from jaxlin.gguf_port import GGUFPort
 from jaxlin.models.llama import Llama, LlamaBlock
 from jaxlin.modules import Attention, GatedMLP, HeadNormAttention, RMSNorm
-from jaxlin.port import Port, decoder_numbers, layer_types, rope_of, windows
+from jaxlin.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)

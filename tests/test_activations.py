@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
+from jaxlin.fields import ACTIVATIONS
 from jaxlin.layers import SLOPES
-from jaxlin.port import ACTIVATIONS
 
 POINTS = np.concatenate([np.linspace(-8, 8, 161), [-1e-30, 1e-30, -30, 30]])
 

@@ -40,8 +40,8 @@ class Reference:
         self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self.logits = self.under(config)
 
-    def under(self, config: Mapping[str, Any]) -> list[np.ndarray]:
-        """The logits of the same weights under `config`, for each of `PROMPTS`.
+    def under(self, config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> list[np.ndarray]:
+        """The logits of the same weights under `config`, for each of `PROMPTS`, computed in `dtype`.
 
         Raises:
             Exception: whatever transformers raises for a config that it does not take.
@@ -53,7 +53,7 @@ class Reference:
                 None,
                 config=parsed,
                 state_dict=dict(self.weights),
-                dtype=torch.float32,
+                dtype=dtype,
                 attn_implementation="eager",
                 output_loading_info=True,
             )

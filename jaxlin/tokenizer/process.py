@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxlin.errors import TokenizerError
 
-SECONDS = 4.0
+SECONDS = 6.0
 """How long a request may take, beside what its length allows."""
 
 MEMORY = 2**30
