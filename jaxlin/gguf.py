@@ -154,8 +154,14 @@ class GGUFModel:
             raise ConfigError(f"{source}, {arch}.attention.value_length: expected {head_dim}; found {quoted(found)}.")
         rotated = given.get("rope.dimension_count", head_dim)
         if not isinstance(rotated, int) or not 0 < rotated <= head_dim:
-            found = quoted(rotated)
-            raise ConfigError(f"{source}, {arch}.rope.dimension_count: expected 1 to {head_dim}; found {found}.")
+            raise ConfigError(
+                f"{source}, {arch}.rope.dimension_count: expected 1 to {head_dim}; found {quoted(rotated)}."
+            )
+        if rotated != head_dim and not self._port.partial:
+            raise ConfigError(
+                f"{source}, {arch}.rope.dimension_count: expected {head_dim}, as this architecture rotates "
+                f"whole heads; found {rotated}."
+            )
         # One float up, so that the product with head_dim is not cut to one feature less.
         share = {} if rotated == head_dim else {"partial_rotary_factor": nextafter(rotated / head_dim, 1)}
         return {"head_dim": head_dim, **share}

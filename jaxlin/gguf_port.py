@@ -45,6 +45,7 @@ class GGUFPort:
         pairs: whether the rows of queries and keys stand in interleaved pairs, for ggml's first kind of rotation.
         norm_offset: what the converter adds to the weights of norms.
         fused: whether Hugging Face, too, keeps queries, keys and values in one tensor.
+        partial: whether a part of each head may be rotated.
     """
 
     model_type: str
@@ -57,6 +58,7 @@ class GGUFPort:
     pairs: bool = False
     norm_offset: float = 0.0
     fused: bool = False
+    partial: bool = False
 
 
 def halves(rows: int, heads: int) -> np.ndarray:

@@ -116,6 +116,7 @@ PORTS = {"phi": Port(Phi, translate, names=lambda config: NAMES)}
 GGUF = {
     "phi2": GGUFPort(
         model_type="phi",
+        partial=True,
         keys={"attention.layer_norm_epsilon": "layer_norm_eps"},
         parts={
             "attn_output": "self_attn.dense",

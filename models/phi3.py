@@ -75,5 +75,6 @@ GGUF = {
         parts={"ffn_up": "mlp.gate_up_proj"},
         derive=derive,
         fused=True,
+        partial=True,
     ),
 }

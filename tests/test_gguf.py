@@ -287,7 +287,7 @@ def test_a_model_without_windows(folder: Callable[[str], Path], tmp_path: Path) 
         ("qwen3", "qwen3.attention.causal", False, "qwen3.attention.causal: expected True; found False"),
         ("qwen3", "qwen3.attention.head_count", 0, "qwen3.attention.head_count: expected an integer of at least 1"),
         ("qwen3", "qwen3.attention.value_length", 8, "qwen3.attention.value_length: expected 32; found 8"),
-        ("qwen3", "qwen3.rope.dimension_count", 16, "partial_rotary_factor"),
+        ("qwen3", "qwen3.rope.dimension_count", 16, "rope.dimension_count: expected 32, .*whole heads; found 16"),
         ("qwen3", "qwen3.block_count", 5, "qwen3.block_count: expected 5 blocks .* found 4"),
         ("qwen3", "qwen3.rope.scaling.type", "spiral", "rope.scaling.type: .*'spiral'"),
         (

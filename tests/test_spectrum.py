@@ -204,7 +204,12 @@ class TestKrylov:
 
     @pytest.mark.parametrize(
         ("options", "message"),
-        [({"k": 0}, "k in"), ({"k": 193}, "k in"), ({"method": "lanczos"}, "lanczos"), ({"tol": 0.0}, "positive")],
+        [
+            ({"k": 0}, "k in"),
+            ({"k": 193}, "k in"),
+            ({"method": "lanczos"}, "lanczos"),
+            ({"tol": 0.0}, "between 0 and 1"),
+        ],
     )
     def test_bad_input(self, options: dict[str, Any], message: str, small: LocalMap) -> None:
         with pytest.raises(jaxlin.JaxlinError, match=message):
