@@ -180,7 +180,10 @@ class _Parameters:
 
     @property
     def original_max_position_embeddings(self) -> float:
-        return self.number("original_max_position_embeddings", float(self.max_position_embeddings))
+        length = self.number("original_max_position_embeddings", float(self.max_position_embeddings))
+        if length < 1:
+            raise self.error("a number of tokens under 'original_max_position_embeddings'", f"{length}")
+        return length
 
 
 def rope_from_parameters(

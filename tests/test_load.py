@@ -141,7 +141,18 @@ class TestRefused:
             ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}}, "numbers that give"),
             (
                 {"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 0}},
-                "numbers that give frequencies",
+                "a number of tokens under 'original_max_position_embeddings', found 0.0",
+            ),
+            (
+                {
+                    "rope_parameters": {
+                        "rope_type": "longrope",
+                        "short_factor": [1.0] * 8,
+                        "long_factor": [2.0] * 8,
+                        "original_max_position_embeddings": -1,
+                    },
+                },
+                "a number of tokens under 'original_max_position_embeddings', found -1.0",
             ),
             (
                 {"rope_parameters": {"rope_type": "longrope", "short_factor": ["a"] * 8, "long_factor": [1] * 8}},
