@@ -192,12 +192,12 @@ def check(
                 show_line(line, console)
 
         ignored = ignore_config_keys or ()
-        found = check_model(model, against=against, ignore_config_keys=ignored, on_facts=on_facts, on_line=on_line)
+        result = check_model(model, against=against, ignore_config_keys=ignored, on_facts=on_facts, on_line=on_line)
     if as_json:
-        print(json_text(finite(found.to_dict()), indent=2))
+        print(json_text(finite(result.to_dict()), indent=2))
     else:
-        show_end(found, console)
-    if not found.passed:
+        show_end(result, console)
+    if not result.passed:
         raise typer.Exit(1)
 
 

@@ -20,11 +20,11 @@ def fingerprint(model: Decoder) -> str:
 
     The arithmetic is that of integers, so that it is the same on every device.
     """
-    said = hashlib.sha256(repr((type(model).__name__, dataclasses.asdict(model.config))).encode())
+    digest = hashlib.sha256(repr((type(model).__name__, dataclasses.asdict(model.config))).encode())
     leaves = jax.tree.leaves(model)
-    said.update(repr([(leaf.shape, str(leaf.dtype)) for leaf in leaves]).encode())
-    said.update(np.asarray(_sums(leaves)).tobytes())
-    return said.hexdigest()
+    digest.update(repr([(leaf.shape, str(leaf.dtype)) for leaf in leaves]).encode())
+    digest.update(np.asarray(_sums(leaves)).tobytes())
+    return digest.hexdigest()
 
 
 @jax.jit

@@ -27,7 +27,7 @@ class RowsFile:
         self.data, self.note = out.with_name(out.name + ".partial"), out.with_name(out.name + ".partial.json")
         self.header = _header(shape, self.dtype)
         self.row = math.prod(shape[1:]) * self.dtype.itemsize
-        self.said = {"identity": identity, "shape": list(shape), "dtype": self.dtype.name}
+        self.description = {"identity": identity, "shape": list(shape), "dtype": self.dtype.name}
         self.blocks: list[list[Any]] = []
         self.stack = contextlib.ExitStack()
         self.file: BinaryIO | None = None
@@ -90,7 +90,7 @@ class RowsFile:
         try:
             note = parse_object(self.note.read_bytes())
             blocks = note["blocks"]
-            same = {key: note[key] for key in self.said} == self.said
+            same = {key: note[key] for key in self.description} == self.description
             self.done = _rows_of(blocks)
         except (ValueError, KeyError, TypeError) as error:
             raise self._damaged("a note of the rows that are there") from error
@@ -125,8 +125,8 @@ class RowsFile:
         return JaxlinError(f"Output: {self.out} cannot be written: {reason(error)}.")
 
     def _say(self) -> None:
-        said = json.dumps({**self.said, "blocks": self.blocks})
-        write_whole(self.note, lambda fresh: fresh.write_text(said))
+        text = json.dumps({**self.description, "blocks": self.blocks})
+        write_whole(self.note, lambda fresh: fresh.write_text(text))
 
     def write(self, start: int, rows: jax.Array) -> None:
         """Put `rows` in place, then say that they are there."""
@@ -163,9 +163,9 @@ class RowsFile:
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """What a ``.npy`` file of such an array begins with."""
-    said = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, said)
+    np.lib.format.write_array_header_1_0(header, fields)
     return header.getvalue()
 
 

@@ -46,8 +46,8 @@ TEXT_KEYS = (
 
 def _without_sections(parameters: dict[str, Any]) -> dict[str, Any]:
     """Rope parameters without the axes; older files give them as a kind of rope."""
-    kept = {key: value for key, value in parameters.items() if key not in SECTIONS}
-    return {key: value for key, value in kept.items() if not (key in ("type", "rope_type") and value == "mrope")}
+    plain = {key: value for key, value in parameters.items() if key not in SECTIONS}
+    return {key: value for key, value in plain.items() if not (key in ("type", "rope_type") and value == "mrope")}
 
 
 def translate2(json: ConfigReader) -> QwenConfig:

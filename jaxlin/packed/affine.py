@@ -84,10 +84,10 @@ class Affine(Packed):
     ) -> Array:
         if self.group is None:
             zero, scale = zero[..., None], scale[..., None]
-            found = codes.reshape(*scale.shape[:-1], -1)
+            grouped = codes.reshape(*scale.shape[:-1], -1)
         else:
             group = jnp.asarray(self.group)
-            zero, scale, found = zero[:, group], scale[:, group], codes
+            zero, scale, grouped = zero[:, group], scale[:, group], codes
         # In float32 the product is exact: a difference of 9 bits, a scale of 11.
-        values = (found - zero.astype(jnp.int32)).astype(jnp.float32) * scale.astype(jnp.float32)
+        values = (grouped - zero.astype(jnp.int32)).astype(jnp.float32) * scale.astype(jnp.float32)
         return rounded(values, scale.dtype).reshape(codes.shape)

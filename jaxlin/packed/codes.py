@@ -87,10 +87,10 @@ def codes_of_rows(parts: Parts, bits: Sequence[int], index: Int[Array, " n"]) ->
 def rows_of_part(part: UInt8[np.ndarray, "p i"], bits: int, start: int, stop: int) -> UInt8[np.ndarray, "q i"]:
     """The bytes of the codes of some rows, wherever they begin within a byte."""
     first, shift = start * bits // 8, start * bits % 8
-    found = part[first : first + part_rows(stop - start, bits) + 1]
+    rows = part[first : first + part_rows(stop - start, bits) + 1]
     if shift:  # a byte then ends with what the next one begins with
-        found = (found >> shift) | np.pad(found[1:] << (8 - shift), ((0, 1), (0, 0)))
-    return found[: part_rows(stop - start, bits)]
+        rows = (rows >> shift) | np.pad(rows[1:] << (8 - shift), ((0, 1), (0, 0)))
+    return rows[: part_rows(stop - start, bits)]
 
 
 def _joined(parts: Sequence[Array], bits: Sequence[int]) -> Array:

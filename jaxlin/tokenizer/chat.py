@@ -66,12 +66,12 @@ class ChatTemplates:
                 "metadata of a GGUF; found none, as of a model that was not trained on conversations."
             )
         usual = "tool_use" if variables.get("tools") is not None and "tool_use" in self.by_name else "default"
-        chosen = usual if name is None else name
-        if chosen not in self.by_name:
+        wanted = usual if name is None else name
+        if wanted not in self.by_name:
             raise TokenizerError(
-                f"Chat template: expected one of {', '.join(map(quoted, self.by_name))}; found {quoted(chosen)}."
+                f"Chat template: expected one of {', '.join(map(quoted, self.by_name))}; found {quoted(wanted)}."
             )
-        return self.by_name[chosen]
+        return self.by_name[wanted]
 
 
 def checked_messages(messages: Any) -> list[dict[str, Any]]:

@@ -21,12 +21,12 @@ def pairs_by_score(vocabulary: Iterable[str], scores: list[float], source: str) 
         raise TokenizerError(
             f"{source}: expected tokens whose squared lengths add up to at most {_MOST_SPLIT}; found {work}."
         )
-    found = [
+    splits = [
         (-score, cut, len(token) - cut, token[:cut], token[cut:])
         for token, score in zip(vocabulary, scores, strict=True)
         for cut in range(1, len(token))
         if token[:cut] in known and token[cut:] in known
     ]
     # Among equal scores longer left parts come first, as transformers sorts them.
-    found.sort(key=lambda pair: (pair[0], -pair[1], -pair[2]))
-    return [(left, right) for *_, left, right in found]
+    splits.sort(key=lambda pair: (pair[0], -pair[1], -pair[2]))
+    return [(left, right) for *_, left, right in splits]

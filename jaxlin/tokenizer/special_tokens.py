@@ -107,14 +107,14 @@ def _token(token: Any, source: str, *, special: bool) -> dict[str, Any]:
     """The arguments of `tokenizers.AddedToken`, with its defaults but for `normalized`, which depends on others."""
     given = token if isinstance(token, dict) else {"content": token}
     text, is_special = given.get("content"), given.get("special", special)
-    made = {"content": text, **{flag: given.get(flag, False) for flag in _FLAGS}, "special": is_special}
-    made |= {"normalized": given["normalized"]} if given.get("normalized") is not None else {}
-    flags = [value for key, value in made.items() if key != "content"]
+    arguments = {"content": text, **{flag: given.get(flag, False) for flag in _FLAGS}, "special": is_special}
+    arguments |= {"normalized": given["normalized"]} if given.get("normalized") is not None else {}
+    flags = [value for key, value in arguments.items() if key != "content"]
     if not isinstance(text, str) or not text or not all(isinstance(flag, bool) for flag in flags):
         raise TokenizerError(f"{source}: expected a token, as a text or an object with it; found {quoted(token)}.")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise TokenizerError(f"{source}: expected a token of characters; found half of one in {quoted(text)}.")
-    return made
+    return arguments
 
 
 def _key(token: dict[str, Any]) -> tuple[Any, ...]:

@@ -39,18 +39,18 @@ def tekken_spec(file: dict[str, Any], config: dict[str, Any], source: str) -> tu
     """
     try:
         settings = file["config"]
-        pattern, size, kept = (
+        pattern, size, n_special = (
             settings.get(key) for key in ("pattern", "default_vocab_size", "default_num_special_tokens")
         )
         listed = file.get("special_tokens") or [{"rank": i, "token_str": text} for i, text in enumerate(_UNNAMED)]
         special = [each["token_str"] for each in sorted(listed, key=lambda each: each["rank"])]
-        kept = len(special) if kept is None else kept
-        if not isinstance(pattern, str) or not len(special) <= kept <= _MOST_SPECIAL:
+        n_special = len(special) if n_special is None else n_special
+        if not isinstance(pattern, str) or not len(special) <= n_special <= _MOST_SPECIAL:
             raise ValueError("no pattern, or more special tokens than are said to be")
         if not all(isinstance(text, str) for text in special):
             raise ValueError(f"special tokens {quoted(special, 100)}")
-        special += [f"<SPECIAL_{i}>" for i in range(len(special), kept)]
-        listed = file["vocab"] if size is None else file["vocab"][: size - kept]
+        special += [f"<SPECIAL_{i}>" for i in range(len(special), n_special)]
+        listed = file["vocab"] if size is None else file["vocab"][: size - n_special]
         words = [base64.b64decode(each["token_bytes"], validate=True) for each in listed]
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise TokenizerError(
@@ -58,7 +58,7 @@ def tekken_spec(file: dict[str, Any], config: dict[str, Any], source: str) -> tu
         ) from error
     ranks = {word: rank for rank, word in enumerate(words)}
     vocabulary = {text: i for i, text in enumerate(special)}
-    vocabulary |= {spelled(word): rank + kept for word, rank in ranks.items()}
+    vocabulary |= {spelled(word): rank + n_special for word, rank in ranks.items()}
     if len(vocabulary) != len(special) + len(words) or any(len(word) > _LONGEST for word in words):
         raise TokenizerError(f"{source}: expected tokens that differ, of at most {_LONGEST} bytes; found others.")
     pairs = [pair for word, rank in ranks.items() for pair in _parts(word, ranks)]
