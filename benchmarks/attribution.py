@@ -17,8 +17,8 @@ from benchmarks.floor import forward_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from benchmarks.timing import compiled
-from jaxlin.attribution import NEURONS
-from jaxlin.contributions import contributions
+from jaxlin.attribution.components import contributions
+from jaxlin.attribution.logit import NEURONS
 
 OURS, FORWARD, TORCH = "attribute", "forward pass", "torch backward pass"
 RUNS = 2

@@ -19,7 +19,7 @@ from benchmarks.floor import forward_products, map_products, nbytes, row_product
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from benchmarks.timing import compiled, interleaved
-from jaxlin.map_operator import LocalMap
+from jaxlin.linearize.operator import LocalMap
 
 OURS = "rows by transpose"
 ALONE = "rows by transpose, once recorded"

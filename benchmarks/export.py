@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 import jaxlin
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.folder import Folder
-from jaxlin.gguf import GGUFModel
-from jaxlin.load import SMALL
-from jaxlin.packed import Packed
+from jaxlin.loading.gguf_model import GGUFModel
+from jaxlin.loading.loader import SMALL
+from jaxlin.quantized import Packed
 
 FAMILIES = ("llama",)
 """The model types whose tensors have the names of the parameters, and whose blocks `benchmarks.peer` detaches."""

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.timing import seconds
-from jaxlin.config import Config
-from jaxlin.map_operator import LocalMap
+from jaxlin.linearize.operator import LocalMap
+from jaxlin.nn.config import Config
 
 SIDE, COPIED = 4096, 256 * 2**20
 """Of the large product and the large copy on a CPU; `ACCELERATED` elsewhere, where these would be over too soon."""
@@ -44,7 +44,7 @@ class Floor:
 
 
 def square_product(side: int, algorithm: str = "highest") -> Callable[[], Any]:
-    """A product of a large random matrix with itself, multiplied as `jaxlin.precision.told` says."""
+    """A product of a large random matrix with itself, multiplied as `jaxlin.nn.precision.told` says."""
     square = jax.random.normal(jax.random.key(0), (side, side))
     multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=algorithm))
     multiply(square).block_until_ready()
@@ -77,7 +77,7 @@ def row_products(config: Config, rows: int, tokens: int, layers: int | None = No
 
 
 def folded_products(config: Config, rows: int, tokens: int, layers: int | None = None) -> int:
-    """The same with each MLP multiplied into one matrix at each position: `jaxlin.layers.folded`."""
+    """The same with each MLP multiplied into one matrix at each position: `jaxlin.nn.layers.folded`."""
     depth = config.num_hidden_layers if layers is None else layers
     d, f = config.hidden_size, config.intermediate_size
     saved = max(0, 2 * rows * d * f - d * d * f - rows * d * d)

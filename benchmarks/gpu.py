@@ -17,9 +17,9 @@ from benchmarks.setting import Clock, ratio
 from benchmarks.shapes import LARGE, LLAMA_70B, NF4, random_model
 from benchmarks.spectrum import TOL, K, counted
 from benchmarks.timing import compiled
-from jaxlin.krylov import default_width
-from jaxlin.map_operator import LocalMap
-from jaxlin.spectrum import SVD
+from jaxlin.linearize.linalg.lanczos import default_width
+from jaxlin.linearize.linalg.triplets import SVD
+from jaxlin.linearize.operator import LocalMap
 
 TOKENS = {"dense map": 8, "precision": 8, "attribution": 2048, "spectrum": 512}
 PACKED = {"Llama-3.3-70B, NF4": {**LLAMA_70B, "quantization_config": NF4}}

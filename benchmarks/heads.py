@@ -12,7 +12,7 @@ import test_unembedding as heads
 import tiny
 from tqdm import tqdm
 
-from jaxlin.errors import JaxlinError
+from jaxlin.common.errors import JaxlinError
 
 BAR = 2e-5
 STORED = {"both": "another head", "equal": "an equal head", "embeddings": "no head", "head": "the head alone"}

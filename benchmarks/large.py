@@ -18,8 +18,8 @@ from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, Setting
 from benchmarks.shapes import LLAMA_70B, NF4, random_model
 from benchmarks.timing import Timing, compiled
-from jaxlin.map_operator import LocalMap
-from jaxlin.plan import memory_plan
+from jaxlin.linearize.operator import LocalMap
+from jaxlin.loading.plan import memory_plan
 
 FEWER, MORE = 4, 12
 """Layers that are measured: loops over one or two are compiled as none, and noise is in the difference of both."""

@@ -10,7 +10,7 @@ from benchmarks.bars import AGREE
 from benchmarks.floor import map_products, nbytes
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
-from jaxlin.sites import Place
+from jaxlin.nn.sites import Place
 
 EVERY = 10
 """Of a deep model's layers, those that a quick run takes one by one: each is a program of its own to compile."""

@@ -16,7 +16,7 @@ from benchmarks.bars import AGREE
 from benchmarks.floor import forward_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
-from jaxlin.config import Config
+from jaxlin.nn.config import Config
 
 OURS = {False: "fit, ordinary", True: "fit, held"}
 TORCH = {False: "torch, ordinary", True: "torch, detached"}

@@ -1,6 +1,6 @@
 """A long prompt on this machine: attribution and the leading singular values, and the memory that they take.
 
-Attention passes in blocks, see `jaxlin.blocked`. One run each, compilation included: it is a small part.
+Attention passes in blocks, see `jaxlin.nn.blockwise`. One run each, compilation included: it is a small part.
 """
 
 from collections.abc import Callable, Iterator

@@ -14,10 +14,10 @@ from benchmarks.floor import nbytes
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, ratio
 from benchmarks.timing import compiled
-from jaxlin.packed import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
-from jaxlin.packed.codes import part_rows
-from jaxlin.packed.ggml import LAYOUTS
-from jaxlin.packed.mixed import apart
+from jaxlin.quantized import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
+from jaxlin.quantized.codes import part_rows
+from jaxlin.quantized.ggml import LAYOUTS
+from jaxlin.quantized.mixed import apart
 
 LAYERS, SIDE, VECTORS = 8, 2048, 8
 """So many matrices of this side, each times so few vectors that reading the weights is what takes longest."""

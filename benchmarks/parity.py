@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), *map(str, (ROOT / "tests").glob("[a-z]*/"))]
 
 import gguf_files
 import jax
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import jaxlin
 from benchmarks import heads
-from jaxlin.hold import RULES
+from jaxlin.nn.hold import RULES
 
 FORMATS = {f"llama, {name}": form for name, form in test_packed.FORMATS.items()}
 PACKED = {f"GGUF, {name}": form for name, form in test_gguf.PACKED.items()}

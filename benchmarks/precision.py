@@ -11,7 +11,7 @@ import jaxlin
 from benchmarks.floor import map_products, nbytes, square_product
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, Setting
-from jaxlin.precision import PRECISIONS, Precision, told
+from jaxlin.nn.precision import PRECISIONS, Precision, told
 
 
 def measure(setting: Setting) -> Iterator[Finding]:

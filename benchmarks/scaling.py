@@ -18,7 +18,7 @@ from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import TEXT, Setting
 from benchmarks.shapes import random_model, tiny
 from benchmarks.spectrum import counted
-from jaxlin.map_operator import LocalMap
+from jaxlin.linearize.operator import LocalMap
 
 WIDTH, LAYERS, TOKENS = 256, 4, 16
 AXES: dict[str, tuple[int, ...]] = {"tokens": (8, 16, 32), "width": (128, 256, 512), "depth": (2, 4, 8)}

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlin
-from jaxlin.packed import BFloat16, FourBit
-from jaxlin.plan import abstract_model
+from jaxlin.loading.plan import abstract_model
+from jaxlin.quantized import BFloat16, FourBit
 
 LLAMA_3B: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,

@@ -10,9 +10,9 @@ import jaxlin
 from benchmarks.floor import map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
-from jaxlin.krylov import krylov
-from jaxlin.map_operator import LocalMap
-from jaxlin.spectrum import SVD, svd
+from jaxlin.linearize.linalg.lanczos import krylov
+from jaxlin.linearize.linalg.triplets import SVD, svd
+from jaxlin.linearize.operator import LocalMap
 
 K, TOL = 8, 1e-4
 HELD_TO = 256

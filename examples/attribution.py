@@ -14,7 +14,7 @@ import numpy as np
 
 import jaxlin
 from jaxlin.causal import deletion, head_ablation
-from jaxlin.targets import without_words
+from jaxlin.linearize.targets import without_words
 
 WIDTH = 30
 

@@ -4,7 +4,8 @@
     python examples/sample_stories.py stories.jsonl
     python examples/train_small.py stories.jsonl
 
-It writes config.json, model.safetensors, tokenizer.json, tokenizer_config.json and the model card to ``jaxlin/small``.
+It writes config.json, model.safetensors, tokenizer.json, tokenizer_config.json and the model card to
+``jaxlin/loading/small``.
 Checkpoints go to ``--work``; the same command goes on from the last one, and Ctrl-C loses at most a minute.
 """
 
@@ -29,9 +30,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.decoder import Decoder
-from jaxlin.load import load
+from jaxlin.loading.loader import load
 from jaxlin.models.llama import PORTS
+from jaxlin.nn.decoder import Decoder
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 CONTEXT = 256

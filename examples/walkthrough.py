@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 import jaxlin
-from jaxlin.baselines import baselines
-from jaxlin.depth import cumulative, single
-from jaxlin.words import nearest_embeddings, promoted
+from jaxlin.spectrum.layer_spectra import cumulative, single
+from jaxlin.spectrum.null_baselines import baselines
+from jaxlin.spectrum.words import nearest_embeddings, promoted
 
 
 def main() -> None:

@@ -1,19 +1,13 @@
 """jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
 
-from jaxlin import baselines, causal, lens, steering, words
+from jaxlin import causal, lens, spectrum, steering
 from jaxlin.attribution import Attribution, attribute
-from jaxlin.decoder import Decoder
-from jaxlin.errors import JaxlinError
-from jaxlin.explain import explain
-from jaxlin.explanation import Explanation
-from jaxlin.generation import Generation, generate, generate_all
-from jaxlin.held import Coefficients, coefficients, linear
-from jaxlin.load import load
-from jaxlin.local_map import local_map
-from jaxlin.map_operator import LocalMap
-from jaxlin.plan import MemoryPlan, memory_plan
-from jaxlin.steering import DoseCurve, dose_curve
-from jaxlin.sweep import layer_maps, sweep
+from jaxlin.common.errors import JaxlinError
+from jaxlin.linearize import Coefficients, LocalMap, coefficients, layer_maps, linear, local_map, sweep
+from jaxlin.loading import MemoryPlan, load, memory_plan
+from jaxlin.nn import Decoder
+from jaxlin.report import Explanation, explain
+from jaxlin.steering import DoseCurve, Generation, dose_curve, generate, generate_all
 from jaxlin.tokenizer import Tokenizer
 
 __all__ = [
@@ -28,7 +22,6 @@ __all__ = [
     "MemoryPlan",
     "Tokenizer",
     "attribute",
-    "baselines",
     "causal",
     "coefficients",
     "dose_curve",
@@ -41,7 +34,7 @@ __all__ = [
     "load",
     "local_map",
     "memory_plan",
+    "spectrum",
     "steering",
     "sweep",
-    "words",
 ]

@@ -1,1 +1,1 @@
-"""The ports: one file a family, each thin over `jaxlin.decoder` and `jaxlin.modules`."""
+"""The ports: one file a family, each thin over `jaxlin.nn.decoder` and `jaxlin.nn.modules`."""

@@ -11,13 +11,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.fields import layer_types, rope_of, windows
-from jaxlin.gguf_port import RMS_NORM, GGUFPort
-from jaxlin.hold import Hold
-from jaxlin.layers import residual
 from jaxlin.models.gemma import Gemma, GemmaBlock, GemmaConfig, OffsetRMSNorm, gemma_numbers
-from jaxlin.modules import Schedule
-from jaxlin.port import Port
+from jaxlin.nn.hold import Hold
+from jaxlin.nn.layers import residual
+from jaxlin.nn.modules import Schedule
+from jaxlin.porting.fields import layer_types, rope_of, windows
+from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
+from jaxlin.porting.port import Port
 
 
 class Gemma2Block(GemmaBlock):

@@ -12,12 +12,12 @@ from typing import Any
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.fields import layer_types, ropes_by_type, windows
-from jaxlin.gguf_port import RMS_NORM, GGUFPort, sliding_types
 from jaxlin.models.gemma import GemmaConfig, OffsetRMSNorm, gemma_numbers
 from jaxlin.models.gemma2 import Gemma2, Gemma2Block, query_scale, softcap
-from jaxlin.modules import Attention, HeadNormAttention
-from jaxlin.port import Port
+from jaxlin.nn.modules import Attention, HeadNormAttention
+from jaxlin.porting.fields import layer_types, ropes_by_type, windows
+from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, sliding_types
+from jaxlin.porting.port import Port
 
 
 class Gemma3Block(Gemma2Block):

@@ -12,16 +12,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.config import Config
-from jaxlin.decoder import Decoder
-from jaxlin.fields import decoder_numbers, layer_types, one_layer_type, rope_of, windows
-from jaxlin.gguf_port import GGUFPort
-from jaxlin.hold import Hold
-from jaxlin.layers import residual
-from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port
-from jaxlin.printable import quoted
-from jaxlin.rope import Dynamic, no_rope
+from jaxlin.common.printable import quoted
+from jaxlin.nn.config import Config
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import Hold
+from jaxlin.nn.layers import residual
+from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.nn.ropes import Dynamic, no_rope
+from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, windows
+from jaxlin.porting.gguf_keys import GGUFPort
+from jaxlin.porting.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,18 +16,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxlin import layers
-from jaxlin.attention import Pattern, attention_pattern
 from jaxlin.checkpoint.config import ConfigReader, is_number
-from jaxlin.config import Config
-from jaxlin.fields import check_uniform, decoder_numbers, layer_types, rope_of, rope_parameters, windows
-from jaxlin.gguf_port import GGUFPort
-from jaxlin.hold import Hold
+from jaxlin.common.printable import quoted
 from jaxlin.models.gemma3 import HEADS, TEXT, VISION
 from jaxlin.models.llama import Llama, LlamaBlock
-from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port
-from jaxlin.printable import quoted
+from jaxlin.nn import layers
+from jaxlin.nn.attention import Pattern, attention_pattern
+from jaxlin.nn.config import Config
+from jaxlin.nn.hold import Hold
+from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.porting.fields import check_uniform, decoder_numbers, layer_types, rope_of, rope_parameters, windows
+from jaxlin.porting.gguf_keys import GGUFPort
+from jaxlin.porting.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.config import Config
-from jaxlin.decoder import Decoder
-from jaxlin.fields import decoder_numbers, one_layer_type, rope_of
-from jaxlin.gguf_port import GGUFPort
-from jaxlin.hold import Hold
-from jaxlin.layers import of_last
 from jaxlin.models.llama import LlamaBlock
-from jaxlin.modules import Attention, GatedMLP, LayerNorm
-from jaxlin.port import Port
+from jaxlin.nn.config import Config
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import Hold
+from jaxlin.nn.layers import of_last
+from jaxlin.nn.modules import Attention, GatedMLP, LayerNorm
+from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
+from jaxlin.porting.gguf_keys import GGUFPort
+from jaxlin.porting.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)

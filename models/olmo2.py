@@ -13,15 +13,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.config import Config
-from jaxlin.decoder import Decoder
-from jaxlin.fields import decoder_numbers, layer_types, one_layer_type, rope_of, ropes_by_type, windows
-from jaxlin.gguf_port import RMS_NORM, GGUFPort, sliding_types
-from jaxlin.hold import Hold
-from jaxlin.layers import residual
 from jaxlin.models.olmo import OlmoConfig
-from jaxlin.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.port import Port
+from jaxlin.nn.config import Config
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import Hold
+from jaxlin.nn.layers import residual
+from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, ropes_by_type, windows
+from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, sliding_types
+from jaxlin.porting.port import Port
 
 
 class WidthNormAttention(Attention):

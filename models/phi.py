@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxlin import layers
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.config import Config
-from jaxlin.decoder import Decoder
-from jaxlin.fields import decoder_numbers, one_layer_type, rope_of
-from jaxlin.gguf_port import GGUFPort
-from jaxlin.hold import Hold
-from jaxlin.layers import residual
-from jaxlin.modules import Attention, HeadNormAttention, LayerNorm, Linear, Schedule
-from jaxlin.port import Port
+from jaxlin.nn import layers
+from jaxlin.nn.config import Config
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import Hold
+from jaxlin.nn.layers import residual
+from jaxlin.nn.modules import Attention, HeadNormAttention, LayerNorm, Linear, Schedule
+from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
+from jaxlin.porting.gguf_keys import GGUFPort
+from jaxlin.porting.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)

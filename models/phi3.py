@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.fields import decoder_numbers, one_layer_type, rope_of, rope_parameters
-from jaxlin.gguf_port import RMS_NORM, GGUFPort
+from jaxlin.common.printable import quoted
 from jaxlin.models.mistral import Mistral, MistralConfig
-from jaxlin.port import Port, Rows, stacked_rows
-from jaxlin.printable import quoted
+from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of, rope_parameters
+from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
+from jaxlin.porting.port import Port, Rows, stacked_rows
 
 
 def translate3(json: ConfigReader) -> MistralConfig:

@@ -10,12 +10,12 @@ from typing import Any
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.config import Config
-from jaxlin.fields import decoder_numbers, layer_types, rope_of, windows
-from jaxlin.gguf_port import GGUFPort
 from jaxlin.models.llama import Llama, LlamaBlock
-from jaxlin.modules import Attention, GatedMLP, HeadNormAttention, RMSNorm
-from jaxlin.port import Port
+from jaxlin.nn.config import Config
+from jaxlin.nn.modules import Attention, GatedMLP, HeadNormAttention, RMSNorm
+from jaxlin.porting.fields import decoder_numbers, layer_types, rope_of, windows
+from jaxlin.porting.gguf_keys import GGUFPort
+from jaxlin.porting.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)

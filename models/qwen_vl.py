@@ -8,9 +8,9 @@ position on all three, which is the plain rope.
 from typing import Any
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.fields import decoder_numbers, rope_of
 from jaxlin.models.qwen import Qwen2, Qwen3, QwenConfig, sliding_numbers
-from jaxlin.port import Port
+from jaxlin.porting.fields import decoder_numbers, rope_of
+from jaxlin.porting.port import Port
 
 SECTIONS = ("mrope_section", "mrope_interleaved")
 """Which pairs turn with which axis: for text it makes no difference."""

@@ -12,8 +12,8 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index), heartbeat_timeout_seconds=10)
 
 import jaxlin  # noqa: E402  JAX must know of the others before it is used
-from jaxlin.map_operator import LocalMap  # noqa: E402
-from jaxlin.ranks import ranks  # noqa: E402
+from jaxlin.linearize.operator import LocalMap  # noqa: E402
+from jaxlin.spectrum.prediction_ranks import ranks  # noqa: E402
 
 calls, pull = 0, LocalMap.rmatvec
 

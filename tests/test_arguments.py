@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxlin
-from jaxlin.sampling import SamplingError, sampling_of
+from jaxlin.steering.samplers import SamplingError, sampling_of
 
 WRONG = {
     "explain(t, m, 'a')": "a model, as jaxlin.load gives, as the first argument; found a Tokenizer",
@@ -81,9 +81,11 @@ import json, sys
 import jaxlin
 import numpy as np
 from jaxlin import *
-from jaxlin import causal, lens, ranks, spectrum, steering
-from jaxlin.held import record
-from jaxlin.streams import streams
+from jaxlin import causal, lens, steering
+from jaxlin.linearize.linalg import triplets as spectrum
+from jaxlin.spectrum import prediction_ranks as ranks
+from jaxlin.linearize.frozen import record
+from jaxlin.attribution.layer_streams import streams
 m, t = jaxlin.load()
 x, messages = m.embed([1, 2, 3]), {}
 for call in json.load(sys.stdin):
@@ -122,7 +124,7 @@ def test_numbers_of_numpy_and_jax_are_numbers() -> None:
 def results() -> list[type]:
     """The classes with arrays in them that a caller is given."""
     classes = []
-    for module in pkgutil.iter_modules(jaxlin.__path__, "jaxlin."):
+    for module in pkgutil.walk_packages(jaxlin.__path__, "jaxlin."):
         for name, each in vars(importlib.import_module(module.name)).items():
             if not inspect.isclass(each) or each.__module__ != module.name or name.startswith("_"):
                 continue

@@ -36,10 +36,10 @@ from benchmarks.__main__ import GROUPS, main
 from benchmarks.bars import BARS
 from benchmarks.results import Ratio, Row, commit, document
 from benchmarks.setting import Clock, Setting
-from jaxlin.errors import JaxlinError
-from jaxlin.packed import FourBit
-from jaxlin.plan import memory_plan
-from jaxlin.precision import PRECISIONS, TOLD
+from jaxlin.common.errors import JaxlinError
+from jaxlin.loading.plan import memory_plan
+from jaxlin.nn.precision import PRECISIONS, TOLD
+from jaxlin.quantized import FourBit
 
 SLACK = 0.25
 """How far a ratio may be from its bar on a machine that does other things too."""

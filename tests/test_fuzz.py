@@ -14,7 +14,7 @@ from benchmarks.fuzz import campaign, folders, ggufs, tokenizers
 from benchmarks.fuzz.draws import Draw, json_text
 from benchmarks.fuzz.readers import READERS, Reader, all_readers
 from benchmarks.fuzz.samples import CONFIGS, tensors
-from jaxlin.errors import JaxlinError
+from jaxlin.common.errors import JaxlinError
 from jaxlin.tokenizer import Tokenizer
 
 INPUTS = 15

@@ -19,9 +19,9 @@ from benchmarks.fuzz.samples import CONFIGS
 from jaxlin import lens
 from jaxlin.checkpoint.folder import Folder
 from jaxlin.checkpoint.safetensors import SafetensorsFile
-from jaxlin.checkpoint.strict_json import DEEPEST, parse_object
-from jaxlin.errors import CheckpointError, ConfigError, JaxlinError
-from jaxlin.plan import memory_plan
+from jaxlin.common.errors import CheckpointError, ConfigError, JaxlinError
+from jaxlin.common.strict_json import DEEPEST, parse_object
+from jaxlin.loading.plan import memory_plan
 
 
 @pytest.fixture(autouse=True)

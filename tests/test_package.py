@@ -39,10 +39,12 @@ def test_contents(wheel: Path) -> None:
     expected = {f"jaxlin/{path}" if path.parts[0] == "models" else str(path) for path in sources}
     assert modules == expected
     small = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
-    assert {name for name in names if name.startswith("jaxlin/small/")} == {f"jaxlin/small/{name}" for name in small}
+    assert {name for name in names if name.startswith("jaxlin/loading/small/")} == {
+        f"jaxlin/loading/small/{name}" for name in small
+    }
     page = {"page.html", "style.css", "script.js"}
     assert {f"jaxlin/report/{name}" for name in page} <= set(names)
-    assert "jaxlin/paper/phrases.txt" in names
+    assert "jaxlin/report/paper/phrases.txt" in names
     assert "jaxlin/checkpoint/config_keys.json" in names
     assert "jaxlin/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"jaxlin"}
@@ -50,7 +52,7 @@ def test_contents(wheel: Path) -> None:
 
 def test_small_model_is_small() -> None:
     files = ("config.json", "model.safetensors", "tokenizer.json")
-    assert sum((ROOT / "jaxlin" / "small" / name).stat().st_size for name in files) <= 4 * 2**20
+    assert sum((ROOT / "jaxlin" / "loading" / "small" / name).stat().st_size for name in files) <= 4 * 2**20
 
 
 def test_it_runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tiny
 import torch
 
 import jaxlin
-from jaxlin.map_operator import CHECKS
+from jaxlin.linearize.operator import CHECKS
 
 DIRECTIONS = 3
 

@@ -15,19 +15,19 @@ import scipy.special
 import scipy.stats
 import tiny
 import transformers
+from jaxlin.attribution.html_tables import tables
 from rich.console import Console
 
 import jaxlin
-import jaxlin.contributions
-from jaxlin.attribution import Neurons
-from jaxlin.held import Coefficients, Recording
+import jaxlin.attribution.components
+from jaxlin.attribution.result import Neurons
+from jaxlin.causal.patching import Patching
 from jaxlin.lens import exact
-from jaxlin.map_operator import CHECKS, LocalMap
-from jaxlin.patching import Patching
-from jaxlin.ranks import KL, _same
-from jaxlin.registry import families
-from jaxlin.report.tables import tables
-from jaxlin.terminal import show
+from jaxlin.linearize.frozen import Coefficients, Recording
+from jaxlin.linearize.operator import CHECKS, LocalMap
+from jaxlin.loading.registry import families
+from jaxlin.report.terminal import show
+from jaxlin.spectrum.prediction_ranks import KL, _same
 
 Checkpoint = Callable[[str], Path]
 GROWN = 1e-4
@@ -76,7 +76,7 @@ def test_family(name: str, checkpoint: Checkpoint, x64: None, monkeypatch: pytes
 
 def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[Coefficients], jaxlin.Attribution]:
     """What `jaxlin.attribute` gives, with the parts taken from other coefficients than those of the forward pass."""
-    record, target = jaxlin.contributions.record, jnp.linspace(-1, 1, lmap.shape[0])
+    record, target = jaxlin.attribution.components.record, jnp.linspace(-1, 1, lmap.shape[0])
 
     @jax.jit
     def parts_of(model: jaxlin.Decoder, x: jax.Array, held: Coefficients) -> dict[str, jax.Array]:
@@ -84,7 +84,7 @@ def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[C
             return record(*args, **options)._replace(coefficients=held)
 
         monkeypatch.setattr(jaxlin.contributions, "record", corrupted)
-        return jaxlin.contributions.contributions.__wrapped__(model, x, len(x) - 1, target, held.rule, 0)
+        return jaxlin.attribution.components.contributions.__wrapped__(model, x, len(x) - 1, target, held.rule, 0)
 
     def attribution(held: Coefficients) -> jaxlin.Attribution:
         parts: dict[str, Any] = {name: np.asarray(a) for name, a in parts_of(lmap.model, lmap.x, held).items()}
@@ -130,7 +130,7 @@ def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
 
 
 def test_the_defect_of_an_exact_lens(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("jaxlin.lens.exact")  # the package gives its function of this name
+    module = importlib.import_module("jaxlin.lens.exact_lens")  # the package gives its function of this name
     recorded = module._recorded
     for factor, held in corruptions(biased.coefficients):
         monkeypatch.setattr(module, "_recorded", lambda *args, held=held: (held, *recorded(*args)[1:]))
@@ -141,7 +141,7 @@ def test_the_defect_of_an_exact_lens(biased: LocalMap, monkeypatch: pytest.Monke
 
 
 def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("jaxlin.streams")
+    module = importlib.import_module("jaxlin.attribution.layer_streams")
     _, held = next(corruptions(biased.coefficients))
     record = module.record
     monkeypatch.setattr(module, "record", lambda *args, **sites: record(*args, **sites)._replace(coefficients=held))
@@ -162,7 +162,7 @@ def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
     for owner, name, defect in (
         (jaxlin.Attribution, "defect", 0.5),
         (jaxlin.Attribution, "component_defect", 0.75),
-        (importlib.import_module("jaxlin.streams").Streams, "defect", 0.625),
+        (importlib.import_module("jaxlin.attribution.layer_streams").Streams, "defect", 0.625),
     ):
         monkeypatch.setattr(owner, name, property(lambda result, defect=defect: defect))
     for spectrum, residual in (("dense", 0.25), ("krylov", 0.125), ("none", 0.125)):

@@ -17,8 +17,8 @@ from benchmarks.config_keys.measure import at
 from benchmarks.config_keys.ported import Ported
 from benchmarks.config_keys.reference import Reference
 from jaxlin.checkpoint.key_table import measured_keys
-from jaxlin.errors import JaxlinError
-from jaxlin.registry import FAMILIES
+from jaxlin.common.errors import JaxlinError
+from jaxlin.loading.registry import FAMILIES
 
 TOLERANCE = 4e-6
 """What logits may differ by, as a share of the largest."""

@@ -14,11 +14,11 @@ import tiny
 import jaxlin
 from benchmarks.config_keys.reference import PROMPTS, Reference
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.decoder import Decoder
-from jaxlin.hold import Hold
-from jaxlin.modules import Schedule
-from jaxlin.registry import port as port_of
-from jaxlin.rope import no_rope
+from jaxlin.loading.registry import port as port_of
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import Hold
+from jaxlin.nn.modules import Schedule
+from jaxlin.nn.ropes import no_rope
 
 
 class Ported:

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.fuzz.draws import Draw
 from benchmarks.fuzz.readers import READERS, all_readers
-from jaxlin.errors import JaxlinError
-from jaxlin.printable import LONGEST_MESSAGE, printable
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import LONGEST_MESSAGE, printable
 
 SECONDS = 10.0
 """After so many, an input is taken to have no end."""

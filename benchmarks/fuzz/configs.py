@@ -8,9 +8,9 @@ from benchmarks.fuzz.draws import Draw
 from benchmarks.fuzz.readers import reader
 from benchmarks.fuzz.samples import CONFIGS, KEYS
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.checkpoint.strict_json import read_json
-from jaxlin.plan import shapes_of
-from jaxlin.registry import port
+from jaxlin.common.strict_json import read_json
+from jaxlin.loading.plan import shapes_of
+from jaxlin.loading.registry import port
 
 
 def written(draw: Draw, folder: Path) -> Path:

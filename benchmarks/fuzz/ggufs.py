@@ -14,9 +14,9 @@ from benchmarks.fuzz.readers import reader
 from benchmarks.fuzz.samples import CONFIGS, tensors
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.gguf import GGUFFile
-from jaxlin.gguf import GGUFModel
-from jaxlin.plan import shapes_of
-from jaxlin.registry import port
+from jaxlin.loading.gguf_model import GGUFModel
+from jaxlin.loading.plan import shapes_of
+from jaxlin.loading.registry import port
 from jaxlin.tokenizer import Tokenizer
 
 ALIGNMENT = 32

@@ -15,10 +15,10 @@ import safetensors.numpy
 from benchmarks.fuzz.draws import Draw
 from benchmarks.fuzz.folders import other_arrays
 from benchmarks.fuzz.readers import reader
-from jaxlin.errors import JaxlinError
+from jaxlin.common.errors import JaxlinError
 from jaxlin.lens.sums import Sums
-from jaxlin.paper.folder import Folder, Journal
-from jaxlin.rows import dense
+from jaxlin.linearize.rows import dense
+from jaxlin.report.paper.folder import Folder, Journal
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(6, 2) + 1
 PROMPTS = [[1, 2], [3, 4]]

@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.port import Rows
-from jaxlin.registry import port
+from jaxlin.loading.registry import port
+from jaxlin.porting.port import Rows
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 48,

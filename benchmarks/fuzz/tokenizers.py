@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.fuzz.draws import TEXTS, Draw
 from benchmarks.fuzz.readers import reader
-from jaxlin.errors import JaxlinError
+from jaxlin.common.errors import JaxlinError
 from jaxlin.tokenizer import Tokenizer
 
 PROMPTS = ["", "a", "hello there 123", "a" * 50 + "!", "é🌉 \n\t", "<s>a</s>", " " * 300]

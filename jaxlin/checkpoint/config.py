@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxlin.checkpoint.key_table import measured_keys
-from jaxlin.errors import ConfigError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import ConfigError
+from jaxlin.common.printable import quoted
 
 T = TypeVar("T")
 _REQUIRED: Any = object()

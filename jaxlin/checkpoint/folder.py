@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxlin.checkpoint.safetensors import SafetensorsFile
-from jaxlin.checkpoint.strict_json import exists, read_json
-from jaxlin.errors import CheckpointError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import CheckpointError
+from jaxlin.common.printable import quoted
+from jaxlin.common.strict_json import exists, read_json
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 """Weights whose format runs code when it is read."""
@@ -63,7 +63,7 @@ class Folder:
         return self._files[name].dtype(name)
 
     def is_packed(self, name: str) -> bool:
-        """No tensor is, as it lies there: see `jaxlin.checkpoint.quantized`."""
+        """No tensor is, as it lies there: see `jaxlin.quantized.methods`."""
         return False
 
     def file_of(self, name: str) -> Path:

@@ -13,10 +13,10 @@ import gguf
 import ml_dtypes
 import numpy as np
 
-from jaxlin.aligned import read_aligned
 from jaxlin.checkpoint.gguf_header import Tensor, read_header
 from jaxlin.checkpoint.gguf_shards import KEYS, check_shards, shard_paths
-from jaxlin.errors import CheckpointError
+from jaxlin.common.aligned import read_aligned
+from jaxlin.common.errors import CheckpointError
 
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """The types that are not packed, and are read as they are stored."""

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from jaxlin.printable import quoted
+from jaxlin.common.printable import quoted
 
 VERSIONS = (2, 3)
 MAX_AXES = 4

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlin.errors import CheckpointError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import CheckpointError
+from jaxlin.common.printable import quoted
 
 _NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxlin.checkpoint.gguf_shards import shard_names
-from jaxlin.checkpoint.strict_json import exists
-from jaxlin.errors import CheckpointError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import CheckpointError
+from jaxlin.common.printable import quoted
+from jaxlin.common.strict_json import exists
 
 NEEDED = (
     "config.json",

@@ -15,10 +15,10 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxlin.aligned import read_aligned
-from jaxlin.checkpoint.strict_json import check_file, parse_object
-from jaxlin.errors import CheckpointError
-from jaxlin.printable import quoted
+from jaxlin.common.aligned import read_aligned
+from jaxlin.common.errors import CheckpointError
+from jaxlin.common.printable import quoted
+from jaxlin.common.strict_json import check_file, parse_object
 
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
@@ -43,6 +43,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     }.items()
 }
 """The dtypes that are read, by the format's names; those below one byte are not among them."""
+
+FLOATS = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
+"""The dtypes of weights that are computed with as they are stored."""
 
 MOST_AXES = 32
 """Of a tensor: those of the first NumPy."""

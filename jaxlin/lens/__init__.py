@@ -19,7 +19,7 @@ filename=)`
 ==========================================  ======================================================================
 """
 
-from jaxlin.lens.exact import ExactLens, exact
+from jaxlin.lens.exact_lens import ExactLens, exact
 from jaxlin.lens.files import load, save
 from jaxlin.lens.fitting import fit
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens, merge

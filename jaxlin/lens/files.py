@@ -13,15 +13,14 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from jaxlin.checkpoint.hub import downloaded
-from jaxlin.checkpoint.safetensors import SafetensorsFile
-from jaxlin.checkpoint.strict_json import parse_object
-from jaxlin.errors import CheckpointError, JaxlinError, one_of
-from jaxlin.fill import FLOATS
+from jaxlin.checkpoint.safetensors import FLOATS, SafetensorsFile
+from jaxlin.common.atomic_files import write_whole
+from jaxlin.common.errors import CheckpointError, JaxlinError, one_of
+from jaxlin.common.strict_json import parse_object
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens, squared_norms
 from jaxlin.lens.paths import KINDS, a_path, check_path
-from jaxlin.lens.pt import read_pt
-from jaxlin.lens.pt_writer import write_pt
-from jaxlin.written import write_whole
+from jaxlin.lens.torch_files import read_pt
+from jaxlin.lens.torch_writer import write_pt
 
 STORED = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 """What matrices are stored in."""

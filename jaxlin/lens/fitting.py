@@ -23,21 +23,21 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from jaxlin.arguments import check_model
 from jaxlin.checkpoint.config import is_number
-from jaxlin.decoder import Decoder
-from jaxlin.errors import JaxlinError
-from jaxlin.fingerprint import fingerprint
-from jaxlin.held import rule_of
-from jaxlin.hold import Rule
+from jaxlin.common.atomic_files import only_writer
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import quoted
 from jaxlin.lens.files import save
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
 from jaxlin.lens.paths import check_path
 from jaxlin.lens.prompt_maps import prompt_maps, rows_together
 from jaxlin.lens.sums import Sums
-from jaxlin.printable import quoted
-from jaxlin.sites import is_whole
-from jaxlin.written import only_writer
+from jaxlin.linearize.frozen import rule_of
+from jaxlin.nn.arguments import check_model
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.fingerprints import fingerprint
+from jaxlin.nn.hold import Rule
+from jaxlin.nn.sites import is_whole
 
 FEWEST = 10
 """Prompts that are taken before a `tolerance` can end a fit."""

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.decoder import Decoder
-from jaxlin.errors import JaxlinError
-from jaxlin.layers import HIGHEST
-from jaxlin.leaf import Leaf
-from jaxlin.printable import quoted
-from jaxlin.steering import token_direction
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.leaf import Leaf
+from jaxlin.common.printable import quoted
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.layers import HIGHEST
+from jaxlin.steering.directions import token_direction
 
 ORDINARY = "jacobian_lens"
 """The estimator of published lenses: the model's ordinary derivative, nothing held."""

@@ -5,9 +5,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from jaxlin.checkpoint.strict_json import exists
-from jaxlin.errors import JaxlinError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import quoted
+from jaxlin.common.strict_json import exists
 
 KINDS = (".safetensors", ".pt")
 """The files that a lens can be in."""

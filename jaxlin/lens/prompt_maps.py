@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlin.biases import without_biases
-from jaxlin.decoder import Decoder
-from jaxlin.held import record
-from jaxlin.hold import Hold, Replay, Rule
-from jaxlin.layers import at_least_float32, folding_pays
-from jaxlin.rows import default_block, sizes
+from jaxlin.linearize.frozen import record
+from jaxlin.linearize.rows import default_block, sizes
+from jaxlin.nn.biases import without_biases
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import Hold, Replay, Rule
+from jaxlin.nn.layers import at_least_float32, folding_pays
 
 
 def rows_together(model: Decoder, tokens: int, held: bool) -> int:

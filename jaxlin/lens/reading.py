@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxlin.arguments import check_model
-from jaxlin.decoder import Decoder, PromptError
-from jaxlin.errors import JaxlinError
-from jaxlin.hold import Hold
-from jaxlin.layers import HIGHEST
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import quoted
 from jaxlin.lens.jacobian_lens import JacobianLens, check, spans
-from jaxlin.printable import quoted
-from jaxlin.sites import is_whole, position_in
+from jaxlin.nn.arguments import check_model
+from jaxlin.nn.decoder import Decoder, PromptError
+from jaxlin.nn.hold import Hold
+from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.sites import is_whole, position_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 from safetensors import SafetensorError
 
 from jaxlin.checkpoint.safetensors import SafetensorsFile
-from jaxlin.checkpoint.strict_json import exists, parse_object
-from jaxlin.errors import JaxlinError
-from jaxlin.written import write_whole
+from jaxlin.common.atomic_files import write_whole
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.strict_json import exists, parse_object
 
 EVERY = 60.0
 """Seconds from one writing to the next, at most."""

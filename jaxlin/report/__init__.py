@@ -1,6 +1,7 @@
-"""Results as web pages: one file each, with no network, for a browser or a notebook."""
+"""Results for a reader: an explanation of one prediction as data, in a terminal and as a page that asks for nothing."""
 
-from jaxlin.report.page import check_writable, frame, page, write
-from jaxlin.report.tables import tables
+from jaxlin.report.build import explain
+from jaxlin.report.explanation import Explanation, Triplet
+from jaxlin.report.html import check_writable, frame, page, write
 
-__all__ = ["check_writable", "frame", "page", "tables", "write"]
+__all__ = ["Explanation", "Triplet", "check_writable", "explain", "frame", "page", "write"]

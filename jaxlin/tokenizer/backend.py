@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from jaxlin.errors import TokenizerError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import TokenizerError
+from jaxlin.common.printable import quoted
 from jaxlin.tokenizer.process import MEMORY, Process
 from jaxlin.tokenizer.shapes import is_ordinary
 from jaxlin.tokenizer.worker import Tokens

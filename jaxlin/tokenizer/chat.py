@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlin.errors import TokenizerError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import TokenizerError
+from jaxlin.common.printable import quoted
 from jaxlin.tokenizer.process import Process
 
 _LONGEST = 1_000_000

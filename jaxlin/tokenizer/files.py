@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxlin.checkpoint.strict_json import check_file, parse_object, read_json
-from jaxlin.errors import CheckpointError, TokenizerError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import CheckpointError, TokenizerError
+from jaxlin.common.printable import quoted
+from jaxlin.common.strict_json import check_file, parse_object, read_json
 from jaxlin.tokenizer.backend import Backend, backend_of
 from jaxlin.tokenizer.parts import Parts
 from jaxlin.tokenizer.sentencepiece import sentencepiece_spec

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxlin.errors import TokenizerError
+from jaxlin.common.errors import TokenizerError
 from jaxlin.tokenizer.files import read_parts
 from jaxlin.tokenizer.tokenizer import Tokenizer
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from jaxlin.errors import TokenizerError
+from jaxlin.common.errors import TokenizerError
 
 _MOST_SPLIT = 2**28
 """What the squares of the lengths of a SentencePiece vocabulary's tokens may add up to: each is tried in two parts at

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from jaxlin.errors import TokenizerError
+from jaxlin.common.errors import TokenizerError
 
 SECONDS = 6.0
 """How long a request may take, beside what its length allows."""

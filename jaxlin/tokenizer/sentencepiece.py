@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from jaxlin.errors import TokenizerError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import TokenizerError
+from jaxlin.common.printable import quoted
 from jaxlin.tokenizer.merges import pairs_by_score
 from jaxlin.tokenizer.specs import added_token, begins_with, tokenizer_json
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxlin.errors import TokenizerError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import TokenizerError
+from jaxlin.common.printable import quoted
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that every tokenizer may have."""

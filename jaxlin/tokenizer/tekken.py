@@ -8,8 +8,8 @@ import base64
 import binascii
 from typing import Any
 
-from jaxlin.errors import TokenizerError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import TokenizerError
+from jaxlin.common.printable import quoted
 from jaxlin.tokenizer.byte_tokens import spelled
 from jaxlin.tokenizer.specs import added_token, begins_with, tokenizer_json
 

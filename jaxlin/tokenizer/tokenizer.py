@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxlin.errors import TokenizerError
-from jaxlin.printable import quoted
+from jaxlin.common.errors import TokenizerError
+from jaxlin.common.printable import quoted
 from jaxlin.tokenizer.byte_tokens import with_bytes
 from jaxlin.tokenizer.chat import templates_of
 from jaxlin.tokenizer.files import read_parts

@@ -1,0 +1,159 @@
+r"""What every part of the input and of the model contributes to a logit: the program behind `jaxlin.attribute`."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlin.attribution.head_sources import sources as of_positions
+from jaxlin.linearize.frozen import Coefficients, Recording, record
+from jaxlin.nn.biases import biases_of, has_biases, with_biases, without_biases
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import Hold, Record, Replay, Rule
+from jaxlin.nn.layers import HIGHEST
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "neurons", "sources", "recompute"))
+def contributions(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    position: Any,
+    target: Array,
+    rule: Rule,
+    neurons: int,
+    sources: bool = False,
+    recompute: bool = False,
+) -> dict[str, Array]:
+    """The fields of a `jaxlin.Attribution`, as one program: a forward pass, and one backward pass of what it held.
+
+    Args:
+        model: the decoder.
+        x: the input embeddings.
+        position: where the target is read.
+        target: a direction of the output, the id of a token, or those of two.
+        rule: the freeze rule of gated MLPs.
+        neurons: how many of the largest are returned: ``neurons`` are their numbers over all layers, ``largest`` what
+            they contribute.
+        sources: whether what each head brings from each position is returned too.
+        recompute: see `jaxlin.coefficients`.
+    """
+    kinds = ("attn_out", "mlp_out", "heads", "neurons")
+    recording = record(model, x, kinds, rule=rule, position=position, recompute=recompute)
+    held, seen = recording.coefficients, recording.sites
+    value, final_bias, direction = read_back(model, recording, position, target)
+
+    def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+        return jnp.einsum("...d,d->...", rows, direction[position], precision=HIGHEST)
+
+    of_tokens, bias = _inputs(model, held, x, direction)
+    head_slopes, neuron_slopes = _slopes(model, held, x, seen["heads"], seen["neurons"], position, direction)
+    if has_biases(model):
+        heads, hidden = jnp.zeros_like(seen["heads"]), jnp.zeros_like(seen["neurons"])
+        attn_bias, mlp_bias = map(dot, _written(model, held, jnp.zeros_like(x), heads, hidden, position))
+    else:
+        attn_bias = mlp_bias = jnp.zeros(model.config.num_hidden_layers, x.dtype)
+    flat = (neuron_slopes * seen["neurons"]).reshape(-1)
+    _, largest = jax.lax.top_k(jnp.abs(flat), neurons)
+    found = {
+        "value": value,
+        "tokens": of_tokens,
+        "bias": bias + final_bias,
+        "embed": dot(x[position]),
+        "attn": dot(seen["attn_out"]),
+        "mlp": dot(seen["mlp_out"]),
+        "heads": jnp.einsum("lhk,lhk->lh", head_slopes, seen["heads"], precision=HIGHEST),
+        "neurons": largest,
+        "largest": flat[largest],
+        "attn_bias": attn_bias,
+        "mlp_bias": mlp_bias,
+        "final_bias": final_bias,
+    }
+    return found | {"sources": of_positions(model, held, x, head_slopes, position)} if sources else found
+
+
+def read_back(
+    model: Decoder, recording: Recording, position: Any, target: Array
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "t d"]]:
+    """The value of `target`, what is added to it after the blocks, and its direction in the stream after the blocks."""
+    held = recording.coefficients
+    head = Record(held.rule)
+    value = read(model, recording.output[position], target, head)
+
+    def after(stream: Array) -> Array:
+        output = model.norm(stream, Replay(held.norm, held.rule))
+        return read(model, output[position], target, Replay(head.values, held.rule))
+
+    # Affine: its value at zero is what is added after the blocks.
+    final_bias, pull = jax.vjp(after, jnp.zeros_like(recording.stream))
+    return value, final_bias, pull(jnp.ones_like(final_bias))[0]
+
+
+def read(model: Decoder, output: Float[Array, " d"], target: Array, hold: Hold) -> Float[Array, ""]:
+    """What `target` reads of a point after the final norm."""
+    if jnp.issubdtype(target.dtype, jnp.floating):
+        return jnp.dot(target, output, precision=HIGHEST)
+    logits = model.unembed(output, hold, target)
+    return logits[0] - jnp.sum(logits[1:])
+
+
+def _inputs(
+    model: Decoder, held: Coefficients, x: Float[Array, "t d"], direction: Float[Array, "t d"]
+) -> tuple[Float[Array, " t"], Float[Array, ""]]:
+    """What the input tokens and the blocks' biases contribute along a `direction` of the stream after the blocks."""
+    bare = without_biases(model)
+    # As wide as the stream: a slope has the dtype of its parameter.
+    biases = jax.tree.map(lambda bias: bias.astype(x.dtype), biases_of(model))
+
+    def through(x: Array, biases: Any) -> Array:
+        stream, _ = with_biases(bare, biases).scan(x, lambda row: Replay(row, held.rule), held.layers)
+        return stream
+
+    # Linear in the input and the biases together, so that one backward pass gives the slopes in both.
+    rows, slopes = jax.linear_transpose(through, x, biases)(direction)
+    of_biases = jax.tree.map(lambda slope, bias: jnp.sum(slope * bias), slopes, biases)
+    return jnp.einsum("td,td->t", rows, x, precision=HIGHEST), sum(jax.tree.leaves(of_biases), jnp.zeros((), x.dtype))
+
+
+def _slopes(
+    model: Decoder,
+    held: Coefficients,
+    x: Float[Array, "t d"],
+    heads: Float[Array, "l h k"],
+    neurons: Float[Array, "l f"],
+    position: Any,
+    direction: Float[Array, "t d"],
+) -> tuple[Float[Array, "l h k"], Float[Array, "l f"]]:
+    """The slopes of the target in `heads` and `neurons` at `position`, through what their own layer writes alone."""
+    written = functools.partial(_written, without_biases(model), held, position=position)
+    ct = jnp.broadcast_to(direction[position][None, :], (heads.shape[0], x.shape[1]))
+    return jax.linear_transpose(written, x, heads, neurons)((ct, ct))[1:]
+
+
+def _written(
+    model: Decoder,
+    held: Coefficients,
+    stream: Float[Array, "t d"],
+    heads: Float[Array, "l h k"],
+    neurons: Float[Array, "l f"],
+    position: Any,
+) -> tuple[Float[Array, "l d"], Float[Array, "l d"]]:
+    """What attention and MLP of each layer add at `position`, given their heads and neurons there.
+
+    With these replaced, no layer depends on another. The stream is an input that does not matter: a function that adds
+    a constant, even zero, has no transpose.
+    """
+    tokens = stream.shape[0]
+
+    def placed(row: Array) -> Array:
+        return jnp.zeros((tokens, *row.shape), row.dtype).at[position].set(row)
+
+    def make_hold(row: Any) -> Hold:
+        factors, heads, neurons = row
+        return Replay(factors, held.rule, replacements={"heads": placed(heads), "neurons": placed(neurons)})
+
+    def keep(hold: Any) -> Any:
+        return hold.sites["attn_out"][position], hold.sites["mlp_out"][position]
+
+    return model.scan(stream, make_hold, (held.layers, heads, neurons), keep=keep)[1]

@@ -1,0 +1,120 @@
+r"""The spectrum of a local linear map: singular values, vectors and what they say of its rank.
+
+The joint map is the matrix ``[d, t * d]`` that takes the embeddings of all tokens at once.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import quoted
+from jaxlin.common.short_repr import Brief
+from jaxlin.nn.sharding import on_host
+from jaxlin.nn.sites import is_whole
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class SVD(Brief):
+    r"""The largest singular triplets, $J \approx \sum_i \sigma_i u_i v_i^\top$; it unpacks as ``u, s, v``.
+
+    Attributes:
+        u: left vectors, ``[d, k]``: directions of the output.
+        s: singular values, ``[k]``, the largest first.
+        v: right vectors, ``[k, t, d]``: directions of the input, over all tokens together.
+        residual: $\sqrt{(\lVert J v - \sigma u \rVert^2 + \lVert J^\top u - \sigma v \rVert^2) / 2}$ of each, ``[k]``:
+            over the distance to the next value it is what the vectors may miss. None where it was not measured.
+        bound: how far each value may be from that of the exact $J$, rounding included, ``[k]``; None where it was not
+            measured.
+        method: ``"dense"`` or ``"krylov"``.
+    """
+
+    u: Float[np.ndarray, "d k"]
+    s: Float[np.ndarray, " k"]
+    v: Float[np.ndarray, "k t e"]
+    residual: Float[np.ndarray, " k"] | None = None
+    bound: Float[np.ndarray, " k"] | None = None
+    method: str = "dense"
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.u, self.s, self.v)
+
+    def signed(self, output: Float[np.ndarray, " d"]) -> "SVD":
+        r"""The same triplets with $u \cdot f \ge 0$: a singular vector has no sign of its own."""
+        sign = np.where(output @ self.u < 0, -1, 1).astype(self.u.dtype)
+        return replace(self, u=self.u * sign[None], v=self.v * sign[:, None, None])
+
+
+def svd(jacobian: Shaped[np.ndarray, "d t e"], k: int | None = None) -> SVD:
+    """The `k` largest singular triplets of a dense map, all of them unless given.
+
+    Raises:
+        JaxlinError: `k` is not in 1..rank, or a map in 16 bits.
+    """
+    check_dtype(jacobian.dtype)
+    kept = check_count(k, jacobian.shape)
+    u, s, vt = np.linalg.svd(jacobian.reshape(jacobian.shape[0], -1), full_matrices=False)
+    return SVD(u[:, :kept], s[:kept], vt[:kept].reshape(kept, *jacobian.shape[1:]))
+
+
+def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], Any], k: int) -> SVD:
+    r"""`svd` with bounds: $\lVert J v - \sigma u \rVert$ by `matvec`, which is another program than that of the rows.
+
+    Raises:
+        JaxlinError: `k` is larger than the rank of the map.
+    """
+    whole = svd(jacobian)
+    eps = float(np.finfo(jacobian.dtype).eps)
+    rank = int(np.sum(whole.s > eps * max(len(whole.u), whole.v[0].size) * whole.s[0]))
+    if k > rank:
+        raise JaxlinError(f"SVD: expected k in 1..{rank}, the rank of this map; found {k}.")
+    u, s, v = whole.u[:, :k], whole.s[:k], whole.v[:k]
+    right = on_host(matvec(v)) - s[:, None] * u.T
+    left = u.T @ jacobian.reshape(len(jacobian), -1) - s[:, None] * v.reshape(k, -1)
+    squares = np.sum(np.square(right), axis=-1) + np.sum(np.square(left), axis=-1)
+    residual = np.sqrt(squares / 2)
+    return SVD(u, s, v, residual, residual + 8 * eps * s[0])
+
+
+def check_dtype(dtype: Any) -> None:
+    """Refuse 16 bits, whose rounding would be most of what the smaller singular values say.
+
+    Raises:
+        JaxlinError: another dtype than float32 and float64.
+    """
+    if dtype not in (np.float32, np.float64):
+        raise JaxlinError(
+            f"SVD: expected a map computed in float32 or float64; found {np.dtype(dtype).name}. "
+            'Load the model with dtype="float32": its weights stay as they are stored.'
+        )
+
+
+def check_count(k: int | None, shape: tuple[int, ...]) -> int:
+    """`k`, or the largest rank of a map ``[d, t, e]``.
+
+    Raises:
+        JaxlinError: `k` is no integer in 1..rank.
+    """
+    rank = min(shape[0], math.prod(shape[1:]))
+    kept = rank if k is None else k
+    if not is_whole(kept) or not 1 <= kept <= rank:
+        raise JaxlinError(f"SVD: expected k in 1..{rank}, the largest rank this map can have; found {quoted(k)}.")
+    return kept
+
+
+def stable_rank(s: Float[np.ndarray, " k"]) -> float:
+    r"""$\sum_i \sigma_i^2 / \sigma_1^2$: how many directions as strong as the first the map is worth."""
+    return float(np.sum(np.square(s)) / np.square(s[0]))
+
+
+def effective_rank(s: Float[np.ndarray, " k"]) -> float:
+    r"""$\exp(-\sum_i p_i \ln p_i)$ with $p_i = \sigma_i / \sum_j \sigma_j$.
+
+    Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", 2007.
+    """
+    p = s[s > 0] / np.sum(s)
+    return float(np.exp(-np.sum(p * np.log(p))))

@@ -1,0 +1,124 @@
+"""`load`: a checkpoint, the port of its `model_type` and its tokenizer become a model."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxlin.checkpoint import open_checkpoint
+from jaxlin.checkpoint.config import ConfigReader, without_keys
+from jaxlin.checkpoint.folder import Folder
+from jaxlin.common.errors import JaxlinError, one_of
+from jaxlin.loading.gguf_model import GGUFModel
+from jaxlin.loading.parameters import Tensors, filled
+from jaxlin.loading.registry import port as port_of
+from jaxlin.loading.unembedding import with_unembedding
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import RULES, Rule
+from jaxlin.nn.precision import Precision, checked_precision
+from jaxlin.nn.sharding import checked_mesh
+from jaxlin.quantized import Packed
+from jaxlin.quantized.methods import quantized
+from jaxlin.tokenizer import Tokenizer, tokenizer_of
+
+SMALL = Path(__file__).parent / "small"
+"""The trained model that ships in the wheel."""
+
+
+def load(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    linearize: bool = False,
+    rule: Rule | str = "gate",
+    dtype: Any = None,
+    precision: Precision | str = "highest",
+    revision: str | None = None,
+    mesh: Mesh | int | None = None,
+    ignore_config_keys: Sequence[str] = (),
+) -> tuple[Decoder, Tokenizer | Any]:
+    """Load a model and its tokenizer, which is None, with a logged message, where the checkpoint has none.
+
+    Args:
+        name: a hub id (``"meta-llama/Llama-3.2-3B"``), a directory, or a ``.gguf`` file; the small model that ships
+            with jaxlin unless given.
+        linearize: hold every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map. They are
+            then constants to every derivative: the gradient of a loss is that of the held model, not one to train by,
+            and what is made of the map, as a singular value of what `jax.jacfwd` gives, has a gradient of zero. For
+            those load without it: `jaxlin.local_map` works, and is differentiated, either way.
+        rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.nn.hold.Rule`.
+        dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
+        precision: how float32 matrices are multiplied, ``"highest"``, ``"high"``, ``"fast"`` or by a named algorithm:
+            see `jaxlin.nn.precision`.
+        revision: a branch, tag or commit of a hub id.
+        mesh: how many devices to use, or a mesh of them with an axis ``"model"``, over which the weights are split,
+            and perhaps ``"rows"``, over which the rows of a map are spread: see `jaxlin.nn.sharding`.
+        ignore_config_keys: keys of config.json, or of GGUF metadata, that are read as if they were absent, where jaxlin
+            refuses a file for a key that you know to be harmless; ``"text_config.key"`` for one within an object. They
+            are kept as ``model.config.ignored_config_keys``.
+
+    Raises:
+        CheckpointError: a checkpoint that cannot be had, is damaged, or whose tensors are not the model's.
+        ConfigError: a config.json, or GGUF metadata, with a key or value that no port understands.
+        TokenizerError: a tokenizer that cannot be read.
+        JaxlinError: no such rule, dtype or precision, float64 without x64, a mesh that does not divide the heads, or
+            more devices than there are.
+    """
+    rule = one_of("Rule", rule, RULES)
+    exactness = checked_precision(precision)
+    computed = None if dtype is None else checked_dtype(dtype)
+    checkpoint = open_checkpoint(SMALL if name is None else name, revision)
+    checkpoint.config = without_keys(checkpoint.config, ignore_config_keys, checkpoint.source)
+    gguf = None
+    if isinstance(checkpoint, Folder):
+        reader = ConfigReader(checkpoint.config, checkpoint.source)
+        tensors: Tensors = quantized(checkpoint, reader)
+        tokenizer = tokenizer_of(checkpoint.tokenizer_files, checkpoint.source)
+    else:
+        tensors = gguf = GGUFModel(checkpoint)
+        reader = ConfigReader(gguf.config, checkpoint.source)
+        tokenizer = Tokenizer.from_gguf(checkpoint.config, checkpoint.source)
+        checkpoint.forget("tokenizer.")
+    port = port_of(reader.peek("model_type")).as_named(tuple(tensors.names()), checkpoint.source)
+    port = port if gguf is None else gguf.adapted(port)
+    config = dataclasses.replace(port.translate(reader), ignored_config_keys=tuple(ignore_config_keys))
+    reader.finish()
+    devices = None if mesh is None else checked_mesh(mesh, config)
+    config = with_unembedding(config, tensors, port, reader.peek("architectures"), checkpoint.source)
+
+    def build(dtype: str) -> Decoder:
+        modes = {"linearize": linearize, "rule": rule, "precision": exactness, "dtype": dtype}
+        return port.model(config, rngs=nnx.Rngs(0), **modes)
+
+    # The first pass only asks for the parameters; the dtype is known once one of them is read.
+    model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, devices)
+    stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
+    structure = jax.tree.structure(jax.eval_shape(lambda: build(computed or checked_dtype(stored))))
+    parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Packed))
+    return jax.tree.unflatten(structure, parameters), tokenizer
+
+
+def checked_dtype(dtype: Any) -> str:
+    """The name of a dtype that can be computed in.
+
+    Raises:
+        JaxlinError: no such dtype, or float64 without x64.
+    """
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = repr(dtype)
+    if name not in ("float64", "float32", "bfloat16", "float16"):
+        raise JaxlinError(f"dtype: expected float64, float32, bfloat16 or float16; found {name}.")
+    if name == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+        raise JaxlinError(
+            "dtype: float64 needs JAX's 64-bit mode, which is off. Set JAX_ENABLE_X64=1, or call "
+            'jax.config.update("jax_enable_x64", True) before anything else.'
+        )
+    return name

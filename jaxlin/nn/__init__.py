@@ -1,0 +1,13 @@
+"""A decoder written as `A(x)·x`: its layers, the places where they can be read and changed, and its shards.
+
+Every nonlinear factor is computed through one function, so that a forward pass can freeze, keep or replay it. Families
+build their models from what is here; everything above takes a finished `Decoder`.
+"""
+
+from jaxlin.nn.config import Config
+from jaxlin.nn.decoder import Decoder, PromptError
+from jaxlin.nn.hold import RULES, Rule
+from jaxlin.nn.sharding import mesh_over
+from jaxlin.nn.sites import Place, Site, SiteError
+
+__all__ = ["RULES", "Config", "Decoder", "Place", "PromptError", "Rule", "Site", "SiteError", "mesh_over"]

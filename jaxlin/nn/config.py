@@ -1,0 +1,47 @@
+"""`Config`: what a decoder is, in numbers."""
+
+from dataclasses import dataclass, field
+
+from jaxlin.nn.ropes import Rope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    r"""The numbers that every decoder has, under Hugging Face's names.
+
+    Attributes:
+        vocab_size: rows of the embedding matrix.
+        hidden_size: features of the residual stream.
+        intermediate_size: hidden features of an MLP.
+        num_hidden_layers: blocks.
+        num_attention_heads: query heads.
+        num_key_value_heads: key-value heads.
+        head_dim: features of a head.
+        norm_eps: what is added under the root of a norm.
+        hidden_act: a key of `jaxlin.nn.layers.SLOPES`.
+        max_position_embeddings: the longest prompt; None where the model sets no limit.
+        tie_word_embeddings: whether the unembedding is the embedding matrix. A config.json claims it; of a loaded model
+            it is what the file holds, see `jaxlin.loading.unembedding`.
+        ropes: the rotary frequencies of each layer.
+        windows: how many tokens a query of each layer sees, itself included; None for all.
+        final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.
+        has_unembedding: whether there are logits; files of embedding models and classifiers may hold no unembedding.
+        ignored_config_keys: keys of the file that `jaxlin.load` was told to read as if they were absent.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    norm_eps: float
+    hidden_act: str
+    max_position_embeddings: int | None
+    tie_word_embeddings: bool
+    ropes: tuple[Rope, ...] = field(repr=False)
+    windows: tuple[int | None, ...] = field(repr=False)
+    final_logit_softcapping: float | None = None
+    has_unembedding: bool = True
+    ignored_config_keys: tuple[str, ...] = ()

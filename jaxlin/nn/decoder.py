@@ -1,0 +1,260 @@
+r"""`Decoder`: embed, a scan of blocks, final norm, unembed.
+
+The forward pass is one `jax.lax.scan` over blocks whose parameters are stacked on a leading layer axis. Its body is
+always under `jax.checkpoint`: without it, partial evaluation hoists what does not depend on the linear input (every
+widened weight, every attention pattern) out of the transposed scan and keeps it for all layers at once.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxlin.common.errors import JaxlinError, UnembeddingError
+from jaxlin.common.printable import quoted
+from jaxlin.nn import layers
+from jaxlin.nn.config import Config
+from jaxlin.nn.hold import Detach, Hold, Rule
+from jaxlin.nn.modules import Embedding, Schedule, Unembedding, value
+from jaxlin.nn.precision import Precision, told
+from jaxlin.nn.sites import KINDS
+from jaxlin.quantized.mixed import apart, layer_of
+
+UNLIMITED = np.iinfo(np.int32).max
+"""The window of a layer that has none."""
+
+
+class PromptError(JaxlinError):
+    """A prompt that the model cannot take."""
+
+
+class Decoder(nnx.Module):
+    """A decoder-only transformer as an immutable pytree: only `jax` transforms, no mutation after construction.
+
+    A family subclasses it with its `Block`, called as ``block(x, at: Schedule, hold)``, and its final norm. The
+    parameters have the names of the checkpoint's tensors without their ``model.``.
+
+    Attributes:
+        config: the family's `Config`, static.
+        linearize: whether nonlinear factors are constants to differentiation, static: see `jaxlin.load`.
+        rule: the freeze rule of gated MLPs, static.
+        precision: how float32 matrices are multiplied, static.
+        dtype: what is computed in, static.
+    """
+
+    Block: ClassVar[Callable[..., Any]]
+    sites: ClassVar[tuple[str, ...]] = KINDS
+    head_bias: ClassVar[bool] = False
+    config: Any
+    layers: Any
+    linearize: bool
+    rule: Rule
+    precision: Precision
+    dtype: str
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        rngs: nnx.Rngs,
+        linearize: bool = False,
+        rule: Rule = "gate",
+        precision: Precision = "highest",
+        dtype: str = "float32",
+    ) -> None:
+        self.config, self.linearize, self.rule, self.dtype = config, linearize, rule, dtype
+        self.precision = precision
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
+        keys = jax.random.split(rngs.params(), config.num_hidden_layers)
+        self.layers = jax.vmap(lambda key: type(self).Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.norm = self.final_norm(config)
+        self.lm_head = Unembedding(config, bias=self.head_bias, rngs=rngs) if config.has_unembedding else None
+
+    def final_norm(self, config: Config) -> Any:
+        """The norm between the last block and the unembedding."""
+        raise TypeError(f"{type(self).__name__} defines no final norm")
+
+    def embed(self, ids: Sequence[int] | Int[Array, " t"]) -> Float[Array, "t d"]:
+        """The input embeddings of token `ids`: what the local linear map is linear in.
+
+        Raises:
+            PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
+        """
+        known = ids if isinstance(ids, jax.core.Tracer) else self.check_ids(ids)
+        return self.embed_tokens.weight[jnp.asarray(known)].astype(self.dtype)
+
+    def check_ids(self, ids: Any) -> np.ndarray:
+        """`ids` as an array, if they are a prompt.
+
+        Raises:
+            PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
+        """
+        config = self.config
+        try:
+            ids = np.asarray(ids)
+        except ValueError as error:  # NumPy's, of lists that are not of one length
+            raise PromptError(f"Prompt: expected a list of token ids, not of lists; found {quoted(ids)}.") from error
+        if ids.dtype.kind in "US":
+            raise PromptError("Prompt: expected token ids; found text. tokenizer.encode(text) gives its ids.")
+        if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
+            raise PromptError(f"Prompt: expected a list of one token id or more; found shape {ids.shape}, {ids.dtype}.")
+        if ids.min() < 0 or ids.max() >= config.vocab_size:
+            found = int(ids.min() if ids.min() < 0 else ids.max())
+            raise PromptError(
+                f"Prompt: expected token ids in 0..{config.vocab_size - 1}, those the model has embeddings for; "
+                f"found {found}. A tokenizer may have more, as of images or of a fine-tune: leave its token out."
+            )
+        if config.max_position_embeddings is not None and ids.size > config.max_position_embeddings:
+            raise PromptError(
+                f"Prompt: expected at most {config.max_position_embeddings} tokens, this model's context; "
+                f"found {ids.size}. Shorten the prompt."
+            )
+        return ids
+
+    def check_embeddings(self, x: Any) -> None:
+        """Refuse what is no embeddings of one token or more, and numbers that would spoil all that follow from them.
+
+        Raises:
+            PromptError: `x` is not of shape ``[t, d]``, its dtype is narrower than what the model computes in, or,
+                where it is not traced, an entry is not finite.
+        """
+        shape, d = getattr(x, "shape", None), self.config.hidden_size
+        if shape is None or len(shape) != 2 or shape[0] == 0 or shape[1] != d:
+            found = f"a {type(x).__name__}" if shape is None else f"shape {tuple(shape)}"
+            raise PromptError(
+                f"Embeddings: expected shape (t, {d}), one token or more, as model.embed(ids) gives; found {found}."
+            )
+        if not jnp.issubdtype(getattr(x, "dtype", object), jnp.floating):
+            raise PromptError(f"Embeddings: expected floats, as model.embed(ids) gives; found {x.dtype}.")
+        if jnp.finfo(x.dtype).bits < jnp.finfo(self.dtype).bits:
+            raise PromptError(
+                f"Embeddings: expected {self.dtype}, what this model computes in; found {x.dtype}, in which all of it "
+                f'would be computed. Widen them: x.astype("{self.dtype}").'
+            )
+        if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+            return
+        finite = np.isfinite(np.asarray(x)).all(axis=1)
+        if not finite.all():
+            raise PromptError(
+                f"Embeddings: expected finite numbers; found NaN or infinity at position {int(np.argmin(finite))}."
+            )
+
+    def __call__(self, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
+        """The residual stream after the final norm, at every position.
+
+        Raises:
+            PromptError: `x` is not of shape ``[t, d]``.
+        """
+        self.check_embeddings(x)
+        make = Detach if self.linearize else Hold
+        x, _ = self.scan(x, lambda _: make(self.rule))
+        return self.norm(x, make(self.rule))
+
+    def unembed(
+        self, h: Float[Array, "*b d"], hold: Hold | None = None, ids: Int[Array, " n"] | None = None
+    ) -> Float[Array, "*b vocab"]:
+        """The logits of `h`, a point after the final norm.
+
+        Args:
+            h: the residual stream after the final norm.
+            hold: the mode of the softcap, which some models apply to their logits; plain unless given.
+            ids: the tokens whose logits are computed; all unless given.
+
+        Raises:
+            UnembeddingError: the checkpoint has no unembedding.
+        """
+        head = self.unembedding
+        weight = (self.embed_tokens.weight if head.weight is None else head.weight)[... if ids is None else ids]
+        bias = value(head.bias)
+        if ids is not None and bias is not None:
+            bias = bias[ids]
+        with self.products():
+            logits = layers.linear(h, weight, bias)
+        cap = self.config.final_logit_softcapping
+        return logits if cap is None else layers.softcap(logits, cap, hold or Hold())
+
+    @property
+    def unembedding(self) -> Unembedding:
+        """What gives the logits.
+
+        Raises:
+            UnembeddingError: the checkpoint has none.
+        """
+        if self.lm_head is None:
+            raise UnembeddingError(
+                "Logits: expected a model with an unembedding; found one whose checkpoint has none, as those of "
+                "embedding models and classifiers. model(x), its local linear map and the residual stream still work; "
+                "for logits and tokens load a checkpoint of the language model."
+            )
+        return self.lm_head
+
+    def scan(
+        self,
+        x: Float[Array, "t *b d"],
+        make_hold: Callable[[Any], Hold],
+        rows: Any = None,
+        *,
+        schedule: Schedule | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        keep: Callable[[Any], Any] = lambda hold: None,
+    ) -> tuple[Float[Array, "t *b d"], Any]:
+        """`x` through the blocks from `start` to before `stop`.
+
+        Args:
+            x: the residual stream before block `start`.
+            make_hold: makes the hold of a block from its row of `rows`.
+            rows: a pytree stacked over all layers.
+            schedule: of all layers, stacked; that of a prompt of these tokens unless given.
+            start: the first block.
+            stop: the block after the last; None for all.
+            keep: what of a block's hold is returned, stacked over the blocks passed.
+        """
+        depth = self.config.num_hidden_layers
+        stop = depth if stop is None else stop
+        whole = (start, stop) == (0, depth)
+        stack = (self.layers, self.schedule(x.shape[0]) if schedule is None else schedule, rows)
+        riding, layer = apart(stack)
+
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def body(x: Array, row: Any) -> tuple[Array, Any]:
+            # A slice of the stack would be a second copy of the weights; an index, taken here, is not.
+            block, at, row = layer(row) if whole else layer_of(stack, row)
+            hold = make_hold(row)
+            hold.enter(block, at)
+            return block(x, at, hold), keep(hold)
+
+        with self.products():
+            return jax.lax.scan(body, x, riding if whole else jnp.arange(start, stop))
+
+    def block(self, layer: int | Int[Array, ""], x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "q *b d"]:
+        """`x` through one block."""
+        block, at = layer_of((self.layers, self.schedule(x.shape[0])), layer)
+        with self.products():
+            hold.enter(block, at)
+            return block(x, at, hold)
+
+    def products(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, `jaxlin.nn.layers.product` is as precise as this model says."""
+        return jax.default_matmul_precision(told(self.precision, self.dtype))
+
+    def same_frequencies(self, tokens: int, others: int) -> bool:
+        """Whether prompts of both lengths are rotated alike: some kinds of rope depend on the length."""
+        pairs = [(rope.frequencies(tokens), rope.frequencies(others)) for rope in self.config.ropes]
+        return all(np.array_equal(a, b) and scale == other for (a, scale), (b, other) in pairs)
+
+    def schedule(self, tokens: int) -> Schedule:
+        """The schedules of all blocks for a prompt of `tokens`, stacked."""
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        inv_freq, scale = zip(*(rope.frequencies(tokens) for rope in self.config.ropes), strict=True)
+        windows = [UNLIMITED if window is None else window for window in self.config.windows]
+        positions = np.broadcast_to(np.arange(tokens), (len(windows), tokens))
+        frequencies = jnp.asarray(np.stack(inv_freq), wide)
+        return Schedule(frequencies, jnp.asarray(scale, wide), jnp.asarray(windows), jnp.asarray(positions))

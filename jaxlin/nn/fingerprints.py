@@ -1,0 +1,47 @@
+"""What tells one model from another: a number of every parameter, from each bit of it."""
+
+import dataclasses
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt32
+
+from jaxlin.nn.decoder import Decoder
+
+SPREAD = 2_654_435_761
+"""Odd, and far from every power of two: $2^{32}$ over the golden ratio. Source: Knuth, The Art of Computer Programming,
+volume 3, section 6.4."""
+
+
+def fingerprint(model: Decoder) -> str:
+    """A hash of the configuration and of every parameter: where one bit differs, so does the hash.
+
+    The arithmetic is that of integers, so that it is the same on every device.
+    """
+    digest = hashlib.sha256(repr((type(model).__name__, dataclasses.asdict(model.config))).encode())
+    leaves = jax.tree.leaves(model)
+    digest.update(repr([(leaf.shape, str(leaf.dtype)) for leaf in leaves]).encode())
+    digest.update(np.asarray(_sums(leaves)).tobytes())
+    return digest.hexdigest()
+
+
+@jax.jit
+def _sums(leaves: list[Array]) -> UInt32[Array, " n"]:
+    r"""$\sum_i b_i m_i \bmod 2^{32}$ of the bits $b$ of each array: each place has an odd $m_i$ of its own."""
+    return jnp.stack([_sum(leaf) for leaf in leaves])
+
+
+def _sum(leaf: Array) -> UInt32[Array, ""]:
+    size = leaf.dtype.itemsize
+    if leaf.dtype == jnp.bool_:
+        bits = leaf.astype(jnp.uint32)
+    else:
+        bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16}.get(size, jnp.uint32))
+    bits = bits.reshape(bits.shape or (1,))
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, stride in enumerate(np.cumprod((1, *bits.shape[:0:-1]), dtype=np.uint64)[::-1]):
+        steps = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        place = place + steps * jnp.uint32(int(stride) % 2**32)
+    return jnp.sum(bits.astype(jnp.uint32) * (place * jnp.uint32(SPREAD) * 2 + 1), dtype=jnp.uint32)

@@ -1,0 +1,236 @@
+r"""The layers of a decoder, each written as $A(x)\,x$: what is nonlinear goes through `hold`, the rest is linear.
+
+Shapes are for one sequence: ``t`` tokens (``s`` for the tokens attended to), ``d`` features, ``h`` query heads, ``n``
+key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch is a `jax.vmap`. What is linear takes
+one between the tokens and the features too, ``*b``: the vectors of a held map are multiplied as they lie.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float, Int
+
+from jaxlin.nn.hold import Hold
+
+M = TypeVar("M")
+HIGHEST = jax.lax.Precision.HIGHEST
+"""float32 products in float32, whatever the device would rather do."""
+
+
+def product(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` as precise as the model around it says (`jaxlin.nn.precision`), or in full where nothing is said."""
+    said = getattr(jax.config, "jax_default_matmul_precision", None) is not None
+    return jnp.einsum(subscripts, *operands, precision=None if said else HIGHEST)
+
+
+def at_least_float32(x: Array) -> Array:
+    """`x` in float32, or as it is when it is wider: float64 must not die on the way."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def residual(x: Float[Array, "t *b d"], update: Float[Array, "u *b d"]) -> Float[Array, "v *b d"]:
+    """`x + update`, at the positions that both have: the last ones, where queries stand when some are asked for."""
+    positions = min(x.shape[0], update.shape[0])
+    return x[-positions:] + update[-positions:]
+
+
+def of_last(factor: Array, x: Array) -> Array:
+    """The rows of a held `factor` that belong to the positions of `x`, which are the last ones, alike for a batch."""
+    rows = factor[-x.shape[0] :]
+    return rows.reshape(rows.shape[0], *(1,) * (x.ndim - rows.ndim), *rows.shape[1:])
+
+
+def linear(
+    x: Float[Array, "*b i"], weight: Float[Array, "o i"], bias: Float[Array, " o"] | None = None
+) -> Float[Array, "*b o"]:
+    r"""$x \mapsto W x + \beta$; the parameters are widened or narrowed to the dtype of `x`."""
+    y = product("...i,oi->...o", x, weight.astype(x.dtype))
+    return y if bias is None else y + along_last(bias.astype(x.dtype), y)
+
+
+def rms_norm(x: Float[Array, "*b d"], weight: Float[Array, " d"], eps: float, hold: Hold) -> Float[Array, "*b d"]:
+    r"""$x \mapsto w \odot x / \sqrt{\overline{x^2} + \epsilon}$; the root is held.
+
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+    """
+    wide = at_least_float32(x)
+    inv_rms = hold("inv_rms", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps))
+    return (wide * of_last(inv_rms, x)).astype(x.dtype) * along_last(weight.astype(x.dtype), x)
+
+
+def layer_norm(
+    x: Float[Array, "*b d"],
+    weight: Float[Array, " d"] | None,
+    bias: Float[Array, " d"] | None,
+    eps: float,
+    hold: Hold,
+) -> Float[Array, "*b d"]:
+    r"""$x \mapsto w \odot (x - \bar x) / \sqrt{\mathrm{var}(x) + \epsilon} + \beta$; the root is held.
+
+    Centring is linear.
+
+    Source: Ba, Kiros and Hinton, "Layer Normalization", 2016.
+    """
+    wide = at_least_float32(x)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    inv_std = hold("inv_std", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps))
+    y = centred * of_last(inv_std, x)
+    if weight is not None:
+        y = y * along_last(weight.astype(y.dtype), y)
+    if bias is not None:
+        y = y + along_last(bias.astype(y.dtype), y)
+    return y.astype(x.dtype)
+
+
+def softcap(z: Float[Array, "*b"], cap: float, hold: Hold) -> Float[Array, "*b"]:
+    r"""$z \mapsto c \tanh(z / c)$ as $z$ times a held ratio, which is 1 at 0."""
+
+    def ratio() -> Array:
+        y = z / cap
+        safe = jnp.where(y == 0, 1, y)
+        return jnp.where(y == 0, 1, jnp.tanh(safe) / safe)
+
+    return z * hold("softcap", ratio)
+
+
+def rope(
+    x: Float[Array, "t h k"], inv_freq: Float[Array, " r"], scale: Float[Array, ""], positions: Int[Array, " t"]
+) -> Float[Array, "t h k"]:
+    r"""Rotate the first $2r$ features of each head by the angles $p\,\omega_i$, half-split; the others pass.
+
+    Feature $i$ is paired with feature $i + r$, as in transformers' `rotate_half`. `scale` multiplies cosine and sine
+    (YaRN's attention factor). Source: Su et al., "RoFormer", 2021.
+    """
+    r = inv_freq.shape[0]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    angle = positions.astype(wide)[:, None, None] * inv_freq.astype(wide)[None, None, :]
+    cos, sin = (jnp.cos(angle) * scale).astype(x.dtype), (jnp.sin(angle) * scale).astype(x.dtype)
+    left, right, rest = x[..., :r], x[..., r : 2 * r], x[..., 2 * r :]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin, rest], axis=-1)
+
+
+SLOPES: dict[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.sigmoid,
+    "gelu": lambda x: 0.5 * (1 + jax.lax.erf(x * 0.5**0.5)),
+    "gelu_tanh": lambda x: 0.5 * (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "quick_gelu": lambda x: jax.nn.sigmoid(1.702 * x),
+    "relu": lambda x: (x > 0).astype(x.dtype),
+    "relu2": jax.nn.relu,
+    "leaky_relu": lambda x: jnp.where(x > 0, 1, 0.01).astype(x.dtype),
+    "hardswish": lambda x: jax.nn.relu6(x + 3) / 6,
+    "mish": lambda x: jnp.tanh(jax.nn.softplus(x)),
+    "tanh": lambda x: jnp.where(x == 0, 1, jnp.tanh(x) / jnp.where(x == 0, 1, x)),
+}
+r"""$\mathrm{act}(x)/x$ of each activation, in closed form: only tanh divides, and treats 0 apart."""
+
+
+def ungated(x: Float[Array, "t *b f"], act: str, hold: Hold) -> Float[Array, "t *b f"]:
+    r"""$\mathrm{act}(x)$ as $x$ times its slope $\mathrm{act}(x) / x$, which is held."""
+    return x * of_last(hold("slope", lambda: SLOPES[act](x)), x)
+
+
+def gated(
+    gate: Callable[[], Float[Array, "t *b f"]], up: Callable[[], Float[Array, "t *b f"]], act: str, hold: Hold
+) -> Float[Array, "t *b f"]:
+    r"""$\mathrm{act}(g) \odot u$, linear in $u$ (rule ``"gate"``), in $g$ (``"up"``) or half in each (``"half"``).
+
+    `gate` and `up` are called only where the mode needs their values. Source: Shazeer, "GLU Variants", 2020.
+    """
+    slope = SLOPES[act]
+    if hold.rule == "gate":
+
+        def activated() -> Array:
+            g = gate()
+            return g * slope(g)
+
+        u = up()
+        return of_last(hold("gate", activated), u) * u
+    g = gate()
+    if hold.rule == "up":
+        return of_last(hold("up", lambda: slope(g) * up()), g) * g
+    u = up()
+    of_up, of_gate = hold("half", lambda: (g * slope(g) / 2, slope(g) * u / 2))
+    return of_last(of_up, u) * u + of_last(of_gate, g) * g
+
+
+def held_branches(
+    gate: Callable[[], Float[Array, "f d"]], up: Callable[[], Float[Array, "f d"]], hold: Hold
+) -> list[tuple[Float[Array, "t f"], Float[Array, "f d"]]]:
+    """The factors that `gated` kept under the rule of `hold`, each with the weight it multiplies.
+
+    `gate` and `up` are called only where their weights are multiplied: they may have to be unpacked.
+    """
+    if hold.rule == "gate":
+        return [(hold.kept("gate"), up())]
+    if hold.rule == "up":
+        return [(hold.kept("up"), gate())]
+    of_up, of_gate = hold.kept("half")
+    return [(of_up, up()), (of_gate, gate())]
+
+
+def folding_pays(rows: int, d: int, f: int) -> bool:
+    r"""Whether `folded` takes fewer operations for `rows` vectors: $d^2 f + r d^2 < 2 r d f$."""
+    return d * f + rows * d < 2 * rows * f
+
+
+def folded(
+    x: Float[Array, "t *b d"],
+    down: Float[Array, "d f"],
+    branches: Sequence[tuple[Float[Array, "s f"], Float[Array, "f d"]]],
+) -> Float[Array, "t *b d"]:
+    r"""$x_t \mapsto \big(D \sum_i \mathrm{diag}(a_{ti})\, W_i\big) x_t$: a held MLP, its matrices multiplied first.
+
+    Where as many vectors pass as the stream has features, as when all rows of a Jacobian are taken, one $d \times d$
+    matrix at each position costs less than two products with hidden features: $d^2 f + r d^2$ multiplications for $r$
+    vectors instead of $2 r d f$.
+    """
+    factors = [a[-x.shape[0] :] for a, _ in branches]
+    weights = [w.astype(x.dtype) for _, w in branches]
+    down = down.astype(x.dtype)
+
+    # Under a checkpoint, or the matrices of all positions would be kept for the transpose.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def at(of_token: tuple[list[Array], Array]) -> Array:
+        a, x = of_token
+        if len(weights) == 1:
+            matrix = product("df,fe->de", down * a[0][None, :], weights[0])
+        else:
+            inner = jnp.sum(jnp.stack([a[:, None] * w for a, w in zip(a, weights, strict=True)]), axis=0)
+            matrix = product("df,fe->de", down, inner)
+        return product("de,...e->...d", matrix, x)
+
+    # One position after another: side by side, XLA would decode packed weights again for each of them.
+    return jax.lax.map(at, (factors, x))
+
+
+def slopes(f: Callable[..., Array], *at: Float[Array, "t f"]) -> tuple[Float[Array, "t f"], ...]:
+    """The derivatives of `f`, which takes each feature by itself, by each of its arguments."""
+    value, pull = jax.vjp(f, *at)
+    return tuple(pull(jnp.ones_like(value)))
+
+
+def derived(
+    part: M, x: Float[Array, "t d"], value: Callable[[M, Array], Array], derivative: Callable[[M, Array, Array], Array]
+) -> Float[Array, "t d"]:
+    """`value` of a `part` of the model and `x`; its derivative is `derivative`, at `x` and along a vector.
+
+    The parameters of `part` are constants.
+    """
+    call = jax.custom_jvp(value)
+
+    def along(primals: tuple[M, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+        y, v = value(*primals), tangents[1]
+        return y, jnp.zeros_like(y) if isinstance(v, SymbolicZero) else derivative(*primals, v)
+
+    # Symbolic, or there were zeros as large as the weights.
+    call.defjvp(along, symbolic_zeros=True)
+    return call(part, x)
+
+
+def along_last(vector: Float[Array, " d"], like: Array) -> Array:
+    """`vector` with leading axes of one, so that no rank is promoted silently."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

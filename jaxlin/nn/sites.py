@@ -1,0 +1,129 @@
+"""Sites: named places on the residual stream, as users write them and as the scan over blocks needs them."""
+
+import operator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import quoted
+
+Kind = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+Site = str | tuple[str, int]
+"""``"embed"``, ``"final"`` (after the final norm), or ``(kind, layer)``; a negative layer counts from the last."""
+
+KINDS: tuple[Kind, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+
+class SiteError(JaxlinError):
+    """A site, layer or position that the model does not have."""
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A site in canonical form, ordered as the forward pass meets them.
+
+    The output of block ``l`` is the input of block ``l + 1``, so ``("resid_post", l)`` is ``Place(l + 1, 0)`` and
+    ``"embed"`` is ``Place(0, 0)``. The input of the block past the last is the residual stream before the final norm.
+
+    Attributes:
+        layer: the block.
+        order: the index in `KINDS`.
+        final: whether the final norm has been applied.
+    """
+
+    layer: int
+    order: int = 0
+    final: bool = False
+
+    def __str__(self) -> str:
+        if self.final:
+            return "final"
+        return "embed" if self == EMBED else f"({self.kind!r}, {self.layer})"
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of site in its block."""
+        return KINDS[self.order]
+
+    @property
+    def inside(self) -> bool:
+        """Whether the place lies within a block, rather than between two."""
+        return self.order > 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether everything that reaches the output passes here: true of the stream, not of what is added to it."""
+        return self.kind not in ("attn_out", "mlp_out")
+
+
+EMBED = Place(0)
+"""The input embeddings."""
+
+
+def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
+    """Find `site` in a model of `layers` blocks that have the given `kinds` of sites.
+
+    Raises:
+        SiteError: no such site or layer.
+    """
+    if site == "embed":
+        return EMBED
+    if site == "final":
+        return Place(layers, final=True)
+    if not (isinstance(site, tuple) and len(site) == 2 and site[0] in kinds and is_whole(site[1])):
+        raise SiteError(
+            f'Site: expected "embed", "final" or a pair of a kind and a layer, as ("{kinds[0]}", 1); '
+            f"found {quoted(site)}. Kinds are {', '.join(kinds)}."
+        )
+    kind, layer = site
+    if not -layers <= layer < layers:
+        raise SiteError(f"Site {quoted(site)}: expected a layer in 0..{layers - 1}; found {layer}.")
+    layer = int(layer) % layers
+    return Place(layer + 1) if kind == "resid_post" else Place(layer, KINDS.index(kind))
+
+
+def is_whole(number: Any) -> bool:
+    """Whether `number` is an integer of Python, NumPy or JAX, and no truth value."""
+    if isinstance(number, bool):
+        return False
+    try:
+        operator.index(number)
+    except TypeError:
+        return False
+    return True
+
+
+def ends(source: Site, target: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> tuple[Place, Place]:
+    """The places of both ends of a map.
+
+    Raises:
+        SiteError: no such site or layer, or a target that does not come after the source.
+    """
+    start, end = place(source, layers, kinds), place(target, layers, kinds)
+    if not start < end:
+        raise SiteError(
+            f"Expected a target that comes after the source; found {quoted(target)} after {quoted(source)}."
+        )
+    return start, end
+
+
+def known_kinds(kinds: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
+    """`kinds`, each of which is `there`.
+
+    Raises:
+        SiteError: one that is not.
+    """
+    if isinstance(kinds, str) or not set(kinds) <= set(there):
+        raise SiteError(f"Sites: expected kinds of {', '.join(there)}; found {quoted(kinds)}.")
+    return tuple(kinds)
+
+
+def position_in(tokens: int, position: int) -> int:
+    """`position` in a prompt of `tokens`, counted from the first; a negative one counts from the last.
+
+    Raises:
+        SiteError: no such position.
+    """
+    if not is_whole(position) or not -tokens <= position < tokens:
+        raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {quoted(position)}.")
+    return int(position) % tokens

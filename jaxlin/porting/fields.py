@@ -1,0 +1,215 @@
+"""The fields of a config.json that most families share, each read with transformers' default and checked."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxlin.checkpoint.config import ConfigReader, is_number
+from jaxlin.common.printable import quoted
+from jaxlin.nn.ropes import Rope, rope_from_parameters
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    **{name: name for name in ("quick_gelu", "relu", "relu2", "leaky_relu", "hardswish", "mish", "tanh")},
+}
+"""transformers' names of activations, and ours."""
+
+MOST = 2**16
+"""Layers, and features of a head: what is listed for each of them is made before any tensor is looked for, so that a
+config could take all memory by a number alone."""
+
+
+def decoder_numbers(
+    json: ConfigReader,
+    *,
+    max_position_embeddings: int,
+    hidden_act: str = "silu",
+    act_key: str = "hidden_act",
+    norm_eps: float = 1e-6,
+    eps_key: str | None = "rms_norm_eps",
+    head_dim: int | None = None,
+    num_attention_heads: int | None = None,
+    num_key_value_heads: int | None = None,
+    vocab_size: int | None = None,
+    tied: bool = False,
+) -> dict[str, Any]:
+    """The fields of `Config` that most families write alike.
+
+    Args:
+        json: the config.
+        act_key: the key of the activation.
+        eps_key: the key of `norm_eps`; None if the family writes none.
+        tied: the default of `tie_word_embeddings`.
+        max_position_embeddings, hidden_act, norm_eps, head_dim, num_attention_heads, num_key_value_heads, vocab_size:
+            transformers' defaults for the family, where it has one.
+    """
+
+    def number(key: str, default: int | None) -> int:
+        return json.positive(key, default) if default is not None else json.positive(key)
+
+    d = json.positive("hidden_size")
+    heads = number("num_attention_heads", num_attention_heads)
+    kv_heads = json.positive_or_none("num_key_value_heads", num_key_value_heads) or heads
+    if heads % kv_heads:
+        raise json.error("num_key_value_heads", f"a divisor of num_attention_heads ({heads})", str(kv_heads))
+    k = json.positive("head_dim", head_dim or d // heads, most=MOST)
+    if k % 2:
+        raise json.error("head_dim", "an even number, as rotary positions pair features", str(k))
+    return {
+        "vocab_size": number("vocab_size", vocab_size),
+        "hidden_size": d,
+        "intermediate_size": json.positive("intermediate_size"),
+        "num_hidden_layers": json.positive("num_hidden_layers", most=MOST),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": k,
+        "norm_eps": norm_eps if eps_key is None else json.above_zero(eps_key, json.take(eps_key, float, norm_eps)),
+        "hidden_act": activation(json, hidden_act, act_key),
+        "max_position_embeddings": json.positive("max_position_embeddings", max_position_embeddings),
+        "tie_word_embeddings": json.take("tie_word_embeddings", bool, tied),
+    }
+
+
+def activation(json: ConfigReader, default: str, key: str = "hidden_act") -> str:
+    """The activation under `key`, as a name of `jaxlin.nn.layers.SLOPES`."""
+    name = json.take(key, str, default)
+    if name not in ACTIVATIONS:
+        raise json.error(key, f"one of {', '.join(ACTIVATIONS)}", repr(name))
+    return ACTIVATIONS[name]
+
+
+def rope_of(
+    json: ConfigReader,
+    head_dim: int,
+    max_position_embeddings: int,
+    *,
+    theta: float = 1e4,
+    partial: float | None = None,
+    default: Mapping[str, Any] | None = None,
+    replace: Mapping[str, Any] | None = None,
+    extra: Sequence[str] = (),
+) -> Rope:
+    """The rope of a config in either dialect: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``.
+
+    A trained length beside the parameters stands above the one among them, as in transformers.
+
+    Args:
+        json: the config.
+        head_dim: features of a head.
+        max_position_embeddings: the config's.
+        theta: the family's default base.
+        partial: the family's default share of a head that is rotated; None if it always rotates all of it.
+        default: the family's default parameters.
+        replace: parameters that stand above those of the config.
+        extra: parameters that say something else than frequencies.
+    """
+    theta = json.take("rope_theta", float, theta)
+    share = json.optional("partial_rotary_factor", float, partial)
+    original = json.positive("original_max_position_embeddings", None)
+    parameters = {**(rope_parameters(json) or default or {}), **(replace or {})}
+    if original is not None:
+        parameters["original_max_position_embeddings"] = original
+    share = parameters.pop("partial_rotary_factor", 1.0 if share is None else share)
+    parameters = {key: value for key, value in parameters.items() if key not in extra}
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if partial is None and kind == "default":
+        share = 1.0  # transformers rotates whole heads where such a family scales nothing
+    if partial is None and share != 1:
+        raise json.error("partial_rotary_factor", "1, as this family rotates whole heads", repr(share))
+    if not is_number(share) or not 0 < share <= 1 or int(head_dim * share) < 2 or int(head_dim * share) % 2:
+        raise json.error("partial_rotary_factor", f"the share of an even part of {head_dim} features", repr(share))
+    return rope_from_parameters(
+        parameters,
+        dim=int(head_dim * share),
+        theta=theta,
+        max_position_embeddings=max_position_embeddings,
+        path=json.path_of("rope_scaling" if json.peek("rope_scaling") else "rope_parameters"),
+    )
+
+
+def rope_parameters(json: ConfigReader) -> dict[str, Any]:
+    """The rope parameters of a config in either dialect, of which ``rope_scaling`` stands above ``rope_parameters``."""
+    parameters = json.take("rope_parameters", dict, None)
+    return dict(json.take("rope_scaling", dict, None) or parameters or {})
+
+
+def ropes_by_type(
+    json: ConfigReader, head_dim: int, max_position_embeddings: int, theta: Mapping[str, float]
+) -> dict[str, Rope]:
+    """One rope for each layer type, in either dialect: nested ``rope_parameters``, or a flat ``rope_scaling``.
+
+    A flat ``rope_scaling`` belongs to the full-attention layers, as in transformers.
+    """
+    nested = json.take("rope_parameters", dict, None) or {}
+    scaling = json.take("rope_scaling", dict, None)
+    if unknown := sorted(set(nested) - theta.keys()):
+        raise json.error(
+            "rope_parameters",
+            f"one object for each of {', '.join(theta)}",
+            quoted(", ".join(unknown)) + ", which transformers drops without a word. Write "
+            '{"full_attention": {these}, "sliding_attention": {"rope_type": "default", "rope_theta": ...}} instead',
+        )
+    for kind, parameters in nested.items():
+        if parameters is not None and not isinstance(parameters, dict):
+            raise json.error("rope_parameters", f"an object for {kind}", quoted(parameters))
+    if scaling and scaling.get("type") not in (None, "default") and not scaling.get("rope_type"):
+        raise json.error(
+            "rope_scaling",
+            "its kind under 'rope_type'",
+            quoted(scaling["type"]) + " under 'type' alone, which transformers overlooks in this family",
+        )
+    full = {**(nested.get("full_attention") or {}), **(scaling or {})}
+    return {
+        kind: rope_from_parameters(
+            full if kind == "full_attention" else nested.get(kind) or {},
+            dim=head_dim,
+            theta=base,
+            max_position_embeddings=max_position_embeddings,
+            path=json.path_of("rope_scaling" if kind == "full_attention" and scaling else f"rope_parameters.{kind}"),
+            truncate=True,  # transformers looks for it beside the objects, where no file has it
+        )
+        for kind, base in theta.items()
+    }
+
+
+def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool]) -> tuple[str, ...]:
+    """The key `layer_types`: full or sliding attention in each layer; `default` says which slide if it is absent."""
+    types = json.take("layer_types", list, None)
+    if types is None:
+        return tuple("sliding_attention" if default(i) else "full_attention" for i in range(layers))
+    if len(types) != layers or any(each not in ("full_attention", "sliding_attention") for each in types):
+        raise json.error(
+            "layer_types", f"{layers} of full_attention or sliding_attention", f"{len(types)}: {quoted(types)}"
+        )
+    return tuple(types)
+
+
+def one_layer_type(json: ConfigReader, layers: int) -> None:
+    """Refuse `layer_types` that are not all full, for a family whose layers transformers masks alike."""
+    types = set(layer_types(json, layers, lambda i: False))
+    if types != {"full_attention"}:
+        raise json.error("layer_types", "full_attention in every layer, as this family has one kind", "sliding layers")
+
+
+def windows(json: ConfigReader, types: Sequence[str], window: int | None) -> tuple[int | None, ...]:
+    """The window of each layer: `window` where its type slides, None where it is full."""
+    if window is None and "sliding_attention" in types:
+        raise json.error("sliding_window", "a number of tokens, as some layers slide", "none")
+    return tuple(window if kind == "sliding_attention" else None for kind in types)
+
+
+def check_uniform(json: ConfigReader, types: Sequence[str], window: int | None) -> None:
+    """Refuse `layer_types` that the window contradicts: transformers' mask has it in every layer, or in none."""
+    kind = "full_attention" if window is None else "sliding_attention"
+    if set(types) != {kind}:
+        raise json.error(
+            "layer_types", f"{kind} in every layer, which is what transformers computes for this sliding_window",
+            quoted(list(types)),
+        )  # fmt: skip

@@ -1,0 +1,76 @@
+"""The same prompts in transformers, where it is installed: the one part of jaxlin that may import it."""
+
+import contextlib
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import message
+from jaxlin.common.strict_json import read_json
+from jaxlin.nn.decoder import Decoder
+from jaxlin.report.check.lines import Line, measured
+from jaxlin.report.check.numbers import logits_bar, relative, singles
+
+NAME = "logits, here and in transformers"
+
+
+def check_installed() -> None:
+    """Refuse to begin where transformers or torch is not there.
+
+    Raises:
+        JaxlinError: one of them is not installed.
+    """
+    missing = [name for name in ("transformers", "torch") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise JaxlinError(
+            f"Check against transformers: expected transformers and torch to be installed; found no "
+            f"{' and no '.join(missing)}. Install them: pip install transformers torch"
+        )
+
+
+def transformers_line(path: Path, model: Decoder, prompts: Int[np.ndarray, "n t"]) -> Line:
+    """The largest difference of logits from transformers', in float32 with its attention that is written out.
+
+    Where transformers cannot load the file the line neither passes nor fails.
+    """
+    if not model.config.has_unembedding:
+        return Line(NAME, None, note="not compared: there are no logits")
+    try:
+        expected = transformers_logits(path, prompts)
+    except Exception as error:  # whatever a library of another kind raises about a file that it cannot read
+        return Line(NAME, None, note=f"not compared: transformers cannot load it: {message(error)}"[:300])
+
+    def difference() -> float:
+        return max(map(relative, singles(model, prompts, every=True), expected))
+
+    return measured(NAME, logits_bar(model.config.num_hidden_layers), difference, note="of the largest logit")
+
+
+def transformers_logits(path: Path, prompts: Int[np.ndarray, "n t"]) -> Float[np.ndarray, "n t v"]:
+    """The logits of `prompts` as transformers computes them from the same file. No code of the checkpoint is run."""
+    import torch
+    import transformers
+
+    architectures = {} if path.is_file() else read_json(path / "config.json").get("architectures")
+    wrapper = isinstance(architectures, list) and any("ForConditionalGeneration" in str(each) for each in architectures)
+    auto = transformers.AutoModelForImageTextToText if wrapper else transformers.AutoModelForCausalLM
+    where = {"gguf_file": path.name} if path.is_file() else {}
+    with contextlib.redirect_stderr(io.StringIO()):  # bars and advice for those who chose transformers
+        loaded: Any = auto.from_pretrained(
+            path.parent if path.is_file() else path,
+            **where,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"it finds no values for {', '.join(missing[:3])} and would draw them")
+    with torch.no_grad():
+        return np.stack([model.eval()(input_ids=torch.tensor(ids[None])).logits[0].numpy() for ids in prompts])

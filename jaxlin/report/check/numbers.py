@@ -1,0 +1,184 @@
+"""The numbers of a model: whether they depend on how they are computed, and whether its maps are proven.
+
+The bars are those that the project's own tests hold for tiny models of every family, see PARITY.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxlin.linearize.frozen import linear
+from jaxlin.linearize.local_maps import local_map
+from jaxlin.linearize.operator import CHECKS, LocalMap
+from jaxlin.nn.decoder import Decoder
+from jaxlin.report.check.lines import Line, measured
+
+Prompts = Int[np.ndarray, "n t"]
+"""Token ids, of prompts of one length."""
+
+LOGITS = 4e-6
+"""How far float32 logits of four layers may be off, of the largest: 2e-5 where they are of order 5."""
+
+RESIDUAL = {"float32": 3e-6, "float64": 1e-13}
+"""The residual of a map that is right."""
+
+AFFINE = 1e-12
+"""How far a replayed map may be from affine, in float64, relative to its values."""
+
+CORRUPTED = 1e-4
+"""What the residual must exceed once one factor of the last layer is wrong by 1 %."""
+
+COLUMNS = 4096
+"""Logits that are compared: of a larger vocabulary a part, whose unembedding takes little memory in float64."""
+
+
+def logits_bar(layers: int) -> float:
+    """`LOGITS` for a model of so many layers: rounding adds up as a random walk, with the root of the depth."""
+    return LOGITS * max(1.0, layers / 4) ** 0.5
+
+
+def variant(model: Decoder, **changes: Any) -> Decoder:
+    """`model` with other static attributes, and the same arrays."""
+    other = jax.tree.map(lambda a: a, model)
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return other
+
+
+def relative(a: Any, b: Any) -> float:
+    """The largest difference of two arrays, relative to the largest entry of the second."""
+    return float(np.max(np.abs(np.asarray(a, np.float64) - b)) / np.max(np.abs(b)))
+
+
+def singles(model: Decoder, prompts: Prompts, *, every: bool = False) -> list[np.ndarray]:
+    """The logits of each prompt: `every` one, or `COLUMNS` of a large vocabulary."""
+    columns = None if every else _columns(model)
+    return [np.asarray(_logits(model, jnp.asarray(ids), columns)) for ids in prompts]
+
+
+@jax.jit
+def _logits(model: Decoder, ids: Int[Array, " t"], columns: Int[Array, " n"] | None = None) -> Float[Array, "t n"]:
+    output = model(model.embed(ids))
+    return output if model.lm_head is None else model.unembed(output, ids=columns)
+
+
+def _columns(model: Decoder) -> Int[Array, " n"]:
+    return jnp.asarray(np.unique(np.linspace(0, model.config.vocab_size - 1, COLUMNS).astype(int)))
+
+
+def in_64_bits(measure: Callable[[], float]) -> Callable[[], float]:
+    """`measure`, in JAX's 64-bit mode, which is as before afterwards."""
+
+    def measured_there() -> float:
+        with jax.enable_x64(True):
+            return measure()
+
+    return measured_there
+
+
+def precision_line(model: Decoder, prompts: Prompts) -> Line:
+    """Logits in float32 against float64."""
+    wide = variant(model, dtype="float64")
+    return _logits_line(
+        "logits, float32 and float64",
+        model,
+        in_64_bits(lambda: max(map(relative, singles(model, prompts), singles(wide, prompts)))),
+    )
+
+
+def batch_line(model: Decoder, prompts: Prompts) -> Line:
+    """Logits of all prompts in one batch against those of each alone."""
+
+    def difference() -> float:
+        batch = jax.jit(jax.vmap(_logits, in_axes=(None, 0, None)))(model, jnp.asarray(prompts), _columns(model))
+        return max(map(relative, batch, singles(model, prompts)))
+
+    return _logits_line("logits, batch and single", model, difference)
+
+
+def linearized_line(model: Decoder, prompts: Prompts) -> Line:
+    """The logits of the linearized model, which must be those of the plain one to the last bit."""
+    linearized = variant(model, linearize=True)
+
+    def differing() -> float:
+        pairs = zip(singles(linearized, prompts), singles(model, prompts), strict=True)
+        return sum(float(np.sum(a != b)) for a, b in pairs)
+
+    return measured("logits, linearized and plain", 0.0, differing, note="logits that differ in any bit")
+
+
+def _logits_line(name: str, model: Decoder, measure: Callable[[], float]) -> Line:
+    note = "of the largest logit" if model.config.has_unembedding else "of the largest output: no logits"
+    return measured(name, logits_bar(model.config.num_hidden_layers), measure, note=note)
+
+
+def residual_line(model: Decoder, prompts: Prompts) -> Line:
+    """The residual of the map at the first prompt, in float32."""
+    note = "|Jx + b - f(x)| / |f(x)|"
+    return measured("residual, float32", RESIDUAL["float32"], lambda: _map(model, prompts).residual, note=note)
+
+
+def wide_residual_line(model: Decoder, prompts: Prompts) -> Line:
+    """The same in float64."""
+    wide, note = variant(model, dtype="float64"), "|Jx + b - f(x)| / |f(x)|"
+    residual = in_64_bits(lambda: _map(wide, prompts).residual)
+    return measured("residual, float64", RESIDUAL["float64"], residual, note=note)
+
+
+def corrupted_line(model: Decoder, prompts: Prompts) -> Line:
+    """The residual of a map that is wrong by one factor: the proof must fail."""
+    wide, note = variant(model, dtype="float64"), "its residual, with one factor 1 % off"
+    least = in_64_bits(lambda: corrupted(_map(wide, prompts)))
+    return measured("a corrupted factor is seen", CORRUPTED, least, above=True, note=note)
+
+
+def affine_line(model: Decoder, prompts: Prompts) -> Line:
+    """The replayed map far from the prompt, where a factor that was not frozen would show."""
+    wide, note = variant(model, dtype="float64"), "of the largest output, far from x"
+    return measured("the replayed map is affine", AFFINE, in_64_bits(lambda: affinity(_map(wide, prompts))), note=note)
+
+
+def _map(model: Decoder, prompts: Prompts) -> LocalMap:
+    return local_map(model, model.embed(jnp.asarray(prompts[0])))
+
+
+def corrupted(lmap: LocalMap) -> float:
+    """The residual with one factor of the last layer 1 % too large: the least over its factors."""
+    factors, structure = jax.tree.flatten(lmap.coefficients.layers)
+    residuals = []
+    for i, factor in enumerate(factors):
+        wrong = structure.unflatten([*factors[:i], factor.at[-1].multiply(1.01), *factors[i + 1 :]])
+        residuals.append(replace(lmap, coefficients=replace(lmap.coefficients, layers=wrong)).residual)
+    return min(residuals)
+
+
+def affinity(lmap: LocalMap) -> float:
+    """How far the replayed map is from affine at random points, and from the rows of its transpose.
+
+    A map is affine if its value at $3y - 2z$ lies as far beyond those at $y$ and $z$; and its value at $y$ must be what
+    the rows and the bias of the `LocalMap` give.
+    """
+    rng = np.random.default_rng(0)
+    y, z = rng.normal(size=(2, *lmap.x.shape)) * float(jnp.std(lmap.x))
+    points = jnp.stack([y, z, 3 * y - 2 * z], axis=1)
+    at_y, at_z, beyond = np.asarray(jax.jit(linear)(lmap.model, lmap.coefficients, points)[-1])
+    u = rng.normal(size=(CHECKS, len(at_y)))
+    by_rows = np.einsum("rtd,td->r", lmap.T @ u, y) + u @ np.asarray(lmap.bias)
+    return max(relative(3 * at_y - 2 * at_z, beyond), relative(by_rows, u @ at_y))
+
+
+LINES = (
+    precision_line,
+    batch_line,
+    linearized_line,
+    residual_line,
+    wide_residual_line,
+    corrupted_line,
+    affine_line,
+)
+"""What is checked of a model in float32 that is not linearized, at some prompts of one length, in order."""

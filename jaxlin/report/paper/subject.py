@@ -1,0 +1,88 @@
+"""What the figures are of: one model at one text, and what several of them share, computed once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxlin.linearize.local_maps import local_map
+from jaxlin.linearize.operator import LocalMap
+from jaxlin.nn.decoder import Decoder
+from jaxlin.report.paper.folder import Journal
+from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative
+from jaxlin.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model at a text.
+
+    Attributes:
+        model: any decoder.
+        tokenizer: its tokenizer.
+        text: the prompt.
+        phrases: the short texts of figure 3.
+        steer: the phrase whose map steers in table 2.
+        seed: of all that is drawn at random.
+        journal: where a part that takes long keeps what it has so far.
+        progress: show bars.
+    """
+
+    model: Decoder
+    tokenizer: Tokenizer
+    text: str
+    phrases: Sequence[str]
+    steer: str
+    seed: int
+    journal: Journal
+    progress: bool
+
+    @cached_property
+    def ids(self) -> list[int]:
+        """The prompt's token ids."""
+        return self.tokenizer.encode(self.text)
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The prompt's tokens."""
+        return self.tokenizer.to_str_tokens(self.ids)
+
+    @cached_property
+    def x(self) -> Float[Array, "t d"]:
+        """The input embeddings."""
+        return self.model.embed(self.ids)
+
+    @cached_property
+    def lmap(self) -> LocalMap:
+        """The map to the last position."""
+        return local_map(self.model, self.x)
+
+    @cached_property
+    def output(self) -> Float[np.ndarray, " d"]:
+        """The model's output at the last position, after the final norm."""
+        return np.asarray(self.lmap.output)
+
+    @cached_property
+    def jacobian(self) -> Float[np.ndarray, "d t e"]:
+        """The dense map."""
+        return np.asarray(self.lmap.jacobian(progress=self.progress))
+
+    @cached_property
+    def cumulative(self) -> dict[str, LayerSpectra]:
+        """The maps from the embeddings to each layer."""
+        return cumulative(self.model, self.x)
+
+    def words(self, ids: Any) -> Any:
+        """Token ids, nested in any way, as tokens."""
+        if isinstance(ids, list):
+            return [self.words(each) for each in ids]
+        return self.tokenizer.token(int(ids))
+
+
+def shipped_phrases() -> list[str]:
+    """The 100 short phrases of the package, a line each."""
+    return resources.files("jaxlin.report.paper").joinpath("phrases.txt").read_text("utf-8").splitlines()

@@ -1,0 +1,49 @@
+r"""Steering operators: the paper's, that of its code, and the baselines they have to be measured against.
+
+An operator edits the value at a site while a text is generated (``generate(..., edits=[...])``) or in one pass
+(`edited`). Each is a pytree whose strength is an ordinary number: at 0 it does nothing.
+
+=================  ====================================================  ==============================
+made by            value $h_k$ at position $k$                           strength $s$
+=================  ====================================================  ==============================
+`paper_equation`   $(1-s)\,h_k + s\,c_k$                                 $1 - \lambda$
+`paper_code`       $h_k + s\,\lVert h_k\rVert\,c_k/(2\lVert c_k\rVert)$  $\lambda$, a share of the norm
+`add`              $h_k + s\,\lVert h_k\rVert\,a$                        a share of the norm
+`ablate`           $h_k - s\,QQ^\top h_k$                               the share that is removed
+`swap`             $h_k + s\,(\alpha-\beta)(b-a)$                       1 exchanges
+=================  ====================================================  ==============================
+
+$c_k = \sum_{j \le k} J_{j \bmod T}\,e_j$ is the local linear map $J$ of a steering phrase of $T$ tokens applied to the
+embeddings $e_j$ of the text at hand.
+"""
+
+from jaxlin.steering.directions import mean_difference, token_direction
+from jaxlin.steering.dose import DoseCurve, dose_curve
+from jaxlin.steering.edits import Edit, SteeringError, Where, edited
+from jaxlin.steering.generation import Generation, generate, generate_all
+from jaxlin.steering.map_edits import PaperCode, PaperEquation, paper_code, paper_equation
+from jaxlin.steering.vector_edits import Ablate, Add, Swap, ablate, add, swap
+
+__all__ = [
+    "Ablate",
+    "Add",
+    "DoseCurve",
+    "Edit",
+    "Generation",
+    "PaperCode",
+    "PaperEquation",
+    "SteeringError",
+    "Swap",
+    "Where",
+    "ablate",
+    "add",
+    "dose_curve",
+    "edited",
+    "generate",
+    "generate_all",
+    "mean_difference",
+    "paper_code",
+    "paper_equation",
+    "swap",
+    "token_direction",
+]

@@ -1,0 +1,700 @@
+"""Quantised weights: held packed, unpacked as their own libraries do, bit for bit."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes.functional as bnb
+import gguf
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import oracle
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+import jaxlin
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.common.errors import CheckpointError, ConfigError
+from jaxlin.quantized import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
+from jaxlin.quantized.base import _rounded_to_float16
+from jaxlin.quantized.codes import codes_of_rows, packed_codes, unpacked_codes
+from jaxlin.quantized.ggml import LAYOUTS
+from jaxlin.quantized.methods import planned_quantization
+from jaxlin.quantized.mixed import Places, apart, layer_of
+from jaxlin.spectrum.null_baselines import shuffled_weights
+
+Write = Callable[[str, torch.Tensor], tuple[dict[str, torch.Tensor], torch.Tensor]]
+"""The name and values of a weight to the tensors a file holds of it, and the values they stand for."""
+
+
+def four_bit(kind: str, nested: bool, dtype: torch.dtype) -> Write:
+    """Bitsandbytes' NF4 or FP4, by bitsandbytes."""
+
+    def write(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        codes, state = bnb.quantize_4bit(weight.to(dtype), quant_type=kind, compress_statistics=nested)
+        parts = {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
+        return {name: codes, **parts}, bnb.dequantize_4bit(codes, state).float()
+
+    return write
+
+
+def int8(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Bitsandbytes' int8, by bitsandbytes."""
+    codes, scale, _ = bnb.int8_vectorwise_quant(weight.half())
+    module = name.removesuffix(".weight")
+    parts = {f"{module}.SCB": scale, f"{module}.weight_format": torch.tensor(0, dtype=torch.uint8)}
+    return {name: codes, **parts}, bnb.int8_vectorwise_dequant(codes, scale)
+
+
+def scaled(suffix: str, block: tuple[int, int], shape: str, dtype: torch.dtype = torch.float32) -> Write:
+    """float8 with a scale for each block; `shape` says how the scales are written."""
+
+    def write(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        out, width = weight.shape
+        high, wide = block[0] or out, block[1] or width
+        grid = weight.reshape(out // high, high, width // wide, wide)
+        scale = (grid.abs().amax(dim=(1, 3)) / 448).to(dtype)
+        codes = (grid / scale[:, None, :, None].float()).to(torch.float8_e4m3fn)
+        values = (codes.to(dtype) * scale[:, None, :, None]).float()
+        kept = scale.reshape({"grid": scale.shape, "scalar": ()}[shape])
+        parts = {f"{name.removesuffix('.weight')}.{suffix}": kept}
+        return {name: codes.reshape(out, width), **parts}, values.reshape(out, width)
+
+    return write
+
+
+def nibbles(words: np.ndarray, bits: int, order: list[int] | None = None) -> np.ndarray:
+    """The codes of the last axis put into words of 32 bits, the first in the lowest, or in another `order`."""
+    each = 32 // bits
+    groups = words.astype(np.uint64).reshape(*words.shape[:-1], -1, each)
+    groups = groups[..., order] if order else groups
+    return (groups << np.arange(0, 32, bits, dtype=np.uint64)).sum(-1).astype(np.uint32).view(np.int32)
+
+
+def uniform(weight: torch.Tensor, groups: int, bits: int, kind: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, ``[out, in]``, zero points and scales, ``[out, groups]``, that range from the least to the largest."""
+    blocks = weight.numpy().reshape(len(weight), groups, -1)
+    low, high = blocks.min(-1), blocks.max(-1)
+    scale = ((high - low) / (2**bits - 1)).astype(kind)
+    zero = np.clip(np.round(-low / scale.astype(np.float32)), 1, 2**bits - 1).astype(np.int64)
+    codes = np.round(blocks / scale.astype(np.float32)[..., None]) + zero[..., None]
+    return np.clip(codes, 0, 2**bits - 1).astype(np.int64).reshape(weight.shape), zero, scale
+
+
+def gptq(size: int, bits: int = 4, *, reordered: bool = False, version: int = 1) -> Write:
+    """GPTQ's tensors; of reordered columns each has any of the groups. The values as PyTorch rounds them."""
+
+    def write(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        groups = weight.shape[1] // size if size > 0 else 1
+        codes, zero, scale = uniform(weight, groups, bits, np.float16)
+        group = np.repeat(np.arange(groups), weight.shape[1] // groups)
+        if reordered:
+            group = np.random.default_rng(0).permutation(group)
+        stored = (zero - 1) % 2**bits if version == 1 else zero
+        module = name.removesuffix("weight")
+        tensors = {
+            "qweight": nibbles(codes, bits).T,
+            "qzeros": nibbles(stored.T, bits),
+            "scales": scale.T,
+            "g_idx": group.astype(np.int32),
+        }
+        s, z = torch.from_numpy(scale)[:, group], torch.from_numpy(zero)[:, group]
+        values = s * (torch.from_numpy(codes) - z)
+        return {module + key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in tensors.items()}, values.float()
+
+    return write
+
+
+def awq(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """AWQ's tensors of version gemm, groups of 32."""
+    order, groups = [0, 2, 4, 6, 1, 3, 5, 7], weight.shape[1] // 32
+    codes, zero, scale = uniform(weight, groups, 4, np.float16)
+    module = name.removesuffix("weight")
+    tensors = {"qweight": nibbles(codes.T, 4, order), "qzeros": nibbles(zero.T, 4, order), "scales": scale.T}
+    differences = (torch.from_numpy(codes).reshape(len(codes), groups, -1) - torch.from_numpy(zero)[..., None]).half()
+    values = (differences * torch.from_numpy(scale)[..., None]).reshape(weight.shape)
+    return {module + key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in tensors.items()}, values.float()
+
+
+def pack_quantized(size: int, dtype: torch.dtype, *, symmetric: bool = True, reordered: bool = False) -> Write:
+    """The tensors of compressed-tensors' pack-quantized of 4 bits; integers are stored from -8 on."""
+
+    def write(name: str, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        groups = weight.shape[1] // size if size > 0 else 1
+        codes, zero, scale = uniform(weight, groups, 4, np.float32)
+        zero = np.full_like(zero, 8) if symmetric else zero
+        group = np.repeat(np.arange(groups), weight.shape[1] // groups)
+        group = np.random.default_rng(0).permutation(group) if reordered else group
+        scales = torch.from_numpy(scale).to(dtype)
+        tensors = {
+            "weight_packed": torch.from_numpy(nibbles(codes, 4)),
+            "weight_scale": scales,
+            "weight_shape": torch.tensor(weight.shape),
+        }
+        if not symmetric:
+            tensors["weight_zero_point"] = torch.from_numpy(nibbles(zero.T, 4).T.copy())
+        if reordered:
+            tensors["weight_g_idx"] = torch.from_numpy(group.astype(np.int32))
+        integers, zeros = (torch.from_numpy(a - 8).to(dtype) for a in (codes, zero))
+        values = (integers - zeros[:, group]) * scales[:, group]
+        return {name.removesuffix("weight") + key: a for key, a in tensors.items()}, values.float()
+
+    return write
+
+
+BNB4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}
+BNB8 = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 6.0}
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32]}
+CHANNEL = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": False, "true_sequential": True}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"]}
+
+
+def packed_config(**weights: Any) -> dict[str, Any]:
+    """The config of pack-quantized."""
+    said = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "actorder": None, **weights}
+    groups = {"group_0": {"weights": said, "input_activations": None, "targets": ["Linear"]}}
+    return {**COMPRESSED, "format": "pack-quantized", "config_groups": groups}
+
+
+FORMATS: dict[str, tuple[Write, dict[str, Any], type[Packed]]] = {
+    "nf4": (four_bit("nf4", False, torch.float32), BNB4, FourBit),
+    "nf4, nested": (four_bit("nf4", True, torch.float32), BNB4, FourBit),
+    "nf4, nested, bfloat16": (four_bit("nf4", True, torch.bfloat16), BNB4, FourBit),
+    "fp4": (four_bit("fp4", False, torch.float16), BNB4, FourBit),
+    "fp4, nested": (four_bit("fp4", True, torch.float32), BNB4, FourBit),
+    "int8": (int8, BNB8, Int8),
+    "fp8": (scaled("weight_scale_inv", (32, 32), "grid"), FP8, Scaled),
+    "fp8, one scale": (
+        scaled("weight_scale_inv", (0, 0), "scalar"),
+        {**FP8, "activation_scheme": "static", "weight_block_size": None},
+        Scaled,
+    ),
+    "compressed-tensors": (
+        scaled("weight_scale", (1, 0), "grid", torch.bfloat16),
+        {**COMPRESSED, "config_groups": {"group_0": {"weights": CHANNEL, "targets": ["Linear"]}}},
+        Scaled,
+    ),
+    "gptq": (gptq(32), GPTQ, Affine),
+    "gptq, reordered": (gptq(32, reordered=True), {**GPTQ, "desc_act": True}, Affine),
+    "gptq, one group, v2": (gptq(-1, version=2), {**GPTQ, "group_size": -1, "checkpoint_format": "gptq_v2"}, Affine),
+    "gptq, 8 bits": (gptq(32, 8), {**GPTQ, "bits": 8}, Affine),
+    "awq": (awq, AWQ, Affine),
+    "pack-quantized": (pack_quantized(32, torch.bfloat16), packed_config(group_size=32), Affine),
+    "pack-quantized, asymmetric": (
+        pack_quantized(-1, torch.float16, symmetric=False),
+        packed_config(strategy="channel", group_size=None, symmetric=False),
+        Affine,
+    ),
+    "pack-quantized, reordered": (
+        pack_quantized(32, torch.float32, symmetric=False, reordered=True),
+        packed_config(group_size=32, symmetric=False, actorder="group"),
+        Affine,
+    ),
+}
+
+
+def quantise(source: Path, folder: Path, write: Write, said: dict[str, Any]) -> Path:
+    """`source` with the matrices of its blocks quantised in `folder`; in ``values/`` what they stand for."""
+    tensors = load_file(source / "model.safetensors")
+    packed, values = {}, {}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 2 and ".layers." in name:
+            parts, values[name] = write(name, tensor.float())
+            packed |= {key: part.contiguous() for key, part in parts.items()}
+        else:
+            packed[name] = values[name] = tensor
+    config = json.loads((source / "config.json").read_text())
+    for path, contents, extra in ((folder, packed, {"quantization_config": said}), (folder / "values", values, {})):
+        path.mkdir(exist_ok=True)
+        save_file(contents, path / "model.safetensors", metadata={"format": "pt"})
+        (path / "config.json").write_text(json.dumps({**config, **extra}))
+        tiny.write_tokenizer(path)
+    return folder
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_format(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None) -> None:
+    """Bit-equal to the reference decoder; the map is that of the dequantised model, exactly."""
+    write, said, kind = FORMATS[form]
+    folder = quantise(checkpoint("llama, wide"), tmp_path, write, said)
+    model, _ = jaxlin.load(folder, linearize=True, dtype="float64")
+    weight = model.layers.mlp.down_proj.weight.get_value()
+    assert isinstance(weight, kind)
+    expected = load_file(folder / "values" / "model.safetensors")
+    # Compiled and widened too, as in a model: the compiler would rather not round to 16 bits in between.
+    widened = jax.jit(lambda weight: weight[...].astype(jnp.float32))(weight)
+    for layer in range(2):
+        name = f"model.layers.{layer}.mlp.down_proj.weight"
+        np.testing.assert_array_equal(np.asarray(weight[...][layer], np.float32), expected[name].float())
+        np.testing.assert_array_equal(widened[layer], expected[name].float())
+
+    x = model.embed(tiny.IDS)
+    logits = model.unembed(jax.jit(lambda model, x: model(x))(model, x))
+    exact = oracle.logits(folder / "values", tiny.IDS, torch.float64)
+    np.testing.assert_allclose(logits, exact, atol=1e-10)
+    u = np.random.default_rng(0).normal(size=(2, 128))
+    held = oracle.held_rows(folder / "values", tiny.IDS, -1, u)
+    lmap = jaxlin.local_map(model, x)
+    for rows in (lmap.T @ u, np.einsum("ro,otd->rtd", u, lmap.jacobian())):
+        np.testing.assert_allclose(rows, held.rows, atol=1e-10 * np.abs(held.rows).max())
+    assert lmap.residual <= 1e-13
+
+
+@pytest.mark.parametrize("form", ["nf4, nested", "int8", "fp8", "gptq, reordered", "awq", "pack-quantized"])
+def test_rows_of_a_fused_weight(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None) -> None:
+    """Phi-3 keeps queries, keys and values in one tensor; the packed rows of each are taken apart."""
+    write, said, _ = FORMATS[form]
+    folder = quantise(checkpoint("phi3, wide"), tmp_path, write, said)
+    model, _ = jaxlin.load(folder, dtype="float64")
+    logits = model.unembed(model(model.embed(tiny.IDS)))
+    np.testing.assert_allclose(logits, oracle.logits(folder / "values", tiny.IDS, torch.float64), atol=1e-10)
+
+
+def test_written_by_transformers(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """A file that transformers quantised and saved, names and config as it writes them."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    source = checkpoint("llama, wide")
+    saved = AutoModelForCausalLM.from_pretrained(source, quantization_config=config, device_map="cpu")
+    saved.save_pretrained(tmp_path)
+    tiny.write_tokenizer(tmp_path)
+    model, _ = jaxlin.load(tmp_path)
+    for name in ("q_proj", "o_proj"):
+        stored = getattr(saved.model.layers[1].self_attn, name).weight
+        expected = bnb.dequantize_4bit(stored.data, stored.quant_state).float()
+        ours = getattr(model.layers.self_attn, name).weight[...][1]
+        np.testing.assert_array_equal(np.asarray(ours, np.float32), expected)
+
+
+def test_rounding_to_float16() -> None:
+    """As the conversion does, which not every device carries out."""
+    drawn = np.random.default_rng(0).normal(size=(7, 20000)).astype(np.float32)
+    values = drawn * np.float32(10.0) ** np.arange(-8, 5, 2, dtype=np.float32)[:, None]
+    found = jax.jit(_rounded_to_float16)(values)
+    np.testing.assert_array_equal(found, np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("rows", [1, 8, 13])
+@pytest.mark.parametrize("bits", [(4,), (4, 1), (8,), (2,), (2, 1), (4, 2)])
+def test_codes(rows: int, bits: tuple[int, ...]) -> None:
+    """Codes come back from their bytes, all of them and by rows; they take as many bits as they have."""
+    codes = np.random.default_rng(0).integers(0, 2 ** sum(bits), (rows, 96)).astype(np.uint8)
+    parts = tuple(map(jnp.asarray, packed_codes(codes, 96, bits, lambda raw: raw)))
+    if rows == 8:
+        assert 8 * sum(part.size for part in parts) == sum(bits) * codes.size
+    np.testing.assert_array_equal(unpacked_codes(parts, bits, rows), codes)
+    wanted = jnp.asarray([rows - 1, 0])
+    np.testing.assert_array_equal(codes_of_rows(parts, bits, wanted), codes[wanted])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 5), (2, 4), (3, 7), (1, 2)])
+def test_rows_that_share_a_byte(start: int, stop: int) -> None:
+    """Some rows of a matrix of 4 bits are what they are in the whole, wherever they begin."""
+    rng = np.random.default_rng(0)
+    table, scales = rng.normal(size=16).astype(np.float32), rng.random((7, 2)).astype(np.float32)
+    whole = FourBit.of(rng.integers(0, 256, (7, 64), dtype=np.uint8), scales, table, None, "float32")
+    part = whole.rows(start, stop)
+    assert part.shape == (stop - start, 128)
+    np.testing.assert_array_equal(part[...], whole[...][start:stop])
+    np.testing.assert_array_equal(whole[start:stop], whole[...][start:stop])
+
+
+def row_bytes(kind: str, width: int) -> int:
+    """The bytes of a row of a file."""
+    return width // LAYOUTS[kind].values * LAYOUTS[kind].size
+
+
+@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GPTQ", "AWQ", "mixed", "BF16"])
+@pytest.mark.parametrize(
+    "index",
+    [3, -1, slice(5, 2, -1), np.array([4, 4, 0]), np.array([[1], [255]])],
+    ids=["one", "last", "slice", "array", "2d"],
+)
+def test_rows(form: str, index: Any) -> None:
+    """Rows are indexed as those of an array are."""
+    matrix = layer_of(layered(form, 2), 1)
+    np.testing.assert_array_equal(np.asarray(matrix[index]), np.asarray(matrix[...])[index])
+
+
+@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GPTQ", "AWQ", "mixed", "BF16"])
+def test_what_is_no_index(form: str) -> None:
+    """No rows give no rows; columns, and rows of a stack, are refused and not taken for something else."""
+    stack = layered(form, 2)
+    matrix = layer_of(stack, 1)
+    for none in (np.array([], int), slice(2, 2)):
+        assert matrix[none].shape == (0, 256)
+    for whole, index in ((matrix, (..., slice(3))), (matrix, (1, 2)), (stack, 1), (stack, np.array([1, 0]))):
+        with pytest.raises(IndexError, match=r"expected \[...\], or rows of a single matrix; found"):
+            whole[index]
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_every_bit_of_ggufs_blocks(kind: str) -> None:
+    """Random bytes decode as the gguf library decodes them: all rows, and some."""
+    raw = np.random.default_rng(0).integers(0, 256, (13, row_bytes(kind, 512)), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        expected = gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
+    blocks = Blocks.of(raw, kind, 512)
+    with np.errstate(all="ignore"):
+        found = np.asarray(jax.jit(Blocks.unpack)(blocks))
+        some = np.asarray(blocks[np.array([12, 3, -2])])
+        finite = blocks.is_finite()
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(some, expected[[12, 3, -2]])
+    assert finite == np.isfinite(expected).all()
+    assert blocks.shape == expected.shape
+
+
+def test_a_stack_in_several_formats() -> None:
+    """As a stack, layer by layer, and by rows: bit-equal to each format alone."""
+    rng = np.random.default_rng(0)
+    layers, expected = [], []
+    for kind in ("Q4_K", "F16", "Q6_K", "Q4_K", "F16"):
+        if kind == "F16":
+            layers.append(rng.normal(size=(4, 256)).astype(np.float16))
+            expected.append(layers[-1].astype(np.float32))
+            continue
+        raw = rng.integers(0, 60, (4, row_bytes(kind, 256)), dtype=np.uint8)
+        layers.append(Blocks.of(raw, kind, 256))
+        expected.append(gguf.dequantize(raw, gguf.GGMLQuantizationType[kind]))
+    expected = np.stack(expected)
+    places = Places()
+    for layer in layers:
+        places.add(layer)
+    assert (places.stack, places.place, places.counts) == ([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], [2, 2, 1])
+    stacks = tuple(
+        jax.tree.map(lambda *leaves: jnp.stack(list(map(jnp.asarray, leaves))), *[layers[i] for i in of_one])
+        for of_one in ([0, 3], [1, 4], [2])
+    )
+    stack = Mixed(stacks, jnp.array(places.stack), jnp.array(places.place))
+    assert stack.shape == (5, 4, 256)
+    assert stack.is_finite()
+    np.testing.assert_array_equal(stack[...], expected)
+    one = jax.jit(lambda stack, i: layer_of(stack, i)[...])
+    riding, layer_in = apart({"weight": stack, "bias": jnp.arange(5)})
+    _, scanned = jax.jit(lambda: jax.lax.scan(lambda c, row: (c, layer_in(row)["weight"][...]), 0, riding))()
+    np.testing.assert_array_equal(scanned, expected)
+    for i in range(5):
+        np.testing.assert_array_equal(one(stack, i), expected[i])
+        np.testing.assert_array_equal(layer_of(stack, i)[np.array([3, 1])], expected[i][[3, 1]])
+    numbers = (stacks[0].halves[0].at[1, 2, 0].set(np.inf), *stacks[0].halves[1:])
+    assert not dataclasses.replace(stack, stacks=(dataclasses.replace(stacks[0], halves=numbers),)).is_finite()
+
+
+def layered(form: str, depth: int) -> Packed | jax.Array:
+    """Random weights of `depth` layers, 256 x 256, in a format."""
+    rng = np.random.default_rng(0)
+
+    def codes(dtype: Any, *shape: int) -> np.ndarray:
+        return rng.integers(0, 100, shape).astype(dtype)
+
+    made: dict[str, Callable[[int], Packed | np.ndarray]] = {
+        "NF4": lambda depth: FourBit(
+            codes(np.uint8, depth, 128, 256),
+            codes(np.uint8, depth, 256, 4),
+            codes(np.float32, depth, 16),
+            Nested(
+                codes(np.float32, depth, 4),
+                codes(np.float32, depth, 256),
+                codes(np.float32, depth),
+                np.tile(np.arange(256, dtype=np.int32), (depth, 1)),
+            ),
+            "bfloat16",
+        ),
+        "int8": lambda depth: Int8(codes(np.int8, depth, 256, 256), codes(np.float32, depth, 256)),
+        "FP8": lambda depth: Scaled.of(
+            codes(ml_dtypes.float8_e4m3fn, depth, 256, 256), codes(np.float32, depth, 2, 2), (128, 128)
+        ),
+        "GGUF": lambda depth: Blocks(
+            (codes(np.uint8, depth, 128, 256),),
+            (codes(np.float16, depth, 256, 1), codes(np.float16, depth, 256, 1)),
+            codes(np.uint8, depth, 256, 12),
+            "Q4_K",
+        ),
+        "mixed": lambda depth: Mixed(
+            tuple(made[kind](-(-depth // 4)) for kind in ("GGUF", "NF4", "BF16", "F16")),
+            np.arange(depth, dtype=np.int32) % 4,
+            np.arange(depth, dtype=np.int32) // 4,
+        ),
+        "F16": lambda depth: codes(np.float16, depth, 256, 256),
+        "GPTQ": lambda depth: Affine(
+            codes(np.uint8, depth, 128, 256),
+            codes(np.uint8, depth, 256, 4),
+            codes(np.float16, depth, 256, 4),
+            codes(np.int32, depth, 256) % 4,
+            4,
+        ),
+        "AWQ": lambda depth: dataclasses.replace(made["GPTQ"](depth), group=None),
+        "BF16": lambda depth: BFloat16(codes(np.uint16, depth, 256, 256)),
+    }
+    return jax.tree.map(jnp.asarray, made[form](depth))
+
+
+@pytest.mark.parametrize("form", ["NF4", "int8", "FP8", "GGUF", "GPTQ", "AWQ", "mixed", "BF16"])
+@pytest.mark.parametrize("way", ["rows", "jacrev"])
+def test_one_layer_at_a_time_is_unpacked(form: str, way: str) -> None:
+    """Compiled temporary memory is the same at 4 and at 16 layers: packed weights stay packed."""
+    from test_local_map import build
+
+    def temporary(depth: int) -> int:
+        model = build(depth, biases=False, linearize=True, size=(256, 256))
+        for part in ("gate_proj", "up_proj", "down_proj"):
+            getattr(model.layers.mlp, part).weight.set_value(layered(form, depth))
+        x = model.embed([1, 2, 3, 4])
+        if way == "rows":
+            lmap, u = jaxlin.local_map(model, x), jnp.zeros((8, 256))
+            lowered = jax.jit(lambda lmap, u: lmap.rmatvec(u)).lower(lmap, u)
+        else:
+            lowered = jax.jit(jax.jacrev(lambda model, x: model(x)[-1, :8], argnums=1)).lower(model, x)
+        analysis: Any = lowered.compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    few, many = temporary(4), temporary(16)
+    # What a layer keeps for its transpose is its input and what a few tokens give, not its matrices.
+    assert many - few <= 0.1 * few, (few, many)
+
+
+def damaged(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """`folder` with its tensors changed."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    return folder
+
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+STATE = f"{NAME}.quant_state.bitsandbytes__nf4"
+
+
+def text(value: str) -> torch.Tensor:
+    """A quant state."""
+    return torch.tensor(list(value.encode()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(STATE), "bitsandbytes__nf4.*found none"),
+        (lambda t: t.pop(f"{NAME}.absmax"), "up_proj.weight.absmax.*found none"),
+        (lambda t: t.update({f"{NAME}.absmax": t[f"{NAME}.absmax"][:-1]}), "up_proj.weight.absmax.*found F32 of shape"),
+        (lambda t: t.update({STATE: text("{nf4")}), "expected a JSON object"),
+        (lambda t: t.update({STATE: text('{"quant_type": "nf4"}')}), "blocksize"),
+        (lambda t: t.update({STATE: text(bytes(t[STATE]).decode().replace("nf4", "int3"))}), "quant_type"),
+        (lambda t: t.update({STATE: text(bytes(t[STATE]).decode().replace("128]", "192]"))}), "expected shape"),
+        (lambda t: t[f"{NAME}.absmax"].fill_(float("nan")), "up_proj.weight: expected finite"),
+        (lambda t: t.update({"model.layers.0.mlp.scale": torch.ones(1)}), "found model.layers.0.mlp.scale"),
+    ],
+)
+def test_a_damaged_quant_state(
+    change: Callable[[dict[str, torch.Tensor]], None], message: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = damaged(quantise(checkpoint("llama, wide"), tmp_path, *FORMATS["nf4"][:2]), change)
+    with pytest.raises(CheckpointError, match=message):
+        jaxlin.load(folder)
+
+
+QWEIGHT = "model.layers.0.mlp.up_proj"
+
+
+def changed(part: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], None]:
+    """Another tensor of one module, or in another dtype."""
+    return lambda tensors: tensors.update({f"{QWEIGHT}.{part}": change(tensors[f"{QWEIGHT}.{part}"])})
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "message"),
+    [
+        ("gptq", lambda t: t.pop(f"{QWEIGHT}.scales"), "up_proj.scales .*F16.*found none"),
+        ("gptq", lambda t: t.pop(f"{QWEIGHT}.qzeros"), "up_proj.qzeros .*found none"),
+        ("gptq, reordered", lambda t: t.pop(f"{QWEIGHT}.g_idx"), "up_proj.g_idx .*found none"),
+        ("gptq", changed("g_idx", lambda group: group + 1), r"g_idx: expected groups in 0\.\.3; found 1 to 4"),
+        ("gptq", changed("g_idx", lambda group: group.float()), "g_idx.*found F32"),
+        (
+            "gptq",
+            changed("qweight", lambda words: words[:-1]),
+            r"up_proj.weight: expected shape .192, 128.; found .192, 120.",
+        ),
+        ("gptq", changed("qweight", lambda words: words[:12].contiguous()), r"qzeros.*found I32|expected shape"),
+        ("gptq", changed("qweight", lambda words: words.float()), "qweight: expected words of I32.*found F32"),
+        ("gptq", changed("qweight", lambda words: words[0]), r"qweight: expected words of I32.*of shape \("),
+        ("gptq", changed("scales", lambda scale: scale * float("nan")), "up_proj.weight: expected finite"),
+        ("gptq", changed("scales", lambda scale: scale * 0 + 60000), "up_proj.weight: expected finite"),
+        ("gptq", lambda t: t.update({f"{QWEIGHT}.weight": torch.ones(2, 2)}), "up_proj.qweight alone.*found both"),
+        ("awq", changed("qweight", lambda words: words[:, :-1].contiguous()), "up_proj.weight: expected shape"),
+        ("awq", changed("qweight", lambda words: words[None]), r"qweight: expected words of I32.*of shape \(1"),
+        ("awq", changed("scales", lambda scale: scale.int()), "scales.*found I32"),
+        ("pack-quantized", changed("weight_shape", lambda shape: shape * 2), "expected words of 4 bits.*weight_shape"),
+        ("pack-quantized", changed("weight_shape", lambda shape: -shape), "expected words of 4 bits.*weight_shape"),
+        ("pack-quantized", changed("weight_shape", lambda shape: shape + 2**62), "expected words of 4 bits"),
+        ("pack-quantized", changed("weight_shape", lambda shape: shape[:1]), "weight_shape.*found I64"),
+        ("pack-quantized", changed("weight_packed", lambda words: words.float()), "weight_packed.*found F32"),
+        ("pack-quantized, reordered", lambda t: t.pop(f"{QWEIGHT}.weight_zero_point"), "zero_point.*found none"),
+        ("pack-quantized, reordered", lambda t: t.pop(f"{QWEIGHT}.weight_g_idx"), "weight_g_idx.*found none"),
+    ],
+)
+def test_damaged_words(
+    form: str,
+    change: Callable[[dict[str, torch.Tensor]], None],
+    message: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    folder = damaged(quantise(checkpoint("llama, wide"), tmp_path, *FORMATS[form][:2]), change)
+    with pytest.raises(CheckpointError, match=message):
+        jaxlin.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({**GPTQ, "bits": 3}, "bits.*expected 4 or 8; found 3"),
+        ({**GPTQ, "bits": "4"}, "bits.*type int"),
+        ({**GPTQ, "group_size": 0}, "group_size.*found 0"),
+        ({**GPTQ, "checkpoint_format": "marlin"}, "checkpoint_format.*found 'marlin'"),
+        ({**GPTQ, "is_marlin_format": True}, "is_marlin_format"),
+        ({**GPTQ, "dynamic": {"+:.*": {"bits": 8}}}, "dynamic"),
+        ({**GPTQ, "surprise": 1}, "surprise"),
+        ({**AWQ, "bits": 8}, "bits"),
+        (packed_config(num_bits=3), "integers of 4 or 8 bits"),
+        (packed_config(num_bits=[4]), "integers of 4 or 8 bits"),
+        (packed_config(strategy="tensor"), "strategy group or channel"),
+        (packed_config(group_size="128"), "group_size"),
+        ({**COMPRESSED, "format": "pack-quantized", "config_groups": {}}, "one kind in all groups.*found 0"),
+        ({**COMPRESSED, "format": "pack-quantized", "config_groups": {"a": {"weights": 4}}}, "an object 'weights'"),
+        ({**AWQ, "version": "gemv"}, "version.*found 'gemv'"),
+        ({**AWQ, "backend": "llm-awq"}, "backend"),
+        ({**AWQ, "zero_point": False}, "zero_point"),
+        ({**AWQ, "modules_to_not_convert": [1]}, "modules_to_not_convert"),
+        ({"quant_method": "mxfp4"}, "MXFP4 weights are not read"),
+        ({"quant_method": "fbgemm_fp8"}, "FBGEMM FP8 weights are not read"),
+        ({"quant_algo": "NVFP4", "producer": {"name": "modelopt"}}, "NVIDIA ModelOpt"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "NVIDIA ModelOpt"),
+        ({"group_size": 64, "bits": 4}, "MLX"),
+        ({}, "quant_method"),
+        ({"quant_method": "new"}, "expected one of bitsandbytes, fp8, compressed-tensors"),
+        ({**BNB4, "load_in_4bit": False}, "load_in_4bit"),
+        ({**FP8, "weight_block_size": [128]}, "weight_block_size"),
+        ({**FP8, "rotate": True}, "rotate"),
+        ({**COMPRESSED, "config_groups": {"a": {"weights": {**CHANNEL, "num_bits": 4}}}}, "8 bits"),
+    ],
+)
+def test_methods_that_are_not_read(
+    said: dict[str, Any], message: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = quantise(checkpoint("llama, wide"), tmp_path, FORMATS["fp8"][0], said)
+    with pytest.raises(ConfigError, match=message):
+        jaxlin.load(folder)
+
+
+def test_what_transformers_writes_of_a_quantisation() -> None:
+    """All keys of its configs are known."""
+    from transformers import AwqConfig, GPTQConfig
+
+    for written, kind in ((GPTQConfig(4, dataset="c4", desc_act=True), "GPTQ"), (AwqConfig(), "AWQ")):
+        said = json.loads(written.to_json_string(use_diff=False))
+        found = planned_quantization(ConfigReader({"quantization_config": said}, "config.json"))
+        assert type(found).__name__ == kind
+
+
+def test_mlx_by_its_own_key(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    config = json.loads((checkpoint("llama, wide") / "config.json").read_text())
+    said = {"group_size": 64, "bits": 4}
+    for extra in ({"quantization": said}, {"quantization": said, "quantization_config": said}):
+        with pytest.raises(ConfigError, match="that of MLX"):
+            jaxlin.memory_plan({**config, **extra}, tokens=2)
+
+
+def unquantise(folder: Path, module: str) -> torch.Tensor:
+    """The weight of one module in bfloat16, as it then is in `folder`."""
+    plain = load_file(folder / "values" / "model.safetensors")[f"{module}.weight"].bfloat16()
+
+    def restore(tensors: dict[str, torch.Tensor]) -> None:
+        for key in [key for key in tensors if key.startswith(module)]:
+            del tensors[key]
+        tensors[f"{module}.weight"] = plain
+
+    damaged(folder, restore)
+    return plain
+
+
+@pytest.mark.parametrize("form", ["nf4, nested", "int8", "gptq"])
+def test_layers_in_different_formats_stay_packed(
+    form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None
+) -> None:
+    """Some files leave the matrices of a few layers as they were, in another dtype than the rest of the model."""
+    write, said, kind = FORMATS[form]
+    folder = quantise(checkpoint("llama, wide"), tmp_path, write, said)
+    name = "model.layers.1.mlp.up_proj"
+    values = load_file(folder / "values" / "model.safetensors")
+    plain = unquantise(folder, name)
+    model, _ = jaxlin.load(folder, linearize=True, dtype="float64")
+    weight = model.layers.mlp.up_proj.weight.get_value()
+    assert isinstance(weight, Mixed)
+    assert tuple(map(type, weight.stacks)) == (kind, BFloat16)
+    assert [jax.tree.leaves(stack)[0].shape[0] for stack in weight.stacks] == [1, 1]
+    values[f"{name}.weight"] = plain.float()
+    expected = np.stack([values[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(2)])
+    np.testing.assert_array_equal(weight[...], expected)
+
+    save_file(values, folder / "values" / "model.safetensors", metadata={"format": "pt"})
+    x = model.embed(tiny.IDS)
+    exact = oracle.logits(folder / "values", tiny.IDS, torch.float64)
+    np.testing.assert_allclose(model.unembed(jax.jit(lambda m, x: m(x))(model, x)), exact, atol=1e-10)
+    lmap = jaxlin.local_map(model, x, recompute=form == "int8")
+    held = oracle.held_rows(folder / "values", tiny.IDS, -1, u := np.random.default_rng(0).normal(size=(2, 128)))
+    np.testing.assert_allclose(lmap.T @ u, held.rows, atol=1e-10 * np.abs(held.rows).max())
+    assert lmap.residual <= 1e-13
+    part = jaxlin.local_map(model, x, source=("resid_post", 0))
+    assert part.residual <= 1e-13
+
+
+def test_biases_of_zeros(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Old files of GPTQ have them where the model has none; others are refused."""
+    folder = quantise(checkpoint("llama, wide"), tmp_path, *FORMATS["gptq"][:2])
+    jaxlin.load(damaged(folder, lambda tensors: tensors.update({f"{QWEIGHT}.bias": torch.zeros(192)})))
+    with pytest.raises(CheckpointError, match=r"found model.layers.0.mlp.up_proj.bias"):
+        jaxlin.load(damaged(folder, lambda tensors: tensors.update({f"{QWEIGHT}.bias": torch.eye(192)[0]})))
+
+
+def test_groups_that_do_not_fill_a_row(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = quantise(checkpoint("llama, wide"), tmp_path, FORMATS["gptq"][0], {**GPTQ, "group_size": 80})
+    with pytest.raises(CheckpointError, match=r"qweight: expected rows of whole groups of 80 columns; found \d+"):
+        jaxlin.load(folder)
+
+
+def test_vectors_of_two_dtypes_are_widened(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    tensors = load_file(checkpoint("llama, wide") / "model.safetensors")
+    names = [f"model.layers.{layer}.input_layernorm.weight" for layer in range(2)]
+    for name, dtype in zip(names, (torch.float16, torch.bfloat16), strict=True):
+        tensors[name] = tensors[name].to(dtype)
+    shutil.copytree(checkpoint("llama, wide"), tmp_path / "model")
+    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    model, _ = jaxlin.load(tmp_path / "model")
+    found = model.layers.input_layernorm.weight[...]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.stack([tensors[name].float() for name in names]))
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "int8"])
+def test_packed_weights_are_shuffled_by_value(form: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = checkpoint("llama, bfloat16")
+    if form == "int8":
+        folder = quantise(checkpoint("llama, wide"), tmp_path, *FORMATS["int8"][:2])
+    model, _ = jaxlin.load(folder)
+    shuffled = shuffled_weights(model, jax.random.key(0))
+    before, after = (np.asarray(m.layers.mlp.up_proj.weight[...]) for m in (model, shuffled))
+    assert (before != after).mean() > 0.9
+    for layer in range(len(before)):
+        np.testing.assert_array_equal(np.sort(before[layer], axis=None), np.sort(after[layer], axis=None))
+    assert jaxlin.local_map(shuffled, shuffled.embed([1, 2, 3])).residual <= 3e-6
