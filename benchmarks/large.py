@@ -108,7 +108,7 @@ def _costs(clock: Clock, model: jaxlin.Decoder, depths: tuple[int, ...]) -> tupl
         program, _, temporary = compiled(LocalMap.rmatvec, lmap, u)
         calls[f"recording, {depth}"] = lambda cut=cut, x=x: jaxlin.local_map(cut, x)
         calls[f"rows, {depth}"] = lambda program=program, lmap=lmap: program(lmap, u)
-        sizes[depth] = (nbytes(cut.layers), nbytes(lmap.coefficients), temporary)
+        sizes[depth] = (nbytes(cut.layers), nbytes(lmap.frozen), temporary)
     timings, floor_of = clock.timed(calls)
     found = {
         depth: _Cost(timings[f"recording, {depth}"], timings[f"rows, {depth}"], *size) for depth, size in sizes.items()

@@ -32,7 +32,7 @@ def at(setting: Setting, tokens: int) -> Iterator[Finding]:
     model, x = setting.model, setting.x(tokens)
     depth, size = model.config.num_hidden_layers, {"tokens": tokens}
     whole = jaxlin.local_map(model, x)
-    held = whole.coefficients
+    held = whole.frozen
     # Rows need what is held and where they start, and not the stream there: one recording serves all.
     chosen = range(0, depth, EVERY if setting.quick and depth >= 2 * EVERY else 1)
     lmaps = {layer: replace(whole, source=Place(layer)) for layer in chosen}

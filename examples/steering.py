@@ -53,7 +53,7 @@ def main() -> None:
         "the paper's code": (paper_code(model, phrase, args.layer + 1), [0.0, 0.5, 1.0, 1.5, 2.0]),
     }
     for name, (edit, strengths) in operators.items():
-        curve = dose_curve(model, tokenizer, edit, PROMPTS, args.word, strengths, new_tokens=24)
+        curve = dose_curve(model, tokenizer, edit, PROMPTS, args.word, strengths, max_new_tokens=24)
         print(f"\n{name}, at {edit.site}, positions: {edit.where}")
         print(f"{'strength':>8}  {'texts with ' + repr(args.word):20}{'p':>7}{'KL':>7}{'repeats':>9}  first text")
         for i, strength in enumerate(curve.strengths):

@@ -3,19 +3,19 @@
 from jaxlin import causal, lens, spectrum, steering
 from jaxlin.attribution import Attribution, attribute
 from jaxlin.common.errors import JaxlinError
-from jaxlin.linearize import Coefficients, LocalMap, coefficients, layer_maps, linear, local_map, sweep
+from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, replay, sweep
 from jaxlin.loading import MemoryPlan, load, memory_plan
 from jaxlin.nn import Decoder
 from jaxlin.report import Explanation, explain
-from jaxlin.steering import DoseCurve, Generation, dose_curve, generate, generate_all
+from jaxlin.steering import DoseCurve, Generation, dose_curve, generate, generate_batch
 from jaxlin.tokenizer import Tokenizer
 
 __all__ = [
     "Attribution",
-    "Coefficients",
     "Decoder",
     "DoseCurve",
     "Explanation",
+    "FrozenFactors",
     "Generation",
     "JaxlinError",
     "LocalMap",
@@ -23,17 +23,17 @@ __all__ = [
     "Tokenizer",
     "attribute",
     "causal",
-    "coefficients",
     "dose_curve",
     "explain",
+    "freeze",
     "generate",
-    "generate_all",
+    "generate_batch",
     "layer_maps",
     "lens",
-    "linear",
     "load",
     "local_map",
     "memory_plan",
+    "replay",
     "spectrum",
     "steering",
     "sweep",

@@ -220,7 +220,7 @@ def plan(
     memory: Annotated[
         float | None, typer.Option(min=0, max=1e9, help="GB there are; those of the present device if absent.")
     ] = None,
-    recompute: Annotated[bool, typer.Option(help="Recompute what is held instead of keeping it.")] = False,
+    remat: Annotated[bool, typer.Option(help="Recompute what is held instead of keeping it.")] = False,
     ignore_config_keys: Ignored = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -235,7 +235,7 @@ def plan(
         tokens=tokens,
         dtype=dtype,
         memory=there,
-        recompute=recompute,
+        remat=remat,
         ignore_config_keys=ignore_config_keys or (),
     )
     if as_json:
@@ -247,7 +247,7 @@ def plan(
     table = Table("", "GB")
     for name, size in (
         ("weights, as stored", found.weights),
-        ("coefficients", found.coefficients),
+        ("frozen factors", found.frozen),
         ("forward pass", found.forward),
         (f"a block of {found.block} rows", found.rows),
         ("the dense J", found.jacobian),

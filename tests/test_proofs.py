@@ -23,7 +23,7 @@ import jaxlin.attribution.components
 from jaxlin.attribution.result import Neurons
 from jaxlin.causal.patching import Patching
 from jaxlin.lens import exact
-from jaxlin.linearize.frozen import Coefficients, Recording
+from jaxlin.linearize.frozen import FrozenFactors, Recording
 from jaxlin.linearize.operator import CHECKS, LocalMap
 from jaxlin.loading.registry import families
 from jaxlin.report.terminal import show
@@ -47,8 +47,8 @@ def test_no_family_is_left_out() -> None:
     assert {model_type(name) for name in FAMILIES} == {kind for family in families() for kind in family.types}
 
 
-def corruptions(held: Coefficients) -> Iterator[tuple[str, Coefficients]]:
-    """The coefficients with one factor of one layer 1 % too large, for each factor, and its name."""
+def corruptions(held: FrozenFactors) -> Iterator[tuple[str, FrozenFactors]]:
+    """The frozen factors with one of one layer 1 % too large, for each factor, and its name."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(held)
     for i, (path, leaf) in enumerate(leaves):
         wrong = leaf * 1.01 if path[0].name == "norm" else leaf.at[1].multiply(1.01)
@@ -62,31 +62,31 @@ def test_family(name: str, checkpoint: Checkpoint, x64: None, monkeypatch: pytes
     model, _ = jaxlin.load(checkpoint(name), dtype="float64")
     lmap = jaxlin.local_map(model, model.embed(tiny.IDS))
     attributed = attributions(lmap, monkeypatch)
-    right = attributed(lmap.coefficients)
+    right = attributed(lmap.frozen)
     assert lmap.residual <= 1e-13
     assert max(right.defect, right.component_defect) <= 1e-12
-    for factor, held in corruptions(lmap.coefficients):
+    for factor, held in corruptions(lmap.frozen):
         wrong = attributed(held)
-        assert replace(lmap, coefficients=held).residual > GROWN, factor
+        assert replace(lmap, frozen=held).residual > GROWN, factor
         assert wrong.defect > GROWN, factor
         # What the parts of the model add is measured, so that the final norm alone stands behind it.
         assert (wrong.component_defect > GROWN) == ("norm[" in factor), factor
     check_affine(lmap)
 
 
-def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[Coefficients], jaxlin.Attribution]:
-    """What `jaxlin.attribute` gives, with the parts taken from other coefficients than those of the forward pass."""
+def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[FrozenFactors], jaxlin.Attribution]:
+    """What `jaxlin.attribute` gives, with the parts taken from other factors than those of the forward pass."""
     record, target = jaxlin.attribution.components.record, jnp.linspace(-1, 1, lmap.shape[0])
 
     @jax.jit
-    def parts_of(model: jaxlin.Decoder, x: jax.Array, held: Coefficients) -> dict[str, jax.Array]:
+    def parts_of(model: jaxlin.Decoder, x: jax.Array, held: FrozenFactors) -> dict[str, jax.Array]:
         def corrupted(*args: Any, **options: Any) -> Recording:
-            return record(*args, **options)._replace(coefficients=held)
+            return record(*args, **options)._replace(frozen=held)
 
         monkeypatch.setattr(jaxlin.contributions, "record", corrupted)
         return jaxlin.attribution.components.contributions.__wrapped__(model, x, len(x) - 1, target, held.rule, 0)
 
-    def attribution(held: Coefficients) -> jaxlin.Attribution:
+    def attribution(held: FrozenFactors) -> jaxlin.Attribution:
         parts: dict[str, Any] = {name: np.asarray(a) for name, a in parts_of(lmap.model, lmap.x, held).items()}
         parts = {name: a if a.ndim else float(a) for name, a in parts.items()}
         return jaxlin.Attribution(neurons=Neurons(parts.pop("neurons"), *2 * [parts.pop("largest")]), **parts)
@@ -99,7 +99,7 @@ def check_affine(lmap: LocalMap) -> None:
     rng = np.random.default_rng(0)
     y, z = rng.normal(size=(2, *lmap.x.shape))
     points = jnp.stack([lmap.x, y, z, 3 * y - 2 * z, 0 * y], axis=1)
-    at_x, at_y, at_z, mixed, bias = jax.jit(jaxlin.linear)(lmap.model, lmap.coefficients, points)[-1]
+    at_x, at_y, at_z, mixed, bias = jax.jit(jaxlin.linear)(lmap.model, lmap.frozen, points)[-1]
     exact = 1e-12 * np.linalg.norm(mixed)
     np.testing.assert_allclose(at_x, lmap.output, rtol=0, atol=exact)
     np.testing.assert_allclose(bias, lmap.bias, rtol=0, atol=exact)
@@ -119,8 +119,8 @@ def biased(checkpoint: Checkpoint, x64: None) -> LocalMap:
 
 def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
     """As far as `CHECKS` random directions can tell; and with all rows, by its definition."""
-    parts = corruptions(biased.coefficients)
-    wrong_maps = [replace(biased, coefficients=held) for _, held in parts]
+    parts = corruptions(biased.frozen)
+    wrong_maps = [replace(biased, frozen=held) for _, held in parts]
     for wrong in (*wrong_maps, replace(biased, bias=1.01 * biased.bias), replace(biased, output=-biased.output)):
         jacobian = np.asarray(wrong.jacobian())
         missed = np.einsum("dte,te->d", jacobian, wrong.x) + wrong.bias - wrong.output
@@ -132,7 +132,7 @@ def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
 def test_the_defect_of_an_exact_lens(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("jaxlin.lens.exact_lens")  # the package gives its function of this name
     recorded = module._recorded
-    for factor, held in corruptions(biased.coefficients):
+    for factor, held in corruptions(biased.frozen):
         monkeypatch.setattr(module, "_recorded", lambda *args, held=held: (held, *recorded(*args)[1:]))
         found = exact(biased.model, biased.x)
         missed = np.linalg.norm(found.parts.sum(1) + found.bias - found.output[None], axis=1)
@@ -142,9 +142,9 @@ def test_the_defect_of_an_exact_lens(biased: LocalMap, monkeypatch: pytest.Monke
 
 def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("jaxlin.attribution.layer_streams")
-    _, held = next(corruptions(biased.coefficients))
+    _, held = next(corruptions(biased.frozen))
     record = module.record
-    monkeypatch.setattr(module, "record", lambda *args, **sites: record(*args, **sites)._replace(coefficients=held))
+    monkeypatch.setattr(module, "record", lambda *args, **sites: record(*args, **sites)._replace(frozen=held))
     monkeypatch.setattr(module, "_streams", jax.jit(module._streams.__wrapped__, static_argnames="rule"))
     found = module.streams(biased.model, biased.x, 9)
     rows = np.concatenate([found.tokens, found.bias[:, None]], axis=1)

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlin.attribution.head_sources import sources as of_positions
-from jaxlin.linearize.frozen import Coefficients, Recording, record
+from jaxlin.linearize.frozen import FrozenFactors, Recording, record
 from jaxlin.nn.biases import biases_of, has_biases, with_biases, without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Hold, Record, Replay, Rule
 from jaxlin.nn.layers import HIGHEST
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "neurons", "sources", "recompute"))
+@functools.partial(jax.jit, static_argnames=("rule", "neurons", "sources", "remat"))
 def contributions(
     model: Decoder,
     x: Float[Array, "t d"],
@@ -24,7 +24,7 @@ def contributions(
     rule: Rule,
     neurons: int,
     sources: bool = False,
-    recompute: bool = False,
+    remat: bool = False,
 ) -> dict[str, Array]:
     """The fields of a `jaxlin.Attribution`, as one program: a forward pass, and one backward pass of what it held.
 
@@ -37,11 +37,11 @@ def contributions(
         neurons: how many of the largest are returned: ``neurons`` are their numbers over all layers, ``largest`` what
             they contribute.
         sources: whether what each head brings from each position is returned too.
-        recompute: see `jaxlin.coefficients`.
+        remat: see `jaxlin.freeze`.
     """
     kinds = ("attn_out", "mlp_out", "heads", "neurons")
-    recording = record(model, x, kinds, rule=rule, position=position, recompute=recompute)
-    held, seen = recording.coefficients, recording.sites
+    recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
+    held, seen = recording.frozen, recording.sites
     value, final_bias, direction = read_back(model, recording, position, target)
 
     def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
@@ -77,7 +77,7 @@ def read_back(
     model: Decoder, recording: Recording, position: Any, target: Array
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "t d"]]:
     """The value of `target`, what is added to it after the blocks, and its direction in the stream after the blocks."""
-    held = recording.coefficients
+    held = recording.frozen
     head = Record(held.rule)
     value = read(model, recording.output[position], target, head)
 
@@ -99,7 +99,7 @@ def read(model: Decoder, output: Float[Array, " d"], target: Array, hold: Hold) 
 
 
 def _inputs(
-    model: Decoder, held: Coefficients, x: Float[Array, "t d"], direction: Float[Array, "t d"]
+    model: Decoder, held: FrozenFactors, x: Float[Array, "t d"], direction: Float[Array, "t d"]
 ) -> tuple[Float[Array, " t"], Float[Array, ""]]:
     """What the input tokens and the blocks' biases contribute along a `direction` of the stream after the blocks."""
     bare = without_biases(model)
@@ -118,7 +118,7 @@ def _inputs(
 
 def _slopes(
     model: Decoder,
-    held: Coefficients,
+    held: FrozenFactors,
     x: Float[Array, "t d"],
     heads: Float[Array, "l h k"],
     neurons: Float[Array, "l f"],
@@ -133,7 +133,7 @@ def _slopes(
 
 def _written(
     model: Decoder,
-    held: Coefficients,
+    held: FrozenFactors,
     stream: Float[Array, "t d"],
     heads: Float[Array, "l h k"],
     neurons: Float[Array, "l f"],

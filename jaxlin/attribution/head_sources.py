@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlin.linearize.frozen import Coefficients
+from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.attention import row_of
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Hold, Replay
@@ -18,7 +18,7 @@ from jaxlin.nn.layers import HIGHEST
 
 def sources(
     model: Decoder,
-    coefficients: Coefficients,
+    frozen: FrozenFactors,
     x: Float[Array, "t d"],
     slopes: Float[Array, "l h k"],
     position: Any,
@@ -27,7 +27,7 @@ def sources(
 
     Args:
         model: the decoder.
-        coefficients: what is held at `x`.
+        frozen: what is held at `x`.
         x: the input embeddings.
         slopes: of the target in each head, through its own layer's output alone.
         position: where the target is read.
@@ -35,9 +35,9 @@ def sources(
 
     def make_hold(row: Any) -> Hold:
         factors, slopes = row
-        return _Sources(factors, slopes, position, rule=coefficients.rule)
+        return _Sources(factors, slopes, position, rule=frozen.rule)
 
-    rows = (coefficients.layers, slopes)
+    rows = (frozen.layers, slopes)
     return model.scan(x, make_hold, rows, keep=lambda hold: hold.sites["sources"])[1]
 
 

@@ -81,7 +81,7 @@ def _streams(
     model: Decoder, x: Float[Array, "t d"], position: Any, target: Array, rule: Rule
 ) -> tuple[Float[Array, ""], Float[Array, "n t"], Float[Array, " n"]]:
     recording = record(model, x, ("resid_pre",), rule=rule)
-    held, entering = recording.coefficients, recording.sites["resid_pre"]
+    held, entering = recording.frozen, recording.sites["resid_pre"]
     value, final_bias, direction = read_back(model, recording, position, target)
     bare = without_biases(model)
     biases = jax.tree.map(lambda bias: bias.astype(x.dtype), biases_of(model))

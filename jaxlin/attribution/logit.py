@@ -37,7 +37,7 @@ def attribute(
     neurons: int = NEURONS,
     sources: bool = False,
     tokenizer: Tokenizer | None = None,
-    recompute: bool = False,
+    remat: bool = False,
 ) -> Attribution:
     """The exact contribution of each input token, layer, head and neuron, and of the biases, to the logit of `target`.
 
@@ -56,7 +56,7 @@ def attribute(
         neurons: how many neurons are named.
         sources: whether to tell from which positions each head brings what it contributes: a pass more.
         tokenizer: the model's, to read words with.
-        recompute: keep the stream that enters each block instead of its factors, see `jaxlin.coefficients`.
+        remat: keep the stream that enters each block instead of its factors, see `jaxlin.freeze`.
 
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
@@ -73,7 +73,7 @@ def attribute(
     model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
     read = checked_target(model, without_words(model, tokenizer, target, x, at), x.dtype)
-    parts: dict[str, Any] = contributions(model, x, at, read, chosen, neurons, sources, recompute)
+    parts: dict[str, Any] = contributions(model, x, at, read, chosen, neurons, sources, remat)
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
         parts = {name: a if a.ndim else float(a) for name, a in jax.device_get(parts).items()}
     layer, index = divmod(parts.pop("neurons"), config.intermediate_size)

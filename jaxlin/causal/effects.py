@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.linearize.frozen import Coefficients
+from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Replay
@@ -15,7 +15,7 @@ BATCH = 8
 
 def slopes(
     model: Decoder,
-    held: Coefficients,
+    held: FrozenFactors,
     kind: str,
     values: Float[Array, "l t *v"],
     direction: Float[Array, "t d"],

@@ -133,7 +133,7 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
 def _by_all_paths(model: Decoder, x: Float[Array, "t d"], target: Array) -> Float[Array, "l h"]:
     """The slopes of the target in the heads of all positions, in the held model, times what they give."""
     recording = record(model, x, ("heads",))
-    held, heads = recording.coefficients, recording.sites["heads"]
+    held, heads = recording.frozen, recording.sites["heads"]
     _, _, direction = read_back(model, recording, -1, target)
     rows = slopes(model, held, "heads", heads, direction)
     return jnp.einsum("lthk,lthk->lh", rows, heads, precision=HIGHEST)

@@ -125,7 +125,7 @@ def _predicted(
     values = there.sites[kind]
     here = record(model, x, (kind,))
     value, _, direction = read_back(model, here, -1, target)
-    rows = slopes(model, here.coefficients, kind, values, direction)
+    rows = slopes(model, here.frozen, kind, values, direction)
     predicted = jnp.einsum("lpd,lpd->lp", rows, values - here.sites[kind], precision=HIGHEST)
     return value, read(model, there.output[-1], target, Hold()), values, predicted
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jaxlin.common.relative import relative
 from jaxlin.common.short_repr import Brief
 from jaxlin.lens.prompt_maps import rows_together
-from jaxlin.linearize.frozen import Coefficients, record, rule_of
+from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases, without_biases
 from jaxlin.nn.decoder import Decoder
@@ -91,14 +91,14 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
 @functools.partial(jax.jit, static_argnames="rule")
 def _recorded(
     model: Decoder, x: Float[Array, "t d"], position: Any, rule: Rule
-) -> tuple[Coefficients, Float[Array, "l t d"], Float[Array, "t d"], Float[Array, " d"]]:
+) -> tuple[FrozenFactors, Float[Array, "l t d"], Float[Array, "t d"], Float[Array, " d"]]:
     recording = record(model, x, ("resid_pre",), rule=rule)
-    return recording.coefficients, recording.sites["resid_pre"], recording.stream, recording.output[position]
+    return recording.frozen, recording.sites["resid_pre"], recording.stream, recording.output[position]
 
 
 @functools.partial(jax.jit, static_argnames="block")
 def _rows(
-    model: Decoder, held: Coefficients, entering: Float[Array, "l t d"], position: Any, start: Any, *, block: int
+    model: Decoder, held: FrozenFactors, entering: Float[Array, "l t d"], position: Any, start: Any, *, block: int
 ) -> Float[Array, "l t b"]:
     """The features from `start` on of each part: of a factor on each stream, the derivative by it."""
     layers, tokens, d = entering.shape
@@ -121,7 +121,7 @@ def _rows(
 
 
 @jax.jit
-def _biases(model: Decoder, held: Coefficients, position: Any) -> Float[Array, "n d"]:
+def _biases(model: Decoder, held: FrozenFactors, position: Any) -> Float[Array, "n d"]:
     """The held model, with its biases, from a stream of zero before each block and after them all."""
     depth, d = model.config.num_hidden_layers, model.config.hidden_size
     starts = jnp.arange(depth + 1)

@@ -88,7 +88,7 @@ def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> 
 
 
 def _held(model: Decoder, x: Array, valid: Array, start: int, rule: Rule) -> Any:
-    recorded, bare = record(model, x, rule=rule).coefficients, without_biases(model)
+    recorded, bare = record(model, x, rule=rule).frozen, without_biases(model)
 
     def pull(u: Float[Array, "b d"]) -> Float[Array, "l b e"]:
         fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)

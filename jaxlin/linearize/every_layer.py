@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlin.common.errors import JaxlinError
-from jaxlin.linearize.frozen import Coefficients, check_coefficients
+from jaxlin.linearize.frozen import FrozenFactors, check_frozen
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Replay
@@ -18,7 +18,7 @@ from jaxlin.nn.sites import known_kinds, position_in
 
 def sweep(
     model: Decoder,
-    coefficients: Coefficients,
+    frozen: FrozenFactors,
     u: Float[Array, "*b d"],
     *,
     kinds: tuple[str, ...] = ("resid_pre",),
@@ -31,7 +31,7 @@ def sweep(
 
     Args:
         model: the decoder.
-        coefficients: what is held, from `jaxlin.coefficients`.
+        frozen: what is held, from `jaxlin.freeze`.
         u: directions of the output.
         kinds: the kinds of sites, of ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` and ``resid_post``.
         position: the position of the output.
@@ -41,20 +41,20 @@ def sweep(
 
     Raises:
         SiteError: a kind that the model does not have, or no such position.
-        JaxlinError: no coefficients, or directions of another width.
+        JaxlinError: no frozen factors, or directions of another width.
     """
-    check_coefficients(coefficients)
-    kinds, at = known_kinds(kinds, model.sites), position_in(coefficients.tokens, position)
+    check_frozen(frozen)
+    kinds, at = known_kinds(kinds, model.sites), position_in(frozen.tokens, position)
     d = model.config.hidden_size
     if u.shape[-1:] != (d,):
         raise JaxlinError(f"Sweep: expected directions of shape (..., {d}); found {u.shape}.")
-    rows = _sweep(model, coefficients, u.reshape(math.prod(u.shape[:-1]), d), at, kinds)
+    rows = _sweep(model, frozen, u.reshape(math.prod(u.shape[:-1]), d), at, kinds)
     return {kind: jnp.moveaxis(row, 1, 0).reshape(*u.shape[:-1], *row[:, 0].shape) for kind, row in rows.items()}
 
 
 def layer_maps(
     model: Decoder,
-    coefficients: Coefficients,
+    frozen: FrozenFactors,
     *,
     kinds: tuple[str, ...] = ("resid_pre",),
     position: int = -1,
@@ -66,7 +66,7 @@ def layer_maps(
 
     Args:
         model: the decoder.
-        coefficients: what is held, from `jaxlin.coefficients`.
+        frozen: what is held, from `jaxlin.freeze`.
         kinds: the kinds of sites.
         position: the position of the output.
         block: rows computed together; all of them unless given.
@@ -76,19 +76,19 @@ def layer_maps(
 
     Raises:
         SiteError: a kind that the model does not have, or no such position.
-        JaxlinError: no coefficients, or a block without rows.
+        JaxlinError: no frozen factors, or a block without rows.
     """
-    check_coefficients(coefficients)
+    check_frozen(frozen)
     d = model.config.hidden_size
     count, kinds = d if block is None else block, known_kinds(kinds, model.sites)
-    at = position_in(coefficients.tokens, position)
+    at = position_in(frozen.tokens, position)
     if count < 1:
         raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
     parts = []
     for start in range(0, d, count):
         # One shape for all blocks: past the end the rows of the identity are zero.
         u = jax.nn.one_hot(jnp.arange(start, start + count), d, dtype=model.dtype)
-        rows = _sweep(model, coefficients, u, at, kinds)
+        rows = _sweep(model, frozen, u, at, kinds)
         parts.append({kind: row[:, : d - start] for kind, row in rows.items()})
     if len(parts) == 1:  # To put one part together would copy it, and the maps may be most of what memory holds.
         return parts[0]
@@ -97,10 +97,10 @@ def layer_maps(
 
 @functools.partial(jax.jit, static_argnames="kinds")
 def _sweep(
-    model: Decoder, coefficients: Coefficients, u: Float[Array, "b d"], position: Array, kinds: tuple[str, ...]
+    model: Decoder, frozen: FrozenFactors, u: Float[Array, "b d"], position: Array, kinds: tuple[str, ...]
 ) -> dict[str, Float[Array, "l b t d"]]:
     bare = without_biases(model)
-    layers, tokens = model.config.num_hidden_layers, coefficients.tokens
+    layers, tokens = model.config.num_hidden_layers, frozen.tokens
     fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)
 
     def held(stream: Array, probes: dict[str, Array]) -> Array:
@@ -108,11 +108,11 @@ def _sweep(
         x, _ = bare.scan(
             stream,
             lambda row: Replay(
-                row[0], coefficients.rule, fold=fold, probes={k: jnp.moveaxis(v, 0, 1) for k, v in row[1].items()}
+                row[0], frozen.rule, fold=fold, probes={k: jnp.moveaxis(v, 0, 1) for k, v in row[1].items()}
             ),
-            (coefficients.layers, probes),
+            (frozen.layers, probes),
         )
-        return bare.norm(x, Replay(coefficients.norm, coefficients.rule))[position]
+        return bare.norm(x, Replay(frozen.norm, frozen.rule))[position]
 
     stream = jax.ShapeDtypeStruct((tokens, *u.shape), u.dtype)
     # As the rows are to lie: each layer's are turned as the pass reaches it, not all of them after it.

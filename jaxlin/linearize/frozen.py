@@ -20,7 +20,7 @@ from jaxlin.nn.sites import Place, Site, ends, known_kinds
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False, eq=False)
-class Coefficients:
+class FrozenFactors:
     r"""Every $A(x)$ of one forward pass: attention patterns, inverse norms, gates. An ordinary pytree: edit it freely.
 
     Attributes:
@@ -36,14 +36,14 @@ class Coefficients:
     def __repr__(self) -> str:
         # np.shape, because JAX puts anything in the place of a leaf.
         layers, norm = jax.tree.map(np.shape, (self.layers, self.norm))
-        return f"Coefficients(layers={layers}, norm={norm}, rule={self.rule!r})"
+        return f"FrozenFactors(layers={layers}, norm={norm}, rule={self.rule!r})"
 
     @property
     def tokens(self) -> int:
         """How many positions they were recorded at."""
         return jax.tree.leaves(self.norm)[0].shape[0]
 
-    def first(self, tokens: int) -> "Coefficients":
+    def first(self, tokens: int) -> "FrozenFactors":
         """Those of the first `tokens` positions, which is all that reaches any of them.
 
         What is recomputed is recomputed as in a prompt of that length: see `Decoder.same_frequencies`.
@@ -66,13 +66,13 @@ class Recording(NamedTuple):
     """One forward pass: what `record` returns.
 
     Attributes:
-        coefficients: every nonlinear factor.
+        frozen: every nonlinear factor.
         stream: the residual stream before the final norm.
         output: the residual stream after it.
         sites: the values of the recorded kinds of sites, stacked over layers; at one position if one was asked for.
     """
 
-    coefficients: Coefficients
+    frozen: FrozenFactors
     stream: Float[Array, "t d"]
     output: Float[Array, "t d"]
     sites: dict[str, Float[Array, "l ..."]]
@@ -101,11 +101,11 @@ def record(
     *,
     rule: Rule | str | None = None,
     position: int | Int[Array, ""] | None = None,
-    recompute: bool = False,
+    remat: bool = False,
 ) -> Recording:
     """Run `model` at `x` and keep every nonlinear factor, and the values at the sites of `kinds`.
 
-    With a `position`, the values at the sites are kept there alone. To `recompute`, the stream that enters each block
+    With a `position`, the values at the sites are kept there alone. With `remat`, the stream that enters each block
     is kept instead of its factors.
 
     Raises:
@@ -119,39 +119,37 @@ def record(
 
     def keep(hold: Any) -> Any:
         sites = {kind: hold.sites[kind] for kind in known_kinds(kinds, tuple(hold.sites))}
-        held = hold.sites["resid_pre"] if recompute else hold.values
+        held = hold.sites["resid_pre"] if remat else hold.values
         return held, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 
     stream, (factors, sites) = model.scan(x, lambda _: Record(chosen), keep=keep)
-    if recompute:
+    if remat:
         factors = Recomputed(factors, biases_of(model.layers))
     last = Record(chosen)
     output = model.norm(stream, last)
-    return Recording(Coefficients(factors, last.values, chosen), stream, output, sites)
+    return Recording(FrozenFactors(factors, last.values, chosen), stream, output, sites)
 
 
-def check_coefficients(held: Any) -> None:
+def check_frozen(held: Any) -> None:
     """Refuse what was not recorded.
 
     Raises:
-        JaxlinError: `held` is no `Coefficients`.
+        JaxlinError: `held` is no `FrozenFactors`.
     """
-    if not isinstance(held, Coefficients):
+    if not isinstance(held, FrozenFactors):
         raise JaxlinError(
-            f"Held model: expected coefficients, as jaxlin.coefficients(model, x) gives; found {type(held).__name__}."
+            f"Held model: expected frozen factors, as jaxlin.freeze(model, x) gives; found {type(held).__name__}."
         )
 
 
-def coefficients(
-    model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None, recompute: bool = False
-) -> Coefficients:
-    r"""Every $A(x)$ of `model` at `x`; with them, `linear` is the model's exact local linear map.
+def freeze(model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None, remat: bool = False) -> FrozenFactors:
+    r"""Every $A(x)$ of `model` at `x`; with them, `replay` is the model's exact local linear map.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings.
         rule: the freeze rule of gated MLPs; the model's own unless given.
-        recompute: keep the stream that enters each block instead of its factors, ``t d`` numbers a layer, and compute
+        remat: keep the stream that enters each block instead of its factors, ``t d`` numbers a layer, and compute
             the factors again, one block at a time, whenever they are needed: a forward pass more for each pass of the
             map. For prompts whose factors do not fit in memory.
 
@@ -159,12 +157,12 @@ def coefficients(
         PromptError: `x` is not of shape ``[t, d]``.
         JaxlinError: no such rule.
     """
-    return record(model, x, rule=rule, recompute=recompute).coefficients
+    return record(model, x, rule=rule, remat=remat).frozen
 
 
-def linear(
+def replay(
     model: Decoder,
-    coefficients: Coefficients,
+    frozen: FrozenFactors,
     v: Float[Array, "t *b d"],
     *,
     source: Site = "embed",
@@ -178,20 +176,20 @@ def linear(
 
     Raises:
         SiteError: no such site, or a target that does not come after the source.
-        JaxlinError: no coefficients, or vectors of another shape than the stream that they were recorded at.
+        JaxlinError: no frozen factors, or vectors of another shape than the stream that they were recorded at.
     """
     check_model(model)
-    check_coefficients(coefficients)
+    check_frozen(frozen)
     first, last = ends(source, target, model.config.num_hidden_layers, model.sites)
-    tokens, d = coefficients.tokens, model.config.hidden_size
+    tokens, d = frozen.tokens, model.config.hidden_size
     if jnp.ndim(v) < 2 or (v.shape[0], v.shape[-1]) != (tokens, d):
         raise JaxlinError(f"Held model: expected vectors of shape ({tokens}, ..., {d}); found {jnp.shape(v)}.")
-    return replay(model, coefficients, jnp.zeros_like(v), first, last, {first: v})
+    return replay_between(model, frozen, jnp.zeros_like(v), first, last, {first: v})
 
 
-def replay(
+def replay_between(
     model: Decoder,
-    coefficients: Coefficients,
+    frozen: FrozenFactors,
     stream: Float[Array, "t *b d"],
     start: Place,
     target: Place,
@@ -206,7 +204,7 @@ def replay(
 
     Args:
         model: the decoder.
-        coefficients: what is held.
+        frozen: what is held.
         stream: the residual stream before the block of `start`; not read where a replacement stands there.
         start: where to begin.
         target: where to read.
@@ -220,13 +218,13 @@ def replay(
     }
     before = {p.layer: v for p, v in replacements.items() if not p.inside}
 
-    rule, final_block = coefficients.rule, target.layer if target.inside else target.layer - 1
+    rule, final_block = frozen.rule, target.layer if target.inside else target.layer - 1
     # Every block apart from the scan is a program of its own to compile.
     alone = {p.layer for p in replacements if p.inside} | ({final_block} if queries else set())
     stops = {*alone, *before, target.layer}
 
     def through(layer: int, x: Array) -> tuple[Array, Hold]:
-        factors = jax.tree.map(lambda a: a[layer], coefficients.layers)
+        factors = jax.tree.map(lambda a: a[layer], frozen.layers)
         asked = queries if layer == final_block else 0
         hold = Replay(factors, rule, fold=fold, replacements=inside.get(layer), queries=asked)
         return model.block(layer, x, hold), hold
@@ -241,9 +239,9 @@ def replay(
             layer += 1
         else:
             stop = min(place for place in stops if place > layer)
-            x, _ = model.scan(x, lambda row: Replay(row, rule, fold=fold), coefficients.layers, start=layer, stop=stop)
+            x, _ = model.scan(x, lambda row: Replay(row, rule, fold=fold), frozen.layers, start=layer, stop=stop)
             layer = stop
     if target.inside:
         x = through(layer, x)[1].sites[target.kind]
-    y = model.norm(x, Replay(coefficients.norm, rule)) if target.final else x
+    y = model.norm(x, Replay(frozen.norm, rule)) if target.final else x
     return y[-queries:]

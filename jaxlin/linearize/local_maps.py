@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlin.linearize.frozen import record, replay, rule_of
+from jaxlin.linearize.frozen import record, replay_between, rule_of
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases
@@ -27,7 +27,7 @@ def local_map(
     target: Site = "final",
     position: int = -1,
     rule: Rule | str | None = None,
-    recompute: bool = False,
+    remat: bool = False,
 ) -> LocalMap:
     r"""The exact local linear map of `model` at the input embeddings `x`.
 
@@ -39,7 +39,7 @@ def local_map(
         target: the site it leads to: such a pair, or ``"final"``, after the final norm.
         position: the position of the output; negative counts from the last token.
         rule: the freeze rule of gated MLPs; the model's own unless given.
-        recompute: compute the factors again for each pass instead of keeping them, see `jaxlin.coefficients`.
+        remat: compute the factors again for each pass instead of keeping them, see `jaxlin.freeze`.
 
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
@@ -51,11 +51,11 @@ def local_map(
     tokens = x.shape[0]
     start, end = ends(source, target, model.config.num_hidden_layers, model.sites)
     position, chosen = position_in(tokens, position), rule_of(model, rule)
-    value, output, bias, coefficients = _record(model, x, position, start, end, chosen, recompute)
+    value, output, bias, frozen = _record(model, x, position, start, end, chosen, remat)
     reach = _reach(position, tokens)
-    if recompute and not model.same_frequencies(reach, tokens):
+    if remat and not model.same_frequencies(reach, tokens):
         reach = tokens
-    held = coefficients.first(reach)
+    held = frozen.first(reach)
     return LocalMap(model, value, output, bias, held, position, start, end, position == reach - 1)
 
 
@@ -65,17 +65,17 @@ def _reach(position: int, tokens: int) -> int:
     return min(-(-(position + 1) // step) * step, tokens)
 
 
-@functools.partial(jax.jit, static_argnames=("start", "end", "rule", "recompute"))
+@functools.partial(jax.jit, static_argnames=("start", "end", "rule", "remat"))
 def _record(
-    model: Decoder, x: Array, position: Any, start: Place, end: Place, rule: Rule, recompute: bool
+    model: Decoder, x: Array, position: Any, start: Place, end: Place, rule: Rule, remat: bool
 ) -> tuple[Any, ...]:
     # The values at a kind of site are kept for all layers: a long prompt has no room for what is not asked for.
     kinds = {place.kind for place in (start, end) if not (place == EMBED or place.final)}
-    recording = record(model, x, tuple(kinds), rule=rule, recompute=recompute)
+    recording = record(model, x, tuple(kinds), rule=rule, remat=remat)
     value, reached = x if start == EMBED else recording.at(start), recording.at(end)
     if start.is_cut and not has_biases(model):
         rest = jnp.zeros_like(reached)
     else:
         begin = start if start.is_cut else EMBED
-        rest = replay(model, recording.coefficients, x, begin, end, {start: jnp.zeros_like(value)})
-    return value, reached[position], rest[position], recording.coefficients
+        rest = replay_between(model, recording.frozen, x, begin, end, {start: jnp.zeros_like(value)})
+    return value, reached[position], rest[position], recording.frozen

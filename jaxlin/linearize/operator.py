@@ -21,7 +21,7 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.common.leaf import Leaf
 from jaxlin.common.printable import quoted
 from jaxlin.common.relative import relative
-from jaxlin.linearize.frozen import Coefficients, replay
+from jaxlin.linearize.frozen import FrozenFactors, replay_between
 from jaxlin.linearize.linalg.lanczos import cheaper, check_options, krylov
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, check_count, check_dtype
 from jaxlin.linearize.rows import default_block, dense, path_of, sizes
@@ -52,7 +52,7 @@ class LocalMap:
         bias: $b$, ``[d]``: what does not pass through the source. From the embeddings, and from any site that cuts the
             residual stream, it is what the model's additive biases bring,
             $\sum_\beta (\partial f/\partial\beta)\,\beta$, exactly zero in a model without; never $f - Jx$.
-        coefficients: what is held, at the first positions: no later one than `position` reaches the output, and few
+        frozen: what is held, at the first positions: no later one than `position` reaches the output, and few
             later ones are kept (see `jaxlin.linearize.local_maps.REACHES`).
         position: the position of the output, counted from the first token.
         source: the source in canonical form.
@@ -64,7 +64,7 @@ class LocalMap:
     x: Leaf
     output: Leaf
     bias: Leaf
-    coefficients: Coefficients
+    frozen: FrozenFactors
     position: Leaf
     source: Place = field(metadata={"static": True})
     target: Place = field(metadata={"static": True})
@@ -93,7 +93,7 @@ class LocalMap:
     @property
     def rule(self) -> Rule:
         """The freeze rule of gated MLPs."""
-        return self.coefficients.rule
+        return self.frozen.rule
 
     @property
     def T(self) -> "Transposed":  # noqa: N802  NumPy's name
@@ -207,7 +207,7 @@ class LocalMap:
         See `jaxlin.nn.layers.folded`. Otherwise as many as keep the widest layer in a CPU's cache, or as repay reading
         the weights.
         """
-        (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.coefficients.tokens
+        (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.frozen.tokens
         parts = rows_over(mesh_of(self.model))
         if rows * tokens * d * size <= sizes().whole and self._folds(rows):
             return -(-rows // parts) * parts
@@ -259,13 +259,13 @@ class Transposed:
 
 @jax.jit
 def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
-    v = jnp.moveaxis(v[:, : lmap.coefficients.tokens], 1, 0)
+    v = jnp.moveaxis(v[:, : lmap.frozen.tokens], 1, 0)
     return _held(lmap, v, jnp.zeros_like(v))
 
 
 @functools.partial(jax.jit, static_argnames="fold")
 def _pull(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
-    reach, (tokens, d) = lmap.coefficients.tokens, lmap.x.shape
+    reach, (tokens, d) = lmap.frozen.tokens, lmap.x.shape
     v = jax.ShapeDtypeStruct((reach, u.shape[0], d), lmap.x.dtype)
     rows, _ = jax.linear_transpose(functools.partial(_held, lmap, fold=fold), v, v)(u)
     return jnp.pad(jnp.moveaxis(rows, 0, 1), ((0, 0), (0, tokens - reach), (0, 0)))
@@ -283,5 +283,7 @@ def _held(
     """
     model = without_biases(lmap.model)
     queries, position = (1, 0) if lmap.at_last else (0, lmap.position)
-    y = replay(model, lmap.coefficients, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries, fold=fold)
+    y = replay_between(
+        model, lmap.frozen, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries, fold=fold
+    )
     return jax.lax.dynamic_index_in_dim(y, position, keepdims=False)

@@ -39,7 +39,7 @@ class MemoryPlan:
         tokens: the length of the prompt.
         block: rows of J computed together.
         weights: as they are stored.
-        coefficients: what is held for the prompt.
+        frozen: what is held for the prompt.
         forward: the temporary memory of the forward pass that records them.
         rows: the temporary memory of a block of rows, and the rows themselves.
         jacobian: the dense J.
@@ -49,7 +49,7 @@ class MemoryPlan:
     tokens: int
     block: int
     weights: int
-    coefficients: int
+    frozen: int
     forward: int
     rows: int
     jacobian: int
@@ -57,12 +57,12 @@ class MemoryPlan:
     @property
     def operator(self) -> int:
         """The most that is held at a time while rows, products or attributions are computed and no J is kept."""
-        return self.weights + self.coefficients + max(self.forward, self.rows)
+        return self.weights + self.frozen + max(self.forward, self.rows)
 
     @property
     def peak(self) -> int:
         """The most that is held at a time, J in memory included."""
-        return self.weights + self.coefficients + max(self.forward, self.rows + self.jacobian)
+        return self.weights + self.frozen + max(self.forward, self.rows + self.jacobian)
 
     def to_dict(self) -> dict[str, int]:
         """All of it, for JSON."""
@@ -78,10 +78,10 @@ def memory_plan(
     block: int | None = None,
     memory: int | None = None,
     revision: str | None = None,
-    recompute: bool = False,
+    remat: bool = False,
     ignore_config_keys: Sequence[str] = (),
 ) -> MemoryPlan:
-    """What the weights, the coefficients and a block of rows will take, before anything is read.
+    """What the weights, the frozen factors and a block of rows will take, before anything is read.
 
     The programs are compiled for the present device from shapes alone, and it is the compiler that says what they take.
     Whether the unembedding is a matrix of its own is taken from what a config claims: see `jaxlin.loading.unembedding`.
@@ -95,7 +95,7 @@ def memory_plan(
         block: rows of J computed together; what `LocalMap.jacobian` chooses unless given.
         memory: bytes there are; the block is halved until a block of rows fits beside the weights.
         revision: of a hub id.
-        recompute: of the map, see `jaxlin.coefficients`.
+        remat: of the map, see `jaxlin.freeze`.
         ignore_config_keys: as in `jaxlin.load`.
 
     Raises:
@@ -112,10 +112,10 @@ def memory_plan(
     x = jax.ShapeDtypeStruct((tokens, model.config.hidden_size), jnp.dtype(model.dtype))
 
     def held_at(model: Decoder, x: Any) -> LocalMap:
-        return local_map(model, x, recompute=recompute)
+        return local_map(model, x, remat=remat)
 
     lmap = jax.eval_shape(held_at, model, x)
-    weights, held = _nbytes(model), _nbytes(lmap.coefficients)
+    weights, held = _nbytes(model), _nbytes(lmap.frozen)
     d, size = lmap.shape[0], lmap.output.dtype.itemsize
     count = min(block or lmap.default_block, d)
     forward = _temporary(held_at, model, x)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxlin.common.short_repr import Brief
 from jaxlin.linearize.every_layer import layer_maps
-from jaxlin.linearize.frozen import Coefficients, record
+from jaxlin.linearize.frozen import FrozenFactors, record
 from jaxlin.linearize.linalg.gram_matrix import MEMORY, Gram, gram, gram_of, left_vectors, singular_values
 from jaxlin.linearize.linalg.triplets import stable_rank
 from jaxlin.linearize.rows import default_block
@@ -214,7 +214,7 @@ def _leading(
 @functools.partial(jax.jit, static_argnames=("kinds", "rule"))
 def _record_sites(
     model: Decoder, x: Array, position: Any, kinds: tuple[str, ...], rule: Rule
-) -> tuple[Coefficients, dict[str, Any], Array]:
+) -> tuple[FrozenFactors, dict[str, Any], Array]:
     """What is held; the factors of the final norm at each layer's site; and the output."""
     recording = record(model, x, kinds, rule=rule)
     norms = {}
@@ -222,12 +222,12 @@ def _record_sites(
         hold = Record(rule)
         model.norm(values[:, position], hold)
         norms[kind] = hold.values
-    return recording.coefficients, norms, recording.output[position]
+    return recording.frozen, norms, recording.output[position]
 
 
 @functools.partial(jax.jit, static_argnames="kinds")
 def _push_to_sites(
-    model: Decoder, held: Coefficients, norms: dict[str, Any], v: Array, position: Any, kinds: tuple[str, ...]
+    model: Decoder, held: FrozenFactors, norms: dict[str, Any], v: Array, position: Any, kinds: tuple[str, ...]
 ) -> dict[str, Float[Array, "b l d"]]:
     bare = without_biases(model)
     fold = folding_pays(v.shape[0], v.shape[-1], model.config.intermediate_size)
@@ -244,7 +244,7 @@ def _push_to_sites(
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _pull_layer(
-    model: Decoder, held: Coefficients, layer: Any, position: Any, kind: str, u: Float[Array, "b d"]
+    model: Decoder, held: FrozenFactors, layer: Any, position: Any, kind: str, u: Float[Array, "b d"]
 ) -> Float[Array, "b t d"]:
     bare = without_biases(model)
     fold = folding_pays(u.shape[0], u.shape[-1], model.config.intermediate_size)

@@ -20,7 +20,7 @@ embeddings $e_j$ of the text at hand.
 from jaxlin.steering.directions import mean_difference, token_direction
 from jaxlin.steering.dose import DoseCurve, dose_curve
 from jaxlin.steering.edits import Edit, SteeringError, Where, edited
-from jaxlin.steering.generation import Generation, generate, generate_all
+from jaxlin.steering.generation import Generation, generate, generate_batch
 from jaxlin.steering.map_edits import PaperCode, PaperEquation, paper_code, paper_equation
 from jaxlin.steering.vector_edits import Ablate, Add, Swap, ablate, add, swap
 
@@ -40,7 +40,7 @@ __all__ = [
     "dose_curve",
     "edited",
     "generate",
-    "generate_all",
+    "generate_batch",
     "mean_difference",
     "paper_code",
     "paper_equation",

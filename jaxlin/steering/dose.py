@@ -15,7 +15,7 @@ from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import at_least_float32
 from jaxlin.steering.edits import Edit, SteeringError, Where, checked, schedule_at, whole
-from jaxlin.steering.generation import Generation, Prompt, generate_all, rounded, spans
+from jaxlin.steering.generation import Generation, Prompt, generate_batch, rounded, spans
 from jaxlin.tokenizer import Tokenizer, required
 
 
@@ -68,7 +68,7 @@ def dose_curve(
     target: str | int,
     strengths: Sequence[float],
     *,
-    new_tokens: int = 32,
+    max_new_tokens: int = 32,
     **options: Any,
 ) -> DoseCurve:
     """Generate after every prompt at every strength of `edit`, and measure.
@@ -80,13 +80,13 @@ def dose_curve(
         prompts: texts or token ids.
         target: a word, which with the space before it must be one token; or the id of a token that is a word.
         strengths: the strengths; 0 among them gives the untouched model's row.
-        new_tokens: how long the texts are at most.
-        options: as for `jaxlin.generate_all`: temperature, top_k, top_p, seed, stop.
+        max_new_tokens: how long the texts are at most.
+        options: as for `jaxlin.generate_batch`: temperature, top_k, top_p, seed, stop.
 
     Raises:
         TokenizerError: a target that is not one token, or an id of no word.
-        SteeringError: no prompts or strengths, or a strength that is not finite; or as for `generate_all`.
-        PromptError, SamplingError, SiteError: as for `generate_all`.
+        SteeringError: no prompts or strengths, or a strength that is not finite; or as for `generate_batch`.
+        PromptError, SamplingError, SiteError: as for `generate_batch`.
     """
     check_model(model)
     check_tokenizer(tokenizer)
@@ -101,7 +101,7 @@ def dose_curve(
     rows, texts = [], []
     for dose in doses.tolist():
         edits = [edit.at_strength(dose)] if isinstance(edit, Edit) else [edit]
-        found = generate_all(model, tokenizer, prompts, new_tokens, edits=edits, logits=True, **options)
+        found = generate_batch(model, tokenizer, prompts, max_new_tokens, edits=edits, logits=True, **options)
         rows.append(np.mean([_measured(model, generation, word, token) for generation in found], axis=0))
         texts.append([generation.text for generation in found])
     rate, probability, kl, surprise, repeated = np.stack(rows, axis=1)

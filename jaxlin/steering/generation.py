@@ -64,17 +64,17 @@ class Generation:
 
 
 def generate(
-    model: Decoder, tokenizer: Tokenizer | None, prompt: Prompt, new_tokens: int = 64, **options: Any
+    model: Decoder, tokenizer: Tokenizer | None, prompt: Prompt, max_new_tokens: int = 64, **options: Any
 ) -> Generation:
-    """Continue one prompt: `generate_all` for a list of one, with the same options."""
-    return generate_all(model, tokenizer, [prompt], new_tokens, **options)[0]
+    """Continue one prompt: `generate_batch` for a list of one, with the same options."""
+    return generate_batch(model, tokenizer, [prompt], max_new_tokens, **options)[0]
 
 
-def generate_all(
+def generate_batch(
     model: Decoder,
     tokenizer: Tokenizer | None,
     prompts: Sequence[Prompt],
-    new_tokens: int = 64,
+    max_new_tokens: int = 64,
     *,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -90,7 +90,7 @@ def generate_all(
         model: any decoder, whether loaded with ``linearize=True`` or not.
         tokenizer: its tokenizer.
         prompts: texts or token ids.
-        new_tokens: how many tokens to add at most.
+        max_new_tokens: how many tokens to add at most.
         temperature: 0 takes the likeliest token; above, tokens are drawn.
         top_k: as in `Sampling`; all unless given.
         top_p: as in `Sampling`; all unless given.
@@ -109,17 +109,17 @@ def generate_all(
     check_tokenizer(tokenizer)
     if isinstance(prompts, str):
         raise PromptError("Prompts: expected a list of them; found one text. Put it in a list, or call generate.")
-    if new_tokens < 1:
-        raise SamplingError(f"New tokens: expected 1 or more; found {new_tokens}.")
+    if max_new_tokens < 1:
+        raise SamplingError(f"New tokens: expected 1 or more; found {max_new_tokens}.")
     sampling = sampling_of(model.config.vocab_size, temperature, top_k, top_p)
     tokenizer = required(tokenizer, "A generation")
-    edits, given = checked(model, edits), [prompt_ids(model, tokenizer, prompt, new_tokens) for prompt in prompts]
+    edits, given = checked(model, edits), [prompt_ids(model, tokenizer, prompt, max_new_tokens) for prompt in prompts]
     ends = list(tokenizer.stop_ids if stop is None else stop)
     keys = [jax.random.fold_in(jax.random.key(seed), index) for index in range(len(given))]
-    run = functools.partial(_continued, model, new_tokens, sampling, ends, edits, logits)
+    run = functools.partial(_continued, model, max_new_tokens, sampling, ends, edits, logits)
     # Prompts of different lengths would meet a change of frequencies at different steps.
     shortest, longest = (extreme(map(len, given), default=1) for extreme in (min, max))
-    together = len(list(spans(model, shortest, longest + new_tokens))) == 1
+    together = len(list(spans(model, shortest, longest + max_new_tokens))) == 1
     groups = [range(len(given))] if given and together else [range(i, i + 1) for i in range(len(given))]
     found = [row for group in groups for row in run([given[i] for i in group], jnp.stack([keys[i] for i in group]))]
     return [
@@ -128,20 +128,20 @@ def generate_all(
     ]
 
 
-def prompt_ids(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, new_tokens: int) -> list[int]:
+def prompt_ids(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, max_new_tokens: int) -> list[int]:
     """The ids of a prompt that leaves room for as many new tokens.
 
     Raises:
-        PromptError: see `generate_all`.
+        PromptError: see `generate_batch`.
     """
     given = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
     model.embed(given)  # refuses what is no prompt
     ids = [int(i) for i in given]
     context = model.config.max_position_embeddings
-    if context is not None and len(ids) + new_tokens > context:
+    if context is not None and len(ids) + max_new_tokens > context:
         raise PromptError(
             f"Prompt and continuation: expected at most {context} tokens, this model's context; found {len(ids)} and "
-            f"{new_tokens} new ones. Ask for at most {context - len(ids)} new tokens, or shorten the prompt."
+            f"{max_new_tokens} new ones. Ask for at most {context - len(ids)} new tokens, or shorten the prompt."
         )
     return ids
 
@@ -190,7 +190,7 @@ class _Texts(NamedTuple):
 
 def _continued(
     model: Decoder,
-    new_tokens: int,
+    max_new_tokens: int,
     sampling: Sampling | None,
     stop: list[int],
     edits: tuple[Edit, ...],
@@ -200,14 +200,14 @@ def _continued(
 ) -> list[tuple[list[int], np.ndarray | None]]:
     """The new ids of each prompt, and their logits; of one prompt, or of some whose frequencies never change."""
     lengths = [len(ids) for ids in prompts]
-    slots, wide = rounded(max(lengths) + new_tokens), jnp.promote_types(model.dtype, jnp.float32)
+    slots, wide = rounded(max(lengths) + max_new_tokens), jnp.promote_types(model.dtype, jnp.float32)
     padded = np.zeros((len(prompts), slots), np.int32)
     for row, ids in zip(padded, prompts, strict=True):
         row[: len(ids)] = ids
-    kept = jnp.zeros((len(prompts), new_tokens if keep else 0, model.config.vocab_size), wide)
+    kept = jnp.zeros((len(prompts), max_new_tokens if keep else 0, model.config.vocab_size), wide)
     starts = jnp.asarray(lengths)
     texts, ends = _Texts(jnp.asarray(padded), starts, jnp.zeros(len(prompts), bool), kept), jnp.asarray(stop, int)
-    for start, end in spans(model, lengths[0], lengths[0] + new_tokens):
+    for start, end in spans(model, lengths[0], lengths[0] + max_new_tokens):
         if bool(texts.done.all()):
             break
         prefill = rounded(max(lengths) + start - lengths[0])

@@ -171,7 +171,7 @@ def test_what_comes_after_is_not_computed(position: int, x64: None) -> None:
     model = build(layers=2, dtype="float64")
     x = model.embed([i % 40 for i in range(19)])
     lmap, ending = local_map(model, x, position=position), local_map(model, x[: position + 1])
-    assert position < lmap.coefficients.tokens <= position + 3
+    assert position < lmap.frozen.tokens <= position + 3
     assert lmap.shape == (32, 19, 32)
     dense = np.asarray(lmap.jacobian())
     np.testing.assert_allclose(dense[:, : position + 1], ending.jacobian(), rtol=0, atol=1e-12)
@@ -187,12 +187,12 @@ def test_frequencies_of_the_whole_prompt(x64: None) -> None:
     )
     model.config = dataclasses.replace(model.config, ropes=(stretched,) * 2)
     x = model.embed([i % 40 for i in range(16)])
-    kept, again = (local_map(model, x, position=10, recompute=recompute) for recompute in (False, True))
-    assert (kept.coefficients.tokens, again.coefficients.tokens) == (12, 16)
+    kept, again = (local_map(model, x, position=10, remat=remat) for remat in (False, True))
+    assert (kept.frozen.tokens, again.frozen.tokens) == (12, 16)
     np.testing.assert_allclose(again.jacobian(), kept.jacobian(), rtol=0, atol=1e-12)
     assert not np.allclose(kept.jacobian()[:, :11], local_map(model, x[:11]).jacobian(), rtol=0, atol=1e-6)
     # Within the trained length all prompts are rotated alike.
-    assert local_map(model, x[:8], position=3, recompute=True).coefficients.tokens == 4
+    assert local_map(model, x[:8], position=3, remat=True).frozen.tokens == 4
 
 
 PLACES = ["embed", "final", *((kind, layer) for layer in (0, 2) for kind in KINDS)]
@@ -218,7 +218,7 @@ def test_one_sweep_is_every_layer(position: int) -> None:
     model = build()
     x = model.embed(IDS)
     u = jax.random.normal(jax.random.key(0), (2, 32))
-    found = jaxlin.sweep(model, jaxlin.coefficients(model, x), u, kinds=KINDS, position=position)
+    found = jaxlin.sweep(model, jaxlin.freeze(model, x), u, kinds=KINDS, position=position)
     for kind in KINDS:
         assert found[kind].shape == (2, 3, 7, 32)
         for layer in range(3):
@@ -236,7 +236,7 @@ def test_one_sweep_is_every_layer(position: int) -> None:
 )
 def test_sweeps_of_what_is_not_there(options: dict, message: str) -> None:
     model = _shared()
-    held = jaxlin.coefficients(model, model.embed(IDS))
+    held = jaxlin.freeze(model, model.embed(IDS))
     with pytest.raises(SiteError, match=message):
         jaxlin.sweep(model, held, jnp.ones(32), **options)
     with pytest.raises(SiteError, match=message):
@@ -259,8 +259,8 @@ def test_maps_compose() -> None:
 def test_the_replayed_map_is_linear_at_every_point() -> None:
     model = build(biases=False)
     x = model.embed(IDS)
-    held = jaxlin.coefficients(model, x)
-    f = lambda v: jaxlin.linear(model, held, v)[-1]
+    held = jaxlin.freeze(model, x)
+    f = lambda v: jaxlin.replay(model, held, v)[-1]
     elsewhere = 3 * x[::-1] + 1
     np.testing.assert_array_equal(jax.jacrev(f)(x), jax.jacrev(f)(elsewhere))
     hessian = jax.jacfwd(jax.jacrev(lambda v: f(v)[0]))(x)
@@ -271,9 +271,9 @@ def test_coefficients_can_be_edited() -> None:
     # Silencing every head leaves what the embedding and the MLPs bring: later tokens see nothing of earlier ones.
     model = build(biases=False)
     x = model.embed(IDS)
-    held = jaxlin.coefficients(model, x)
+    held = jaxlin.freeze(model, x)
     held.layers["self_attn.pattern"] = jnp.zeros_like(held.layers["self_attn.pattern"])
-    jacobian = jax.jacrev(lambda v: jaxlin.linear(model, held, v)[-1])(x)
+    jacobian = jax.jacrev(lambda v: jaxlin.replay(model, held, v)[-1])(x)
     assert not np.any(jacobian[:, :-1])
     assert np.any(jacobian[:, -1])
 
@@ -474,12 +474,12 @@ def test_no_vectors_are_a_batch_too() -> None:
 
 def test_the_held_model_takes_vectors_of_its_prompt_from_a_site_to_a_later_one() -> None:
     model = _shared()
-    held = jaxlin.coefficients(model, model.embed(IDS))
+    held = jaxlin.freeze(model, model.embed(IDS))
     for shape in ((3, 32), (7, 8)):
         with pytest.raises(jaxlin.JaxlinError, match=r"expected vectors of shape \(7, \.\.\., 32\)"):
-            jaxlin.linear(model, held, jnp.ones(shape))
+            jaxlin.replay(model, held, jnp.ones(shape))
     with pytest.raises(SiteError, match="comes after"):
-        jaxlin.linear(model, held, jnp.ones((7, 32)), source=("resid_post", 2), target=("resid_pre", 1))
+        jaxlin.replay(model, held, jnp.ones((7, 32)), source=("resid_post", 2), target=("resid_pre", 1))
 
 
 REFUSED = """
@@ -491,11 +491,11 @@ from jaxlin.attribution import layer_streams as streams
 
 model, tokenizer = jaxlin.load()
 x = model.embed([1, 2, 3])
-held = jaxlin.coefficients(model, x)
+held = jaxlin.freeze(model, x)
 uses = (
     model,
     lambda x: jaxlin.local_map(model, x),
-    lambda x: jaxlin.coefficients(model, x),
+    lambda x: jaxlin.freeze(model, x),
     lambda x: jaxlin.attribute(model, x, 3),
     lambda x: depth.to_output(model, x),
     lambda x: streams.streams(model, x, 3),
@@ -508,7 +508,7 @@ for use in uses:
         except jaxlin.JaxlinError as error:
             print(error)
 for use in (
-    lambda: jaxlin.linear(model, held, x[:, 0]),
+    lambda: jaxlin.replay(model, held, x[:, 0]),
     lambda: jaxlin.layer_maps(model, held, kinds="resid_pre"),
     lambda: jaxlin.local_map(model, x, position=1.5),
     lambda: jaxlin.explain(model, tokenizer, "a", top=0),
@@ -517,7 +517,7 @@ for use in (
     lambda: jaxlin.causal.removal(model, x, jaxlin.local_map(model, x).svd(1), 3, samples=-1),
     lambda: jaxlin.layer_maps(model, x),
     lambda: jaxlin.sweep(model, x, x[0]),
-    lambda: jaxlin.linear(model, x, x),
+    lambda: jaxlin.replay(model, x, x),
     lambda: jaxlin.local_map(model, x) @ (x + 1j),
     lambda: jaxlin.attribute(model, x, 1.5),
     lambda: jaxlin.explain(model, tokenizer, "a", top=1.5),
@@ -547,7 +547,7 @@ def test_what_is_no_embedding() -> None:
     one = "Embeddings: expected shape (t, 192), one token or more, as model.embed(ids) gives; found {}."
     each = [one.format(found) for found in ("a list", "shape (1, 3, 192)", "shape (3, 8)", "shape (0, 192)")]
     assert said.splitlines()[:28] == each * 7
-    held = "Held model: expected coefficients, as jaxlin.coefficients(model, x) gives; found ArrayImpl."
+    held = "Held model: expected frozen factors, as jaxlin.freeze(model, x) gives; found ArrayImpl."
     assert said.splitlines()[28:] == [
         "Held model: expected vectors of shape (3, ..., 192); found (3,).",
         "Sites: expected kinds of resid_pre, attn_out, resid_mid, mlp_out, resid_post; found 'resid_pre'.",

@@ -59,7 +59,7 @@ def test_gguf(smollm2_gguf: Path) -> None:
     assert plan.parameters == 134515008
     assert plan.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(model))
     lmap = jaxlin.local_map(model, model.embed([1, 2, 3, 4, 5]))
-    assert plan.coefficients == sum(leaf.nbytes for leaf in jax.tree.leaves(lmap.coefficients))
+    assert plan.frozen == sum(leaf.nbytes for leaf in jax.tree.leaves(lmap.frozen))
 
 
 @pytest.mark.parametrize("form", ["nf4, nested", "int8", "compressed-tensors", "gptq, reordered", "awq"])
@@ -72,7 +72,7 @@ def test_weights_and_coefficients(form: str, checkpoint: Callable[[str], Path], 
     model, _ = jaxlin.load(folder)
     assert plan.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(model))
     lmap = jaxlin.local_map(model, model.embed([1, 2, 3, 4, 5]))
-    assert plan.coefficients == sum(leaf.nbytes for leaf in jax.tree.leaves(lmap.coefficients))
+    assert plan.frozen == sum(leaf.nbytes for leaf in jax.tree.leaves(lmap.frozen))
     assert plan.block == lmap.default_block
 
 
@@ -96,10 +96,10 @@ def test_70b_in_four_bits() -> None:
     widest_layer = 4 * 3 * 8192 * 28672
     assert plan.rows < 2 * widest_layer
     one = jaxlin.memory_plan(LLAMA_70B, tokens=8, block=1)
-    enough = one.weights + one.coefficients + (one.rows + plan.rows) // 2
+    enough = one.weights + one.frozen + (one.rows + plan.rows) // 2
     less = jaxlin.memory_plan(LLAMA_70B, tokens=8, block=64, memory=enough)
     assert less.block < 64
-    assert less.weights + less.coefficients + less.rows <= enough
+    assert less.weights + less.frozen + less.rows <= enough
 
 
 LLAMA_8B: dict[str, Any] = {
@@ -113,11 +113,9 @@ LLAMA_8B: dict[str, Any] = {
 
 def test_32768_tokens_of_8b_on_80_gb() -> None:
     """Factors that are kept do not fit; recomputed they do."""
-    kept, again = (
-        jaxlin.memory_plan(LLAMA_8B, tokens=32768, block=1, recompute=recompute) for recompute in (False, True)
-    )
-    assert kept.coefficients > 80e9
-    assert again.coefficients == 4 * 32768 * (32 * 4096 + 1)  # the streams, and the factor of the final norm
+    kept, again = (jaxlin.memory_plan(LLAMA_8B, tokens=32768, block=1, remat=remat) for remat in (False, True))
+    assert kept.frozen > 80e9
+    assert again.frozen == 4 * 32768 * (32 * 4096 + 1)  # the streams, and the factor of the final norm
     assert again.operator < 60e9
 
 

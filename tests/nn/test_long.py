@@ -56,7 +56,7 @@ def test_blocks_are_the_whole(
 
     whole = everything()
     in_blocks()
-    held = jaxlin.coefficients(model, x).layers
+    held = jaxlin.freeze(model, x).layers
     assert isinstance(held, dict)
     assert isinstance(held["self_attn.pattern"], BlockedPattern)
     close(everything(), whole)
@@ -71,7 +71,7 @@ def test_all_that_is_made_of_the_map(in_blocks: Callable[[], None], x64: None) -
         lmap = jaxlin.local_map(model, x, position=11)
         found = jaxlin.attribute(model, x, 7, position=11, sources=True)
         return (
-            (lmap.jacobian(progress=False), lmap.bias, jaxlin.layer_maps(model, lmap.coefficients)),
+            (lmap.jacobian(progress=False), lmap.bias, jaxlin.layer_maps(model, lmap.frozen)),
             jax.jit(jax.jacrev(lambda model, x: model(x)[-1, :8], argnums=1))(model, x),
             (found.tokens, found.bias, found.heads, found.neurons.contribution, found.sources),
         )
@@ -128,9 +128,9 @@ def test_recomputed_is_kept(checkpoint: Callable[[str], Path], x64: None) -> Non
     """Biases too: the factors are those of the whole model, though the map's rows pass one without biases."""
     model, _ = jaxlin.load(checkpoint("llama, biases"), dtype="float64")
     x = model.embed(tiny.IDS)
-    maps = [jaxlin.local_map(model, x, rule="half", recompute=again) for again in (True, False)]
+    maps = [jaxlin.local_map(model, x, rule="half", remat=again) for again in (True, False)]
     close(*((m.jacobian(progress=False), m.bias, m.output, m @ x) for m in maps))
-    lists = [jaxlin.attribute(model, x, 7, rule="half", sources=True, recompute=again) for again in (True, False)]
+    lists = [jaxlin.attribute(model, x, 7, rule="half", sources=True, remat=again) for again in (True, False)]
     close(*((a.tokens, a.bias, a.heads, a.attn_bias, a.mlp_bias, a.sources, a.neurons.contribution) for a in lists))
 
 
@@ -139,16 +139,16 @@ def temporary(function: Any, *shapes: Any, **static: Any) -> int:
     return analysis.temp_size_in_bytes
 
 
-def at_length(layers: int, tokens: int, *, recompute: bool) -> tuple[Decoder, Any, LocalMap]:
+def at_length(layers: int, tokens: int, *, remat: bool) -> tuple[Decoder, Any, LocalMap]:
     model = build(layers, biases=False, size=(32, 48))
     x = jax.ShapeDtypeStruct((tokens, 32), jnp.float32)
-    return model, x, jax.eval_shape(lambda model, x: jaxlin.local_map(model, x, recompute=recompute), model, x)
+    return model, x, jax.eval_shape(lambda model, x: jaxlin.local_map(model, x, remat=remat), model, x)
 
 
 def test_memory_grows_as_the_prompt_does() -> None:
     """Attribution and a row of J take less than one head's pattern."""
     tokens = 8192
-    model, x, lmap = at_length(4, tokens, recompute=False)
+    model, x, lmap = at_length(4, tokens, remat=False)
     one_head = 4 * tokens**2
     assert temporary(contributions, model, x, 0, jnp.zeros(32), rule="gate", neurons=4) < one_head
     u = jax.ShapeDtypeStruct((1, 32), jnp.float32)
@@ -159,11 +159,9 @@ def test_memory_grows_as_the_prompt_does() -> None:
 
 def test_recomputed_factors_are_those_of_one_block_at_a_time() -> None:
     u = jax.ShapeDtypeStruct((2, 32), jnp.float32)
-    few, many = (
-        temporary(jax.jit(LocalMap.rmatvec), at_length(layers, 2048, recompute=True)[2], u) for layers in (4, 16)
-    )
+    few, many = (temporary(jax.jit(LocalMap.rmatvec), at_length(layers, 2048, remat=True)[2], u) for layers in (4, 16))
     assert many <= 1.1 * few
-    kept, again = (at_length(16, 2048, recompute=recompute)[2].coefficients for recompute in (False, True))
+    kept, again = (at_length(16, 2048, remat=remat)[2].frozen for remat in (False, True))
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(c.layers)) for c in (kept, again)]
     assert sizes[1] == 16 * 2048 * 32
     assert sizes[0] > 2 * sizes[1]

@@ -651,7 +651,7 @@ def test_layers_in_different_formats_stay_packed(
     x = model.embed(tiny.IDS)
     exact = oracle.logits(folder / "values", tiny.IDS, torch.float64)
     np.testing.assert_allclose(model.unembed(jax.jit(lambda m, x: m(x))(model, x)), exact, atol=1e-10)
-    lmap = jaxlin.local_map(model, x, recompute=form == "int8")
+    lmap = jaxlin.local_map(model, x, remat=form == "int8")
     held = oracle.held_rows(folder / "values", tiny.IDS, -1, u := np.random.default_rng(0).normal(size=(2, 128)))
     np.testing.assert_allclose(lmap.T @ u, held.rows, atol=1e-10 * np.abs(held.rows).max())
     assert lmap.residual <= 1e-13

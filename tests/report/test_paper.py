@@ -20,7 +20,7 @@ from jaxlin.linearize.linalg.triplets import stable_rank
 from jaxlin.report.paper import PARTS, PaperError, check, paper, redraw, shipped_phrases
 from jaxlin.report.paper.style import label
 from jaxlin.spectrum import layer_spectra as depth
-from jaxlin.steering.generation import generate_all
+from jaxlin.steering.generation import generate_batch
 
 TEXT, STEER, PHRASES = "the bridge", "the gate", ["a cat", "two $ a$", "the end"]
 FIGURES = {part.name for part in PARTS if part.draw}
@@ -192,7 +192,7 @@ class TestNumbers:
         names = ["equation 16", "the paper's code", "the phrase's activation", "the target's unembedding"]
         names.append("a random direction")
         assert [row["operator"] for row in rows] == ["untouched", *(name for name in names for _ in range(4))]
-        plain = generate_all(model, tokenizer, PHRASES, found["new_tokens"])
+        plain = generate_batch(model, tokenizer, PHRASES, found["max_new_tokens"])
         assert rows[0]["texts"] == [each.text for each in plain]
         assert rows[0]["strength"] == 0
         assert abs(rows[0]["kl"]) < 1e-9
@@ -202,7 +202,7 @@ class TestNumbers:
         target = max(letters, key=lambda i: logits[i])  # "gate" is four tokens here
         assert found["target"] == tokenizer.token(target).strip()
         edit = jaxlin.steering.paper_equation(model, x, found["layer"])
-        expected = jaxlin.steering.dose_curve(model, tokenizer, edit, PHRASES, target, [0.75], new_tokens=24)
+        expected = jaxlin.steering.dose_curve(model, tokenizer, edit, PHRASES, target, [0.75], max_new_tokens=24)
         assert (rows[3]["operator"], rows[3]["strength"], rows[3]["texts"]) == (names[0], 0.75, expected.texts[0])
         np.testing.assert_allclose(rows[3]["kl"], expected.kl[0], rtol=1e-4)
         np.testing.assert_allclose(rows[3]["probability"], expected.target_probability[0], rtol=1e-4)

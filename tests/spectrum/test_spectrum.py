@@ -456,7 +456,7 @@ class TestDepth:
 
     @pytest.mark.parametrize("block", [None, 50])
     def test_maps_of_all_layers(self, small: LocalMap, block: int | None) -> None:
-        held = jaxlin.coefficients(small.model, small.x)
+        held = jaxlin.freeze(small.model, small.x)
         maps = jaxlin.layer_maps(small.model, held, kinds=("resid_pre", "attn_out"), block=block)
         for kind, found in maps.items():
             assert found.shape == (4, 192, 9, 192)
@@ -465,13 +465,13 @@ class TestDepth:
                 np.testing.assert_allclose(found[layer], expected, atol=1e-4)
 
     def test_maps_of_all_layers_are_in_memory_once(self, small: LocalMap) -> None:
-        program = jax.jit(jaxlin.layer_maps).lower(small.model, small.coefficients).compile()
+        program = jax.jit(jaxlin.layer_maps).lower(small.model, small.frozen).compile()
         memory = program.memory_analysis()
         assert memory.temp_size_in_bytes < memory.output_size_in_bytes
 
     def test_a_block_without_rows(self, small: LocalMap) -> None:
         with pytest.raises(jaxlin.JaxlinError, match="at least 1 row; found 0"):
-            jaxlin.layer_maps(small.model, small.coefficients, block=0)
+            jaxlin.layer_maps(small.model, small.frozen, block=0)
 
     def test_one_token_has_no_others(self, small: LocalMap) -> None:
         found = depth.single(small.model, small.x[:1], kinds=("resid_post",))["resid_post"]

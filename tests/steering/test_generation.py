@@ -15,7 +15,7 @@ import torch
 
 import jaxlin
 from jaxlin.nn.decoder import PromptError
-from jaxlin.steering.generation import generate, generate_all, spans
+from jaxlin.steering.generation import generate, generate_batch, spans
 from jaxlin.steering.samplers import Sampling, SamplingError, chosen
 
 NEW = 64
@@ -102,7 +102,8 @@ def test_a_list_is_its_prompts(roomy: Callable[[str], Path]) -> None:
     drawing: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9}
     for options in ({}, drawing):
         one, two = (
-            generate_all(model, tokenizer, [sides[0], other, sides[1]], 24, stop=(), **options) for other in neighbours
+            generate_batch(model, tokenizer, [sides[0], other, sides[1]], 24, stop=(), **options)
+            for other in neighbours
         )
         assert [row.prompt for row in one] == [sides[0], neighbours[0], sides[1]]
         assert one[0].tokens == two[0].tokens != one[2].tokens == two[2].tokens
@@ -112,7 +113,7 @@ def test_a_list_is_its_prompts(roomy: Callable[[str], Path]) -> None:
 def test_stops() -> None:
     model, tokenizer = jaxlin.load()
     prompts = ["The bridge out of Marin is the", "The cat sat on the"]
-    ended, cut = generate_all(model, tokenizer, prompts, 40, logits=True)
+    ended, cut = generate_batch(model, tokenizer, prompts, 40, logits=True)
     assert ended.stopped
     assert ended.tokens[-1] == tokenizer.eos_id
     assert tokenizer.eos_id not in ended.tokens[:-1]
@@ -174,7 +175,7 @@ def test_errors(roomy: Callable[[str], Path]) -> None:
     with pytest.raises(PromptError, match=r"at most 128 tokens.*found 100 and 40.*at most 28"):
         generate(model, tokenizer, [3] * 100, 40)
     with pytest.raises(PromptError, match="a list of them; found one text"):
-        generate_all(model, tokenizer, "abc", 4)
+        generate_batch(model, tokenizer, "abc", 4)
     with pytest.raises(PromptError, match="one token id or more"):
         generate(model, tokenizer, [], 4)
     with pytest.raises(PromptError, match="found 128"):
@@ -185,9 +186,9 @@ def test_errors(roomy: Callable[[str], Path]) -> None:
         ({"top_k": 0}, "top_k.*found 0"),
         ({"top_p": 0.0}, "top_p.*found 0"),
         ({"top_p": 1.5}, "top_p.*found 1.5"),
-        ({"new_tokens": 0}, "1 or more; found 0"),
+        ({"max_new_tokens": 0}, "1 or more; found 0"),
     ]
     for options, words in refused:
         with pytest.raises(SamplingError, match=words):
             generate(model, tokenizer, [5], **options)
-    assert generate_all(model, tokenizer, [], 4) == []
+    assert generate_batch(model, tokenizer, [], 4) == []

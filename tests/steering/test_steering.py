@@ -32,7 +32,7 @@ from jaxlin.steering import (
     token_direction,
 )
 from jaxlin.steering.dose import continuation_logits, repetition
-from jaxlin.steering.generation import Generation, generate, generate_all
+from jaxlin.steering.generation import Generation, generate, generate_batch
 
 PHRASE = tiny.IDS[:7]
 PROMPTS = [
@@ -314,14 +314,14 @@ def test_dose_curve_on_the_small_model() -> None:
         token_direction(model, tokenizer.to_single_token(" cat")),
         mean_difference(model, towards, away, site),
     ):
-        curve = dose_curve(model, tokenizer, add(site, along), PROMPTS, "cat", strengths, new_tokens=24)
+        curve = dose_curve(model, tokenizer, add(site, along), PROMPTS, "cat", strengths, max_new_tokens=24)
         assert curve.target_rate[0] == 0
         assert curve.target_rate[-1] == 1
         assert (np.diff(curve.target_rate) >= 0).all()
         assert (np.diff(curve.target_probability) > 0).all()
         assert (np.diff(curve.kl) > 0).all()
         assert abs(curve.kl[0]) < 1e-4
-        plain = generate_all(model, tokenizer, PROMPTS, 24, logits=True)
+        plain = generate_batch(model, tokenizer, PROMPTS, 24, logits=True)
         assert curve.texts[0] == [found.text for found in plain]
         assert all(("cat" in text.lower()) for text in curve.texts[-1])
         assert json.loads(json.dumps(curve.to_dict()))["target_rate"] == curve.target_rate.tolist()
@@ -332,7 +332,7 @@ def test_dose_curve_on_the_small_model() -> None:
 
 def check_costs(model: Any, tokenizer: Any, edit: Edit, curve: Any) -> None:
     """What the last dose costs, from both models' distributions after the same prefixes."""
-    texts = generate_all(model, tokenizer, PROMPTS, 24, edits=[edit.at_strength(curve.strengths[-1])], logits=True)
+    texts = generate_batch(model, tokenizer, PROMPTS, 24, edits=[edit.at_strength(curve.strengths[-1])], logits=True)
     cat = tokenizer.to_single_token(" cat")
     rows = []
     for text in texts:

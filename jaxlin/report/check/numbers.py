@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxlin.linearize.frozen import linear
+from jaxlin.linearize.frozen import replay
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import CHECKS, LocalMap
 from jaxlin.nn.decoder import Decoder
@@ -149,11 +149,11 @@ def _map(model: Decoder, prompts: Prompts) -> LocalMap:
 
 def corrupted(lmap: LocalMap) -> float:
     """The residual with one factor of the last layer 1 % too large: the least over its factors."""
-    factors, structure = jax.tree.flatten(lmap.coefficients.layers)
+    factors, structure = jax.tree.flatten(lmap.frozen.layers)
     residuals = []
     for i, factor in enumerate(factors):
         wrong = structure.unflatten([*factors[:i], factor.at[-1].multiply(1.01), *factors[i + 1 :]])
-        residuals.append(replace(lmap, coefficients=replace(lmap.coefficients, layers=wrong)).residual)
+        residuals.append(replace(lmap, frozen=replace(lmap.frozen, layers=wrong)).residual)
     return min(residuals)
 
 
@@ -166,7 +166,7 @@ def affinity(lmap: LocalMap) -> float:
     rng = np.random.default_rng(0)
     y, z = rng.normal(size=(2, *lmap.x.shape)) * float(jnp.std(lmap.x))
     points = jnp.stack([y, z, 3 * y - 2 * z], axis=1)
-    at_y, at_z, beyond = np.asarray(jax.jit(linear)(lmap.model, lmap.coefficients, points)[-1])
+    at_y, at_z, beyond = np.asarray(jax.jit(replay)(lmap.model, lmap.frozen, points)[-1])
     u = rng.normal(size=(CHECKS, len(at_y)))
     by_rows = np.einsum("rtd,td->r", lmap.T @ u, y) + u @ np.asarray(lmap.bias)
     return max(relative(3 * at_y - 2 * at_z, beyond), relative(by_rows, u @ at_y))

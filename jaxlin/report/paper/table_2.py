@@ -39,14 +39,14 @@ def compute(subject: Subject) -> Data:
     rows: list[Data] = []
     for name, edit in bar:
         strengths = STRENGTHS if rows else (0.0, *STRENGTHS)
-        curve = dose_curve(model, tokenizer, edit, prompts, target, strengths, new_tokens=NEW_TOKENS)
+        curve = dose_curve(model, tokenizer, edit, prompts, target, strengths, max_new_tokens=NEW_TOKENS)
         rows += [_row(curve, i, name if strength else "untouched") for i, strength in enumerate(curve.strengths)]
     return {
         "phrase": subject.steer,
         "target": tokenizer.token(target).strip(),
         "prompts": subject.phrases[:PROMPTS],
         "layer": layer,
-        "new_tokens": NEW_TOKENS,
+        "max_new_tokens": NEW_TOKENS,
         "seed": subject.seed,
         "rows": rows,
     }
