@@ -18,7 +18,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Hold
 from jaxlin.nn.layers import residual
 from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
-from jaxlin.nn.ropes import Dynamic, no_rope
+from jaxlin.nn.ropes import DynamicRope, no_rope
 from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, windows
 from jaxlin.porting.gguf_keys import GGUFPort
 from jaxlin.porting.port import Port
@@ -69,7 +69,7 @@ def translate(json: ConfigReader) -> LlamaConfig:
     depth = numbers["num_hidden_layers"]
     one_layer_type(json, depth)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
-    if isinstance(rope, Dynamic):  # it adapts to any length
+    if isinstance(rope, DynamicRope):  # it adapts to any length
         numbers["max_position_embeddings"] = None
     return LlamaConfig(
         **numbers,

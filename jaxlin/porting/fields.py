@@ -5,7 +5,8 @@ from typing import Any
 
 from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.common.printable import quoted
-from jaxlin.nn.ropes import Rope, rope_from_parameters
+from jaxlin.nn.ropes import Rope
+from jaxlin.porting.rope_parameters import rope_from_parameters
 
 ACTIVATIONS = {
     "silu": "silu",

@@ -18,8 +18,8 @@ from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.models.llama import Llama, LlamaConfig
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.ropes import rope_from_parameters
 from jaxlin.nn.sites import KINDS, SiteError
+from jaxlin.porting.rope_parameters import rope_from_parameters
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
 ROPE = rope_from_parameters({}, dim=8, theta=1e4, max_position_embeddings=64)
