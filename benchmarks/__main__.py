@@ -21,7 +21,7 @@ from benchmarks import attribution, dense, gpu, large, layers, lens, loading, lo
 from benchmarks.results import RESULTS, Finding, device, document
 from benchmarks.setting import Clock, Setting
 from benchmarks.table import show
-from jaxlin.common.xla import prefer_library_products
+from jaxlin.common.devices import prefer_library_products
 
 GROUPS = {
     "dense": dense.measure,

@@ -226,7 +226,7 @@ def plan(
 ) -> None:
     """Say what a model and its map will take in memory, before anything is read."""
     _configure_jax(dtype)
-    from jaxlin.common.memory import physical_memory
+    from jaxlin.common.devices import physical_memory
     from jaxlin.loading.plan import memory_plan
 
     there = physical_memory() if memory is None else int(memory * 1e9)
@@ -266,7 +266,7 @@ def _configure_jax(dtype: str, devices: int | None = None) -> None:
     """64-bit mode if asked for, and compiled programs kept in the user's cache folder for the next call."""
     import jax
 
-    from jaxlin.common.xla import prefer_library_products
+    from jaxlin.common.devices import prefer_library_products
 
     prefer_library_products()
     if devices is not None:

@@ -20,7 +20,7 @@ from jaxlin import lens
 from jaxlin.checkpoint.folder import Folder
 from jaxlin.checkpoint.safetensors import SafetensorsFile
 from jaxlin.common.errors import CheckpointError, ConfigError, JaxlinError
-from jaxlin.common.strict_json import DEEPEST, parse_object
+from jaxlin.common.strict_json import MAX_DEPTH, parse_object
 from jaxlin.loading.plan import memory_plan
 
 
@@ -76,8 +76,8 @@ def test_how_deep_json_may_be() -> None:
     def nested(depth: int) -> str:
         return '{"a":' * depth + "1" + "}" * depth
 
-    assert parse_object(nested(DEEPEST))
-    for depth in (DEEPEST + 1, 900, 200_000):
+    assert parse_object(nested(MAX_DEPTH))
+    for depth in (MAX_DEPTH + 1, 900, 200_000):
         with pytest.raises(ValueError, match="nested more than 100 deep"):
             parse_object(nested(depth))
 

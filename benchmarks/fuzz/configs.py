@@ -8,7 +8,7 @@ from benchmarks.fuzz.draws import Draw
 from benchmarks.fuzz.readers import reader
 from benchmarks.fuzz.samples import CONFIGS, KEYS
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.common.strict_json import read_json
+from jaxlin.common.files import read_json
 from jaxlin.loading.plan import shapes_of
 from jaxlin.loading.registry import port
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.attribution.components import read_back
-from jaxlin.common.short_repr import Brief
+from jaxlin.common.arrays import ShapesRepr
 from jaxlin.linearize.frozen import record, rule_of
 from jaxlin.linearize.targets import Target, checked_target
 from jaxlin.nn.arguments import check_model
@@ -27,7 +27,7 @@ from jaxlin.nn.sites import position_in
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Streams(Brief):
+class Streams(ShapesRepr):
     r"""The contributions of the tokens' streams to one value: ``tokens[l].sum() + bias[l] == value`` at every layer.
 
     Attributes:

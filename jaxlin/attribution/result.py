@@ -9,13 +9,12 @@ import jax.core
 import numpy as np
 from jaxtyping import Float
 
-from jaxlin.common.leaf import Leaf
-from jaxlin.common.short_repr import Brief
+from jaxlin.common.arrays import Leaf, ShapesRepr
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Neurons(Brief):
+class Neurons(ShapesRepr):
     """Hidden neurons of MLPs, those of the largest absolute contribution first.
 
     Attributes:

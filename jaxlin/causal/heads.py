@@ -18,8 +18,8 @@ from tqdm import tqdm
 from jaxlin.attribution.components import read, read_back
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import BATCH, slopes, spearman
+from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.printable import quoted
-from jaxlin.common.short_repr import Brief
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, checked_target, without_words
 from jaxlin.nn.arguments import check_model
@@ -32,7 +32,7 @@ from jaxlin.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadAblation(Brief):
+class HeadAblation(ShapesRepr):
     r"""What each query head does for a target, in three ways, ``[layers, h]`` each.
 
     Attributes:

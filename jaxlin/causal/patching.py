@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from jaxlin.attribution.components import read, read_back
 from jaxlin.causal.effects import BATCH, slopes, spearman
+from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.short_repr import Brief
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, checked_target, without_words
 from jaxlin.nn.arguments import check_model
@@ -33,7 +33,7 @@ from jaxlin.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Patching(Brief):
+class Patching(ShapesRepr):
     """What each value of another prompt does in this one.
 
     Attributes:

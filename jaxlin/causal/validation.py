@@ -12,10 +12,9 @@ from jaxtyping import Array, Float
 from jaxlin.attribution.components import read
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import BATCH, spearman
+from jaxlin.common.arrays import ShapesRepr, relative_error
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.common.relative import relative
-from jaxlin.common.short_repr import Brief
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
@@ -31,7 +30,7 @@ Side = Literal["right", "left"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Deletion(Brief):
+class Deletion(ShapesRepr):
     """Leave-one-out deletion of tokens beside what the map attributes to them.
 
     Attributes:
@@ -56,7 +55,7 @@ class Deletion(Brief):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Removal(Brief):
+class Removal(ShapesRepr):
     """A prediction without some singular directions, beside the same without random ones of the same size.
 
     Attributes:
@@ -75,7 +74,7 @@ class Removal(Brief):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Validity(Brief):
+class Validity(ShapesRepr):
     r"""How the map at $x$ predicts the output at $x'$, where one token is swapped.
 
     Attributes:
@@ -260,7 +259,7 @@ def _swapped(
         x = lmap.x.at[token].add(step)
         reached, predicted = lmap.model(x)[lmap.position], lmap @ x + lmap.bias
         norm = jnp.linalg.norm
-        return norm(step), *(relative(norm(y - reached), norm(reached)) for y in (predicted, lmap.output))
+        return norm(step), *(relative_error(norm(y - reached), norm(reached)) for y in (predicted, lmap.output))
 
     pairs = jnp.divmod(jnp.arange(seen * substitutes.shape[0]), substitutes.shape[0])
     return jax.lax.map(swap, pairs, batch_size=BATCH)

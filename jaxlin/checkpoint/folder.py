@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxlin.checkpoint.safetensors import SafetensorsFile
 from jaxlin.common.errors import CheckpointError
+from jaxlin.common.files import path_exists, read_json
 from jaxlin.common.printable import quoted
-from jaxlin.common.strict_json import exists, read_json
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 """Weights whose format runs code when it is read."""
@@ -87,10 +87,10 @@ def _weights(path: Path) -> dict[str, set[str] | None]:
     """The files to open, and the tensors that an index says are in each; a single file goes before an index."""
     index, single = path / "model.safetensors.index.json", path / "model.safetensors"
     if single.is_file():
-        if exists(index):
+        if path_exists(index):
             LOG.warning("%s: %s is read, as transformers does; %s beside it is not.", path, single.name, index.name)
         return {single.name: None}
-    if not exists(index):
+    if not path_exists(index):
         raise _no_weights(path)
     shards: dict[str, set[str] | None] = {}
     weight_map = read_json(index).get("weight_map")
@@ -102,7 +102,7 @@ def _weights(path: Path) -> dict[str, set[str] | None]:
             raise CheckpointError(
                 f"{index}, {tensor}: expected the name of a file in the same folder; found {quoted(file)}."
             )
-        if not exists(path / file) or not (path / file).is_file():
+        if not path_exists(path / file) or not (path / file).is_file():
             raise CheckpointError(f"{index}: expected the shard {file} beside it; found none. Download it again.")
         named = shards.setdefault(file, set())
         assert named is not None

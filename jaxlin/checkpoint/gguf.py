@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlin.checkpoint.gguf_header import Tensor, read_header
 from jaxlin.checkpoint.gguf_shards import KEYS, check_shards, shard_paths
-from jaxlin.common.aligned import read_aligned
+from jaxlin.common.arrays import read_aligned
 from jaxlin.common.errors import CheckpointError
 
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}

@@ -7,8 +7,8 @@ from typing import Any
 
 from jaxlin.checkpoint.gguf_shards import shard_names
 from jaxlin.common.errors import CheckpointError
+from jaxlin.common.files import path_exists
 from jaxlin.common.printable import quoted
-from jaxlin.common.strict_json import exists
 
 NEEDED = (
     "config.json",
@@ -74,7 +74,7 @@ def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
         CheckpointError: nothing of this name, or it cannot be downloaded.
     """
     text = _as_text(name)
-    if _HUB_ID.fullmatch(text) and not text.endswith(".gguf") and not exists(Path(text)):
+    if _HUB_ID.fullmatch(text) and not text.endswith(".gguf") and not path_exists(Path(text)):
         return downloaded(text, "config.json", revision)
     path = located(name, revision)
     return path if path.is_file() else path / "config.json"

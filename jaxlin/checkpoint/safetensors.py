@@ -15,10 +15,11 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxlin.common.aligned import read_aligned
+from jaxlin.common.arrays import read_aligned
 from jaxlin.common.errors import CheckpointError
+from jaxlin.common.files import check_regular_file
 from jaxlin.common.printable import quoted
-from jaxlin.common.strict_json import check_file, parse_object
+from jaxlin.common.strict_json import parse_object
 
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
@@ -68,7 +69,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        check_file(path)
+        check_regular_file(path)
         try:
             with path.open("rb") as file:
                 self._entries = _header(file)

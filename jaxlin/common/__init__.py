@@ -1,1 +1,1 @@
-"""Helpers that know nothing of models: errors, values as they are printed, strict JSON, files that appear whole."""
+"""Helpers that know nothing of models: errors, printable text, strict JSON, files, arrays and the device's memory."""

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.relative import relative
-from jaxlin.common.short_repr import Brief
+from jaxlin.common.arrays import ShapesRepr, relative_error
 from jaxlin.lens.prompt_maps import rows_together
 from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
 from jaxlin.nn.arguments import check_model
@@ -28,7 +27,7 @@ from jaxlin.spectrum.words import Poles, left_words
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ExactLens(Brief):
+class ExactLens(ShapesRepr):
     r"""The parts of one output: ``parts[l].sum(0) + bias[l] == output`` at every layer.
 
     Attributes:
@@ -47,7 +46,7 @@ class ExactLens(Brief):
     def defect(self) -> float:
         r"""The largest $\lVert \sum_t J_{l,t}\,x_{l,t} + b_l - f \rVert / \lVert f \rVert$ of any layer."""
         missed = np.linalg.norm(self.parts.sum(1) + self.bias - self.output, axis=-1)
-        return float(relative(missed.max(), np.linalg.norm(self.output)))
+        return float(relative_error(missed.max(), np.linalg.norm(self.output)))
 
     def words(self, model: Decoder, k: int = 8) -> Poles:
         """The tokens that each part raises and lowers most, ``[layers + 1, t, k]``.

@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from jaxlin.checkpoint.hub import downloaded
 from jaxlin.checkpoint.safetensors import FLOATS, SafetensorsFile
-from jaxlin.common.atomic_files import write_whole
 from jaxlin.common.errors import CheckpointError, JaxlinError, one_of
+from jaxlin.common.files import write_atomically
 from jaxlin.common.strict_json import parse_object
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens, squared_norms
 from jaxlin.lens.paths import KINDS, a_path, check_path
@@ -62,7 +62,7 @@ def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = N
             numbers = {"layers": layers, "prompts": int(lens.prompts), **said}
             safetensors.numpy.save_file({"J": maps}, beside, {"jaxlin_lens": json.dumps(numbers)})
 
-    write_whole(out, write)
+    write_atomically(out, write)
 
 
 def _said(lens: JacobianLens) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from jaxlin.checkpoint.config import is_number
-from jaxlin.common.atomic_files import only_writer
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.files import write_lock
 from jaxlin.common.printable import quoted
 from jaxlin.lens.files import save
 from jaxlin.lens.jacobian_lens import ORDINARY, JacobianLens
@@ -119,7 +119,7 @@ def fit(
     def settled() -> bool:
         return tolerance is not None and sums.prompts >= FEWEST and bool(np.all(lens().error <= tolerance))
 
-    with only_writer(path) if path is not None else contextlib.nullcontext():
+    with write_lock(path) if path is not None else contextlib.nullcontext():
         sums.resume(taken)
         hidden = None if progress else True
         bar = tqdm(total=len(taken), initial=sums.prompts, unit="prompt", desc="lens", delay=1, disable=hidden)

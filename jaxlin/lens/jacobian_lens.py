@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.leaf import Leaf
 from jaxlin.common.printable import quoted
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.files import path_exists
 from jaxlin.common.printable import quoted
-from jaxlin.common.strict_json import exists
 
 KINDS = (".safetensors", ".pt")
 """The files that a lens can be in."""
@@ -33,7 +33,7 @@ def check_path(path: str | PathLike[str]) -> Path:
     out = a_path(path)
     if out.suffix not in KINDS:
         raise JaxlinError(f"Lens: expected a path that ends in {' or '.join(KINDS)}; found {out}.")
-    if exists(out):
+    if path_exists(out):
         raise JaxlinError(f"Lens: {out} is there already. Delete it or choose another path.")
     if not out.parent.is_dir():
         raise JaxlinError(f"Lens: expected a directory {out.parent}; found none.")

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 from safetensors import SafetensorError
 
 from jaxlin.checkpoint.safetensors import SafetensorsFile
-from jaxlin.common.atomic_files import write_whole
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.strict_json import exists, parse_object
+from jaxlin.common.files import path_exists, write_atomically
+from jaxlin.common.strict_json import parse_object
 
 EVERY = 60.0
 """Seconds from one writing to the next, at most."""
@@ -105,7 +105,7 @@ class Sums:
             "checksum": _checksum(*values.values()),
         }
         metadata = {"jaxlin_fit": json.dumps(said)}
-        write_whole(self.path, lambda beside: safetensors.numpy.save_file(values, beside, metadata))
+        write_atomically(self.path, lambda beside: safetensors.numpy.save_file(values, beside, metadata))
         self._written, self._at = state.prompts, time.monotonic()
         self._took = self._at - began
 
@@ -115,7 +115,7 @@ class Sums:
         Raises:
             JaxlinError: it was left by a fit of something else, or it cannot be written.
         """
-        if self.path is None or not exists(self.path):
+        if self.path is None or not path_exists(self.path):
             self._write()
             return
         try:

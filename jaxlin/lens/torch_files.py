@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxlin.common.errors import CheckpointError
-from jaxlin.common.strict_json import check_file
+from jaxlin.common.files import check_regular_file
 
 LARGEST_PICKLE = 2**24
 """Bytes of the pickle, which has no values of tensors in it."""
@@ -76,7 +76,7 @@ def read_pt(path: Path) -> dict[str | int, Any]:
     Raises:
         CheckpointError: no such file, not what `torch.save` writes of such values, or damaged.
     """
-    check_file(path)
+    check_regular_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             found = _Reader(archive, path).read()

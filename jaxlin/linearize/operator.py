@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from jaxlin.common.arrays import Leaf, relative_error
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.leaf import Leaf
 from jaxlin.common.printable import quoted
-from jaxlin.common.relative import relative
 from jaxlin.linearize.frozen import FrozenFactors, replay_between
 from jaxlin.linearize.linalg.lanczos import cheaper, check_options, krylov
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, check_count, check_dtype
@@ -153,7 +152,7 @@ class LocalMap:
         u = jax.random.normal(jax.random.key(0), (CHECKS, self.output.shape[0]), self.output.dtype)
         through = jnp.einsum("rtd,td->r", self.rmatvec(u), self.x, precision=jax.lax.Precision.HIGHEST)
         defect = through + jnp.matmul(u, self.bias - self.output, precision=jax.lax.Precision.HIGHEST)
-        found = relative(jnp.sqrt(jnp.mean(defect**2)), jnp.linalg.norm(self.output))
+        found = relative_error(jnp.sqrt(jnp.mean(defect**2)), jnp.linalg.norm(self.output))
         return found if isinstance(found, jax.core.Tracer) else float(found)
 
     def residual_of(self, jacobian: Any) -> float:
@@ -166,7 +165,7 @@ class LocalMap:
             raise JaxlinError(f"Residual: expected a dense map of shape {self.shape}; found {np.shape(jacobian)}.")
         flat = np.asarray(jacobian).reshape(self.shape[0], -1)
         reconstructed = flat @ np.asarray(self.x, flat.dtype).reshape(-1).astype(np.float64) + np.asarray(self.bias)
-        return float(relative(np.linalg.norm(reconstructed - self.output), np.linalg.norm(self.output)))
+        return float(relative_error(np.linalg.norm(reconstructed - self.output), np.linalg.norm(self.output)))
 
     def jacobian(
         self, *, block: int | None = None, out: str | Path | None = None, progress: bool = True

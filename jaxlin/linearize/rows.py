@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jaxlin.common.devices import physical_memory
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.memory import physical_memory
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.rows_file import RowsFile
 from jaxlin.nn.sharding import gathered

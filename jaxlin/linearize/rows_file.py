@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from jaxlin.common.atomic_files import UNSUPPORTED, only_writer, reason, write_whole
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.strict_json import check_file, exists, parse_object
+from jaxlin.common.files import UNSUPPORTED, check_regular_file, error_reason, path_exists, write_atomically, write_lock
+from jaxlin.common.strict_json import parse_object
 from jaxlin.nn.sharding import said_by_first
 
 
@@ -52,13 +52,13 @@ class RowsFile:
         out = self.out
         if out.suffix != ".npy":
             raise JaxlinError(f"Output: expected a path that ends in .npy; found {out}.")
-        self.stack.enter_context(only_writer(out))
-        if exists(out):
+        self.stack.enter_context(write_lock(out))
+        if path_exists(out):
             raise JaxlinError(f"Output: {out} is there already. Delete it or choose another path.")
         try:
-            begun = exists(self.note) and exists(self.data)
+            begun = path_exists(self.note) and path_exists(self.data)
             if begun:
-                check_file(self.data)
+                check_regular_file(self.data)
             self.file = self.stack.enter_context(self.data.open("r+b" if begun else "w+b"))
             if begun:
                 self._continue(self.file)
@@ -122,11 +122,11 @@ class RowsFile:
         )
 
     def _unwritten(self, error: OSError) -> JaxlinError:
-        return JaxlinError(f"Output: {self.out} cannot be written: {reason(error)}.")
+        return JaxlinError(f"Output: {self.out} cannot be written: {error_reason(error)}.")
 
     def _say(self) -> None:
         text = json.dumps({**self.description, "blocks": self.blocks})
-        write_whole(self.note, lambda fresh: fresh.write_text(text))
+        write_atomically(self.note, lambda fresh: fresh.write_text(text))
 
     def write(self, start: int, rows: jax.Array) -> None:
         """Put `rows` in place, then say that they are there."""

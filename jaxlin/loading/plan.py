@@ -15,8 +15,8 @@ from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.checkpoint.hub import config_file
 from jaxlin.common.errors import CheckpointError, ConfigError, JaxlinError
+from jaxlin.common.files import read_json
 from jaxlin.common.printable import quoted
-from jaxlin.common.strict_json import read_json
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.loading.gguf_model import GGUFModel

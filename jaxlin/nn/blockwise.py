@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlin.common.leaf import Leaf
+from jaxlin.common.arrays import Leaf
 from jaxlin.nn.layers import at_least_float32, product
 
 BLOCK = 256

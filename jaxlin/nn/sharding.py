@@ -16,7 +16,7 @@ import jax.core
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from jaxlin.common.aligned import aligned
+from jaxlin.common.arrays import aligned_empty
 from jaxlin.common.errors import JaxlinError
 from jaxlin.nn.config import Config
 
@@ -168,7 +168,7 @@ class Placed:
                 self._parts[key] = np.ascontiguousarray(part).reshape(np.shape(part))
             else:
                 if key not in self._parts:
-                    self._parts[key] = aligned((self.shape[0], *np.shape(part)), self.dtype)
+                    self._parts[key] = aligned_empty((self.shape[0], *np.shape(part)), self.dtype)
                 self._parts[key][layer] = part
 
     def array(self, layers: int | None = None) -> jax.Array:

@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxlin.attribution.layer_streams import streams
 from jaxlin.attribution.logit import attribute
+from jaxlin.common.devices import host_memory
 from jaxlin.common.errors import JaxlinError, one_of
-from jaxlin.common.memory import host_memory
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.linalg.triplets import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.linearize.local_maps import local_map

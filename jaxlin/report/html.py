@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jaxlin.common.atomic_files import write_whole
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.files import write_atomically
 from jaxlin.report.explanation import Explanation
 from jaxlin.report.terminal import subject, visible
 
@@ -90,7 +90,7 @@ def write(found: Explanation, path: Path, name: str | None = None) -> None:
     """
     check_writable(path)
     text = page(found, name)
-    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8", newline="\n"), ReportError)
+    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8", newline="\n"), ReportError)
 
 
 def prompt(found: Explanation) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.short_repr import Brief
+from jaxlin.common.arrays import ShapesRepr
 from jaxlin.linearize.every_layer import layer_maps
 from jaxlin.linearize.frozen import FrozenFactors, record
 from jaxlin.linearize.linalg.gram_matrix import MEMORY, Gram, gram, gram_of, left_vectors, singular_values
@@ -29,7 +29,7 @@ CONTRIBUTIONS = ("resid_post", "attn_out", "mlp_out")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class LayerSpectra(Brief):
+class LayerSpectra(ShapesRepr):
     r"""The spectra of one map a layer.
 
     Attributes:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.leaf import Leaf
 from jaxlin.common.printable import quoted
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlin.common.leaf import Leaf
+from jaxlin.common.arrays import Leaf
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.leaf import Leaf
+from jaxlin.common.arrays import Leaf
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import Site
 from jaxlin.steering.edits import Edit, SteeringError, checked_where

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxlin.common.errors import CheckpointError, TokenizerError
+from jaxlin.common.files import check_regular_file, read_json
 from jaxlin.common.printable import quoted
-from jaxlin.common.strict_json import check_file, parse_object, read_json
+from jaxlin.common.strict_json import parse_object
 from jaxlin.tokenizer.backend import Backend, backend_of
 from jaxlin.tokenizer.parts import Parts
 from jaxlin.tokenizer.sentencepiece import sentencepiece_spec
@@ -75,7 +76,7 @@ def _read(files: Mapping[str, Path], config: dict[str, Any]) -> tuple[Path, str,
 
 def _tokenizer_json(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        check_file(path)
+        check_regular_file(path)
         text = path.read_text(encoding="utf-8")
         with _without_collector():
             return text, parse_object(text)

@@ -34,7 +34,7 @@ def test_a_twentieth_of_the_time_is_spent_on_writing(
         clock += took
         written.append(clock)
 
-    monkeypatch.setattr(sums, "write_whole", write)
+    monkeypatch.setattr(sums, "write_atomically", write)
     monkeypatch.setattr(sums.time, "monotonic", lambda: clock)
     going = Sums(tmp_path / "l.pt", (2, 3), np.float32, "this")
     going.resume(PROMPTS)

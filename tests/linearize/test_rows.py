@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlin.common.atomic_files import only_writer
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.files import write_lock
 from jaxlin.linearize import rows
 from jaxlin.linearize.rows import default_block, dense, sizes
 
@@ -159,7 +159,7 @@ def test_rows_that_are_not_as_written_are_computed_again(block: int, left: int, 
 
 def test_a_second_process(tmp_path: Path) -> None:
     out = tmp_path / "j.npy"
-    with only_writer(out), pytest.raises(JaxlinError, match="another process is writing it"):
+    with write_lock(out), pytest.raises(JaxlinError, match="another process is writing it"):
         write(out)
     np.testing.assert_array_equal(write(out), MATRIX)
     assert [p.name for p in tmp_path.iterdir()] == ["j.npy"]

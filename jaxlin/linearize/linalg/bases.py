@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.memory import free_memory
+from jaxlin.common.devices import free_memory
 from jaxlin.nn.sharding import on_host
 
 Rows = Array | np.ndarray

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.common.short_repr import Brief
 from jaxlin.nn.sharding import on_host
 from jaxlin.nn.sites import is_whole
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SVD(Brief):
+class SVD(ShapesRepr):
     r"""The largest singular triplets, $J \approx \sum_i \sigma_i u_i v_i^\top$; it unpacks as ``u, s, v``.
 
     Attributes:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.files import read_json
 from jaxlin.common.printable import message
-from jaxlin.common.strict_json import read_json
 from jaxlin.nn.decoder import Decoder
 from jaxlin.report.check.lines import Line, measured
 from jaxlin.report.check.numbers import logits_bar, relative, singles

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxlin.common.atomic_files import reason, write_whole
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.files import check_regular_file, error_reason, write_atomically
 from jaxlin.common.printable import json_text, quoted
-from jaxlin.common.strict_json import check_file, parse_object
+from jaxlin.common.strict_json import parse_object
 
 RUN = "run.json"
 """Says which run a folder holds."""
@@ -57,7 +57,7 @@ def _settings_in(path: Path) -> dict[str, Any] | None:
     try:
         files = sorted(entry.name for entry in path.iterdir() if not _passing(entry.name))
     except OSError as error:
-        raise PaperError(f"{path}: expected a folder that can be read; found {reason(error)}.") from error
+        raise PaperError(f"{path}: expected a folder that can be read; found {error_reason(error)}.") from error
     if not files:
         return None
     settings = (_read(path / RUN) or {}).get("settings")
@@ -75,7 +75,7 @@ def _passing(name: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        check_file(path)
+        check_regular_file(path)
         return parse_object(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
@@ -115,7 +115,7 @@ class Folder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
-            raise PaperError(f"{path}: expected a folder that can be made; found {reason(error)}.") from error
+            raise PaperError(f"{path}: expected a folder that can be made; found {error_reason(error)}.") from error
         taken = cls(path, settings)
         taken.write(RUN, as_json({"settings": settings}))
         return taken
@@ -145,7 +145,7 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all."""
-        write_whole(self.path / name, lambda beside: beside.write_bytes(content), PaperError)
+        write_atomically(self.path / name, lambda beside: beside.write_bytes(content), PaperError)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Journal:
         """What is there, up to the first line that is not as it was written."""
         entries: list[dict[str, Any]] = []
         with contextlib.suppress(OSError, ValueError, KeyError):
-            check_file(self.path)
+            check_regular_file(self.path)
             for text in self.path.read_text("utf-8").splitlines():
                 line = parse_object(text)
                 if line["checksum"] != checksum_of(line["entry"]):
@@ -173,7 +173,7 @@ class Journal:
     def keep(self, entries: list[dict[str, Any]]) -> None:
         """Replace what is there."""
         lines = [json.dumps({"entry": entry, "checksum": checksum_of(entry)}) for entry in entries]
-        write_whole(self.path, lambda beside: beside.write_text("\n".join(lines) + "\n", "utf-8"), PaperError)
+        write_atomically(self.path, lambda beside: beside.write_text("\n".join(lines) + "\n", "utf-8"), PaperError)
 
     def clear(self) -> None:
         """Remove it: the part is finished."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jaxlin.common.atomic_files import only_writer
+from jaxlin.common.files import write_lock
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.fingerprints import fingerprint
@@ -126,7 +126,7 @@ def paper(
     }
     check(out, **settings)
     folder = Folder.taken(Path(out), settings)
-    with only_writer(folder.path / RUN, PaperError):
+    with write_lock(folder.path / RUN, PaperError):
         journal = Journal(folder.path / "figure_3.part.jsonl")
         subject = Subject(model, tokenizer, text, texts, steer, seed, journal, progress)
         bar = tqdm(PARTS, desc="paper", unit="part", disable=None if progress else True)
