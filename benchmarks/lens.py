@@ -44,7 +44,7 @@ def at(setting: Setting, tokens: int, skip: int = SKIP) -> Iterator[Finding]:
     model, ids, size = setting.model, setting.ids(tokens), {"tokens": tokens}
 
     def ours(held: bool) -> Callable[[], Any]:
-        return lambda: jaxlin.lens.fit(model, [ids], held=held, skip_first=skip, progress=False).maps
+        return lambda: jaxlin.lens.fit(model, [ids], frozen=held, skip_first=skip, progress=False).maps
 
     calls = {OURS[held]: ours(held) for held in (False, True)}
     if (folder := setting.exported) is not None:

@@ -155,7 +155,7 @@ def test_results_can_be_compared(each: type) -> None:
 
 def test_texts_are_compared_by_value() -> None:
     model, tokenizer = jaxlin.load()
-    one, two = (jaxlin.generate(model, tokenizer, "The", 4, logits=True) for _ in range(2))
+    one, two = (jaxlin.generate(model, tokenizer, "The", 4, return_logits=True) for _ in range(2))
     assert one == two
     other = dataclasses.replace(one, logits=one.logits + 1)
     assert one != other

@@ -64,7 +64,7 @@ def test_the_lenses(names: dict[str, Any]) -> None:
     assert told.parts.shape == (layers + 1, tokens, d)
     np.testing.assert_allclose(told.parts.sum(1), np.tile(told.output, (layers + 1, 1)), atol=1e-4)
     assert told.words(names["model"]).positive.ids.shape == (layers + 1, tokens, 8)
-    assert lens.prompts == 4
+    assert lens.n_prompts == 4
     assert lens.error.shape == (layers - 1,)
     assert (lens.error > 0).all()
 

@@ -92,7 +92,7 @@ def sums(draw: Draw, folder: Path) -> Callable[[], Any]:
     def read() -> None:
         again = Sums(out, (2, 3), np.float32, "this")
         again.resume(PROMPTS)
-        assert again.prompts == 1
+        assert again.n_prompts == 1
         np.testing.assert_array_equal(again.mean, first.mean)
 
     return read

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.common.arrays import ShapesRepr, relative_error
-from jaxlin.lens.prompt_maps import rows_together
+from jaxlin.lens.prompt_maps import default_dim_batch
 from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases, without_biases
@@ -78,7 +78,7 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
     tokens, d = x.shape
     at, chosen = position_in(tokens, position), rule_of(model, rule)
     held, entering, stream, output = _recorded(model, x, at, chosen)
-    block = rows_together(model, tokens, held=True)
+    block = default_dim_batch(model, tokens, frozen=True)
     found = [_rows(model, held, entering, at, start, block=block)[..., : d - start] for start in range(0, d, block)]
     parts = np.zeros((len(entering) + 1, tokens, d), x.dtype)
     parts[:-1] = np.concatenate(found, axis=-1)

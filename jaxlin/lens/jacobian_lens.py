@@ -1,7 +1,8 @@
-r"""A lens: what carries a layer's stream to the last, where the model's own final norm and unembedding read it.
+r"""The Jacobian lens: matrices that carry the stream of a layer to the last, where the model's own head reads it.
 
-$\operatorname{lens}_l(h) = \operatorname{unembed}(\operatorname{norm}(J_l\,h))$ for the stream $h$ after block $l$. The
-logit lens has $J_l = 1$; the Jacobian lens the mean over a corpus of the derivative of the last stream by that one.
+$\operatorname{lens}_l(h) = \operatorname{unembed}(\operatorname{norm}(J_l\,h))$ for the residual stream $h$ after block
+$l$. In the logit lens $J_l = 1$; in the Jacobian lens $J_l$ is the mean over a corpus of the derivative of the stream
+after the last block with respect to that stream.
 
 Sources: nostalgebraist, "interpreting GPT: the logit lens", 2020; Gurnee et al., "Verbalizable Representations Form a
 Global Workspace in Language Models", arXiv 2607.15495, 2026.
@@ -9,6 +10,7 @@ Global Workspace in Language Models", arXiv 2607.15495, 2026.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 import jax
@@ -16,74 +18,88 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.checkpoint.hub import downloaded
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
+from jaxlin.lens.files import ORDINARY, as_path, new_path, read_fields, squared_norms, write_fields
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.steering.directions import token_direction
-
-ORDINARY = "jacobian_lens"
-"""The estimator of published lenses: the model's ordinary derivative, nothing held."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False, eq=False)
 class JacobianLens:
-    r"""A matrix for each of some layers, which takes the stream after that block to the stream after the last.
+    r"""One matrix for each of some layers, which maps the stream after that block to the stream after the last block.
 
-    A pytree: pass it through `jax.jit`.
+    A lens is a pytree: pass it through `jax.jit`.
 
     Attributes:
-        maps: $J_l$, ``[n, d_out, d_in]``: applied as ``J @ h``.
-        layers: the layers they belong to, counted from 0; the last needs none.
-        prompts: how many prompts $J$ is the mean of.
-        estimator: what is averaged: `ORDINARY`, or the local linear map and its rule, ``"local_linear_map, gate"``.
-        skip_first: how many positions at the start of a prompt are left out; None where a file does not say.
-        deviations: the sum over prompts of $\lVert J_p - J_l \rVert_F^2$ for the map $J_p$ of each, ``[n]``; None where
-            a file does not say.
-        target_layer: the layer whose stream it leads to, where a file says so; the last unless given.
+        maps: $J_l$, ``[n, d_out, d_in]``, applied as ``J @ h``.
+        source_layers: the layers that the matrices belong to, in ascending order and counted from 0. The last layer
+            needs no matrix.
+        n_prompts: the number of prompts that $J$ is the mean of.
+        estimator: what was averaged: `ORDINARY`, or the local linear map with its freeze rule, as in
+            ``"local_linear_map, gate"``.
+        skip_first: how many positions at the start of each prompt were left out; None where a file does not say.
+        squared_deviations: $\sum_p \lVert J_p - J_l \rVert_F^2$ over prompts with the maps $J_p$, ``[n]``; None where a
+            file does not say.
+        target_layer: the layer whose stream the matrices lead to; None for the last.
     """
 
     maps: Leaf
-    layers: tuple[int, ...] = field(metadata={"static": True})
-    prompts: int = field(metadata={"static": True})
+    source_layers: tuple[int, ...] = field(metadata={"static": True})
+    n_prompts: int = field(metadata={"static": True})
     estimator: str = field(default=ORDINARY, metadata={"static": True})
     skip_first: int | None = field(default=None, metadata={"static": True})
-    deviations: tuple[float, ...] | None = field(default=None, metadata={"static": True})
+    squared_deviations: tuple[float, ...] | None = field(default=None, metadata={"static": True})
     target_layer: int | None = field(default=None, metadata={"static": True})
+
+    @classmethod
+    def from_pretrained(cls, repo: str, filename: str, *, revision: str | None = None) -> "JacobianLens":
+        """A lens from a repository on the hub, such as ``"neuronpedia/jacobian-lens"``. Nothing in the file is run.
+
+        Args:
+            repo: the name of the repository.
+            filename: the path of a ``.pt`` or ``.safetensors`` file in it.
+            revision: a branch, tag or commit of the repository.
+
+        Raises:
+            CheckpointError: no such repository or file, or a file without a lens.
+        """
+        return cls(**read_fields(downloaded(as_path(repo).as_posix(), filename, revision)))
 
     def __repr__(self) -> str:
         return (
-            f"JacobianLens(maps of shape {jnp.shape(self.maps)}, layers={spans(self.layers)}, prompts={self.prompts}, "
-            f"estimator={self.estimator!r})"
+            f"JacobianLens(maps of shape {jnp.shape(self.maps)}, source_layers={spans(self.source_layers)}, "
+            f"n_prompts={self.n_prompts}, estimator={self.estimator!r})"
         )
 
     @property
     def error(self) -> Float[np.ndarray, " n"]:
-        r"""The standard error of each $J_l$, relative to its Frobenius norm.
+        r"""The standard error of each $J_l$ as a mean over prompts, relative to its Frobenius norm.
 
-        $\sqrt{\sum_p \lVert J_p - J \rVert^2 / (n (n - 1))} \,/\, \lVert J \rVert$ for the maps $J_p$ of $n$ prompts
-        and their mean $J$: how far off it is to be expected, as prompts of the corpus vary. Not a number for one
-        prompt, or where a file does not say.
+        $\sqrt{\sum_p \lVert J_p - J_l \rVert^2 / (n (n - 1))} \,/\, \lVert J_l \rVert$ for the maps $J_p$ of $n$
+        prompts and their mean $J_l$. NaN for a lens of one prompt, or where a file has no squared deviations.
         """
-        if self.deviations is None or self.prompts < 2:
-            return np.full(len(self.layers), np.nan)
-        variance = np.asarray(self.deviations) / (self.prompts * (self.prompts - 1))
+        if self.squared_deviations is None or self.n_prompts < 2:
+            return np.full(len(self.source_layers), np.nan)
+        variance = np.asarray(self.squared_deviations) / (self.n_prompts * (self.n_prompts - 1))
         return np.sqrt(variance / squared_norms(self.maps))
 
     def at(self, layer: int) -> Float[Array | np.ndarray, "d e"]:
-        """$J$ of one layer.
+        """The matrix $J_l$ of one layer, ``[d_out, d_in]``.
 
         Raises:
             JaxlinError: a layer that this lens has no matrix for.
         """
-        if layer not in self.layers:
-            raise JaxlinError(f"Lens: expected a layer of {spans(self.layers)}; found {quoted(layer)}.")
-        return self.maps[self.layers.index(layer)]
+        if layer not in self.source_layers:
+            raise JaxlinError(f"Lens: expected a layer of {spans(self.source_layers)}; found {quoted(layer)}.")
+        return self.maps[self.source_layers.index(layer)]
 
     def transport(self, h: Float[Array | np.ndarray, "*b d"], layer: int) -> Float[Array, "*b d"]:
-        """$J h$: the stream `h` after block `layer` as one before the final norm.
+        """$J_l h$: the stream `h` after block `layer`, carried to the stream before the final norm.
 
         Raises:
             JaxlinError: a layer that this lens has no matrix for, or vectors of another width.
@@ -94,20 +110,62 @@ class JacobianLens:
         return jnp.einsum("de,...e->...d", matrix, h, precision=HIGHEST)
 
     def direction(self, model: Decoder, token: int, layer: int) -> Float[Array, " d"]:
-        r"""$J_l^\top w$ for the row $w$ of the unembedding that reads `token`: the token's direction at `layer`.
+        r"""$J_l^\top w$, the direction of a token at `layer`, for the token's row $w$ of the unembedding.
 
-        It is one to `jaxlin.steering.add`, `ablate` or `swap` at ``("resid_post", layer)``. The final norm, and its
-        weight, are left out, as they are of the vectors of published lenses.
+        It can be passed to `jaxlin.steering.add`, `ablate` or `swap` at ``("resid_post", layer)``. The final norm and
+        its weight are left out, as they are in the published lens vectors.
 
         Raises:
             JaxlinError: a layer that this lens has no matrix for, a model of another width, or no token id.
         """
-        check(model, self)
+        check_lens(model, self)
         return jnp.einsum("de,d->e", self.at(layer), token_direction(model, token), precision=HIGHEST)
 
 
-def check(model: Decoder, lens: Any) -> None:
-    """Refuse what is no lens of `model`.
+def load(path: str | PathLike[str]) -> JacobianLens:
+    """The lens in a ``.pt`` or ``.safetensors`` file. Nothing in the file is run.
+
+    A ``.pt`` may be a published lens or the checkpoint of a fit that was not finished (``jacobian_sum``). A lens on the
+    hub is loaded by `JacobianLens.from_pretrained`.
+
+    Raises:
+        CheckpointError: no such file, or one without a lens.
+    """
+    return JacobianLens(**read_fields(as_path(path)))
+
+
+def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = None) -> None:
+    """Write `lens` to a ``.pt`` in the layout of published lenses, which their tools read, or to safetensors.
+
+    A ``.pt`` has ``J``, ``n_prompts``, ``source_layers`` and ``d_model``, and the other fields under ``metadata``.
+
+    Args:
+        lens: the lens.
+        path: a new file; its ending says which kind.
+        dtype: the dtype of the matrices in the file, ``"float16"``, ``"bfloat16"`` or ``"float32"``. By default
+            float16, as in published lenses, or float32 where an entry is too large for float16.
+
+    Raises:
+        JaxlinError: another kind of file, one that exists, no such dtype, or entries that it cannot hold.
+    """
+    if not isinstance(lens, JacobianLens):
+        raise JaxlinError(f"Lens: expected one, as jaxlin.lens.fit gives; found a {type(lens).__name__}.")
+    file = new_path(path)
+    write_fields(file, np.asarray(lens.maps), lens.source_layers, lens.n_prompts, _metadata(lens), dtype)
+
+
+def _metadata(lens: JacobianLens) -> dict[str, Any]:
+    """The fields of a lens that not every file has, under the names that other readers use for them."""
+    optional = {
+        "skip_first_positions": lens.skip_first,
+        "target_layer": lens.target_layer,
+        "squared_deviations": None if lens.squared_deviations is None else list(lens.squared_deviations),
+    }
+    return {"estimator": lens.estimator, **{key: value for key, value in optional.items() if value is not None}}
+
+
+def check_lens(model: Decoder, lens: Any) -> None:
+    """Raise an error unless `lens` is a lens of `model`.
 
     Raises:
         JaxlinError: no lens, or one of another width or depth.
@@ -118,11 +176,11 @@ def check(model: Decoder, lens: Any) -> None:
             "Without any, the logit lens is read."
         )
     width, depth = model.config.hidden_size, model.config.num_hidden_layers
-    expected = (len(lens.layers), width, width)
-    if jnp.shape(lens.maps) != expected or not all(0 <= layer < depth for layer in lens.layers):
+    expected = (len(lens.source_layers), width, width)
+    if jnp.shape(lens.maps) != expected or not all(0 <= layer < depth for layer in lens.source_layers):
         raise JaxlinError(
             f"Lens: expected matrices of shape {expected} for layers in 0..{depth - 1}, as this model has; "
-            f"found {jnp.shape(lens.maps)} for {spans(lens.layers)}. It belongs to another model."
+            f"found {jnp.shape(lens.maps)} for {spans(lens.source_layers)}. It belongs to another model."
         )
     if lens.target_layer not in (None, depth - 1, -1):
         raise JaxlinError(
@@ -132,48 +190,42 @@ def check(model: Decoder, lens: Any) -> None:
 
 
 def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
-    """The lens of all prompts together, from lenses of parts of a corpus.
+    """The lens of all prompts together, from lenses of the parts of a corpus.
 
     Raises:
-        JaxlinError: none, or lenses that are not of one estimator, the same layers and width, or with positions left
-            out alike.
+        JaxlinError: no lenses, or lenses that differ in estimator, layers, width or the positions left out.
     """
     if not lenses:
         raise JaxlinError("Merge: expected one lens or more; found none.")
     first = lenses[0]
     for lens in lenses:
-        for what in ("estimator", "layers", "skip_first", "target_layer"):
-            if getattr(lens, what) != getattr(first, what):
-                found = " and ".join(quoted(getattr(each, what)) for each in (first, lens))
-                raise JaxlinError(f"Merge: expected lenses of one {what}; found {found}.")
-        if jnp.shape(lens.maps) != jnp.shape(first.maps) or lens.prompts < 1:
+        for name in ("estimator", "source_layers", "skip_first", "target_layer"):
+            if getattr(lens, name) != getattr(first, name):
+                values = " and ".join(quoted(getattr(each, name)) for each in (first, lens))
+                raise JaxlinError(f"Merge: expected lenses of one {name}; found {values}.")
+        if jnp.shape(lens.maps) != jnp.shape(first.maps) or lens.n_prompts < 1:
             raise JaxlinError(
                 f"Merge: expected matrices of shape {jnp.shape(first.maps)} and a number of prompts; "
-                f"found {jnp.shape(lens.maps)}, of {lens.prompts}."
+                f"found {jnp.shape(lens.maps)}, of {lens.n_prompts}."
             )
-    prompts = sum(lens.prompts for lens in lenses)
-    maps = sum(np.asarray(lens.maps, np.float64) * (lens.prompts / prompts) for lens in lenses)
-    within = [lens.deviations for lens in lenses if lens.deviations is not None]
-    together = None
+    n_prompts = sum(lens.n_prompts for lens in lenses)
+    maps = sum(np.asarray(lens.maps, np.float64) * (lens.n_prompts / n_prompts) for lens in lenses)
+    within = [lens.squared_deviations for lens in lenses if lens.squared_deviations is not None]
+    total = None
     if len(within) == len(lenses):
-        # Of the prompts from the mean of their part, and of the parts' means from that of all.
-        between = sum(lens.prompts * squared_norms(np.asarray(lens.maps, np.float64) - maps) for lens in lenses)
-        together = tuple((np.sum(within, axis=0) + between).tolist())
-    wide = np.result_type(np.float32, *(np.asarray(lens.maps).dtype for lens in lenses))
-    return replace(first, maps=np.asarray(maps, wide), prompts=prompts, deviations=together)
-
-
-def squared_norms(maps: Any) -> Float[np.ndarray, " n"]:
-    r"""$\lVert J_l \rVert_F^2$ of each matrix, summed in float64."""
-    return np.array([np.sum(np.square(each, dtype=np.float64)) for each in np.asarray(maps)])
+        # The deviations of the prompts from the mean of their part, and of the parts' means from the mean of all.
+        between = sum(lens.n_prompts * squared_norms(np.asarray(lens.maps, np.float64) - maps) for lens in lenses)
+        total = tuple((np.sum(within, axis=0) + between).tolist())
+    dtype = np.result_type(np.float32, *(np.asarray(lens.maps).dtype for lens in lenses))
+    return replace(first, maps=np.asarray(maps, dtype), n_prompts=n_prompts, squared_deviations=total)
 
 
 def spans(layers: Sequence[int]) -> str:
     """Layers in words: ``0..4, 7``."""
-    found: list[list[int]] = []
+    ranges: list[list[int]] = []
     for layer in sorted(layers):
-        if found and layer == found[-1][1] + 1:
-            found[-1][1] = layer
+        if ranges and layer == ranges[-1][1] + 1:
+            ranges[-1][1] = layer
         else:
-            found.append([layer, layer])
-    return ", ".join(f"{a}" if a == b else f"{a}..{b}" for a, b in found)
+            ranges.append([layer, layer])
+    return ", ".join(f"{first}" if first == last else f"{first}..{last}" for first, last in ranges)

@@ -16,11 +16,11 @@ from jaxlin.nn.hold import Hold, Replay, Rule
 from jaxlin.nn.layers import at_least_float32, folding_pays
 
 
-def rows_together(model: Decoder, tokens: int, held: bool) -> int:
+def default_dim_batch(model: Decoder, tokens: int, frozen: bool) -> int:
     """How many rows pass together: all of them where they fit, as each MLP is then multiplied into one matrix once."""
     config, size = model.config, jnp.dtype(model.dtype).itemsize
     d, f = config.hidden_size, config.intermediate_size
-    if not held:
+    if not frozen:
         # The derivative of a softmax has a pattern for each row.
         most = 2 * sizes().whole // (tokens * max(d, config.num_attention_heads * tokens) * size)
         return math.ceil(d / math.ceil(d / max(1, min(d, most))))
@@ -29,7 +29,7 @@ def rows_together(model: Decoder, tokens: int, held: bool) -> int:
     return default_block(d, tokens, max(d, f) * size)
 
 
-@functools.partial(jax.jit, static_argnames=("first", "held", "rule", "block"))
+@functools.partial(jax.jit, static_argnames=("first", "frozen", "rule", "dim_batch"))
 def prompt_maps(
     model: Decoder,
     x: Float[Array, "t d"],
@@ -37,9 +37,9 @@ def prompt_maps(
     layers: Int[Array, " n"],
     *,
     first: int,
-    held: bool,
+    frozen: bool,
     rule: Rule,
-    block: int,
+    dim_batch: int,
 ) -> Float[Array, "n d e"]:
     r"""$\frac{1}{|V|}\sum_{t \in V} \sum_{t' \in V} \partial h_{L,t'} / \partial h_{l,t}$ for each of `layers`.
 
@@ -49,23 +49,23 @@ def prompt_maps(
         valid: which positions are $V$.
         layers: $l$, of which `first` is the lowest.
         first: how far down the derivative is taken.
-        held: whether every nonlinear factor is held.
-        rule: the freeze rule of gated MLPs, for `held`.
-        block: rows computed together.
+        frozen: whether every nonlinear factor is frozen.
+        rule: the freeze rule of gated MLPs, if `frozen`.
+        dim_batch: rows computed together.
     """
     d = x.shape[1]
     at = valid.astype(x.dtype)
     # The stream after a block is that before the next: below the first nothing is differentiated.
     start = first + 1
-    pull = _held(model, x, at, start, rule) if held else _ordinary(model, x, at, start, block)
+    pull = _frozen(model, x, at, start, rule) if frozen else _ordinary(model, x, at, start, dim_batch)
 
     def rows(begin: Int[Array, ""]) -> Float[Array, "n b e"]:
-        u = jax.nn.one_hot(begin + jnp.arange(block), d, dtype=x.dtype)
+        u = jax.nn.one_hot(begin + jnp.arange(dim_batch), d, dtype=x.dtype)
         return pull(u)[layers + 1]
 
-    count = -(-d // block)
-    found = jax.lax.map(rows, block * jnp.arange(count))
-    summed = jnp.moveaxis(found, 0, 1).reshape(len(layers), count * block, d)[:, :d]
+    count = -(-d // dim_batch)
+    found = jax.lax.map(rows, dim_batch * jnp.arange(count))
+    summed = jnp.moveaxis(found, 0, 1).reshape(len(layers), count * dim_batch, d)[:, :d]
     return at_least_float32(summed) / jnp.sum(valid)
 
 
@@ -87,7 +87,7 @@ def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> 
     return lambda u: jnp.moveaxis(jax.vmap(pull)(valid[None, :, None] * u[:, None, :])[0], 0, 1)
 
 
-def _held(model: Decoder, x: Array, valid: Array, start: int, rule: Rule) -> Any:
+def _frozen(model: Decoder, x: Array, valid: Array, start: int, rule: Rule) -> Any:
     recorded, bare = record(model, x, rule=rule).frozen, without_biases(model)
 
     def pull(u: Float[Array, "b d"]) -> Float[Array, "l b e"]:

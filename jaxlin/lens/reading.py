@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.lens.jacobian_lens import JacobianLens, check, spans
+from jaxlin.lens.jacobian_lens import JacobianLens, check_lens, spans
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.hold import Hold
@@ -83,8 +83,8 @@ def read(
     if lens is None:
         layers, maps = tuple(range(depth - 1)), None
     else:
-        check(model, lens)
-        layers, maps = lens.layers, jnp.asarray(lens.maps, x.dtype)
+        check_lens(model, lens)
+        layers, maps = lens.source_layers, jnp.asarray(lens.maps, x.dtype)
     last = () if depth - 1 in layers else (depth - 1,)
     where, of = (np.asarray(each, np.int32).reshape(len(each)) for each in (at, chosen))
     found = _read(model, x, maps, where, of, layers=layers + last, k=int(k))

@@ -32,7 +32,7 @@ class _State(NamedTuple):
 
     mean: Any
     deviations: np.ndarray
-    prompts: int
+    n_prompts: int
     seen: str
 
 
@@ -64,15 +64,17 @@ class Sums:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self.prompts > self._written:
+        if self.n_prompts > self._written:
             self._write()
         if isinstance(error, KeyboardInterrupt) and self.path is not None:
-            error.add_note(f"The sums of {self.prompts} prompts are in {self.path}: the same call goes on from there.")
+            error.add_note(
+                f"The sums of {self.n_prompts} prompts are in {self.path}: the same call goes on from there."
+            )
 
     @property
-    def prompts(self) -> int:
+    def n_prompts(self) -> int:
         """How many have been added."""
-        return self._state.prompts
+        return self._state.n_prompts
 
     @property
     def mean(self) -> Float[np.ndarray, "n d e"]:
@@ -80,13 +82,13 @@ class Sums:
         return np.asarray(self._state.mean)
 
     @property
-    def deviations(self) -> tuple[float, ...]:
+    def squared_deviations(self) -> tuple[float, ...]:
         """The sum over prompts of the squared norm of how far each layer's map is from the mean."""
         return tuple(self._state.deviations.tolist())
 
     def add(self, ids: Sequence[int], found: Float[Array, "n d e"]) -> None:
         """Add the maps of a prompt."""
-        before, count = self._state, self._state.prompts + 1
+        before, count = self._state, self._state.n_prompts + 1
         mean, squares = jax.block_until_ready(_added(before.mean, found, count))
         deviations = before.deviations + np.asarray(squares, np.float64) * ((count - 1) / count)
         self._state = _State(mean, deviations, count, _seen(before.seen, ids))
@@ -100,13 +102,13 @@ class Sums:
         values = {"J_mean": np.asarray(state.mean), "squared_deviations": state.deviations}
         said = {
             "identity": self.identity,
-            "prompts": state.prompts,
+            "prompts": state.n_prompts,
             "seen": state.seen,
             "checksum": _checksum(*values.values()),
         }
         metadata = {"jaxlin_fit": json.dumps(said)}
         write_atomically(self.path, lambda beside: safetensors.numpy.save_file(values, beside, metadata))
-        self._written, self._at = state.prompts, time.monotonic()
+        self._written, self._at = state.n_prompts, time.monotonic()
         self._took = self._at - began
 
     def resume(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -141,7 +143,7 @@ class Sums:
             "jaxlin, or is damaged. Delete it or choose another path."
         )
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Delete what was kept: the file itself is there."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)

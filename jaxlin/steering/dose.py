@@ -81,7 +81,7 @@ def dose_curve(
         target: a word, which with the space before it must be one token; or the id of a token that is a word.
         strengths: the strengths; 0 among them gives the untouched model's row.
         max_new_tokens: how long the texts are at most.
-        options: as for `jaxlin.generate_batch`: temperature, top_k, top_p, seed, stop.
+        options: as for `jaxlin.generate_batch`: temperature, top_k, top_p, seed, stop_token_ids.
 
     Raises:
         TokenizerError: a target that is not one token, or an id of no word.
@@ -101,7 +101,7 @@ def dose_curve(
     rows, texts = [], []
     for dose in doses.tolist():
         edits = [edit.at_strength(dose)] if isinstance(edit, Edit) else [edit]
-        found = generate_batch(model, tokenizer, prompts, max_new_tokens, edits=edits, logits=True, **options)
+        found = generate_batch(model, tokenizer, prompts, max_new_tokens, edits=edits, return_logits=True, **options)
         rows.append(np.mean([_measured(model, generation, word, token) for generation in found], axis=0))
         texts.append([generation.text for generation in found])
     rate, probability, kl, surprise, repeated = np.stack(rows, axis=1)

@@ -80,9 +80,9 @@ def generate_batch(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
-    stop: Sequence[int] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
     edits: Sequence[Any] = (),
-    logits: bool = False,
+    return_logits: bool = False,
 ) -> list[Generation]:
     """Continue prompts, each by itself, side by side; the tokens are those of the uncached model.
 
@@ -95,9 +95,9 @@ def generate_batch(
         top_k: as in `Sampling`; all unless given.
         top_p: as in `Sampling`; all unless given.
         seed: of the draw. A prompt's draws depend on its index in the list and on nothing else in it.
-        stop: ids that end a text; the tokenizer's `stop_ids` unless given.
+        stop_token_ids: the ids that end a text; the tokenizer's `stop_ids` unless given.
         edits: what is done to the residual stream on the way: see `jaxlin.steering`.
-        logits: whether to keep them.
+        return_logits: whether each `Generation` has the logits its tokens were drawn from.
 
     Raises:
         PromptError: an empty prompt, an id outside the vocabulary, or a text that would outgrow the model's context.
@@ -114,9 +114,9 @@ def generate_batch(
     sampling = sampling_of(model.config.vocab_size, temperature, top_k, top_p)
     tokenizer = required(tokenizer, "A generation")
     edits, given = checked(model, edits), [prompt_ids(model, tokenizer, prompt, max_new_tokens) for prompt in prompts]
-    ends = list(tokenizer.stop_ids if stop is None else stop)
+    ends = list(tokenizer.stop_ids if stop_token_ids is None else stop_token_ids)
     keys = [jax.random.fold_in(jax.random.key(seed), index) for index in range(len(given))]
-    run = functools.partial(_continued, model, max_new_tokens, sampling, ends, edits, logits)
+    run = functools.partial(_continued, model, max_new_tokens, sampling, ends, edits, return_logits)
     # Prompts of different lengths would meet a change of frequencies at different steps.
     shortest, longest = (extreme(map(len, given), default=1) for extreme in (min, max))
     together = len(list(spans(model, shortest, longest + max_new_tokens))) == 1

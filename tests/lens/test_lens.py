@@ -23,7 +23,7 @@ from jaxlin import lens as lenses
 from jaxlin.attribution.layer_streams import streams
 from jaxlin.common.errors import CheckpointError
 from jaxlin.lens import sums as lens_sums
-from jaxlin.lens.jacobian_lens import check
+from jaxlin.lens.jacobian_lens import check_lens
 from jaxlin.lens.sums import Sums
 from jaxlin.lens.torch_files import read_pt
 from jaxlin.lens.torch_writer import write_pt
@@ -71,23 +71,30 @@ def test_against_transformers(name: str, rule: Any, checkpoint: Callable[[str], 
     folder = checkpoint(name)
     model, _ = jaxlin.load(folder, dtype="float64")
     expected = np.stack([of_prompt(folder, ids, rule) for ids in PROMPTS])
-    fitted = lenses.fit(model, PROMPTS, held=rule is not None, rule=rule, skip_first=SKIP, progress=False)
-    assert (fitted.layers, fitted.prompts) == (tuple(range(len(expected[0]))), 2)
+    fitted = lenses.fit(model, PROMPTS, frozen=rule is not None, rule=rule, skip_first=SKIP, progress=False)
+    assert (fitted.source_layers, fitted.n_prompts) == (tuple(range(len(expected[0]))), 2)
     np.testing.assert_allclose(fitted.maps, expected.mean(0), atol=1e-12 * np.abs(expected).max())
     spread = expected.std(0, ddof=1) / 2**0.5
     error = np.linalg.norm(spread, axis=(1, 2)) / np.linalg.norm(expected.mean(0), axis=(1, 2))
     np.testing.assert_allclose(fitted.error, error, rtol=1e-9)
     some = lenses.fit(
-        model, PROMPTS, held=rule is not None, rule=rule, skip_first=SKIP, layers=[-2, 1], block=7, progress=False
+        model,
+        PROMPTS,
+        frozen=rule is not None,
+        rule=rule,
+        skip_first=SKIP,
+        source_layers=[-2, 1],
+        dim_batch=7,
+        progress=False,
     )
-    assert some.layers == (1, len(expected[0]) - 1)
+    assert some.source_layers == (1, len(expected[0]) - 1)
     np.testing.assert_allclose(some.maps, fitted.maps[[1, -1]], atol=1e-12 * np.abs(expected).max())
 
 
 def test_longer_prompts_are_cut_and_short_ones_left_out(checkpoint: Callable[[str], Path], x64: None) -> None:
     model, _ = jaxlin.load(checkpoint("llama"), dtype="float64")
     with pytest.warns(UserWarning, match="1 of 2 prompts have fewer than 4 tokens"):
-        fitted = lenses.fit(model, [tiny.IDS, tiny.IDS[:3]], skip_first=SKIP, longest=7, progress=False)
+        fitted = lenses.fit(model, [tiny.IDS, tiny.IDS[:3]], skip_first=SKIP, max_seq_len=7, progress=False)
     whole = lenses.fit(model, [tiny.IDS[:7]], skip_first=SKIP, progress=False)
     np.testing.assert_allclose(fitted.maps, whole.maps, atol=1e-14)
     assert np.isnan(whole.error).all()
@@ -114,7 +121,7 @@ class TestRead:
     def test_a_lens_is_what_is_read_through(self, checkpoint: Callable[[str], Path], x64: None) -> None:
         model, _ = jaxlin.load(checkpoint("llama"), dtype="float64")
         x = model.embed(tiny.IDS)
-        fitted = lenses.fit(model, PROMPTS, layers=(2, 0), skip_first=SKIP, progress=False)
+        fitted = lenses.fit(model, PROMPTS, source_layers=(2, 0), skip_first=SKIP, progress=False)
         found = lenses.read(model, x, fitted)
         assert found.layers == (0, 2, 3)
         for row, layer in enumerate((0, 2)):
@@ -148,7 +155,7 @@ class TestFiles:
         lenses.save(fitted, tmp_path / f"a{suffix}", dtype=dtype)
         back = lenses.load(tmp_path / f"a{suffix}")
         np.testing.assert_array_equal(back.maps, fitted.maps.astype(dtype).astype(np.float32))
-        for what in ("layers", "prompts", "estimator", "skip_first", "deviations"):
+        for what in ("source_layers", "n_prompts", "estimator", "skip_first", "squared_deviations"):
             assert getattr(back, what) == getattr(fitted, what)
         assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
 
@@ -158,15 +165,15 @@ class TestFiles:
     ) -> None:
         """They say the mean of the squared norms, of which the squared deviations are what the mean's own leaves."""
         norms = np.sum(np.square(fitted.maps, dtype=np.float64), axis=(1, 2))
-        squares = (norms + np.asarray(fitted.deviations) / fitted.prompts).tolist()
+        squares = (norms + np.asarray(fitted.squared_deviations) / fitted.n_prompts).tolist()
         said = {"estimator": fitted.estimator, "skip_first_positions": SKIP, "mean_square": squares}
-        monkeypatch.setattr("jaxlin.lens.files._said", lambda lens: said)
+        monkeypatch.setattr("jaxlin.lens.jacobian_lens._metadata", lambda lens: said)
         lenses.save(fitted, tmp_path / f"a{suffix}", dtype="float32")
         np.testing.assert_allclose(lenses.load(tmp_path / f"a{suffix}").error, fitted.error, rtol=1e-4)
         for wrong in ([-1.0] * 3, [1.0] * 2, [np.nan] * 3, "a"):
             said["mean_square"] = wrong
             lenses.save(fitted, tmp_path / f"b{suffix}", dtype="float32")
-            assert lenses.load(tmp_path / f"b{suffix}").deviations is None
+            assert lenses.load(tmp_path / f"b{suffix}").squared_deviations is None
             (tmp_path / f"b{suffix}").unlink()
 
     def test_torch_reads_what_is_written(self, fitted: lenses.JacobianLens, tmp_path: Path) -> None:
@@ -180,7 +187,7 @@ class TestFiles:
         assert found["metadata"] == {
             "estimator": "jacobian_lens",
             "skip_first_positions": SKIP,
-            "squared_deviations": list(fitted.deviations or ()),
+            "squared_deviations": list(fitted.squared_deviations or ()),
         }
         for layer in range(3):
             assert found["J"][layer].dtype == torch.float16
@@ -190,13 +197,13 @@ class TestFiles:
         matrices = {layer: torch.randn(3, 3).half() for layer in (4, 1)}
         torch.save({"J": matrices, "n_prompts": 7, "source_layers": [1, 4], "d_model": 3}, tmp_path / "a.pt")
         found = lenses.load(tmp_path / "a.pt")
-        assert (found.layers, found.prompts, found.estimator) == ((1, 4), 7, lenses.ORDINARY)
+        assert (found.source_layers, found.n_prompts, found.estimator) == ((1, 4), 7, lenses.ORDINARY)
         assert np.isnan(found.error).all()
         np.testing.assert_array_equal(found.at(4), matrices[4].float().numpy())
         sums = {"jacobian_sum": {0: 4 * torch.eye(2)}, "n_done": 2, "next_idx": 2, "skip_first": 16, "target_layer": 1}
         torch.save(sums, tmp_path / "b.pt")
         found = lenses.load(tmp_path / "b.pt")
-        assert (found.prompts, found.skip_first, found.target_layer) == (2, 16, 1)
+        assert (found.n_prompts, found.skip_first, found.target_layer) == (2, 16, 1)
         np.testing.assert_array_equal(found.maps, 2 * np.eye(2)[None])
 
     def test_values_of_every_kind(self, tmp_path: Path) -> None:
@@ -367,7 +374,7 @@ class TestFiles:
         os.mkfifo(tmp_path / "pipe.pt")
         with pytest.raises(CheckpointError, match="another kind of thing"):
             lenses.load(tmp_path / "pipe.pt")
-        with pytest.raises(CheckpointError, match="give the file too"):
+        with pytest.raises(CheckpointError, match=r"JacobianLens.from_pretrained\(repo, filename\)"):
             lenses.load("neuronpedia/jacobian-lens")
         with pytest.raises(jaxlin.JaxlinError, match="expected a path"):
             lenses.load("a\0.pt")
@@ -413,14 +420,14 @@ class TestOngoing:
         with pytest.raises(jaxlin.JaxlinError, match="was begun with another model"):
             lenses.fit(model, prompts[1:], skip_first=SKIP, out=out, progress=False)
         with pytest.raises(jaxlin.JaxlinError, match="was begun with another model"):
-            lenses.fit(model, prompts, skip_first=SKIP, held=True, out=out, progress=False)
+            lenses.fit(model, prompts, skip_first=SKIP, frozen=True, out=out, progress=False)
         counted = []
         monkeypatch.setattr(Sums, "add", lambda *a: (counted.append(1), add(*a)))
         going = lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
         assert len(counted) == 2
         whole = lenses.fit(model, prompts, skip_first=SKIP, progress=False)
         np.testing.assert_array_equal(going.maps, whole.maps)
-        assert going.deviations == whole.deviations
+        assert going.squared_deviations == whole.squared_deviations
         assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
         with pytest.raises(jaxlin.JaxlinError, match="is there already"):
             lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
@@ -455,7 +462,7 @@ class TestOngoing:
         going = lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
         whole = lenses.fit(model, prompts, skip_first=SKIP, progress=False)
         np.testing.assert_array_equal(going.maps, whole.maps)
-        assert going.deviations == whole.deviations
+        assert going.squared_deviations == whole.squared_deviations
 
     def test_another_model_does_not_go_on(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
         """Not even one that differs in tokens that the first prompt has not."""
@@ -474,7 +481,7 @@ class TestOngoing:
         assert [path.name for path in tmp_path.iterdir()] == ["a.pt.partial"]
         with pytest.raises(jaxlin.JaxlinError, match="another model"):
             lenses.fit(other, prompts[:2], skip_first=SKIP, out=out, progress=False)
-        assert lenses.fit(model, prompts[:2], skip_first=SKIP, out=out, progress=False).prompts == 2
+        assert lenses.fit(model, prompts[:2], skip_first=SKIP, out=out, progress=False).n_prompts == 2
 
     def test_it_says_at_once_that_it_cannot_be_written(self, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"))
@@ -489,11 +496,11 @@ class TestOngoing:
     def test_it_stops_when_it_is_settled(self, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"))
         prompts = [[*PROMPTS[0][:-2], i, 1] for i in range(16)]
-        assert lenses.fit(model, prompts, skip_first=SKIP, tolerance=1.0, progress=False).prompts == 10
-        assert lenses.fit(model, prompts, skip_first=SKIP, tolerance=0.0, progress=False).prompts == 16
+        assert lenses.fit(model, prompts, skip_first=SKIP, tolerance=1.0, progress=False).n_prompts == 10
+        assert lenses.fit(model, prompts, skip_first=SKIP, tolerance=0.0, progress=False).n_prompts == 16
         # Of equal maps the error is zero, however their sums round.
         equal = lenses.fit(model, prompts[:1] * 16, skip_first=SKIP, tolerance=0.0, progress=False)
-        assert (equal.prompts, equal.error.tolist()) == (10, [0.0] * 3)
+        assert (equal.n_prompts, equal.error.tolist()) == (10, [0.0] * 3)
 
     def test_parts_of_a_corpus_are_put_together(self, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint("llama"))
@@ -501,12 +508,12 @@ class TestOngoing:
         whole = lenses.fit(model, prompts, skip_first=SKIP, progress=False)
         parts = [lenses.fit(model, part, skip_first=SKIP, progress=False) for part in (prompts[:2], prompts[2:])]
         merged = lenses.merge(parts)
-        assert merged.prompts == 5
+        assert merged.n_prompts == 5
         np.testing.assert_allclose(merged.maps, whole.maps, atol=1e-6)
         np.testing.assert_allclose(merged.error, whole.error, rtol=1e-4)
         same = lenses.fit(model, prompts[:1] * 3, skip_first=SKIP, progress=False)
         np.testing.assert_array_equal(lenses.merge([same, same]).error, 0)
-        held = lenses.fit(model, prompts, held=True, skip_first=SKIP, progress=False)
+        held = lenses.fit(model, prompts, frozen=True, skip_first=SKIP, progress=False)
         for others, message in (([], "one lens or more"), ([whole, held], "of one estimator")):
             with pytest.raises(jaxlin.JaxlinError, match=message):
                 lenses.merge(others)
@@ -519,15 +526,15 @@ def test_refused(checkpoint: Callable[[str], Path], fitted: lenses.JacobianLens)
         ({"prompts": "text"}, "each a list of token ids"),
         ({"prompts": tiny.IDS}, "each a list of token ids"),
         ({"prompts": [[1, 2]]}, "prompts of 4 tokens or more; found none among 1"),
-        ({"layers": (3,)}, r"some of 0..2; found \[3\]"),
-        ({"layers": ()}, r"some of 0..2; found \[\]"),
-        ({"rule": "up"}, "give held=True"),
-        ({"held": True, "rule": "down"}, "Rule: expected one of"),
+        ({"source_layers": (3,)}, r"some of 0..2; found \[3\]"),
+        ({"source_layers": ()}, r"some of 0..2; found \[\]"),
+        ({"rule": "up"}, "give frozen=True"),
+        ({"frozen": True, "rule": "down"}, "Rule: expected one of"),
         ({"skip_first": -1}, "skip_first: expected an integer of at least 0"),
-        ({"longest": 3}, "longest: expected an integer of at least 4"),
+        ({"max_seq_len": 3}, "max_seq_len: expected an integer of at least 4"),
         ({"prompts": [[0.5] * 9]}, "expected a list of one token id or more; found shape .*float64"),
         ({"tolerance": -1.0}, "tolerance: expected a number of at least 0"),
-        ({"block": 0}, "at least 1 row"),
+        ({"dim_batch": 0}, "at least 1 row"),
         ({"out": "a.npy"}, "ends in .safetensors or .pt"),
     ):
         with pytest.raises(jaxlin.JaxlinError, match=message):
@@ -540,7 +547,7 @@ def test_refused(checkpoint: Callable[[str], Path], fitted: lenses.JacobianLens)
         (lambda: lenses.read(model, x, tokens=(10**6,)), r"token ids in 0\.\."),
         (lambda: lenses.read(model, x, positions=(99,)), "Position: expected one in"),
         (lambda: lenses.read(other, other.embed(tiny.IDS), fitted), "It belongs to another model"),
-        (lambda: check(model, np.eye(4)), "Without any, the logit lens is read"),
+        (lambda: check_lens(model, np.eye(4)), "Without any, the logit lens is read"),
         (lambda: fitted.at(3), r"a layer of 0\.\.2; found 3"),
         (lambda: fitted.transport(np.ones(3), 0), r"shape \(..., 64\)"),
         (lambda: fitted.direction(other, 0, 0), "It belongs to another model"),
@@ -556,7 +563,10 @@ def test_refused(checkpoint: Callable[[str], Path], fitted: lenses.JacobianLens)
     assert (one.positions, one.ranks.shape) == ((3,), (4, 1, 1))
     with pytest.raises(PromptError, match=r"shape \(\.\.\., 64\); found \(3,\)"):
         lenses.logits(model, jnp.ones(3))
-    assert repr(fitted) == "JacobianLens(maps of shape (3, 64, 64), layers=0..2, prompts=2, estimator='jacobian_lens')"
+    assert (
+        repr(fitted)
+        == "JacobianLens(maps of shape (3, 64, 64), source_layers=0..2, n_prompts=2, estimator='jacobian_lens')"
+    )
     assert repr(lenses.read(model, x)) == "Reading(layers=0..3, 20 positions, 8 tokens at each, ranks of 0)"
 
 

@@ -57,7 +57,7 @@ def uncached(model: Any, ids: list[int]) -> np.ndarray:
 def test_every_family(name: str, roomy: Callable[[str], Path], x64: None) -> None:
     folder, prompt = roomy(name), tiny.ids_of(tiny.VARIANTS[name])
     model, tokenizer = jaxlin.load(folder, dtype="float64")
-    found = generate(model, tokenizer, prompt, NEW, stop=(), logits=True)
+    found = generate(model, tokenizer, prompt, NEW, stop_token_ids=(), return_logits=True)
     assert found.prompt == prompt
     assert len(found.tokens) == NEW
     assert found.logits is not None
@@ -77,7 +77,7 @@ def test_every_family(name: str, roomy: Callable[[str], Path], x64: None) -> Non
 @pytest.mark.parametrize("name", ["gemma2", "olmo, clip_qkv"])
 def test_float32(name: str, roomy: Callable[[str], Path]) -> None:
     model, tokenizer = jaxlin.load(roomy(name), linearize=True)
-    found = generate(model, tokenizer, tiny.IDS, NEW, stop=(), logits=True)
+    found = generate(model, tokenizer, tiny.IDS, NEW, stop_token_ids=(), return_logits=True)
     assert found.logits is not None
     rows = uncached(model, tiny.IDS + found.tokens)[len(tiny.IDS) - 1 : -1]
     np.testing.assert_allclose(found.logits, rows, atol=1e-5 * np.abs(rows).max())
@@ -92,7 +92,7 @@ def test_transformers_own_generation(name: str, roomy: Callable[[str], Path], x6
             torch.tensor([tiny.IDS]), max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0
         )
     model, tokenizer = jaxlin.load(folder, dtype="float64")
-    assert generate(model, tokenizer, tiny.IDS, NEW, stop=()).tokens == ids[0, len(tiny.IDS) :].tolist()
+    assert generate(model, tokenizer, tiny.IDS, NEW, stop_token_ids=()).tokens == ids[0, len(tiny.IDS) :].tolist()
 
 
 def test_a_list_is_its_prompts(roomy: Callable[[str], Path]) -> None:
@@ -102,18 +102,18 @@ def test_a_list_is_its_prompts(roomy: Callable[[str], Path]) -> None:
     drawing: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9}
     for options in ({}, drawing):
         one, two = (
-            generate_batch(model, tokenizer, [sides[0], other, sides[1]], 24, stop=(), **options)
+            generate_batch(model, tokenizer, [sides[0], other, sides[1]], 24, stop_token_ids=(), **options)
             for other in neighbours
         )
         assert [row.prompt for row in one] == [sides[0], neighbours[0], sides[1]]
         assert one[0].tokens == two[0].tokens != one[2].tokens == two[2].tokens
-        assert generate(model, tokenizer, sides[0], 24, stop=(), **options).tokens == one[0].tokens
+        assert generate(model, tokenizer, sides[0], 24, stop_token_ids=(), **options).tokens == one[0].tokens
 
 
 def test_stops() -> None:
     model, tokenizer = jaxlin.load()
     prompts = ["The bridge out of Marin is the", "The cat sat on the"]
-    ended, cut = generate_batch(model, tokenizer, prompts, 40, logits=True)
+    ended, cut = generate_batch(model, tokenizer, prompts, 40, return_logits=True)
     assert ended.stopped
     assert ended.tokens[-1] == tokenizer.eos_id
     assert tokenizer.eos_id not in ended.tokens[:-1]
@@ -121,8 +121,8 @@ def test_stops() -> None:
     assert ended.logits is not None
     assert ended.logits.shape == (len(ended.tokens), model.config.vocab_size)
     assert (cut.stopped, len(cut.tokens)) == (False, 40)
-    assert generate(model, tokenizer, prompts[0], 40, stop=ended.tokens[3:4]).tokens == ended.tokens[:4]
-    endless = generate(model, tokenizer, prompts[0], 40, stop=())
+    assert generate(model, tokenizer, prompts[0], 40, stop_token_ids=ended.tokens[3:4]).tokens == ended.tokens[:4]
+    endless = generate(model, tokenizer, prompts[0], 40, stop_token_ids=())
     assert (len(endless.tokens), endless.stopped) == (40, False)
     assert endless.tokens[: len(ended.tokens)] == ended.tokens
 

@@ -168,7 +168,7 @@ def test_cached_steering_is_uncached_steering(checkpoint: Callable[[str], Path],
     model, tokenizer = jaxlin.load(checkpoint("gemma2"), dtype="float64")
     edits = every_kind(model)
     for prompt in (tiny.IDS, PHRASE[:2]):
-        found = generate(model, tokenizer, prompt, 30, stop=(), edits=edits, logits=True)
+        found = generate(model, tokenizer, prompt, 30, stop_token_ids=(), edits=edits, return_logits=True)
         assert found.logits is not None
         rows = continuation_logits(model, prompt, found.tokens, edits)
         np.testing.assert_allclose(found.logits, rows, atol=1e-12 * np.abs(rows).max())
@@ -321,7 +321,7 @@ def test_dose_curve_on_the_small_model() -> None:
         assert (np.diff(curve.target_probability) > 0).all()
         assert (np.diff(curve.kl) > 0).all()
         assert abs(curve.kl[0]) < 1e-4
-        plain = generate_batch(model, tokenizer, PROMPTS, 24, logits=True)
+        plain = generate_batch(model, tokenizer, PROMPTS, 24, return_logits=True)
         assert curve.texts[0] == [found.text for found in plain]
         assert all(("cat" in text.lower()) for text in curve.texts[-1])
         assert json.loads(json.dumps(curve.to_dict()))["target_rate"] == curve.target_rate.tolist()
@@ -332,7 +332,9 @@ def test_dose_curve_on_the_small_model() -> None:
 
 def check_costs(model: Any, tokenizer: Any, edit: Edit, curve: Any) -> None:
     """What the last dose costs, from both models' distributions after the same prefixes."""
-    texts = generate_batch(model, tokenizer, PROMPTS, 24, edits=[edit.at_strength(curve.strengths[-1])], logits=True)
+    texts = generate_batch(
+        model, tokenizer, PROMPTS, 24, edits=[edit.at_strength(curve.strengths[-1])], return_logits=True
+    )
     cat = tokenizer.to_single_token(" cat")
     rows = []
     for text in texts:
