@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 
 import jaxlin
 from jaxlin.checkpoint import open_checkpoint
-from jaxlin.checkpoint.folder import Folder
-from jaxlin.loading.gguf_model import GGUFModel
-from jaxlin.loading.loader import SMALL
-from jaxlin.quantized import Packed
+from jaxlin.checkpoint.folder import CheckpointFolder
+from jaxlin.loading.model import SMALL
+from jaxlin.loading.translated_gguf import TranslatedGGUF
+from jaxlin.quantized import PackedMatrix
 
 FAMILIES = ("llama",)
 """The model types whose tensors have the names of the parameters, and whose blocks `benchmarks.peer` detaches."""
@@ -23,7 +23,7 @@ FAMILIES = ("llama",)
 def export(model: jaxlin.Decoder, tokenizer: jaxlin.Tokenizer, checkpoint: str | None, folder: Path) -> Path | None:
     """Write `model`, loaded from `checkpoint`, in float32 to `folder`; None for a family that is not known here."""
     opened = open_checkpoint(SMALL if checkpoint is None else checkpoint, None)
-    said = dict(opened.config if isinstance(opened, Folder) else GGUFModel(opened).config)
+    said = dict(opened.config if isinstance(opened, CheckpointFolder) else TranslatedGGUF(opened).config)
     if said.get("model_type") not in FAMILIES:
         return None
     for stored in ("quantization_config", "torch_dtype"):
@@ -37,7 +37,7 @@ def export(model: jaxlin.Decoder, tokenizer: jaxlin.Tokenizer, checkpoint: str |
 
 def tensors(model: jaxlin.Decoder) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters under their names in a checkpoint, unpacked."""
-    leaves = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, Packed))[0]
+    leaves = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, PackedMatrix))[0]
     for path, leaf in leaves:
         keys: list[Any] = [key.name for key in path if key.name != "value"]
         name, stack = ".".join(keys), np.asarray(leaf[...], np.float32)

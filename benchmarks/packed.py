@@ -14,10 +14,10 @@ from benchmarks.floor import nbytes
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, ratio
 from benchmarks.timing import compiled
-from jaxlin.quantized import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
+from jaxlin.quantized import Affine, BFloat16, FourBit, GGUFBlocks, Int8, MixedStack, NestedScales, PackedMatrix, Scaled
 from jaxlin.quantized.codes import part_rows
 from jaxlin.quantized.ggml import LAYOUTS
-from jaxlin.quantized.mixed import apart
+from jaxlin.quantized.mixed import split_for_scan
 
 LAYERS, SIDE, VECTORS = 8, 2048, 8
 """So many matrices of this side, each times so few vectors that reading the weights is what takes longest."""
@@ -52,7 +52,7 @@ def measure(clock: Clock, side: int = SIDE) -> Iterator[Finding]:
 
 def products(weights: Any, x: Float[Array, "i b"]) -> Float[Array, "o b"]:
     """The sum of the products of each matrix of a stack with `x`."""
-    riding, layer = apart(weights)
+    riding, layer = split_for_scan(weights)
 
     def body(y: Array, row: Any) -> tuple[Array, None]:
         return y + jnp.matmul(layer(row)[...].astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST), None
@@ -60,7 +60,7 @@ def products(weights: Any, x: Float[Array, "i b"]) -> Float[Array, "o b"]:
     return jax.lax.scan(body, jnp.zeros_like(x), riding)[0]
 
 
-def stacks(side: int) -> dict[str, Array | Packed]:
+def stacks(side: int) -> dict[str, Array | PackedMatrix]:
     """Random square matrices in each format; scales are such that all values are finite."""
     random = np.random.default_rng(0)
 
@@ -81,7 +81,7 @@ def stacks(side: int) -> dict[str, Array | Packed]:
 
     four, blocks, square = (part_rows(side, 4), side), (side, side // 64), (side, side)
     rows = jnp.broadcast_to(jnp.arange(side, dtype=jnp.int32), (LAYERS, side))
-    nested = Nested(floats(-(-side * side // 64 // 256)), floats(256), floats(), rows)
+    nested = NestedScales(floats(-(-side * side // 64 // 256)), floats(256), floats(), rows)
     return {
         DENSE: floats(*square),
         "bfloat16": BFloat16(jax.lax.bitcast_convert_type(floats(*square).astype(jnp.bfloat16), jnp.uint16)),
@@ -91,13 +91,13 @@ def stacks(side: int) -> dict[str, Array | Packed]:
         "NF4, nested": FourBit(codes(four), codes(blocks), floats(16), nested, "bfloat16"),
         "GPTQ or AWQ": gptq(ordered=True),
         "GPTQ, reordered": gptq(ordered=False),
-        **{kind: of_form(Blocks.form(side, kind, side)) for kind in LAYOUTS},
-        "Q4_K and Q6_K": alternating([of_form(Blocks.form(side, kind, side)) for kind in ("Q4_K", "Q6_K")]),
+        **{kind: of_form(GGUFBlocks.form(side, kind, side)) for kind in LAYOUTS},
+        "Q4_K and Q6_K": alternating([of_form(GGUFBlocks.form(side, kind, side)) for kind in ("Q4_K", "Q6_K")]),
     }
 
 
-def alternating(stacks: list[Packed]) -> Mixed:
+def alternating(stacks: list[PackedMatrix]) -> MixedStack:
     """Layers in two formats by turns."""
     half = tuple(jax.tree.map(lambda leaf: leaf[: LAYERS // len(stacks)], stack) for stack in stacks)
     layers = jnp.arange(LAYERS, dtype=jnp.int32)
-    return Mixed(half, layers % len(stacks), layers // len(stacks))
+    return MixedStack(half, layers % len(stacks), layers // len(stacks))

@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.loading.loader import load
+from jaxlin.loading.model import load
 from jaxlin.models.llama import PORTS
 from jaxlin.nn.decoder import Decoder
 

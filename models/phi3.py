@@ -12,7 +12,7 @@ from jaxlin.common.printable import quoted
 from jaxlin.models.mistral import Mistral, MistralConfig
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of, rope_parameters
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
-from jaxlin.porting.port import Port, Rows, stacked_rows
+from jaxlin.porting.port import Port, TensorRows, stacked_rows
 
 
 def translate3(json: ConfigReader) -> MistralConfig:
@@ -34,7 +34,7 @@ def translate3(json: ConfigReader) -> MistralConfig:
     return MistralConfig(**numbers, ropes=(rope,) * depth, windows=(window,) * depth)
 
 
-def fused(config: MistralConfig) -> Mapping[str, Rows]:
+def fused(config: MistralConfig) -> Mapping[str, TensorRows]:
     """Which rows of a checkpoint's tensors are queries, keys and values, gate and up."""
     q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     f = config.intermediate_size

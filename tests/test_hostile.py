@@ -17,7 +17,7 @@ from benchmarks.fuzz import folders, ggufs
 from benchmarks.fuzz.draws import Draw
 from benchmarks.fuzz.samples import CONFIGS
 from jaxlin import lens
-from jaxlin.checkpoint.folder import Folder
+from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.checkpoint.safetensors import SafetensorsFile
 from jaxlin.common.errors import CheckpointError, ConfigError, JaxlinError
 from jaxlin.common.strict_json import MAX_DEPTH, parse_object
@@ -67,7 +67,7 @@ def test_shards_of_a_name_that_no_file_has(file: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"\x1b[2J": file}}))
     with pytest.raises(CheckpointError, match="found none") as caught:
-        Folder(tmp_path)
+        CheckpointFolder(tmp_path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 3000
 

@@ -14,7 +14,7 @@ import tiny
 import jaxlin
 from benchmarks.config_keys.reference import PROMPTS, Reference
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.loading.registry import port as port_of
+from jaxlin.loading.registry import port_for
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Hold
 from jaxlin.nn.modules import Schedule
@@ -74,7 +74,7 @@ def translate(config: Mapping[str, Any]) -> Any:
         JaxlinError: a config that it refuses.
     """
     reader = ConfigReader(config, "config.json")
-    translated = port_of(reader.peek("model_type")).translate(reader)
+    translated = port_for(reader.peek("model_type")).translate(reader)
     reader.leave_out("quantization_config")
     reader.finish()
     return translated

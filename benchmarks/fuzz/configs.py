@@ -10,7 +10,7 @@ from benchmarks.fuzz.samples import CONFIGS, KEYS
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.files import read_json
 from jaxlin.loading.plan import shapes_of
-from jaxlin.loading.registry import port
+from jaxlin.loading.registry import port_for
 
 
 def written(draw: Draw, folder: Path) -> Path:
@@ -28,7 +28,7 @@ def config(draw: Draw, folder: Path) -> Callable[[], Any]:
 
     def read() -> None:
         fields = ConfigReader(read_json(path), str(path))
-        translated = port(fields.peek("model_type")).translate(fields)
+        translated = port_for(fields.peek("model_type")).translate(fields)
         fields.finish()
         repr(translated)
 

@@ -14,7 +14,7 @@ import jaxlin
 from benchmarks.fuzz.draws import TEXTS, Draw, json_text
 from benchmarks.fuzz.readers import reader
 from benchmarks.fuzz.samples import CONFIGS, KEYS, tensors
-from jaxlin.checkpoint.folder import Folder
+from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.checkpoint.safetensors import DTYPES, SafetensorsFile
 
 NAMES = {kind: name for name, kind in DTYPES.items()}
@@ -156,7 +156,7 @@ def index(draw: Draw, folder: Path) -> Callable[[], Any]:
     (folder / "model.safetensors.index.json").write_bytes(draw.text_of(found))
 
     def read() -> None:
-        opened = Folder(folder)
+        opened = CheckpointFolder(folder)
         for name in opened.names():
             opened.read(name)
 

@@ -14,9 +14,9 @@ from benchmarks.fuzz.readers import reader
 from benchmarks.fuzz.samples import CONFIGS, tensors
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.gguf import GGUFFile
-from jaxlin.loading.gguf_model import GGUFModel
 from jaxlin.loading.plan import shapes_of
-from jaxlin.loading.registry import port
+from jaxlin.loading.registry import port_for
+from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.tokenizer import Tokenizer
 
 ALIGNMENT = 32
@@ -210,9 +210,9 @@ def gguf_header(draw: Draw, folder: Path) -> Callable[[], Any]:
     path.write_bytes(changed(draw))
 
     def read() -> None:
-        model = GGUFModel(GGUFFile(path))
+        model = TranslatedGGUF(GGUFFile(path))
         fields = ConfigReader(model.config, str(path))
-        port(fields.peek("model_type")).translate(fields)
+        port_for(fields.peek("model_type")).translate(fields)
         fields.finish()
         for name in sorted(model.names()):
             model.read_rows(name, 0, 1)

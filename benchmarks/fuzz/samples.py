@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.loading.registry import port
-from jaxlin.porting.port import Rows
+from jaxlin.loading.registry import port_for
+from jaxlin.porting.port import TensorRows
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 48,
@@ -99,7 +99,7 @@ def tensors(name: str) -> dict[str, np.ndarray]:
 
 def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Random tensors of any valid config."""
-    found = port(config["model_type"])
+    found = port_for(config["model_type"])
     translated = found.translate(ConfigReader(copy.deepcopy(config), "a sample"))
     model = jax.eval_shape(lambda: found.model(translated, rngs=nnx.Rngs(0)))
     draw, shapes = np.random.default_rng(0), {}
@@ -108,7 +108,7 @@ def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
         in_layers = name.startswith("layers.")
         for layer in range(leaf.shape[0]) if in_layers else (None,):
             shape, place = leaf.shape[1:] if in_layers else leaf.shape, found.tensor_of(translated, name, layer)
-            if isinstance(place, Rows):
+            if isinstance(place, TensorRows):
                 shapes[place.tensor] = (place.total, *shape[1:])
             else:
                 shapes[place] = shape

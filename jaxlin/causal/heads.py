@@ -27,7 +27,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Hold
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import SiteError, is_whole, position_in
-from jaxlin.quantized import Packed
+from jaxlin.quantized import PackedMatrix
 from jaxlin.tokenizer import Tokenizer
 
 
@@ -126,7 +126,7 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
         columns = kept.repeat(weight.shape[-1] // size[1], axis=1)
         return jnp.where(columns[:, None, :], weight, 0)
 
-    return jax.tree_util.tree_map_with_path(cut, model, is_leaf=lambda node: isinstance(node, Packed))
+    return jax.tree_util.tree_map_with_path(cut, model, is_leaf=lambda node: isinstance(node, PackedMatrix))
 
 
 @jax.jit

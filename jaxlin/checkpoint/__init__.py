@@ -6,9 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from jaxlin.checkpoint.folder import Folder
+from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.checkpoint.gguf import GGUFFile
-from jaxlin.checkpoint.hub import located
+from jaxlin.checkpoint.hub import locate
 
 
 @runtime_checkable
@@ -56,11 +56,11 @@ class Checkpoint(Protocol):
         ...
 
 
-def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Folder | GGUFFile:
+def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> CheckpointFolder | GGUFFile:
     """Open a directory, a ``.gguf`` file, or what a hub id names, which is downloaded if it is not in the cache.
 
     Raises:
         CheckpointError: it cannot be had, or is damaged.
     """
-    path = located(name, revision)
-    return GGUFFile(path) if path.is_file() else Folder(path)
+    path = locate(name, revision)
+    return GGUFFile(path) if path.is_file() else CheckpointFolder(path)

@@ -28,7 +28,7 @@ TOKENIZER_FILES = (
 """The files beside config.json that say how text becomes ids and ids text."""
 
 
-class Folder:
+class CheckpointFolder:
     """A directory with config.json and its weights, in one safetensors file or in the shards of an index."""
 
     format = "safetensors"

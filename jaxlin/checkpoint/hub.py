@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)[/:](?P<file>[\w.-]+\.gguf)")
 
 
-def located(name: str | os.PathLike[str], revision: str | None) -> Path:
+def locate(name: str | os.PathLike[str], revision: str | None) -> Path:
     """The directory or GGUF file that `name` names.
 
     A hub id is ``org/name``; ``org/name/file.gguf`` or ``org/name:file.gguf`` is one file of a repository, or, where
@@ -62,8 +62,8 @@ def located(name: str | os.PathLike[str], revision: str | None) -> Path:
     if a_path or not _HUB_ID.fullmatch(repository):
         raise _no_such(text)
     if file is None:
-        return downloaded(repository, None, revision)
-    paths = {shard: downloaded(repository, shard, revision) for shard in shard_names(file)}
+        return download(repository, None, revision)
+    paths = {shard: download(repository, shard, revision) for shard in shard_names(file)}
     return paths[file]
 
 
@@ -75,8 +75,8 @@ def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
     """
     text = _as_text(name)
     if _HUB_ID.fullmatch(text) and not text.endswith(".gguf") and not path_exists(Path(text)):
-        return downloaded(text, "config.json", revision)
-    path = located(name, revision)
+        return download(text, "config.json", revision)
+    path = locate(name, revision)
     return path if path.is_file() else path / "config.json"
 
 
@@ -86,7 +86,7 @@ def _as_text(name: Any) -> str:
     return text
 
 
-def downloaded(repository: str, file: str | None, revision: str | None) -> Path:
+def download(repository: str, file: str | None, revision: str | None) -> Path:
     """One `file` of a repository on the hub, or, if it is None, those of `NEEDED` that it has.
 
     Raises:

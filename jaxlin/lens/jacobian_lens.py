@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.checkpoint.hub import downloaded
+from jaxlin.checkpoint.hub import download
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
@@ -68,7 +68,7 @@ class JacobianLens:
         Raises:
             CheckpointError: no such repository or file, or a file without a lens.
         """
-        return cls(**read_fields(downloaded(as_path(repo).as_posix(), filename, revision)))
+        return cls(**read_fields(download(as_path(repo).as_posix(), filename, revision)))
 
     def __repr__(self) -> str:
         return (

@@ -14,8 +14,8 @@ from jaxlin.checkpoint.safetensors import FLOATS
 from jaxlin.common.errors import CheckpointError
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sharding import Placed, sharding_of
-from jaxlin.porting.port import Port, Rows
-from jaxlin.quantized import BFloat16, Mixed, Packed
+from jaxlin.porting.port import Port, TensorRows
+from jaxlin.quantized import BFloat16, MixedStack, PackedMatrix
 from jaxlin.quantized.mixed import Places, widest
 
 LOG = logging.getLogger("jaxlin")
@@ -50,11 +50,11 @@ class Tensors(Protocol):
         """Whether one is read as a packed matrix."""
         ...
 
-    def read(self, name: str) -> np.ndarray | Packed:
+    def read(self, name: str) -> np.ndarray | PackedMatrix:
         """The values of one."""
         ...
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | Packed:
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | PackedMatrix:
         """Some rows of one."""
         ...
 
@@ -75,7 +75,7 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
     def stored(name: str, shape: tuple[int, ...], layer: int | None = None) -> Any:
         """A parameter of one layer, or of none: packed, or as what reads its rows."""
         found = port.tensor_of(abstract.config, name, layer)
-        part = found if isinstance(found, Rows) else Rows(found, 0, shape[0], shape[0])
+        part = found if isinstance(found, TensorRows) else TensorRows(found, 0, shape[0], shape[0])
         tensor, first, whole = part.tensor, part.start, (part.total, *shape[1:])
         if name == "embed_tokens.weight" and tensor not in there and tied:
             tensor = tied  # one of two equal matrices is enough
@@ -125,13 +125,13 @@ def _adds_nothing(tensors: Tensors, name: str) -> bool:
     return isinstance(values, np.ndarray) and not values.any()
 
 
-def _check(values: np.ndarray | Packed, where: str) -> None:
+def _check(values: np.ndarray | PackedMatrix, where: str) -> None:
     if isinstance(values, np.ndarray) and values.dtype not in FLOATS:
         raise CheckpointError(
             f"{where}: expected values of {', '.join(map(str, FLOATS))}; found {values.dtype}. "
             "If it is quantised, config.json should say how, under quantization_config."
         )
-    if not (values.is_finite() if isinstance(values, Packed) else np.isfinite(values).all()):
+    if not (values.is_finite() if isinstance(values, PackedMatrix) else np.isfinite(values).all()):
         raise CheckpointError(f"{where}: expected finite values; found NaN or infinity.")
 
 
@@ -175,7 +175,9 @@ def _stacked(name: str, stored: Callable[[int], Any], shape: tuple[int, ...], me
     )
     if len(filled) == 1:
         return filled[0]
-    return Mixed(filled, *(_whole(name, np.array(index, np.int32), mesh) for index in (places.stack, places.place)))
+    return MixedStack(
+        filled, *(_whole(name, np.array(index, np.int32), mesh) for index in (places.stack, places.place))
+    )
 
 
 def _whole(name: str, part: Any, mesh: Mesh | None) -> jax.Array:

@@ -19,14 +19,14 @@ from jaxlin.common.files import read_json
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
-from jaxlin.loading.gguf_model import GGUFModel
-from jaxlin.loading.loader import checked_dtype
-from jaxlin.loading.registry import port as port_of
+from jaxlin.loading.model import checked_dtype
+from jaxlin.loading.registry import port_for
+from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Rule
-from jaxlin.porting.port import Rows
-from jaxlin.quantized import BFloat16, Packed
-from jaxlin.quantized.methods import planned_quantization
+from jaxlin.porting.port import TensorRows
+from jaxlin.quantized import BFloat16, PackedMatrix
+from jaxlin.quantized.methods import quantized_format
 from jaxlin.quantized.mixed import stacked_form
 
 
@@ -130,7 +130,7 @@ def memory_plan(
                 f"found {memory / 1e9:.3f}."
             )
         count = -(-count // 2)
-    matrices = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Packed))
+    matrices = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
     parameters = sum(math.prod(matrix.shape) for matrix in matrices)
     return MemoryPlan(parameters, tokens, count, weights, held, forward, rows, d * tokens * d * size)
 
@@ -149,21 +149,21 @@ def shapes_of(
     if path.suffix == ".gguf":
         file = GGUFFile(path)
         file.config = without_keys(file.config, ignore_config_keys, str(path))
-        return _abstract_gguf(GGUFModel(file), str(path), dtype, rule)
+        return _abstract_gguf(TranslatedGGUF(file), str(path), dtype, rule)
     return abstract_model(without_keys(read_json(path), ignore_config_keys, str(path)), str(path), dtype, rule)
 
 
-def _abstract_gguf(gguf: GGUFModel, source: str, dtype: str, rule: Rule) -> Decoder:
+def _abstract_gguf(gguf: TranslatedGGUF, source: str, dtype: str, rule: Rule) -> Decoder:
     """The same of a GGUF file, whose header says the format of every tensor."""
     model = _plain(gguf.config, source, dtype, rule)
-    port = gguf.adapted(port_of(gguf.config["model_type"]))
+    port = gguf.adapted(port_for(gguf.config["model_type"]))
 
     def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
         name = ".".join(key.name for key in path if key.name != "value")
 
         def form(layer: int | None, rows: int) -> Any:
             found = port.tensor_of(model.config, name, layer)
-            tensor = found.tensor if isinstance(found, Rows) else found
+            tensor = found.tensor if isinstance(found, TensorRows) else found
             if tensor not in gguf.names():
                 raise CheckpointError(f"{source}: expected a tensor {tensor}; found none.")
             return gguf.form(tensor, rows)
@@ -178,8 +178,8 @@ def _abstract_gguf(gguf: GGUFModel, source: str, dtype: str, rule: Rule) -> Deco
 def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
     """A model of shapes without values, its weights in the format that a config names."""
     reader = ConfigReader(said, source)
-    quantization = planned_quantization(reader)
-    model, port = _plain(said, source, dtype, rule), port_of(said.get("model_type"))
+    quantization = quantized_format(reader)
+    model, port = _plain(said, source, dtype, rule), port_for(said.get("model_type"))
     stored = _stored_dtype(said, source)
 
     def plain(shape: tuple[int, ...]) -> Any:
@@ -196,7 +196,7 @@ def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule)
             if quantization is None or len(shape) != 2:
                 return plain(tuple(shape))
             found = port.tensor_of(model.config, name, layer)
-            module = (found.tensor if isinstance(found, Rows) else found).removesuffix(".weight")
+            module = (found.tensor if isinstance(found, TensorRows) else found).removesuffix(".weight")
             return quantization.planned(tuple(shape), stored) if quantization.converts(module) else plain(tuple(shape))
 
         return stacked_form(list(map(form, range(depth))))
@@ -226,7 +226,7 @@ def _in_layers(path: tuple[Any, ...]) -> bool:
 
 
 def _plain(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
-    port = port_of(said.get("model_type"))
+    port = port_for(said.get("model_type"))
     reader = ConfigReader(said, source)
     config = port.translate(reader)
     reader.leave_out("quantization_config")  # it says how the weights are stored, not what is computed

@@ -57,7 +57,7 @@ def families() -> list[Family]:
     return found
 
 
-def port(model_type: object) -> Port:
+def port_for(model_type: object) -> Port:
     """The port of `model_type`.
 
     Raises:
@@ -70,7 +70,7 @@ def port(model_type: object) -> Port:
     raise ConfigError(f"model_type: expected one of {known}; found {quoted(model_type)}, which jaxlin has no port for.")
 
 
-def gguf_port(arch: object) -> GGUFPort:
+def gguf_port_for(arch: object) -> GGUFPort:
     """How GGUF files of an architecture are read.
 
     Raises:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxlin.common.errors import CheckpointError
 from jaxlin.loading.parameters import OTHER_HEADS, Tensors
 from jaxlin.porting.port import Port
-from jaxlin.quantized import Packed
+from jaxlin.quantized import PackedMatrix
 
 LOG = logging.getLogger("jaxlin")
 
@@ -81,7 +81,7 @@ def are_equal(tensors: Tensors, one: str, other: str) -> bool:
 
     def values(matrix: Any, start: int) -> np.ndarray:
         stop = min(start + rows, shape[0])
-        if isinstance(matrix, Packed):
+        if isinstance(matrix, PackedMatrix):
             return np.asarray(matrix[start:stop], np.float64)
         return np.asarray(tensors.read_rows(matrix, start, stop), np.float64)
 

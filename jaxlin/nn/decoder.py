@@ -25,7 +25,7 @@ from jaxlin.nn.hold import Detach, Hold, Rule
 from jaxlin.nn.modules import Embedding, Schedule, Unembedding, value
 from jaxlin.nn.precision import Precision, told
 from jaxlin.nn.sites import KINDS
-from jaxlin.quantized.mixed import apart, layer_of
+from jaxlin.quantized.mixed import layer_of, split_for_scan
 
 UNLIMITED = np.iinfo(np.int32).max
 """The window of a layer that has none."""
@@ -221,7 +221,7 @@ class Decoder(nnx.Module):
         stop = depth if stop is None else stop
         whole = (start, stop) == (0, depth)
         stack = (self.layers, self.schedule(x.shape[0]) if schedule is None else schedule, rows)
-        riding, layer = apart(stack)
+        riding, layer = split_for_scan(stack)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def body(x: Array, row: Any) -> tuple[Array, Any]:

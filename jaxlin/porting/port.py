@@ -11,7 +11,7 @@ from jaxlin.common.errors import CheckpointError
 from jaxlin.nn.decoder import Decoder
 
 
-class Rows(NamedTuple):
+class TensorRows(NamedTuple):
     """A parameter that a checkpoint keeps as some rows of a larger tensor.
 
     Attributes:
@@ -27,12 +27,12 @@ class Rows(NamedTuple):
     total: int
 
 
-def stacked_rows(tensor: str, **parts: int) -> dict[str, Rows]:
+def stacked_rows(tensor: str, **parts: int) -> dict[str, TensorRows]:
     """The parameters whose rows make up `tensor`, in order, and how many rows each has."""
     ends = np.cumsum(list(parts.values())).tolist()
     module = tensor.split(".")[0]
     return {
-        f"{module}.{name}.weight": Rows(tensor, end - rows, end, ends[-1])
+        f"{module}.{name}.weight": TensorRows(tensor, end - rows, end, ends[-1])
         for (name, rows), end in zip(parts.items(), ends, strict=True)
     }
 
@@ -52,12 +52,12 @@ class Port:
 
     model: type[Decoder]
     translate: Callable[[ConfigReader], Any]
-    names: Callable[[Any], Mapping[str, str | Rows]] = lambda config: {}
+    names: Callable[[Any], Mapping[str, str | TensorRows]] = lambda config: {}
     bodies: tuple[str, ...] = ("model.", "")
     heads: tuple[str, ...] = ("lm_head.",)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
-    def tensor_of(self, config: Any, name: str, layer: int | None = None) -> str | Rows:
+    def tensor_of(self, config: Any, name: str, layer: int | None = None) -> str | TensorRows:
         """What a checkpoint calls the parameter `name`, a path with ``layers.`` for one of a layer."""
         path = name.removeprefix("layers.")
         found = self.names(config).get(path, path)

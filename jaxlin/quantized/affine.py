@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from jaxlin.quantized.base import Packed, rounded
+from jaxlin.quantized.base import PackedMatrix, rounded
 from jaxlin.quantized.codes import codes_of_rows, part_rows, rows_of_part, unpacked_codes
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Affine(Packed):
+class Affine(PackedMatrix):
     r"""$w_{ij} = (q_{ij} - z_{i g_j})\, s_{i g_j}$, rounded to the dtype of $s$.
 
     The difference is an integer that the dtype of $s$ holds, so that the product is rounded once, as in the kernels of

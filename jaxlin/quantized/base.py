@@ -1,4 +1,4 @@
-"""`Packed`: a matrix in the bytes of its file, unpacked where it is used."""
+"""`PackedMatrix`: a matrix in the bytes of its file, unpacked where it is used."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 
-class Packed(ABC):
+class PackedMatrix(ABC):
     """A matrix ``[..., out, in]`` whose values are computed from what is stored, exactly as its format says.
 
     A pytree: leading axes of its leaves are leading axes of the matrix, so a stack of them rides a scan, and one layer
@@ -50,7 +50,7 @@ class Packed(ABC):
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
         """The values of some rows of a single matrix, none of them counted from the end."""
 
-    def rows(self, start: int, stop: int) -> "Packed":
+    def rows(self, start: int, stop: int) -> "PackedMatrix":
         """Some rows of a single matrix, packed."""
         raise NotImplementedError(f"{type(self).__name__}: rows are not taken of what is already in a stack")
 
@@ -70,7 +70,7 @@ class Packed(ABC):
 
 
 @jax.jit
-def _unpack_rows(packed: Packed, index: Int[Array, " n"]) -> Array:
+def _unpack_rows(packed: PackedMatrix, index: Int[Array, " n"]) -> Array:
     """In one program: each of the many small steps would be one of its own where rows are read outside of any."""
     return packed.unpack_rows(index)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from jaxlin.quantized.base import Packed, rounded
+from jaxlin.quantized.base import PackedMatrix, rounded
 from jaxlin.quantized.codes import (
     chosen,
     codes_of_rows,
@@ -32,12 +32,12 @@ NESTED_BLOCK = 256
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class FourBit(Packed):
+class FourBit(PackedMatrix):
     r"""$w_{ij} = c[q_{ij}]\, a_{i,\lfloor j/B \rfloor}$: a table of 16 values and a scale for each block of a row.
 
     Attributes:
         codes: the indices, of 4 bits, ``[..., ceil(out / 2), in]``, see `jaxlin.quantized.codes`.
-        absmax: the scales, ``[..., out, in / B]``: float32, or indices into `Nested`.
+        absmax: the scales, ``[..., out, in / B]``: float32, or indices into `NestedScales`.
         table: the 16 values, ``[..., 16]``.
         nested: how `absmax` is quantised itself; None if it is not.
         kind: the dtype that the reference rounds to.
@@ -46,12 +46,17 @@ class FourBit(Packed):
     codes: Any
     absmax: Any
     table: Any
-    nested: "Nested | None"
+    nested: "NestedScales | None"
     kind: str = field(metadata={"static": True})
 
     @classmethod
     def of(
-        cls, pairs: UInt8[np.ndarray, "o c"], absmax: np.ndarray, table: np.ndarray, nested: "Nested | None", kind: str
+        cls,
+        pairs: UInt8[np.ndarray, "o c"],
+        absmax: np.ndarray,
+        table: np.ndarray,
+        nested: "NestedScales | None",
+        kind: str,
     ) -> "FourBit":
         """One matrix of a file, which keeps two indices side by side in a byte, the first in its high half."""
         width = 2 * pairs.shape[1]
@@ -65,7 +70,7 @@ class FourBit(Packed):
         """A matrix of `shape` without its values, with a scale for each `block` of a row."""
         leaf, (out, width) = jax.ShapeDtypeStruct, shape
         blocks = width // block
-        scales = Nested(
+        scales = NestedScales(
             leaf((-(-out * blocks // NESTED_BLOCK),), jnp.float32),
             leaf((256,), jnp.float32),
             leaf((), jnp.float32),
@@ -106,7 +111,7 @@ class FourBit(Packed):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Nested:
+class NestedScales:
     r"""Scales quantised to 8 bits: $a_b = c[q_b]\, s_{\lfloor b/256 \rfloor} + \bar a$.
 
     Attributes:
@@ -136,7 +141,7 @@ class Nested:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Int8(Packed):
+class Int8(PackedMatrix):
     r"""$w_{ij} = q_{ij}\, s_i / 127$.
 
     Attributes:

@@ -9,7 +9,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.errors import CheckpointError
 from jaxlin.common.printable import quoted
 from jaxlin.common.strict_json import parse_object
-from jaxlin.quantized import FourBit, Int8, Nested
+from jaxlin.quantized import FourBit, Int8, NestedScales
 from jaxlin.quantized.packing import Quantized
 
 
@@ -63,7 +63,7 @@ class BitsAndBytes(Quantized):
         if "nested_blocksize" in state:
             absmax = self.part(module, "weight.absmax", ("U8",), (blocks,))
             scales = -(-blocks // state["nested_blocksize"])
-            nested = Nested(
+            nested = NestedScales(
                 self.part(module, "weight.nested_absmax", ("F32",), (scales,)),
                 self.part(module, "weight.nested_quant_map", ("F32",), (256,)),
                 np.float32(state["nested_offset"]),

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16, Int, Shaped, UInt8
 
-from jaxlin.quantized.base import Packed
+from jaxlin.quantized.base import PackedMatrix
 from jaxlin.quantized.codes import codes_of_rows, computed_once, packed_codes, part_rows, unpacked_codes
 from jaxlin.quantized.ggml import LAYOUTS
 
@@ -28,7 +28,7 @@ Scales = Float[Array, "*b n p"]
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Blocks(Packed):
+class GGUFBlocks(PackedMatrix):
     """Rows of blocks of one type.
 
     Attributes:
@@ -44,14 +44,14 @@ class Blocks(Packed):
     kind: str = field(metadata={"static": True})
 
     @classmethod
-    def of(cls, raw: UInt8[np.ndarray, "o r"], kind: str, width: int) -> "Blocks":
+    def of(cls, raw: UInt8[np.ndarray, "o r"], kind: str, width: int) -> "GGUFBlocks":
         """One matrix of a file, of type `kind`, whose rows have `width` values."""
         layout = LAYOUTS[kind]
         codes = packed_codes(raw, width, layout.bits, layout.codes_of_rows)
         return cls(tuple(codes), tuple(layout.halves_of_rows(raw)), layout.scales_of_rows(raw), kind)
 
     @classmethod
-    def form(cls, rows: int, kind: str, width: int) -> "Blocks":
+    def form(cls, rows: int, kind: str, width: int) -> "GGUFBlocks":
         """As many rows without their values."""
         layout, blocks = LAYOUTS[kind], width // LAYOUTS[kind].values
         leaf = jax.ShapeDtypeStruct

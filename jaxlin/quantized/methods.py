@@ -1,7 +1,7 @@
 """What the key ``quantization_config`` of config.json names, and what reads it."""
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.checkpoint.folder import Folder
+from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.common.printable import quoted
 from jaxlin.quantized.awq import AWQ
 from jaxlin.quantized.bitsandbytes_files import BitsAndBytes
@@ -41,7 +41,7 @@ METHODS: dict[str, type[Quantized]] = {
 """``quant_method`` of ``quantization_config``, and what reads it."""
 
 
-def quantized(folder: Folder, config: ConfigReader) -> "Folder | Quantized":
+def open_quantized(folder: CheckpointFolder, config: ConfigReader) -> "CheckpointFolder | Quantized":
     """`folder` itself, or its view with packed matrices where config.json says that weights are quantised.
 
     Raises:
@@ -50,7 +50,7 @@ def quantized(folder: Folder, config: ConfigReader) -> "Folder | Quantized":
     return _reader(folder, config) or folder
 
 
-def planned_quantization(config: ConfigReader) -> Quantized | None:
+def quantized_format(config: ConfigReader) -> Quantized | None:
     """How config.json says that weights are quantised; nothing of them is read.
 
     Raises:
@@ -59,7 +59,7 @@ def planned_quantization(config: ConfigReader) -> Quantized | None:
     return _reader(None, config)
 
 
-def _reader(folder: Folder | None, config: ConfigReader) -> Quantized | None:
+def _reader(folder: CheckpointFolder | None, config: ConfigReader) -> Quantized | None:
     mlx = config.peek("quantization")
     if isinstance(mlx, dict) and "group_size" in mlx:
         raise config.error("quantization", "none", f"that of MLX, whose weights are not read. {ANOTHER}")

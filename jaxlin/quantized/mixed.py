@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxlin.quantized.base import Packed
+from jaxlin.quantized.base import PackedMatrix
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Mixed(Packed):
+class MixedStack(PackedMatrix):
     """One stack for each format, and where each layer lies: nothing is unpacked or filled up for the others' sake.
 
     A layer of it has the same stacks and says which of their matrices it is. So its leaves do not ride a scan over
@@ -34,7 +34,7 @@ class Mixed(Packed):
 
     def is_finite(self) -> bool:
         """Whether all of its stacks are."""
-        return all(s.is_finite() if isinstance(s, Packed) else bool(np.isfinite(s).all()) for s in self.stacks)
+        return all(s.is_finite() if isinstance(s, PackedMatrix) else bool(np.isfinite(s).all()) for s in self.stacks)
 
     def unpack(self) -> Array:
         """The values, in a dtype that holds those of all stacks."""
@@ -44,7 +44,7 @@ class Mixed(Packed):
         """The values of some rows of a single matrix."""
         return self._selected(lambda matrix: matrix[index])
 
-    def layer(self, index: Any) -> "Mixed":
+    def layer(self, index: Any) -> "MixedStack":
         """The matrix of one layer; `index` may be traced."""
         stack, place = jax.tree.map(lambda a: a[index], (self.stack, self.place))
         return dataclasses.replace(self, stack=stack, place=place)
@@ -70,10 +70,11 @@ def layer_of(layers: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.layer(index) if _is_mixed(leaf) else leaf[index], layers, is_leaf=_is_mixed)
 
 
-def apart(layers: Any) -> tuple[Any, Callable[[Any], Any]]:
+def split_for_scan(layers: Any) -> tuple[Any, Callable[[Any], Any]]:
     """A pytree of stacks as a scan over layers takes it, and what makes a layer of a row of it.
 
-    Only stacks with a matrix for each layer ride a scan. Those of `Mixed` are closed over, and indexed in its body.
+    Only stacks with a matrix for each layer ride a scan. Those of a `MixedStack` are closed over, and indexed in the
+    body of the scan.
     """
     leaves, structure = jax.tree.flatten(layers, is_leaf=_is_mixed)
     riding = [dataclasses.replace(leaf, stacks=()) if _is_mixed(leaf) else leaf for leaf in leaves]
@@ -132,7 +133,7 @@ def widest(dtypes: Iterable[Any]) -> np.dtype[Any]:
 
 
 def stacked_form(forms: Sequence[Any]) -> Any:
-    """A stack without its values, of layers without theirs: plain where they are alike, otherwise `Mixed`."""
+    """A stack without its values, of layers without theirs: plain where they are alike, otherwise `MixedStack`."""
     if len(forms[0].shape) == 1:  # vectors are widened to one dtype
         return jax.ShapeDtypeStruct((len(forms), *forms[0].shape), widest(form.dtype for form in forms))
     places = Places()
@@ -143,8 +144,8 @@ def stacked_form(forms: Sequence[Any]) -> Any:
         for i, (structure, leaves) in enumerate(places.forms)
     )
     index = jax.ShapeDtypeStruct((len(forms),), np.int32)
-    return stacks[0] if len(stacks) == 1 else Mixed(stacks, index, index)
+    return stacks[0] if len(stacks) == 1 else MixedStack(stacks, index, index)
 
 
 def _is_mixed(node: Any) -> bool:
-    return isinstance(node, Mixed)
+    return isinstance(node, MixedStack)

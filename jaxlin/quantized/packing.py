@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.checkpoint.folder import Folder
+from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.common.errors import CheckpointError
 from jaxlin.common.printable import quoted
-from jaxlin.quantized import Packed
+from jaxlin.quantized import PackedMatrix
 
 
 class Quantized(ABC):
@@ -33,7 +33,7 @@ class Quantized(ABC):
     left_out: ClassVar[tuple[str, ...]] = ()
     """Tensors that quantise activations, which the map of the dequantised weights does not."""
 
-    def __init__(self, folder: Folder | None, said: ConfigReader) -> None:
+    def __init__(self, folder: CheckpointFolder | None, said: ConfigReader) -> None:
         self.read_config(said)
         self._modules: set[str] = set()
         if folder is not None:
@@ -59,7 +59,7 @@ class Quantized(ABC):
         """Whether the tensor `name`, which ends with `stem`, is of a quantised weight."""
 
     @abstractmethod
-    def packed(self, module: str) -> Packed:
+    def packed(self, module: str) -> PackedMatrix:
         """The weight of `module`."""
 
     def take_skipped(self, said: ConfigReader, key: str) -> None:
@@ -74,7 +74,7 @@ class Quantized(ABC):
         self.skipped += tuple(names)
 
     @abstractmethod
-    def planned(self, shape: tuple[int, int], dtype: str) -> Packed:
+    def planned(self, shape: tuple[int, int], dtype: str) -> PackedMatrix:
         """A matrix of `shape` without its values, as far as the config says how it is stored.
 
         Args:
@@ -125,11 +125,11 @@ class Quantized(ABC):
         """The format's name of a tensor's dtype; "packed" of a packed one."""
         return "packed" if self.is_packed(name) else self.folder.dtype(name)
 
-    def read(self, name: str) -> np.ndarray | Packed:
+    def read(self, name: str) -> np.ndarray | PackedMatrix:
         """The values of one, or the packed matrix."""
         return self.packed(_module(name)) if self.is_packed(name) else self.folder.read(name)
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | Packed:
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | PackedMatrix:
         """Some rows of one."""
         if self.is_packed(name):
             return self.packed(_module(name)).rows(start, stop)

@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxlin.quantized.base import Packed, rounded
+from jaxlin.quantized.base import PackedMatrix, rounded
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Scaled(Packed):
+class Scaled(PackedMatrix):
     r"""$w_{ij} = q_{ij}\, s_{\lfloor i/B_o \rfloor \lfloor j/B_i \rfloor}$.
 
     Attributes:
@@ -70,7 +70,7 @@ class Scaled(Packed):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class BFloat16(Packed):
+class BFloat16(PackedMatrix):
     """bfloat16 kept as its bits.
 
     XLA on a CPU converts a stacked bfloat16 array to float32 before the loop over layers, all layers at once (jax

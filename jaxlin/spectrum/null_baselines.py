@@ -21,7 +21,7 @@ from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import RULES, Hold, Rule
-from jaxlin.quantized import Packed
+from jaxlin.quantized import PackedMatrix
 from jaxlin.spectrum.prediction_ranks import Ranks, ranks_of
 
 NAMES = ("local map", "y xᵀ/|x|²", "shuffled weights", "shuffled tokens", "ordinary Jacobian")
@@ -177,7 +177,7 @@ def shuffled_weights(model: Decoder, key: Array) -> Decoder:
         keys = jax.random.split(jax.random.fold_in(key, count), values.shape[0])
         return jax.vmap(jax.random.permutation)(keys, flat).reshape(values.shape)
 
-    return jax.tree_util.tree_map_with_path(permuted, model, is_leaf=lambda node: isinstance(node, Packed))
+    return jax.tree_util.tree_map_with_path(permuted, model, is_leaf=lambda node: isinstance(node, PackedMatrix))
 
 
 def _of_map(name: str, lmap: LocalMap) -> Baseline:

@@ -16,7 +16,7 @@ from benchmarks.config_keys.reference import Reference
 from jaxlin.checkpoint.config import HARMLESS, ConfigReader
 from jaxlin.checkpoint.key_table import TABLE, measured_keys
 from jaxlin.common.errors import ConfigError
-from jaxlin.loading.registry import FAMILIES, port
+from jaxlin.loading.registry import FAMILIES, port_for
 
 TYPES = [name for types in FAMILIES.values() for name in types]
 WRAPPERS = [name for name in TYPES if "text_config" in tiny.VARIANTS[name].options]
@@ -44,7 +44,7 @@ def place_of(row: str) -> tuple[str, ...]:
 
 def read(config: dict[str, Any]) -> Any:
     reader = ConfigReader(config, "config.json")
-    translated = port(config["model_type"]).translate(reader)
+    translated = port_for(config["model_type"]).translate(reader)
     reader.finish()
     return translated
 
@@ -73,7 +73,7 @@ def test_keys_that_change(row: str, configs: dict[str, dict[str, Any]]) -> None:
     for key in sorted(measured.changes - HARMLESS.keys()):
         reader = ConfigReader(edited(config, place_of(row), {key: "something"}), "config.json")
         with contextlib.suppress(ConfigError):
-            port(config["model_type"]).translate(reader)
+            port_for(config["model_type"]).translate(reader)
             if not any(key in each._taken for each in (reader, *reader._parts)):
                 with pytest.raises(ConfigError, match=f"'{key}'.*changes the logits.*ignore_config_keys"):
                     reader.finish()

@@ -18,9 +18,9 @@ import jaxlin
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.common.errors import CheckpointError, ConfigError, TokenizerError
-from jaxlin.loading.gguf_model import GGUFModel
 from jaxlin.loading.plan import shapes_of
-from jaxlin.quantized import Blocks
+from jaxlin.loading.translated_gguf import TranslatedGGUF
+from jaxlin.quantized import GGUFBlocks
 
 GEMMA = {**tiny.GEMMA, "query_pre_attn_scalar": 32}
 NESTED = {**tiny.OLMO3, "full_attention": {**tiny.OLMO3["full_attention"], "attention_factor": 1 + 0.1 * np.log(4)}}
@@ -163,14 +163,14 @@ def test_rows_of_packed_bytes(tmp_path: Path) -> None:
     gguf_files.write(path, tiny.build(tiny.VARIANTS["llama"], tmp_path / "checkpoint"), "llama", lambda name: "Q8_0")
     checkpoint = open_checkpoint(path)
     assert isinstance(checkpoint, GGUFFile)
-    model = GGUFModel(checkpoint)
+    model = TranslatedGGUF(checkpoint)
     moved = set()
     for name in model.names():
         tensor, rows = model.rows(name)
         if rows is not None:
             raw = checkpoint.read_raw(tensor)[rows]
             decoded = gguf.dequantize(raw, gguf.GGMLQuantizationType[model.dtype(name)])
-            assert isinstance(model.read(name), Blocks)
+            assert isinstance(model.read(name), GGUFBlocks)
             np.testing.assert_array_equal(model.read(name)[...], decoded)
             np.testing.assert_array_equal(model.read_rows(name, 3, 9)[...], decoded[3:9])
             moved.add(name.split(".")[-2])
@@ -211,7 +211,7 @@ def test_queries_keys_and_values_of_phi3_apart(tmp_path: Path) -> None:
         gguf_files.write(tmp_path / f"{name}.gguf", source, "phi3", lambda name: "Q8_0", rename=rename)
     expected, _ = jaxlin.load(tmp_path / "fused.gguf")
     found, _ = jaxlin.load(tmp_path / "apart.gguf")
-    assert isinstance(found.layers.self_attn.k_proj.weight.get_value(), Blocks)
+    assert isinstance(found.layers.self_attn.k_proj.weight.get_value(), GGUFBlocks)
     jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(found), jax.tree.leaves(expected))
     plans = [jaxlin.memory_plan(tmp_path / f"{name}.gguf", tokens=2) for name in ("fused", "apart")]
     assert plans[0].weights == plans[1].weights
@@ -228,7 +228,7 @@ def test_divisors_of_llama3(checkpoint: Callable[[str], Path], tmp_path: Path) -
 
 
 def config_of(path: Path) -> dict[str, Any]:
-    return GGUFModel(open_checkpoint(path)).config
+    return TranslatedGGUF(open_checkpoint(path)).config
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 import jaxlin
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.errors import CheckpointError, ConfigError
-from jaxlin.quantized import Affine, BFloat16, Blocks, FourBit, Int8, Mixed, Nested, Packed, Scaled
+from jaxlin.quantized import Affine, BFloat16, FourBit, GGUFBlocks, Int8, MixedStack, NestedScales, PackedMatrix, Scaled
 from jaxlin.quantized.base import _rounded_to_float16
 from jaxlin.quantized.codes import codes_of_rows, packed_codes, unpacked_codes
 from jaxlin.quantized.ggml import LAYOUTS
-from jaxlin.quantized.methods import planned_quantization
-from jaxlin.quantized.mixed import Places, apart, layer_of
+from jaxlin.quantized.methods import quantized_format
+from jaxlin.quantized.mixed import Places, layer_of, split_for_scan
 from jaxlin.spectrum.null_baselines import shuffled_weights
 
 Write = Callable[[str, torch.Tensor], tuple[dict[str, torch.Tensor], torch.Tensor]]
@@ -165,7 +165,7 @@ def packed_config(**weights: Any) -> dict[str, Any]:
     return {**COMPRESSED, "format": "pack-quantized", "config_groups": groups}
 
 
-FORMATS: dict[str, tuple[Write, dict[str, Any], type[Packed]]] = {
+FORMATS: dict[str, tuple[Write, dict[str, Any], type[PackedMatrix]]] = {
     "nf4": (four_bit("nf4", False, torch.float32), BNB4, FourBit),
     "nf4, nested": (four_bit("nf4", True, torch.float32), BNB4, FourBit),
     "nf4, nested, bfloat16": (four_bit("nf4", True, torch.bfloat16), BNB4, FourBit),
@@ -344,9 +344,9 @@ def test_every_bit_of_ggufs_blocks(kind: str) -> None:
     raw = np.random.default_rng(0).integers(0, 256, (13, row_bytes(kind, 512)), dtype=np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
-    blocks = Blocks.of(raw, kind, 512)
+    blocks = GGUFBlocks.of(raw, kind, 512)
     with np.errstate(all="ignore"):
-        found = np.asarray(jax.jit(Blocks.unpack)(blocks))
+        found = np.asarray(jax.jit(GGUFBlocks.unpack)(blocks))
         some = np.asarray(blocks[np.array([12, 3, -2])])
         finite = blocks.is_finite()
     np.testing.assert_array_equal(found, expected)
@@ -365,7 +365,7 @@ def test_a_stack_in_several_formats() -> None:
             expected.append(layers[-1].astype(np.float32))
             continue
         raw = rng.integers(0, 60, (4, row_bytes(kind, 256)), dtype=np.uint8)
-        layers.append(Blocks.of(raw, kind, 256))
+        layers.append(GGUFBlocks.of(raw, kind, 256))
         expected.append(gguf.dequantize(raw, gguf.GGMLQuantizationType[kind]))
     expected = np.stack(expected)
     places = Places()
@@ -376,12 +376,12 @@ def test_a_stack_in_several_formats() -> None:
         jax.tree.map(lambda *leaves: jnp.stack(list(map(jnp.asarray, leaves))), *[layers[i] for i in of_one])
         for of_one in ([0, 3], [1, 4], [2])
     )
-    stack = Mixed(stacks, jnp.array(places.stack), jnp.array(places.place))
+    stack = MixedStack(stacks, jnp.array(places.stack), jnp.array(places.place))
     assert stack.shape == (5, 4, 256)
     assert stack.is_finite()
     np.testing.assert_array_equal(stack[...], expected)
     one = jax.jit(lambda stack, i: layer_of(stack, i)[...])
-    riding, layer_in = apart({"weight": stack, "bias": jnp.arange(5)})
+    riding, layer_in = split_for_scan({"weight": stack, "bias": jnp.arange(5)})
     _, scanned = jax.jit(lambda: jax.lax.scan(lambda c, row: (c, layer_in(row)["weight"][...]), 0, riding))()
     np.testing.assert_array_equal(scanned, expected)
     for i in range(5):
@@ -391,19 +391,19 @@ def test_a_stack_in_several_formats() -> None:
     assert not dataclasses.replace(stack, stacks=(dataclasses.replace(stacks[0], halves=numbers),)).is_finite()
 
 
-def layered(form: str, depth: int) -> Packed | jax.Array:
+def layered(form: str, depth: int) -> PackedMatrix | jax.Array:
     """Random weights of `depth` layers, 256 x 256, in a format."""
     rng = np.random.default_rng(0)
 
     def codes(dtype: Any, *shape: int) -> np.ndarray:
         return rng.integers(0, 100, shape).astype(dtype)
 
-    made: dict[str, Callable[[int], Packed | np.ndarray]] = {
+    made: dict[str, Callable[[int], PackedMatrix | np.ndarray]] = {
         "NF4": lambda depth: FourBit(
             codes(np.uint8, depth, 128, 256),
             codes(np.uint8, depth, 256, 4),
             codes(np.float32, depth, 16),
-            Nested(
+            NestedScales(
                 codes(np.float32, depth, 4),
                 codes(np.float32, depth, 256),
                 codes(np.float32, depth),
@@ -415,13 +415,13 @@ def layered(form: str, depth: int) -> Packed | jax.Array:
         "FP8": lambda depth: Scaled.of(
             codes(ml_dtypes.float8_e4m3fn, depth, 256, 256), codes(np.float32, depth, 2, 2), (128, 128)
         ),
-        "GGUF": lambda depth: Blocks(
+        "GGUF": lambda depth: GGUFBlocks(
             (codes(np.uint8, depth, 128, 256),),
             (codes(np.float16, depth, 256, 1), codes(np.float16, depth, 256, 1)),
             codes(np.uint8, depth, 256, 12),
             "Q4_K",
         ),
-        "mixed": lambda depth: Mixed(
+        "mixed": lambda depth: MixedStack(
             tuple(made[kind](-(-depth // 4)) for kind in ("GGUF", "NF4", "BF16", "F16")),
             np.arange(depth, dtype=np.int32) % 4,
             np.arange(depth, dtype=np.int32) // 4,
@@ -603,7 +603,7 @@ def test_what_transformers_writes_of_a_quantisation() -> None:
 
     for written, kind in ((GPTQConfig(4, dataset="c4", desc_act=True), "GPTQ"), (AwqConfig(), "AWQ")):
         said = json.loads(written.to_json_string(use_diff=False))
-        found = planned_quantization(ConfigReader({"quantization_config": said}, "config.json"))
+        found = quantized_format(ConfigReader({"quantization_config": said}, "config.json"))
         assert type(found).__name__ == kind
 
 
@@ -640,7 +640,7 @@ def test_layers_in_different_formats_stay_packed(
     plain = unquantise(folder, name)
     model, _ = jaxlin.load(folder, linearize=True, dtype="float64")
     weight = model.layers.mlp.up_proj.weight.get_value()
-    assert isinstance(weight, Mixed)
+    assert isinstance(weight, MixedStack)
     assert tuple(map(type, weight.stacks)) == (kind, BFloat16)
     assert [jax.tree.leaves(stack)[0].shape[0] for stack in weight.stacks] == [1, 1]
     values[f"{name}.weight"] = plain.float()

@@ -14,7 +14,7 @@ from test_tokenizer_files import BYTES, read, template
 
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.common.errors import TokenizerError
-from jaxlin.loading.loader import SMALL
+from jaxlin.loading.model import SMALL
 from jaxlin.tokenizer import Tokenizer
 from jaxlin.tokenizer.chat import checked_messages
 

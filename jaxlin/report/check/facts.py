@@ -7,19 +7,19 @@ import jax
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader, without_keys
-from jaxlin.checkpoint.folder import Folder
+from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.common.printable import printable, quoted
-from jaxlin.loading.registry import port
+from jaxlin.loading.registry import port_for
 from jaxlin.nn.decoder import Decoder
-from jaxlin.quantized.methods import quantized
+from jaxlin.quantized.methods import open_quantized
 from jaxlin.tokenizer import Tokenizer
 
 
-def facts_of(checkpoint: Folder | GGUFFile, model: Decoder, tokenizer: Tokenizer | None) -> dict[str, str]:
+def facts_of(checkpoint: CheckpointFolder | GGUFFile, model: Decoder, tokenizer: Tokenizer | None) -> dict[str, str]:
     """What `checkpoint` is, and what `model` made of it."""
     config = model.config
-    key = "model_type" if isinstance(checkpoint, Folder) else "general.architecture"
+    key = "model_type" if isinstance(checkpoint, CheckpointFolder) else "general.architecture"
     if not config.has_unembedding:
         head = "none: no logits"
     else:
@@ -34,21 +34,21 @@ def facts_of(checkpoint: Folder | GGUFFile, model: Decoder, tokenizer: Tokenizer
     }
 
 
-def _ignored(checkpoint: Folder | GGUFFile, model: Decoder) -> dict[str, str]:
+def _ignored(checkpoint: CheckpointFolder | GGUFFile, model: Decoder) -> dict[str, str]:
     """The keys of the config that the model was made without, and why."""
     reasons = []
     if asked := model.config.ignored_config_keys:
         reasons.append(f"{', '.join(map(printable, asked))}: as asked")
-    if isinstance(checkpoint, Folder):
+    if isinstance(checkpoint, CheckpointFolder):
         reader = ConfigReader(without_keys(checkpoint.config, asked, checkpoint.source), checkpoint.source)
-        tensors = quantized(checkpoint, reader)
-        port(reader.peek("model_type")).as_named(tuple(tensors.names()), checkpoint.source).translate(reader)
+        tensors = open_quantized(checkpoint, reader)
+        port_for(reader.peek("model_type")).as_named(tuple(tensors.names()), checkpoint.source).translate(reader)
         if unread := reader.unread():
             reasons.append(f"{', '.join(map(printable, unread))}: measured to change no logits in transformers")
     return {"ignored": "; ".join(reasons)} if reasons else {}
 
 
-def _dtypes(checkpoint: Folder | GGUFFile) -> str:
+def _dtypes(checkpoint: CheckpointFolder | GGUFFile) -> str:
     """The dtypes of the tensors, that of most values first."""
     counts: Counter[str] = Counter()
     for name in checkpoint.names():

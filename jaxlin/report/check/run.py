@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxlin.checkpoint import open_checkpoint
-from jaxlin.checkpoint.hub import located
+from jaxlin.checkpoint.hub import locate
 from jaxlin.common.errors import TokenizerError
-from jaxlin.loading.loader import SMALL, load
+from jaxlin.loading.model import SMALL, load
 from jaxlin.nn.decoder import Decoder
 from jaxlin.report.check.against import check_installed, transformers_line
 from jaxlin.report.check.facts import facts_of
@@ -64,7 +64,7 @@ def check_model(
     """
     if against is not None:
         check_installed()
-    path = located(SMALL if name is None else name, revision)
+    path = locate(SMALL if name is None else name, revision)
     with _messages() as messages:
         model, tokenizer = load(path, dtype="float32", ignore_config_keys=ignore_config_keys)
     checkpoint = open_checkpoint(path)

@@ -14,18 +14,18 @@ from jax.sharding import Mesh
 
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.config import ConfigReader, without_keys
-from jaxlin.checkpoint.folder import Folder
+from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.common.errors import JaxlinError, one_of
-from jaxlin.loading.gguf_model import GGUFModel
 from jaxlin.loading.parameters import Tensors, filled
-from jaxlin.loading.registry import port as port_of
+from jaxlin.loading.registry import port_for
+from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.loading.unembedding import with_unembedding
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import RULES, Rule
 from jaxlin.nn.precision import Precision, checked_precision
 from jaxlin.nn.sharding import checked_mesh
-from jaxlin.quantized import Packed
-from jaxlin.quantized.methods import quantized
+from jaxlin.quantized import PackedMatrix
+from jaxlin.quantized.methods import open_quantized
 from jaxlin.tokenizer import Tokenizer, tokenizer_of
 
 SMALL = Path(__file__).parent / "small"
@@ -76,16 +76,16 @@ def load(
     checkpoint = open_checkpoint(SMALL if name is None else name, revision)
     checkpoint.config = without_keys(checkpoint.config, ignore_config_keys, checkpoint.source)
     gguf = None
-    if isinstance(checkpoint, Folder):
+    if isinstance(checkpoint, CheckpointFolder):
         reader = ConfigReader(checkpoint.config, checkpoint.source)
-        tensors: Tensors = quantized(checkpoint, reader)
+        tensors: Tensors = open_quantized(checkpoint, reader)
         tokenizer = tokenizer_of(checkpoint.tokenizer_files, checkpoint.source)
     else:
-        tensors = gguf = GGUFModel(checkpoint)
+        tensors = gguf = TranslatedGGUF(checkpoint)
         reader = ConfigReader(gguf.config, checkpoint.source)
         tokenizer = Tokenizer.from_gguf(checkpoint.config, checkpoint.source)
         checkpoint.forget("tokenizer.")
-    port = port_of(reader.peek("model_type")).as_named(tuple(tensors.names()), checkpoint.source)
+    port = port_for(reader.peek("model_type")).as_named(tuple(tensors.names()), checkpoint.source)
     port = port if gguf is None else gguf.adapted(port)
     config = dataclasses.replace(port.translate(reader), ignored_config_keys=tuple(ignore_config_keys))
     reader.finish()
@@ -100,7 +100,7 @@ def load(
     model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, devices)
     stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
     structure = jax.tree.structure(jax.eval_shape(lambda: build(computed or checked_dtype(stored))))
-    parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Packed))
+    parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
     return jax.tree.unflatten(structure, parameters), tokenizer
 
 

@@ -13,10 +13,10 @@ from jaxlin.checkpoint.config import how_to_ignore
 from jaxlin.checkpoint.gguf import GGUFFile, hf_name
 from jaxlin.common.errors import ConfigError
 from jaxlin.common.printable import quoted
-from jaxlin.loading.registry import gguf_port
+from jaxlin.loading.registry import gguf_port_for
 from jaxlin.porting.gguf_keys import LONGROPE, decimal, halves, rope_scaling
-from jaxlin.porting.port import Port, Rows
-from jaxlin.quantized import BFloat16, Blocks, Packed
+from jaxlin.porting.port import Port, TensorRows
+from jaxlin.quantized import BFloat16, GGUFBlocks, PackedMatrix
 from jaxlin.quantized.ggml import LAYOUTS
 
 _KEYS = {
@@ -65,7 +65,7 @@ class _Part(NamedTuple):
     rows: np.ndarray | None = None
 
 
-class GGUFModel:
+class TranslatedGGUF:
     """The config and the tensors of a GGUF checkpoint, under Hugging Face's names.
 
     Attributes:
@@ -76,7 +76,7 @@ class GGUFModel:
         self._checkpoint = checkpoint
         arch = checkpoint.config.get("general.architecture")
         try:
-            self._port = gguf_port(arch)
+            self._port = gguf_port_for(arch)
         except ConfigError as error:
             raise ConfigError(f"{checkpoint.source}: {error}") from error
         names: dict[str, str] = {}
@@ -211,9 +211,9 @@ class GGUFModel:
         So files of Phi-3 have ``attn_q``, ``attn_k`` and ``attn_v`` or one ``attn_qkv``.
         """
 
-        def names(config: Any) -> Mapping[str, str | Rows]:
+        def names(config: Any) -> Mapping[str, str | TensorRows]:
             found = port.names(config).items()
-            return {k: v for k, v in found if not (isinstance(v, Rows) and f"model.layers.0.{k}" in self._parts)}
+            return {k: v for k, v in found if not (isinstance(v, TensorRows) and f"model.layers.0.{k}" in self._parts)}
 
         return replace(port, names=names)
 
@@ -237,7 +237,7 @@ class GGUFModel:
         """As many rows of one as they are read, without their values."""
         shape = (rows, *self.shape(name)[1:])
         if self.is_packed(name):
-            return Blocks.form(rows, self.dtype(name), shape[1])
+            return GGUFBlocks.form(rows, self.dtype(name), shape[1])
         dtype = self.read_rows(name, 0, 0).dtype
         if dtype == ml_dtypes.bfloat16 and len(shape) == 2:
             return BFloat16(jax.ShapeDtypeStruct(shape, np.uint16))
@@ -250,17 +250,17 @@ class GGUFModel:
         """
         return self._parts[name].tensor, self._parts[name].rows
 
-    def read(self, name: str) -> np.ndarray | Packed:
+    def read(self, name: str) -> np.ndarray | PackedMatrix:
         """The values of one; a matrix of quantised blocks stays packed."""
         return self.read_rows(name, 0, self._parts[name].shape[0])
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | Packed:
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | PackedMatrix:
         """Some rows of one."""
         tensor, rows = self.rows(name)
         if self.is_packed(name):
             wanted = slice(start, stop) if rows is None else rows[start:stop]
             raw, width = self._checkpoint.read_raw(tensor), self._parts[name].shape[1]
-            return Blocks.of(raw[wanted], self._checkpoint.dtype(tensor), width)
+            return GGUFBlocks.of(raw[wanted], self._checkpoint.dtype(tensor), width)
         if rows is None:
             values = self._checkpoint.read_rows(tensor, start, stop)
         else:
