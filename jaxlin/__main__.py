@@ -145,16 +145,15 @@ def paper(
     """Make the figures and tables of the paper for a model, with every number in JSON. It needs matplotlib."""
     _configure_jax(dtype)
     import jaxlin
-    from jaxlin.report.paper import STEER, TEXT, check
-    from jaxlin.report.paper import paper as made
+    from jaxlin.report.paper import STEER, TEXT, check_output, reproduce
 
     text, steer = TEXT if text is None else text, STEER if steer is None else steer
     name = model or "the small model of jaxlin"
-    check(out, model=name, text=text, steer=steer, dtype=dtype, rule=rule)
+    check_output(out, model=name, text=text, steer=steer, dtype=dtype, rule=rule)
     loaded, tokenizer = jaxlin.load(
         model, linearize=True, rule=rule, dtype=dtype, ignore_config_keys=ignore_config_keys or ()
     )
-    written = made(loaded, tokenizer, text, out=out, name=name, steer=steer)
+    written = reproduce(loaded, tokenizer, text, out=out, name=name, steer=steer)
     Console(highlight=False).print(Text(f"figures   {printable(str(written))}"), soft_wrap=True)
 
 

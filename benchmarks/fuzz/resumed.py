@@ -18,7 +18,7 @@ from benchmarks.fuzz.readers import reader
 from jaxlin.common.errors import JaxlinError
 from jaxlin.lens.sums import Sums
 from jaxlin.linearize.rows import dense
-from jaxlin.report.paper.folder import Folder, Journal
+from jaxlin.report.paper.run_folder import RunFolder
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(6, 2) + 1
 PROMPTS = [[1, 2], [3, 4]]
@@ -102,14 +102,15 @@ def sums(draw: Draw, folder: Path) -> Callable[[], Any]:
 def paper(draw: Draw, folder: Path) -> Callable[[], Any]:
     """The folder of a run: a part or an entry that is taken for finished is as it was written."""
     settings = {"model": "m", "dtype": "float32", "rule": "gate", "seed": 0, "fingerprint": "f"}
+    entries = [{"a": 1}, {"a": 2}]
     document = {"settings": settings, "tokens": ["a"], "data": {"x": [1.0]}}
     with tempfile.TemporaryDirectory(dir=folder) as before:
-        run = Folder.taken(Path(before) / "run", settings)
-        run.finish("figure_1b", document)
-        Journal(run.path / "figure_3.part.jsonl").keep([{"a": 1}, {"a": 2}])
+        run = RunFolder.create(Path(before) / "run", settings)
+        run.write_document("figure_1b", document)
+        run.write_progress("figure_3", entries)
         files = {path.name: path.read_bytes() for path in run.path.iterdir()}
     name = draw.choice(sorted(files))
-    if draw.rarely(0.5) or name.endswith("jsonl"):
+    if draw.rarely(0.5):
         files[name] = draw.bytes_like(files[name])
     else:
         files[name] = draw.text_of(draw.json_like(json.loads(files[name]), ["settings", "data", "checksum"]))
@@ -119,11 +120,11 @@ def paper(draw: Draw, folder: Path) -> Callable[[], Any]:
         (path / each).write_bytes(content)
 
     def read() -> None:
-        entries = Journal(path / "figure_3.part.jsonl").entries()
-        assert entries == [{"a": 1}, {"a": 2}][: len(entries)]
-        assert Folder.taken(path, settings).finished("figure_1b") in (None, document)
+        run = RunFolder.create(path, settings)
+        assert run.read_progress("figure_3") in ([], entries)
+        assert run.read_document("figure_1b") in (None, document)
         try:
-            Folder.opened(path).finished("figure_1b")
+            RunFolder.open(path).read_document("figure_1b")
         except JaxlinError as error:
             str(error)
 

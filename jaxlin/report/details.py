@@ -110,7 +110,7 @@ def detail(
     assert parts.sources is not None
     found = parts.neurons
     return Detail(
-        model=_in_words(model),
+        model=model_in_words(model),
         streams=layers.tokens.tolist(),
         stream_biases=layers.bias.tolist(),
         stream_defect=layers.defect,
@@ -152,6 +152,7 @@ def _strongest(head: Float[np.ndarray, " t"]) -> list[Source]:
     return [Source(int(t), float(head[t])) for t in order if head[t]]
 
 
-def _in_words(model: Decoder) -> str:
+def model_in_words(model: Decoder) -> str:
+    """The family, depth and width of a model."""
     config = model.config
     return f"{type(model).__name__}, {config.num_hidden_layers} layers, {config.hidden_size} features"

@@ -20,7 +20,7 @@ from jaxlin.common.errors import JaxlinError, TokenizerError
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.hold import Detach, Replay
 from jaxlin.nn.modules import RMSNorm
-from jaxlin.report.check import Line, ModelCheck, against, check_model, numbers, run
+from jaxlin.report.check import Line, ModelCheck, against, check_model, checks, numbers
 from jaxlin.report.check.texts import TEXTS, tokenizer_lines
 
 Checkpoint = Callable[[str], Path]
@@ -169,7 +169,7 @@ def test_what_is_not_used_is_listed(checkpoint: Checkpoint, tmp_path: Path, monk
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["new_key"] = 1
     (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(run, "LINES", ())
+    monkeypatch.setattr(checks, "LINES", ())
     with pytest.raises(JaxlinError, match="new_key"):
         check_model(tmp_path)
     seen: list[dict[str, str]] = []
@@ -192,8 +192,8 @@ def test_without_a_tokenizer_ids_are_drawn(model: jaxlin.Decoder) -> None:
             return [model.config.vocab_size] * 20
 
     for tokenizer in (None, Failing(), Beyond()):
-        drawn = run.prompts_of.__wrapped__(model, tokenizer)
-        assert drawn.shape == (len(run.PROMPTS), run.TOKENS)
+        drawn = checks.prompts_of.__wrapped__(model, tokenizer)
+        assert drawn.shape == (len(checks.PROMPTS), checks.TOKENS)
         assert drawn.max() < model.config.vocab_size
 
 

@@ -17,7 +17,7 @@ from test_explain import jaxlin_command
 
 import jaxlin
 from jaxlin.linearize.linalg.triplets import stable_rank
-from jaxlin.report.paper import PARTS, PaperError, check, paper, redraw, shipped_phrases
+from jaxlin.report.paper import PARTS, PaperError, check_output, redraw, reproduce, shipped_phrases
 from jaxlin.report.paper.style import label
 from jaxlin.spectrum import layer_spectra as depth
 from jaxlin.steering.generation import generate_batch
@@ -49,7 +49,7 @@ def dense(tiny: tuple[jaxlin.Decoder, jaxlin.Tokenizer]) -> np.ndarray:
 
 
 def run(loaded: tuple[jaxlin.Decoder, jaxlin.Tokenizer], out: Path, text: str = TEXT, **options: Any) -> Path:
-    return paper(*loaded, text, out=out, steer=STEER, phrases=PHRASES, progress=False, **options)
+    return reproduce(*loaded, text, out=out, steer=STEER, phrases=PHRASES, progress=False, **options)
 
 
 def data_of(out: Path, name: str) -> Any:
@@ -269,10 +269,9 @@ class TestFolder:
         assert {name for name in times if again[name] != times[name]} == {"figure_4b.json"}
 
     def test_phrases_go_on(self, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from jaxlin.report.paper import figure_3
-        from jaxlin.report.paper import run as runs
+        from jaxlin.report.paper import figure_3, reproduction
 
-        monkeypatch.setattr(runs, "PARTS", (figure_3.PART,))
+        monkeypatch.setattr(reproduction, "PARTS", (figure_3.PART,))
         count, measured = 0, figure_3._ranks
 
         def interrupted(subject: Any, phrase: str) -> Any:
@@ -285,11 +284,11 @@ class TestFolder:
         monkeypatch.setattr(figure_3, "_ranks", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tiny, tmp_path)
-        assert {path.name for path in tmp_path.iterdir()} == {"run.json", "figure_3.part.jsonl"}
+        assert {path.name for path in tmp_path.iterdir()} == {"run.json", "figure_3.partial.json"}
         run(tiny, tmp_path)
         assert count == 4
         assert [each["phrase"] for each in data_of(tmp_path, "figure_3")["phrases"]] == PHRASES
-        assert not (tmp_path / "figure_3.part.jsonl").exists()
+        assert not (tmp_path / "figure_3.partial.json").exists()
 
     def test_drawing_needs_no_model(self, made: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jaxlin.Decoder, "scan", None)
@@ -304,7 +303,7 @@ class TestFolder:
         with pytest.raises(PaperError, match="this one has text 'another', not 'the bridge'"):
             run(tiny, made, "another")
         with pytest.raises(PaperError, match="phrases"):
-            paper(tiny[0], tiny[1], TEXT, out=made, steer=STEER, phrases=["other"])
+            reproduce(tiny[0], tiny[1], TEXT, out=made, steer=STEER, phrases=["other"])
         other = jaxlin.load(checkpoint("qwen3"), linearize=True)
         with pytest.raises(PaperError, match="fingerprint"):
             run(other, made)
@@ -331,12 +330,12 @@ class TestFolder:
         with pytest.raises(jaxlin.JaxlinError, match="this model's context"):
             run(tiny, tmp_path / "new", "word " * 500)
         with pytest.raises(jaxlin.JaxlinError, match="24 new ones"):
-            paper(*tiny, TEXT, out=tmp_path / "new", phrases=["word" * 12])
+            reproduce(*tiny, TEXT, out=tmp_path / "new", phrases=["word" * 12])
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         monkeypatch.setattr("jaxlin.report.paper.style.find_spec", lambda name: None)
         with pytest.raises(PaperError, match="pip install matplotlib"):
-            check(tmp_path / "new")
+            check_output(tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
     def test_a_full_disk(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,10 +357,9 @@ def test_one_token(
     tiny: tuple[jaxlin.Decoder, jaxlin.Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no map without the first token."""
-    from jaxlin.report.paper import figure_2a, figure_4cd, table_baselines
-    from jaxlin.report.paper import run as runs
+    from jaxlin.report.paper import figure_2a, figure_4cd, reproduction, table_baselines
 
-    monkeypatch.setattr(runs, "PARTS", (figure_2a.PART, figure_4cd.CUMULATIVE, table_baselines.PART))
+    monkeypatch.setattr(reproduction, "PARTS", (figure_2a.PART, figure_4cd.CUMULATIVE, table_baselines.PART))
     run(tiny, tmp_path, "a")
     assert data_of(tmp_path, "figure_4c")["resid_post"]["without_first"] is None
     assert "–" in (tmp_path / "table_baselines.md").read_text()

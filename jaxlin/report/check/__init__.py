@@ -5,7 +5,7 @@ linearized model with the plain one, proves the map and sees the proof fail; and
 transformers'. `show` prints the result as it comes.
 """
 
-from jaxlin.report.check.lines import Line, ModelCheck
-from jaxlin.report.check.run import check_model
+from jaxlin.report.check.checks import check_model
+from jaxlin.report.check.results import Line, ModelCheck
 
 __all__ = ["Line", "ModelCheck", "check_model"]

@@ -13,8 +13,8 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import read_json
 from jaxlin.common.printable import message
 from jaxlin.nn.decoder import Decoder
-from jaxlin.report.check.lines import Line, measured
 from jaxlin.report.check.numbers import logits_bar, relative, singles
+from jaxlin.report.check.results import Line, measured
 
 NAME = "logits, here and in transformers"
 

@@ -16,7 +16,7 @@ from jaxlin.linearize.frozen import replay
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import CHECKS, LocalMap
 from jaxlin.nn.decoder import Decoder
-from jaxlin.report.check.lines import Line, measured
+from jaxlin.report.check.results import Line, measured
 
 Prompts = Int[np.ndarray, "n t"]
 """Token ids, of prompts of one length."""

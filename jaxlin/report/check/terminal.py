@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxlin.common.printable import printable
-from jaxlin.report.check.lines import Line, ModelCheck
+from jaxlin.report.check.results import Line, ModelCheck
 
 LABEL, NAME = 10, 33
 """Columns of the names of facts, and of lines."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.config import Config
-from jaxlin.report.check.lines import Line, counted
+from jaxlin.report.check.results import Line, counted
 from jaxlin.tokenizer import Tokenizer
 
 TEXTS = {

@@ -4,8 +4,8 @@ Computing is apart from drawing: every part writes a JSON file with each number 
 is made from that file alone.
 """
 
-from jaxlin.report.paper.folder import PaperError
-from jaxlin.report.paper.run import PARTS, STEER, TEXT, check, paper, redraw
+from jaxlin.report.paper.reproduction import PARTS, STEER, TEXT, check_output, redraw, reproduce
+from jaxlin.report.paper.run_folder import PaperError
 from jaxlin.report.paper.subject import shipped_phrases
 
-__all__ = ["PARTS", "STEER", "TEXT", "PaperError", "check", "paper", "redraw", "shipped_phrases"]
+__all__ = ["PARTS", "STEER", "TEXT", "PaperError", "check_output", "redraw", "reproduce", "shipped_phrases"]

@@ -12,13 +12,15 @@ from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.style import COLOURS, label, plain_log
 from jaxlin.report.paper.subject import Subject
 
+NAME = "figure_3"
+
 POSITIONS, BINS = 4, 40
 """Positions shown beside the last, and bins of the histograms."""
 
 
 def compute(subject: Subject) -> Data:
     """The stable rank of every token's map of every phrase; phrase by phrase, so that it can go on."""
-    found = subject.journal.entries()
+    found = subject.folder.read_progress(NAME)
     bar = tqdm(
         subject.phrases[len(found) :],
         initial=len(found),
@@ -30,7 +32,7 @@ def compute(subject: Subject) -> Data:
     )
     for phrase in bar:
         found.append(_ranks(subject, phrase))
-        subject.journal.keep(found)
+        subject.folder.write_progress(NAME, found)
     return {"phrases": found, **_histograms(found)}
 
 
@@ -112,4 +114,4 @@ def draw(data: Data, figure: Any) -> None:
     figure.supylabel("phrases", fontsize=8)
 
 
-PART = Part("figure_3", "Stable rank over short phrases", compute, caption, draw)
+PART = Part(NAME, "Stable rank over short phrases", compute, caption, draw)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
-from jaxlin.report.paper.folder import PaperError
+from jaxlin.report.paper.run_folder import PaperError
 from jaxlin.report.terminal import visible
 
 STYLE: dict[Any, Any] = {

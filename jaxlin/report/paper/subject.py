@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
-from jaxlin.report.paper.folder import Journal
+from jaxlin.report.paper.run_folder import RunFolder
 from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative
 from jaxlin.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ class Subject:
         phrases: the short texts of figure 3.
         steer: the phrase whose map steers in table 2.
         seed: of all that is drawn at random.
-        journal: where a part that takes long keeps what it has so far.
+        folder: where a part that takes long writes its progress.
         progress: show bars.
     """
 
@@ -38,7 +38,7 @@ class Subject:
     phrases: Sequence[str]
     steer: str
     seed: int
-    journal: Journal
+    folder: RunFolder
     progress: bool
 
     @cached_property

@@ -18,8 +18,8 @@ from jaxlin.loading.model import SMALL, load
 from jaxlin.nn.decoder import Decoder
 from jaxlin.report.check.against import check_installed, transformers_line
 from jaxlin.report.check.facts import facts_of
-from jaxlin.report.check.lines import Line, ModelCheck
 from jaxlin.report.check.numbers import LINES
+from jaxlin.report.check.results import Line, ModelCheck
 from jaxlin.report.check.texts import tokenizer_lines
 from jaxlin.tokenizer import Tokenizer
 
