@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlin.attribution.head_sources import sources as of_positions
+from jaxlin.linearize.backward import pull_back, transpose
 from jaxlin.linearize.frozen import FrozenFactors, Recording, record
-from jaxlin.nn.biases import biases_of, has_biases, with_biases, without_biases
+from jaxlin.nn.biases import has_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hold import Hold, Record, Replay, Rule
 from jaxlin.nn.layers import HIGHEST
@@ -47,19 +48,20 @@ def contributions(
     def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
         return jnp.einsum("...d,d->...", rows, direction[position], precision=HIGHEST)
 
-    of_tokens, bias = _inputs(model, held, x, direction)
+    gradients = pull_back(model, held, direction, biases=True)
+    assert gradients.biases is not None
     head_slopes, neuron_slopes = _slopes(model, held, x, seen["heads"], seen["neurons"], position, direction)
     if has_biases(model):
         heads, hidden = jnp.zeros_like(seen["heads"]), jnp.zeros_like(seen["neurons"])
-        attn_bias, mlp_bias = map(dot, _written(model, held, jnp.zeros_like(x), heads, hidden, position))
+        attn_bias, mlp_bias = map(dot, _written(model, jnp.zeros_like(x), heads, hidden, held=held, position=position))
     else:
         attn_bias = mlp_bias = jnp.zeros(model.config.num_hidden_layers, x.dtype)
     flat = (neuron_slopes * seen["neurons"]).reshape(-1)
     _, largest = jax.lax.top_k(jnp.abs(flat), neurons)
     found = {
         "value": value,
-        "tokens": of_tokens,
-        "bias": bias + final_bias,
+        "tokens": jnp.einsum("td,td->t", gradients.stream, x, precision=HIGHEST),
+        "bias": jnp.sum(gradients.biases) + final_bias,
         "embed": dot(x[position]),
         "attn": dot(seen["attn_out"]),
         "mlp": dot(seen["mlp_out"]),
@@ -98,24 +100,6 @@ def read(model: Decoder, output: Float[Array, " d"], target: Array, hold: Hold) 
     return logits[0] - jnp.sum(logits[1:])
 
 
-def _inputs(
-    model: Decoder, held: FrozenFactors, x: Float[Array, "t d"], direction: Float[Array, "t d"]
-) -> tuple[Float[Array, " t"], Float[Array, ""]]:
-    """What the input tokens and the blocks' biases contribute along a `direction` of the stream after the blocks."""
-    bare = without_biases(model)
-    # As wide as the stream: a slope has the dtype of its parameter.
-    biases = jax.tree.map(lambda bias: bias.astype(x.dtype), biases_of(model))
-
-    def through(x: Array, biases: Any) -> Array:
-        stream, _ = with_biases(bare, biases).scan(x, lambda row: Replay(row, held.rule), held.layers)
-        return stream
-
-    # Linear in the input and the biases together, so that one backward pass gives the slopes in both.
-    rows, slopes = jax.linear_transpose(through, x, biases)(direction)
-    of_biases = jax.tree.map(lambda slope, bias: jnp.sum(slope * bias), slopes, biases)
-    return jnp.einsum("td,td->t", rows, x, precision=HIGHEST), sum(jax.tree.leaves(of_biases), jnp.zeros((), x.dtype))
-
-
 def _slopes(
     model: Decoder,
     held: FrozenFactors,
@@ -126,23 +110,23 @@ def _slopes(
     direction: Float[Array, "t d"],
 ) -> tuple[Float[Array, "l h k"], Float[Array, "l f"]]:
     """The slopes of the target in `heads` and `neurons` at `position`, through what their own layer writes alone."""
-    written = functools.partial(_written, without_biases(model), held, position=position)
+    written = functools.partial(_written, held=held, position=position)
     ct = jnp.broadcast_to(direction[position][None, :], (heads.shape[0], x.shape[1]))
-    return jax.linear_transpose(written, x, heads, neurons)((ct, ct))[1:]
+    return transpose(written, model, x, heads, neurons)((ct, ct))[1:]
 
 
 def _written(
     model: Decoder,
-    held: FrozenFactors,
     stream: Float[Array, "t d"],
     heads: Float[Array, "l h k"],
     neurons: Float[Array, "l f"],
+    *,
+    held: FrozenFactors,
     position: Any,
 ) -> tuple[Float[Array, "l d"], Float[Array, "l d"]]:
     """What attention and MLP of each layer add at `position`, given their heads and neurons there.
 
-    With these replaced, no layer depends on another. The stream is an input that does not matter: a function that adds
-    a constant, even zero, has no transpose.
+    With these replaced, no layer depends on another, nor on the stream.
     """
     tokens = stream.shape[0]
 

@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 
 from jaxlin.attribution.components import read_back
 from jaxlin.common.arrays import ShapesRepr
+from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record, rule_of
 from jaxlin.linearize.targets import Target, checked_target
 from jaxlin.nn.arguments import check_model
-from jaxlin.nn.biases import biases_of, with_biases, without_biases
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Replay, Rule
+from jaxlin.nn.hold import Rule
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import position_in
 
@@ -83,24 +83,12 @@ def _streams(
     recording = record(model, x, ("resid_pre",), rule=rule)
     held, entering = recording.frozen, recording.sites["resid_pre"]
     value, final_bias, direction = read_back(model, recording, position, target)
-    bare = without_biases(model)
-    biases = jax.tree.map(lambda bias: bias.astype(x.dtype), biases_of(model))
-
-    def through(x: Array, biases: Any, probes: Array) -> Array:
-        stream, _ = with_biases(bare, biases).scan(
-            x, lambda row: Replay(row[0], rule, probes={"resid_pre": row[1]}), (held.layers, probes)
-        )
-        return stream
-
-    _, slopes, rows = jax.linear_transpose(through, x, biases, jnp.zeros_like(entering))(direction)
-    of_biases = jax.tree.map(
-        lambda slope, bias: jnp.sum((slope * bias).reshape(len(bias), -1), axis=-1), slopes.layers, biases.layers
-    )
-    of_blocks = sum(jax.tree.leaves(of_biases), jnp.zeros(len(entering), x.dtype))
-    later = jnp.cumsum(of_blocks[::-1])[::-1] + final_bias[None]
+    gradients = pull_back(model, held, direction, {"resid_pre": entering}, biases=True)
+    assert gradients.biases is not None
+    later = jnp.cumsum(gradients.biases[::-1])[::-1] + final_bias[None]
     tokens = jnp.einsum(
         "ltd,ltd->lt",
-        jnp.concatenate([rows, direction[None]]),
+        jnp.concatenate([gradients.added["resid_pre"], direction[None]]),
         jnp.concatenate([entering, recording.stream[None]]),
         precision=HIGHEST,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxlin.common.arrays import Leaf, ShapesRepr
+from jaxlin.common.errors import JaxlinError
 
 
 @jax.tree_util.register_dataclass

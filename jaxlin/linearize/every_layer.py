@@ -8,11 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlin.common.errors import JaxlinError
+from jaxlin.linearize.backward import pull_back, stream_direction
 from jaxlin.linearize.frozen import FrozenFactors, check_frozen
-from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Replay
-from jaxlin.nn.layers import folding_pays
 from jaxlin.nn.sites import known_kinds, position_in
 
 
@@ -99,22 +97,12 @@ def layer_maps(
 def _sweep(
     model: Decoder, frozen: FrozenFactors, u: Float[Array, "b d"], position: Array, kinds: tuple[str, ...]
 ) -> dict[str, Float[Array, "l b t d"]]:
-    bare = without_biases(model)
-    layers, tokens = model.config.num_hidden_layers, frozen.tokens
-    fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)
+    direction = stream_direction(model, frozen, u, position)
+    # Each layer's rows are laid out as the result is while the pass reaches them, not all of them after it.
+    shape = (model.config.num_hidden_layers, len(u), frozen.tokens, u.shape[1])
+    rows = {kind: jax.ShapeDtypeStruct(shape, u.dtype) for kind in kinds}
 
-    def held(stream: Array, probes: dict[str, Array]) -> Array:
-        # The stream is zero: an input, because a function that adds a constant has no transpose.
-        x, _ = bare.scan(
-            stream,
-            lambda row: Replay(
-                row[0], frozen.rule, fold=fold, probes={k: jnp.moveaxis(v, 0, 1) for k, v in row[1].items()}
-            ),
-            (frozen.layers, probes),
-        )
-        return bare.norm(x, Replay(frozen.norm, frozen.rule))[position]
+    def probes(rows: dict[str, Array]) -> dict[str, Array]:
+        return {kind: jnp.moveaxis(row, 0, 1) for kind, row in rows.items()}
 
-    stream = jax.ShapeDtypeStruct((tokens, *u.shape), u.dtype)
-    # As the rows are to lie: each layer's are turned as the pass reaches it, not all of them after it.
-    rows = {kind: jax.ShapeDtypeStruct((layers, len(u), tokens, u.shape[1]), u.dtype) for kind in kinds}
-    return jax.linear_transpose(held, stream, rows)(u)[1]
+    return pull_back(model, frozen, direction, rows, probes=probes).added

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Shaped
 from jaxlin.common.arrays import Leaf, relative_error
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
+from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.frozen import FrozenFactors, replay_between
 from jaxlin.linearize.linalg.lanczos import cheaper, check_options, krylov
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, check_count, check_dtype
@@ -259,30 +260,27 @@ class Transposed:
 @jax.jit
 def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
     v = jnp.moveaxis(v[:, : lmap.frozen.tokens], 1, 0)
-    return _held(lmap, v, jnp.zeros_like(v))
+    return _held(lmap, without_biases(lmap.model), v, jnp.zeros_like(v))
 
 
 @functools.partial(jax.jit, static_argnames="fold")
 def _pull(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
     reach, (tokens, d) = lmap.frozen.tokens, lmap.x.shape
     v = jax.ShapeDtypeStruct((reach, u.shape[0], d), lmap.x.dtype)
-    rows, _ = jax.linear_transpose(functools.partial(_held, lmap, fold=fold), v, v)(u)
+    rows, _ = transpose(functools.partial(_held, lmap, fold=fold), lmap.model, v, v)(u)
     return jnp.pad(jnp.moveaxis(rows, 0, 1), ((0, 0), (0, tokens - reach), (0, 0)))
 
 
 def _held(
-    lmap: LocalMap, v: Float[Array, "t b d"], stream: Float[Array, "t b d"], *, fold: bool = False
+    lmap: LocalMap, bare: Decoder, v: Float[Array, "t b d"], stream: Float[Array, "t b d"], *, fold: bool = False
 ) -> Float[Array, "b d"]:
     """The map, linear in the value at its source and in the stream that enters the source's block beside it.
 
     Positions lead, and a batch comes after them: at each position, a matrix of the batch is multiplied as it lies.
 
-    The stream is zero. It is an input because `v` is added to it, and a function that adds a constant, even zero, has
-    no transpose.
     """
-    model = without_biases(lmap.model)
     queries, position = (1, 0) if lmap.at_last else (0, lmap.position)
     y = replay_between(
-        model, lmap.frozen, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries, fold=fold
+        bare, lmap.frozen, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries, fold=fold
     )
     return jax.lax.dynamic_index_in_dim(y, position, keepdims=False)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.common.arrays import ShapesRepr
+from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.every_layer import layer_maps
 from jaxlin.linearize.frozen import FrozenFactors, record
 from jaxlin.linearize.linalg.gram_matrix import MEMORY, Gram, gram, gram_of, left_vectors, singular_values
@@ -246,14 +247,13 @@ def _push_to_sites(
 def _pull_layer(
     model: Decoder, held: FrozenFactors, layer: Any, position: Any, kind: str, u: Float[Array, "b d"]
 ) -> Float[Array, "b t d"]:
-    bare = without_biases(model)
     fold = folding_pays(u.shape[0], u.shape[-1], model.config.intermediate_size)
     factors = jax.tree.map(lambda a: a[layer], held.layers)
 
-    def through(v: Float[Array, "t b d"]) -> Float[Array, "b d"]:
+    def through(bare: Decoder, v: Float[Array, "t b d"]) -> Float[Array, "b d"]:
         hold = Replay(factors, held.rule, fold=fold)
         bare.block(layer, v, hold)
         return hold.sites[kind][position]
 
-    (rows,) = jax.linear_transpose(through, jax.ShapeDtypeStruct((held.tokens, *u.shape), u.dtype))(u)
+    (rows,) = transpose(through, model, jax.ShapeDtypeStruct((held.tokens, *u.shape), u.dtype))(u)
     return jnp.moveaxis(rows, 0, 1)

@@ -486,8 +486,8 @@ REFUSED = """
 import numpy as np
 import jaxlin
 from jaxlin.attribution import layer_streams as streams
-    from jaxlin.spectrum import layer_spectra as depth
-    from jaxlin.steering import edits
+from jaxlin.spectrum import layer_spectra as depth
+from jaxlin.steering import edits
 
 model, tokenizer = jaxlin.load()
 x = model.embed([1, 2, 3])

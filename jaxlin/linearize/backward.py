@@ -1,0 +1,125 @@
+r"""The transpose of the frozen model: the gradient of one value, with every nonlinear factor frozen.
+
+The frozen model is affine, and a transpose needs it linear, so it runs without its additive biases. JAX has no
+transpose of a function that adds a constant, even zero, so everything that is added must be one of the inputs. These
+two rules stand here and nowhere else. An analysis calls `pull_back`, or `transpose` if it runs blocks in its own way.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlin.linearize.frozen import FrozenFactors
+from jaxlin.nn.biases import biases_of, with_biases, without_biases
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hold import Replay
+from jaxlin.nn.layers import folding_pays
+
+
+class Gradients(NamedTuple):
+    """What `pull_back` returns, for directions with batch axes ``*b``.
+
+    Attributes:
+        stream: the gradient in the stream that enters the first block, ``[t, *b, d]``.
+        added: the gradients in what was added at the sites, of the shapes of `added`.
+        biases: what the additive biases of each block contribute to the value, ``[l]``; None unless asked for.
+    """
+
+    stream: Float[Array, "t *b d"]
+    added: Any
+    biases: Float[Array, " l"] | None
+
+
+def transpose(function: Callable[..., Any], model: Decoder, *inputs: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """The transpose of ``function(model, *inputs)``, which runs a frozen `model`, in all of its inputs together.
+
+    Args:
+        function: gets `model` without its biases, and must be linear in `inputs` taken together. What it adds to the
+            stream must come from them; pass a stream of zero as an input too, and ignore its gradient.
+        model: the decoder.
+        inputs: pytrees of arrays, or of `jax.ShapeDtypeStruct`: their values are not read.
+
+    Returns:
+        A function of the gradient in the output, which gives the gradient in each input. It runs no forward pass.
+    """
+    return jax.linear_transpose(functools.partial(function, without_biases(model)), *inputs)
+
+
+def stream_direction(
+    model: Decoder, frozen: FrozenFactors, u: Float[Array, "*b d"], position: Any
+) -> Float[Array, "t *b d"]:
+    r"""The direction of the stream after the last block that reads $u \cdot f$ through the frozen final norm.
+
+    It is zero at all positions but `position`.
+    """
+
+    def normed(bare: Decoder, stream: Float[Array, "t *b d"]) -> Float[Array, "*b d"]:
+        return bare.norm(stream, Replay(frozen.norm, frozen.rule))[position]
+
+    return transpose(normed, model, jax.ShapeDtypeStruct((frozen.tokens, *u.shape), u.dtype))(u)[0]
+
+
+def pull_back(
+    model: Decoder,
+    frozen: FrozenFactors,
+    direction: Float[Array, "t *b d"],
+    added: Any = None,
+    *,
+    probes: Callable[..., Mapping[str, Array]] = lambda added: added or {},
+    constants: tuple[Any, ...] = (),
+    start: int = 0,
+    biases: bool = False,
+) -> Gradients:
+    r"""The gradients of $\sum_t g_t \cdot h_t$, for a direction $g$ of the stream $h$ after the last block.
+
+    One backward pass through the frozen blocks gives them all. With the gradient $r_s$ in the stream $x_s$ that enters
+    block `start`, $\sum_t g_t \cdot h_t = \sum_s r_s \cdot x_s$ plus what the biases contribute. A probe is a zero that
+    is added at a site: the gradient in it is that in the value there. Where `probes` makes one of something smaller,
+    as the product of a number and a constant vector, the gradient is that in the number, and no larger array is stored.
+
+    Args:
+        model: the decoder.
+        frozen: its frozen factors, from `jaxlin.freeze`.
+        direction: $g$, one or a batch: `stream_direction` makes it from directions of the output.
+        added: what is added at the sites, each array with the layers first: a dict from kinds of sites to arrays
+            ``[l, t, *b, ...]``, unless `probes` says otherwise. Shapes are enough: the values are not read.
+        probes: makes the probes of one block, by kind of site, from its part of `added` and of `constants`; linear
+            in the former.
+        constants: arrays with the layers first that `probes` takes besides.
+        start: the first block; the gradients of earlier ones are zero.
+        biases: whether to give what the biases contribute; for one direction only.
+    """
+    d, tokens = direction.shape[-1], direction.shape[0]
+    rows = math.prod(direction.shape[1:-1])
+    fold = not biases and folding_pays(rows, d, model.config.intermediate_size)
+    # A gradient has the dtype of its parameter, which may be narrower than the stream.
+    parameters = jax.tree.map(lambda bias: bias.astype(direction.dtype), biases_of(model)) if biases else None
+
+    def through(bare: Decoder, stream: Float[Array, "t *b d"], added: Any, parameters: Any) -> Float[Array, "t *b d"]:
+        def replay_block(row: Any) -> Replay:
+            factors, mine, others = row
+            return Replay(factors, frozen.rule, fold=fold, probes=probes(mine, *others))
+
+        frozen_model = bare if parameters is None else with_biases(bare, parameters)
+        return frozen_model.scan(stream, replay_block, (frozen.layers, added, constants), start=start)[0]
+
+    stream = jax.ShapeDtypeStruct((tokens, *direction.shape[1:]), direction.dtype)
+    in_stream, in_added, in_biases = transpose(through, model, stream, added, parameters)(direction)
+    return Gradients(in_stream, in_added, _contributions(model, in_biases, parameters, direction.dtype))
+
+
+def _contributions(model: Decoder, gradients: Any, parameters: Any, dtype: Any) -> Float[Array, " l"] | None:
+    """The gradient in each bias of a block times the bias, summed by block."""
+    if parameters is None:
+        return None
+    by_block = jax.tree.map(
+        lambda gradient, bias: jnp.sum((gradient * bias).reshape(len(bias), -1), axis=-1),
+        gradients.layers,
+        parameters.layers,
+    )
+    return sum(jax.tree.leaves(by_block), jnp.zeros(model.config.num_hidden_layers, dtype))
