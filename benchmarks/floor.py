@@ -77,7 +77,7 @@ def row_products(config: Config, rows: int, tokens: int, layers: int | None = No
 
 
 def folded_products(config: Config, rows: int, tokens: int, layers: int | None = None) -> int:
-    """The same with each MLP multiplied into one matrix at each position: `jaxlin.nn.layers.folded`."""
+    """The same with each MLP multiplied into one matrix at each position: `jaxlin.nn.folding.fold`."""
     depth = config.num_hidden_layers if layers is None else layers
     d, f = config.hidden_size, config.intermediate_size
     saved = max(0, 2 * rows * d * f - d * d * f - rows * d * d)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import jaxlin
 from benchmarks import heads
-from jaxlin.nn.hold import RULES
+from jaxlin.nn.freeze_modes import RULES
 
 FORMATS = {f"llama, {name}": form for name, form in test_packed.FORMATS.items()}
 PACKED = {f"GGUF, {name}": form for name, form in test_gguf.PACKED.items()}

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.nn import layers
 from jaxlin.nn.config import Config
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold
-from jaxlin.nn.layers import residual
+from jaxlin.nn.layers import add_to_stream
 from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
 from jaxlin.porting.gguf_keys import GGUFPort
@@ -34,10 +34,10 @@ class GemmaConfig(Config):
 class OffsetRMSNorm(RMSNorm):
     """RMSNorm whose weight is stored as its difference from one."""
 
-    def __call__(self, x: Float[Array, "*b d"], hold: Hold) -> Float[Array, "*b d"]:
+    def __call__(self, x: Float[Array, "*b d"], ctx: Context) -> Float[Array, "*b d"]:
         """`x`, normed."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        return layers.rms_norm(x, 1 + self.weight[...].astype(wide), self.eps, hold)
+        return layers.rms_norm(x, 1 + self.weight[...].astype(wide), self.eps, ctx)
 
 
 class GemmaBlock(nnx.Module):
@@ -54,15 +54,15 @@ class GemmaBlock(nnx.Module):
         bias, scale, cap = config.attention_bias, config.attention_scale, config.attn_logit_softcapping
         return Attention(config, scale=scale, softcap=cap, bias=bias, out_bias=bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
-        x = hold.site("resid_pre", x)
-        h = self.input_layernorm(x, hold.within("input_layernorm"))
-        attn = hold.site("attn_out", self.self_attn(h, at, hold.within("self_attn")))
-        x = hold.site("resid_mid", residual(x, attn))
-        h = self.post_attention_layernorm(x, hold.within("post_attention_layernorm"))
-        mlp = hold.site("mlp_out", self.mlp(h, hold.within("mlp")))
-        return hold.site("resid_post", residual(x, mlp))
+        x = ctx.hook("resid_pre", x)
+        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
+        x = ctx.hook("resid_mid", add_to_stream(x, attn))
+        h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
+        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
+        return ctx.hook("resid_post", add_to_stream(x, mlp))
 
 
 class Gemma(Decoder):

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.models.gemma import Gemma, GemmaBlock, GemmaConfig, OffsetRMSNorm, gemma_numbers
-from jaxlin.nn.hold import Hold
-from jaxlin.nn.layers import residual
+from jaxlin.nn.context import Context
+from jaxlin.nn.layers import add_to_stream
 from jaxlin.nn.modules import Schedule
 from jaxlin.porting.fields import layer_types, rope_of, windows
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
@@ -28,17 +28,17 @@ class Gemma2Block(GemmaBlock):
         self.pre_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
         self.post_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
 
-    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
-        x = hold.site("resid_pre", x)
-        h = self.input_layernorm(x, hold.within("input_layernorm"))
-        h = self.self_attn(h, at, hold.within("self_attn"))
-        attn = hold.site("attn_out", self.post_attention_layernorm(h, hold.within("post_attention_layernorm")))
-        x = hold.site("resid_mid", residual(x, attn))
-        h = self.pre_feedforward_layernorm(x, hold.within("pre_feedforward_layernorm"))
-        h = self.mlp(h, hold.within("mlp"))
-        mlp = hold.site("mlp_out", self.post_feedforward_layernorm(h, hold.within("post_feedforward_layernorm")))
-        return hold.site("resid_post", residual(x, mlp))
+        x = ctx.hook("resid_pre", x)
+        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        h = self.self_attn(h, schedule, ctx.within("self_attn"))
+        attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
+        x = ctx.hook("resid_mid", add_to_stream(x, attn))
+        h = self.pre_feedforward_layernorm(x, ctx.within("pre_feedforward_layernorm"))
+        h = self.mlp(h, ctx.within("mlp"))
+        mlp = ctx.hook("mlp_out", self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm")))
+        return ctx.hook("resid_post", add_to_stream(x, mlp))
 
 
 class Gemma2(Gemma):

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.printable import quoted
 from jaxlin.nn.config import Config
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold
-from jaxlin.nn.layers import residual
+from jaxlin.nn.layers import add_to_stream
 from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
 from jaxlin.nn.ropes import DynamicRope, no_rope
 from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, windows
@@ -42,15 +42,15 @@ class LlamaBlock(nnx.Module):
         self.post_attention_layernorm = RMSNorm(d, config.norm_eps)
         self.mlp = GatedMLP(config, bias=config.mlp_bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
-        x = hold.site("resid_pre", x)
-        h = self.input_layernorm(x, hold.within("input_layernorm"))
-        attn = hold.site("attn_out", self.self_attn(h, at, hold.within("self_attn")))
-        x = hold.site("resid_mid", residual(x, attn))
-        h = self.post_attention_layernorm(x, hold.within("post_attention_layernorm"))
-        mlp = hold.site("mlp_out", self.mlp(h, hold.within("mlp")))
-        return hold.site("resid_post", residual(x, mlp))
+        x = ctx.hook("resid_pre", x)
+        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
+        x = ctx.hook("resid_mid", add_to_stream(x, attn))
+        h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
+        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
+        return ctx.hook("resid_post", add_to_stream(x, mlp))
 
 
 class Llama(Decoder):

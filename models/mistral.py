@@ -20,10 +20,7 @@ from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.common.printable import quoted
 from jaxlin.models.gemma3 import HEADS, TEXT, VISION
 from jaxlin.models.llama import Llama, LlamaBlock
-from jaxlin.nn import layers
-from jaxlin.nn.attention import Pattern, attention_pattern
 from jaxlin.nn.config import Config
-from jaxlin.nn.hold import Hold
 from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
 from jaxlin.porting.fields import check_uniform, decoder_numbers, layer_types, rope_of, rope_parameters, windows
 from jaxlin.porting.gguf_keys import GGUFPort
@@ -50,13 +47,13 @@ class GrowingAttention(Attention):
         super().__init__(config, rngs=rngs)
         self.beta, self.length = config.query_beta, config.query_length
 
-    def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Pattern:
-        """The attention probabilities at `x`."""
-        q, k = (layers.rope(z, at.inv_freq, at.rope_scale, at.positions) for z in self.queries_and_keys(x))
-        growth = 1 + self.beta * jnp.log1p((at.positions // self.length).astype(at.inv_freq.dtype))
-        q = q * growth.astype(q.dtype)[:, None, None]
-        k = hold.past("keys", k)
-        return attention_pattern(q, k, positions=at.positions, scale=self.scale, window=at.window)
+    def rotated(
+        self, x: Float[Array, "t d"], schedule: Schedule
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries and keys after rotation, the queries grown."""
+        q, k = super().rotated(x, schedule)
+        growth = 1 + self.beta * jnp.log1p((schedule.positions // self.length).astype(schedule.inv_freq.dtype))
+        return q * growth.astype(q.dtype)[:, None, None], k
 
 
 class MistralBlock(LlamaBlock):

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.models.llama import LlamaBlock
 from jaxlin.nn.config import Config
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold
-from jaxlin.nn.layers import of_last
+from jaxlin.nn.layers import rows_for
 from jaxlin.nn.modules import Attention, GatedMLP, LayerNorm
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
 from jaxlin.porting.gguf_keys import GGUFPort
@@ -42,11 +42,11 @@ class ClippedAttention(Attention):
         q, k = super().queries_and_keys(x)
         return jnp.clip(q, -self.clip, self.clip), jnp.clip(k, -self.clip, self.clip)
 
-    def values(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b n k"]:
+    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
         """Values, clipped."""
-        v = super().values(x, hold)
-        ratio = hold("clip", lambda: jnp.minimum(1, self.clip / jnp.maximum(jnp.abs(v), self.clip)))
-        return v * of_last(ratio, v)
+        v = super().values(x, ctx)
+        ratio = ctx.freeze("clip", lambda: jnp.minimum(1, self.clip / jnp.maximum(jnp.abs(v), self.clip)))
+        return v * rows_for(ratio, v)
 
 
 class OlmoBlock(LlamaBlock):

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.models.olmo import OlmoConfig
 from jaxlin.nn.config import Config
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold
-from jaxlin.nn.layers import residual
+from jaxlin.nn.layers import add_to_stream
 from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
 from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, ropes_by_type, windows
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, sliding_types
@@ -35,7 +35,7 @@ class WidthNormAttention(Attention):
     def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation, normed."""
         # The whole pattern is held, so nothing within it needs to be.
-        return self.split(self.q_norm(self.q_proj(x), Hold())), self.split(self.k_norm(self.k_proj(x), Hold()))
+        return self.split(self.q_norm(self.q_proj(x), Context())), self.split(self.k_norm(self.k_proj(x), Context()))
 
 
 class Olmo2Block(nnx.Module):
@@ -47,15 +47,15 @@ class Olmo2Block(nnx.Module):
         self.mlp = GatedMLP(config, rngs=rngs)
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
 
-    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
-        x = hold.site("resid_pre", x)
-        h = self.self_attn(x, at, hold.within("self_attn"))
-        attn = hold.site("attn_out", self.post_attention_layernorm(h, hold.within("post_attention_layernorm")))
-        x = hold.site("resid_mid", residual(x, attn))
-        h = self.mlp(x, hold.within("mlp"))
-        mlp = hold.site("mlp_out", self.post_feedforward_layernorm(h, hold.within("post_feedforward_layernorm")))
-        return hold.site("resid_post", residual(x, mlp))
+        x = ctx.hook("resid_pre", x)
+        h = self.self_attn(x, schedule, ctx.within("self_attn"))
+        attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
+        x = ctx.hook("resid_mid", add_to_stream(x, attn))
+        h = self.mlp(x, ctx.within("mlp"))
+        mlp = ctx.hook("mlp_out", self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm")))
+        return ctx.hook("resid_post", add_to_stream(x, mlp))
 
 
 class Olmo2(Decoder):

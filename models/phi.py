@@ -11,10 +11,12 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.nn import layers
 from jaxlin.nn.config import Config
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold
-from jaxlin.nn.layers import residual
+from jaxlin.nn.folding import elementwise_derivatives, fold, with_derivative
+from jaxlin.nn.layers import add_to_stream
 from jaxlin.nn.modules import Attention, HeadNormAttention, LayerNorm, Linear, Schedule
+from jaxlin.nn.sites import InnerSite
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
 from jaxlin.porting.gguf_keys import GGUFPort
 from jaxlin.porting.port import Port
@@ -35,18 +37,18 @@ class UngatedMLP(nnx.Module):
         self.fc1 = Linear(config.hidden_size, config.intermediate_size, bias=True, rngs=rngs)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, bias=True, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b d"]:
+    def __call__(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
         """What the MLP gives, before it is added."""
-        if hold.fold:
-            return layers.folded(x, self.fc2.weight[...], [(hold.kept("slope"), self.fc1.weight[...])])
-        if hold.fold_derivative:
-            return layers.derived(self, x, lambda mlp, x: mlp(x, Hold()), UngatedMLP.derivative)
-        return self.fc2(hold.site("neurons", layers.ungated(self.fc1(x), self.act, hold)))
+        if ctx.evaluation.fold and ctx.is_replay:
+            return fold(x, self.fc2.weight[...], [(ctx.frozen("slope"), self.fc1.weight[...])])
+        if ctx.evaluation.fold:
+            return with_derivative(self, x, lambda mlp, x: mlp(x, Context()), UngatedMLP.derivative)
+        return self.fc2(ctx.hook(InnerSite.NEURONS, layers.ungated(self.fc1(x), self.act, ctx)))
 
     def derivative(self, x: Float[Array, "t d"], v: Float[Array, "t *b d"]) -> Float[Array, "t *b d"]:
         """The derivative at `x` along `v`, folded."""
-        (slope,) = layers.slopes(lambda h: layers.ungated(h, self.act, Hold()), self.fc1(x))
-        return layers.folded(v, self.fc2.weight[...], [(slope, self.fc1.weight[...])])
+        (slope,) = elementwise_derivatives(lambda h: layers.ungated(h, self.act, Context()), self.fc1(x))
+        return fold(v, self.fc2.weight[...], [(slope, self.fc1.weight[...])])
 
 
 class PhiBlock(nnx.Module):
@@ -63,13 +65,13 @@ class PhiBlock(nnx.Module):
             self.self_attn = Attention(config, bias=True, out_bias=True, rngs=rngs)
         self.mlp = UngatedMLP(config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
-        x = hold.site("resid_pre", x)
-        h = self.input_layernorm(x, hold.within("input_layernorm"))
-        attn = hold.site("attn_out", self.self_attn(h, at, hold.within("self_attn")))
-        mlp = hold.site("mlp_out", self.mlp(h, hold.within("mlp")))
-        return hold.site("resid_post", residual(residual(x, attn), mlp))
+        x = ctx.hook("resid_pre", x)
+        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
+        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
+        return ctx.hook("resid_post", add_to_stream(add_to_stream(x, attn), mlp))
 
 
 class Phi(Decoder):

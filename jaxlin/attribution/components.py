@@ -11,9 +11,12 @@ from jaxlin.attribution.head_sources import sources as of_positions
 from jaxlin.linearize.backward import pull_back, transpose
 from jaxlin.linearize.frozen import FrozenFactors, Recording, record
 from jaxlin.nn.biases import has_biases
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold, Record, Replay, Rule
+from jaxlin.nn.freeze_modes import Record, Replay, Rule
+from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.sites import InnerSite
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "neurons", "sources", "remat"))
@@ -40,9 +43,10 @@ def contributions(
         sources: whether what each head brings from each position is returned too.
         remat: see `jaxlin.freeze`.
     """
-    kinds = ("attn_out", "mlp_out", "heads", "neurons")
+    kinds = ("attn_out", "mlp_out", InnerSite.HEADS, InnerSite.NEURONS)
     recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
     held, seen = recording.frozen, recording.sites
+    heads, hidden = seen[InnerSite.HEADS], seen[InnerSite.NEURONS]
     value, final_bias, direction = read_back(model, recording, position, target)
 
     def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
@@ -50,13 +54,13 @@ def contributions(
 
     gradients = pull_back(model, held, direction, biases=True)
     assert gradients.biases is not None
-    head_slopes, neuron_slopes = _slopes(model, held, x, seen["heads"], seen["neurons"], position, direction)
+    head_slopes, neuron_slopes = _slopes(model, held, x, heads, hidden, position, direction)
     if has_biases(model):
-        heads, hidden = jnp.zeros_like(seen["heads"]), jnp.zeros_like(seen["neurons"])
-        attn_bias, mlp_bias = map(dot, _written(model, jnp.zeros_like(x), heads, hidden, held=held, position=position))
+        zeros = map(jnp.zeros_like, (x, heads, hidden))
+        attn_bias, mlp_bias = map(dot, _written(model, *zeros, held=held, position=position))
     else:
         attn_bias = mlp_bias = jnp.zeros(model.config.num_hidden_layers, x.dtype)
-    flat = (neuron_slopes * seen["neurons"]).reshape(-1)
+    flat = (neuron_slopes * hidden).reshape(-1)
     _, largest = jax.lax.top_k(jnp.abs(flat), neurons)
     found = {
         "value": value,
@@ -65,7 +69,7 @@ def contributions(
         "embed": dot(x[position]),
         "attn": dot(seen["attn_out"]),
         "mlp": dot(seen["mlp_out"]),
-        "heads": jnp.einsum("lhk,lhk->lh", head_slopes, seen["heads"], precision=HIGHEST),
+        "heads": jnp.einsum("lhk,lhk->lh", head_slopes, heads, precision=HIGHEST),
         "neurons": largest,
         "largest": flat[largest],
         "attn_bias": attn_bias,
@@ -81,22 +85,22 @@ def read_back(
     """The value of `target`, what is added to it after the blocks, and its direction in the stream after the blocks."""
     held = recording.frozen
     head = Record(held.rule)
-    value = read(model, recording.output[position], target, head)
+    value = read(model, recording.output[position], target, Context(head))
 
     def after(stream: Array) -> Array:
-        output = model.norm(stream, Replay(held.norm, held.rule))
-        return read(model, output[position], target, Replay(head.values, held.rule))
+        output = model.norm(stream, Context(Replay(held.norm, held.rule)))
+        return read(model, output[position], target, Context(Replay(head.factors, held.rule)))
 
     # Affine: its value at zero is what is added after the blocks.
     final_bias, pull = jax.vjp(after, jnp.zeros_like(recording.stream))
     return value, final_bias, pull(jnp.ones_like(final_bias))[0]
 
 
-def read(model: Decoder, output: Float[Array, " d"], target: Array, hold: Hold) -> Float[Array, ""]:
+def read(model: Decoder, output: Float[Array, " d"], target: Array, ctx: Context) -> Float[Array, ""]:
     """What `target` reads of a point after the final norm."""
     if jnp.issubdtype(target.dtype, jnp.floating):
         return jnp.dot(target, output, precision=HIGHEST)
-    logits = model.unembed(output, hold, target)
+    logits = model.unembed(output, ctx, target)
     return logits[0] - jnp.sum(logits[1:])
 
 
@@ -133,11 +137,12 @@ def _written(
     def placed(row: Array) -> Array:
         return jnp.zeros((tokens, *row.shape), row.dtype).at[position].set(row)
 
-    def make_hold(row: Any) -> Hold:
+    def make_context(row: Any) -> Context:
         factors, heads, neurons = row
-        return Replay(factors, held.rule, replacements={"heads": placed(heads), "neurons": placed(neurons)})
+        replacements: dict[str, Any] = {InnerSite.HEADS: placed(heads), InnerSite.NEURONS: placed(neurons)}
+        return Context(Replay(factors, held.rule), Hooks(replacements=replacements))
 
-    def keep(hold: Any) -> Any:
-        return hold.sites["attn_out"][position], hold.sites["mlp_out"][position]
+    def keep(ctx: Context) -> Any:
+        return ctx.hooks.values["attn_out"][position], ctx.hooks.values["mlp_out"][position]
 
-    return model.scan(stream, make_hold, (held.layers, heads, neurons), keep=keep)[1]
+    return model.scan(stream, make_context, (held.layers, heads, neurons), keep=keep)[1]

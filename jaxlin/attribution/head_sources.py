@@ -11,9 +11,12 @@ from jaxtyping import Array, Float
 
 from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.attention import row_of
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold, Replay
+from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.sites import InnerSite
 
 
 def sources(
@@ -33,24 +36,17 @@ def sources(
         position: where the target is read.
     """
 
-    def make_hold(row: Any) -> Hold:
+    def make_context(row: Any) -> Context:
         factors, slopes = row
-        return _Sources(factors, slopes, position, rule=frozen.rule)
 
-    rows = (frozen.layers, slopes)
-    return model.scan(x, make_hold, rows, keep=lambda hold: hold.sites["sources"])[1]
+        def pulled(values: Float[Array, "t n k"]) -> Float[Array, "h t"]:
+            n, k = values.shape[1:]
+            grouped = slopes.reshape(n, -1, k)
+            return jnp.einsum("ngk,snk->ngs", grouped, values, precision=HIGHEST).reshape(-1, values.shape[0])
 
+        return Context(Replay(factors, frozen.rule), Hooks(readers={InnerSite.VALUES: pulled}))
 
-class _Sources(Replay):
-    """A replay that keeps what the heads of a block bring from each position: values are seen before they are mixed."""
+    def keep(ctx: Context) -> Float[Array, "h t"]:
+        return row_of(ctx.hooks.values[InnerSite.PATTERN], position) * ctx.hooks.values[InnerSite.VALUES]
 
-    def __init__(self, values: Any, slopes: Float[Array, "h k"], position: Any, **options: Any) -> None:
-        super().__init__(values, **options)
-        self.slopes, self.position = slopes, position
-
-    def past(self, name: str, new: Float[Array, "s n k"]) -> Float[Array, "s n k"]:
-        """The values of all positions, as they are."""
-        n, k = new.shape[1:]
-        pulled = jnp.einsum("ngk,snk->ngs", self.slopes.reshape(n, -1, k), new, precision=HIGHEST)
-        self.sites["sources"] = row_of(self.kept("pattern"), self.position) * pulled.reshape(-1, new.shape[0])
-        return new
+    return model.scan(x, make_context, (frozen.layers, slopes), keep=keep)[1]

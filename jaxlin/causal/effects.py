@@ -1,13 +1,17 @@
 """What the causal checks share: how many passes go together, slopes in all values, and how they are compared."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.biases import without_biases
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Replay
+from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.hooks import Hooks
 
 BATCH = 8
 """Prompts whose forward passes are in memory together."""
@@ -32,7 +36,10 @@ def slopes(
     bare = without_biases(model)
 
     def through(stream: Array, probes: Array) -> Array:
-        return bare.scan(stream, lambda row: Replay(row[0], held.rule, probes={kind: row[1]}), (held.layers, probes))[0]
+        def make_context(row: Any) -> Context:
+            return Context(Replay(row[0], held.rule), Hooks(probes={kind: row[1]}))
+
+        return bare.scan(stream, make_context, (held.layers, probes))[0]
 
     # Of the stream too, which does not matter: a function that adds a constant, even zero, has no transpose.
     return jax.linear_transpose(through, direction, values)(direction)[1]

@@ -23,10 +23,12 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, checked_target, without_words
 from jaxlin.nn.arguments import check_model
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold
+from jaxlin.nn.freeze_modes import Plain
+from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
-from jaxlin.nn.sites import SiteError, is_whole, position_in
+from jaxlin.nn.sites import InnerSite, SiteError, is_whole, position_in
 from jaxlin.quantized import PackedMatrix
 from jaxlin.tokenizer import Tokenizer
 
@@ -132,10 +134,10 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
 @jax.jit
 def _by_all_paths(model: Decoder, x: Float[Array, "t d"], target: Array) -> Float[Array, "l h"]:
     """The slopes of the target in the heads of all positions, in the held model, times what they give."""
-    recording = record(model, x, ("heads",))
-    held, heads = recording.frozen, recording.sites["heads"]
+    recording = record(model, x, (InnerSite.HEADS,))
+    held, heads = recording.frozen, recording.sites[InnerSite.HEADS]
     _, _, direction = read_back(model, recording, -1, target)
-    rows = slopes(model, held, "heads", heads, direction)
+    rows = slopes(model, held, InnerSite.HEADS, heads, direction)
     return jnp.einsum("lthk,lthk->lh", rows, heads, precision=HIGHEST)
 
 
@@ -145,11 +147,12 @@ def _without_each(model: Decoder, x: Float[Array, "t d"], layer: Any, target: Ar
     config = model.config
 
     def without(head: Array) -> Array:
-        def make_hold(at: Array) -> Hold:
-            gone = (at == layer) & (jnp.arange(config.num_attention_heads) == head)
-            return Hold(model.rule, edits={"heads": lambda z: jnp.where(gone[None, :, None], 0, z)})
+        def make_context(index: Array) -> Context:
+            gone = (index == layer) & (jnp.arange(config.num_attention_heads) == head)
+            edits: dict[str, Any] = {InnerSite.HEADS: lambda z: jnp.where(gone[None, :, None], 0, z)}
+            return Context(Plain(model.rule), Hooks(edits=edits))
 
-        stream, _ = model.scan(x, make_hold, jnp.arange(config.num_hidden_layers))
-        return read(model, model.norm(stream, Hold())[-1], target, Hold())
+        stream, _ = model.scan(x, make_context, jnp.arange(config.num_hidden_layers))
+        return read(model, model.norm(stream, Context())[-1], target, Context())
 
     return jax.lax.map(without, jnp.arange(config.num_attention_heads), batch_size=BATCH)

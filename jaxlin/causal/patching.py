@@ -25,8 +25,10 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, checked_target, without_words
 from jaxlin.nn.arguments import check_model
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold
+from jaxlin.nn.freeze_modes import Plain
+from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import Kind, known_kinds, position_in
 from jaxlin.tokenizer import Tokenizer
@@ -127,7 +129,7 @@ def _predicted(
     value, _, direction = read_back(model, here, -1, target)
     rows = slopes(model, here.frozen, kind, values, direction)
     predicted = jnp.einsum("lpd,lpd->lp", rows, values - here.sites[kind], precision=HIGHEST)
-    return value, read(model, there.output[-1], target, Hold()), values, predicted
+    return value, read(model, there.output[-1], target, Context()), values, predicted
 
 
 @functools.partial(jax.jit, static_argnames="kind")
@@ -143,11 +145,11 @@ def _patched_each(
     """What `target` reads at the last position, with the value of a layer at each of `tokens` replaced."""
 
     def patched(token: Array) -> Array:
-        def make_hold(at: Array) -> Hold:
-            here = (at == layer) & (jnp.arange(x.shape[0]) == token)
-            return Hold(model.rule, edits={kind: lambda h: jnp.where(here[:, None], values, h)})
+        def make_context(index: Array) -> Context:
+            here = (index == layer) & (jnp.arange(x.shape[0]) == token)
+            return Context(Plain(model.rule), Hooks(edits={kind: lambda h: jnp.where(here[:, None], values, h)}))
 
-        stream, _ = model.scan(x, make_hold, jnp.arange(model.config.num_hidden_layers))
-        return read(model, model.norm(stream, Hold())[-1], target, Hold())
+        stream, _ = model.scan(x, make_context, jnp.arange(model.config.num_hidden_layers))
+        return read(model, model.norm(stream, Context())[-1], target, Context())
 
     return jax.lax.map(patched, tokens, batch_size=BATCH)

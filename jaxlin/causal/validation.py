@@ -20,8 +20,8 @@ from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.linearize.targets import Target, Words, checked_target, without_words
 from jaxlin.nn.arguments import check_model
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import position_in
 from jaxlin.tokenizer import Tokenizer
@@ -233,7 +233,7 @@ def _without_each(model: Decoder, x: Float[Array, "p d"], target: Array) -> Floa
 
     def without(token: Array) -> Array:
         # Those after the deleted one move up.
-        return read(model, model(x[indices + (indices >= token)])[-1], target, Hold())
+        return read(model, model(x[indices + (indices >= token)])[-1], target, Context())
 
     return jax.lax.map(without, jnp.arange(x.shape[0]), batch_size=BATCH)
 
@@ -246,7 +246,7 @@ def _changed(
     outputs = jax.lax.map(lambda x: model(x)[position], inputs, batch_size=BATCH) if side == "right" else inputs
     log_p = jax.nn.log_softmax(model.unembed(outputs), axis=-1)
     kl = jnp.sum(jnp.exp(log_p[:1]) * (log_p[:1] - log_p), axis=-1)
-    return kl, jax.vmap(lambda output: read(model, output, target, Hold()))(outputs)
+    return kl, jax.vmap(lambda output: read(model, output, target, Context()))(outputs)
 
 
 @functools.partial(jax.jit, static_argnames="seen")

@@ -19,9 +19,11 @@ from jaxlin.lens.prompt_maps import default_dim_batch
 from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases, without_biases
+from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Replay, Rule
-from jaxlin.nn.layers import folding_pays
+from jaxlin.nn.folding import folding_pays
+from jaxlin.nn.freeze_modes import Replay, Rule
+from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.sites import position_in
 from jaxlin.spectrum.words import Poles, left_words
 
@@ -82,7 +84,8 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
     found = [_rows(model, held, entering, at, start, block=block)[..., : d - start] for start in range(0, d, block)]
     parts = np.zeros((len(entering) + 1, tokens, d), x.dtype)
     parts[:-1] = np.concatenate(found, axis=-1)
-    parts[-1, at] = without_biases(model).norm(stream[at], Replay(jax.tree.map(lambda a: a[at], held.norm), chosen))
+    last = Context(Replay(jax.tree.map(lambda a: a[at], held.norm), chosen))
+    parts[-1, at] = without_biases(model).norm(stream[at], last)
     bias = _biases(model, held, at) if has_biases(model) else np.zeros((len(parts), d), x.dtype)
     return ExactLens(np.asarray(output), parts, np.asarray(bias))
 
@@ -101,18 +104,21 @@ def _rows(
 ) -> Float[Array, "l t b"]:
     """The features from `start` on of each part: of a factor on each stream, the derivative by it."""
     layers, tokens, d = entering.shape
-    bare, fold = without_biases(model), folding_pays(block, d, model.config.intermediate_size)
+    bare = without_biases(model)
+    evaluation = Evaluation(fold=folding_pays(block, d, model.config.intermediate_size))
 
     def through(stream: Float[Array, "t b d"], factors: Float[Array, "l t b"]) -> Float[Array, "b d"]:
         # The stream is zero: an input, because a function that adds a constant has no transpose.
         x, _ = bare.scan(
             stream,
-            lambda row: Replay(
-                row[0], held.rule, fold=fold, probes={"resid_pre": row[1][..., None] * row[2][:, None, :]}
+            lambda row: Context(
+                Replay(row[0], held.rule),
+                Hooks(probes={"resid_pre": row[1][..., None] * row[2][:, None, :]}),
+                evaluation=evaluation,
             ),
             (held.layers, factors, entering),
         )
-        return bare.norm(x, Replay(held.norm, held.rule))[position]
+        return bare.norm(x, Context(Replay(held.norm, held.rule)))[position]
 
     u = jax.nn.one_hot(start + jnp.arange(block), d, dtype=entering.dtype)
     shapes = [jax.ShapeDtypeStruct(shape, u.dtype) for shape in ((tokens, block, d), (layers, tokens, block))]
@@ -125,12 +131,12 @@ def _biases(model: Decoder, held: FrozenFactors, position: Any) -> Float[Array, 
     depth, d = model.config.num_hidden_layers, model.config.hidden_size
     starts = jnp.arange(depth + 1)
 
-    def from_zero(row: Any) -> Replay:
+    def from_zero(row: Any) -> Context:
         layer, factors = row
         begun = jnp.asarray(starts < layer, model.dtype)[None, :, None]
-        return Replay(factors, held.rule, edits={"resid_pre": lambda value: value * begun})
+        return Context(Replay(factors, held.rule), Hooks(edits={"resid_pre": lambda value: value * begun}))
 
     nothing = jnp.zeros((held.tokens, depth + 1, d), model.dtype)
     x, _ = model.scan(nothing, from_zero, (starts[:-1], held.layers))
     x = x * jnp.asarray(starts < depth, x.dtype)[None, :, None]
-    return model.norm(x, Replay(held.norm, held.rule))[position]
+    return model.norm(x, Context(Replay(held.norm, held.rule)))[position]

@@ -11,9 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.rows import default_block, sizes
 from jaxlin.nn.biases import without_biases
+from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Hold, Replay, Rule
-from jaxlin.nn.layers import at_least_float32, folding_pays
+from jaxlin.nn.folding import folding_pays
+from jaxlin.nn.freeze_modes import Replay, Rule
+from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.layers import at_least_float32
 
 
 def default_dim_batch(model: Decoder, tokens: int, frozen: bool) -> int:
@@ -71,13 +74,13 @@ def prompt_maps(
 
 def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> Any:
     d, depth = x.shape[1], model.config.num_hidden_layers
-    fold = folding_pays(rows, d, model.config.intermediate_size)
-    below, _ = model.scan(x, lambda _: Hold(), stop=start)
+    evaluation = Evaluation(fold=folding_pays(rows, d, model.config.intermediate_size))
+    below, _ = model.scan(x, lambda _: Context(), stop=start)
 
     def through(probes: Float[Array, "l d"]) -> Float[Array, "t d"]:
         stream, _ = model.scan(
             below,
-            lambda probe: Hold(probes={"resid_pre": jnp.outer(valid, probe)}, fold_derivative=fold),
+            lambda probe: Context(hooks=Hooks(probes={"resid_pre": jnp.outer(valid, probe)}), evaluation=evaluation),
             probes,
             start=start,
         )
@@ -91,14 +94,16 @@ def _frozen(model: Decoder, x: Array, valid: Array, start: int, rule: Rule) -> A
     recorded, bare = record(model, x, rule=rule).frozen, without_biases(model)
 
     def pull(u: Float[Array, "b d"]) -> Float[Array, "l b e"]:
-        fold = folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size)
+        evaluation = Evaluation(fold=folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size))
         at = valid[:, None, None]
 
         def through(stream: Float[Array, "t b d"], probes: Float[Array, "l b d"]) -> Float[Array, "t b d"]:
             # The stream is zero: an input, because a function that adds a constant has no transpose.
             return bare.scan(
                 stream,
-                lambda row: Replay(row[0], rule, fold=fold, probes={"resid_pre": at * row[1][None]}),
+                lambda row: Context(
+                    Replay(row[0], rule), Hooks(probes={"resid_pre": at * row[1][None]}), evaluation=evaluation
+                ),
                 (recorded.layers, probes),
                 start=start,
             )[0]

@@ -14,8 +14,9 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.lens.jacobian_lens import JacobianLens, check_lens, spans
 from jaxlin.nn.arguments import check_model
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder, PromptError
-from jaxlin.nn.hold import Hold
+from jaxlin.nn.freeze_modes import Plain
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import is_whole, position_in
 
@@ -103,8 +104,7 @@ def logits(model: Decoder, h: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
     """
     if jnp.shape(h)[-1:] != (model.config.hidden_size,):
         raise PromptError(f"Stream: expected shape (..., {model.config.hidden_size}); found {jnp.shape(h)}.")
-    hold = Hold()
-    return model.unembed(model.norm(h, hold), hold)
+    return model.unembed(model.norm(h, Context()))
 
 
 @functools.partial(jax.jit, static_argnames=("layers", "k"))
@@ -118,7 +118,8 @@ def _read(
     layers: tuple[int, ...],
     k: int,
 ) -> tuple[Int[Array, "n p k"], Float[Array, "n p k"], Int[Array, "n p m"]]:
-    _, streams = model.scan(x, lambda _: Hold(model.rule), keep=lambda hold: hold.sites["resid_post"][positions])
+    mode = Plain(model.rule)
+    _, streams = model.scan(x, lambda _: Context(mode), keep=lambda ctx: ctx.hooks.values["resid_post"][positions])
     read = streams[np.asarray(layers)]
     if maps is not None:
         moved = jnp.einsum("lde,lpe->lpd", maps, read[: len(maps)], precision=HIGHEST)

@@ -16,9 +16,11 @@ from jaxtyping import Array, Float
 
 from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.biases import biases_of, with_biases, without_biases
+from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Replay
-from jaxlin.nn.layers import folding_pays
+from jaxlin.nn.folding import folding_pays
+from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.hooks import Hooks
 
 
 class Gradients(NamedTuple):
@@ -59,7 +61,7 @@ def stream_direction(
     """
 
     def normed(bare: Decoder, stream: Float[Array, "t *b d"]) -> Float[Array, "*b d"]:
-        return bare.norm(stream, Replay(frozen.norm, frozen.rule))[position]
+        return bare.norm(stream, Context(Replay(frozen.norm, frozen.rule)))[position]
 
     return transpose(normed, model, jax.ShapeDtypeStruct((frozen.tokens, *u.shape), u.dtype))(u)[0]
 
@@ -96,14 +98,15 @@ def pull_back(
     """
     d, tokens = direction.shape[-1], direction.shape[0]
     rows = math.prod(direction.shape[1:-1])
-    fold = not biases and folding_pays(rows, d, model.config.intermediate_size)
+    evaluation = Evaluation(fold=not biases and folding_pays(rows, d, model.config.intermediate_size))
     # A gradient has the dtype of its parameter, which may be narrower than the stream.
     parameters = jax.tree.map(lambda bias: bias.astype(direction.dtype), biases_of(model)) if biases else None
 
     def through(bare: Decoder, stream: Float[Array, "t *b d"], added: Any, parameters: Any) -> Float[Array, "t *b d"]:
-        def replay_block(row: Any) -> Replay:
+        def replay_block(row: Any) -> Context:
             factors, mine, others = row
-            return Replay(factors, frozen.rule, fold=fold, probes=probes(mine, *others))
+            hooks = Hooks(probes=probes(mine, *others))
+            return Context(Replay(factors, frozen.rule), hooks, evaluation=evaluation)
 
         frozen_model = bare if parameters is None else with_biases(bare, parameters)
         return frozen_model.scan(stream, replay_block, (frozen.layers, added, constants), start=start)[0]

@@ -13,8 +13,10 @@ from jaxlin.common.errors import JaxlinError, one_of
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.attention import first_tokens
 from jaxlin.nn.biases import biases_of
+from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import RULES, Hold, Recomputed, Record, Replay, Rule
+from jaxlin.nn.freeze_modes import RULES, Record, RematFactors, Replay, Rule
+from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.sites import Place, Site, ends, known_kinds
 
 
@@ -29,7 +31,7 @@ class FrozenFactors:
         rule: the freeze rule they were recorded under.
     """
 
-    layers: dict[str, Any] | Recomputed
+    layers: dict[str, Any] | RematFactors
     norm: dict[str, Any]
     rule: Rule = field(metadata={"static": True})
 
@@ -50,7 +52,7 @@ class FrozenFactors:
         """
         if tokens == self.tokens:
             return self
-        if isinstance(self.layers, Recomputed):
+        if isinstance(self.layers, RematFactors):
             layers: Any = replace(self.layers, stream=self.layers.stream[:, :tokens])
         else:
             layers = {
@@ -117,17 +119,17 @@ def record(
     model.check_embeddings(x)
     chosen = rule_of(model, rule)
 
-    def keep(hold: Any) -> Any:
-        sites = {kind: hold.sites[kind] for kind in known_kinds(kinds, tuple(hold.sites))}
-        held = hold.sites["resid_pre"] if remat else hold.values
+    def keep(ctx: Context) -> Any:
+        sites = {kind: ctx.hooks.values[kind] for kind in known_kinds(kinds, tuple(ctx.hooks.values))}
+        held = ctx.hooks.values["resid_pre"] if remat else ctx.mode.factors
         return held, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 
-    stream, (factors, sites) = model.scan(x, lambda _: Record(chosen), keep=keep)
+    stream, (factors, sites) = model.scan(x, lambda _: Context(Record(chosen)), keep=keep)
     if remat:
-        factors = Recomputed(factors, biases_of(model.layers))
+        factors = RematFactors(factors, biases_of(model.layers))
     last = Record(chosen)
-    output = model.norm(stream, last)
-    return Recording(FrozenFactors(factors, last.values, chosen), stream, output, sites)
+    output = model.norm(stream, Context(last))
+    return Recording(FrozenFactors(factors, last.factors, chosen), stream, output, sites)
 
 
 def check_frozen(held: Any) -> None:
@@ -223,11 +225,15 @@ def replay_between(
     alone = {p.layer for p in replacements if p.inside} | ({final_block} if queries else set())
     stops = {*alone, *before, target.layer}
 
-    def through(layer: int, x: Array) -> tuple[Array, Hold]:
+    def through(layer: int, x: Array) -> tuple[Array, Context]:
         factors = jax.tree.map(lambda a: a[layer], frozen.layers)
         asked = queries if layer == final_block else 0
-        hold = Replay(factors, rule, fold=fold, replacements=inside.get(layer), queries=asked)
-        return model.block(layer, x, hold), hold
+        hooks = Hooks(replacements=inside.get(layer))
+        ctx = Context(Replay(factors, rule), hooks, evaluation=Evaluation(last=asked, fold=fold))
+        return model.block(layer, x, ctx), ctx
+
+    def replayed(factors: Any) -> Context:
+        return Context(Replay(factors, rule), evaluation=Evaluation(fold=fold))
 
     x, layer = stream, start.layer
     while True:
@@ -239,9 +245,9 @@ def replay_between(
             layer += 1
         else:
             stop = min(place for place in stops if place > layer)
-            x, _ = model.scan(x, lambda row: Replay(row, rule, fold=fold), frozen.layers, start=layer, stop=stop)
+            x, _ = model.scan(x, replayed, frozen.layers, start=layer, stop=stop)
             layer = stop
     if target.inside:
-        x = through(layer, x)[1].sites[target.kind]
-    y = model.norm(x, Replay(frozen.norm, rule)) if target.final else x
+        x = through(layer, x)[1].hooks.values[target.kind]
+    y = model.norm(x, Context(Replay(frozen.norm, rule))) if target.final else x
     return y[-queries:]

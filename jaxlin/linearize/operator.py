@@ -28,8 +28,8 @@ from jaxlin.linearize.rows import default_block, dense, path_of, sizes
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
-from jaxlin.nn.hold import Rule
-from jaxlin.nn.layers import folding_pays
+from jaxlin.nn.folding import folding_pays
+from jaxlin.nn.freeze_modes import Rule
 from jaxlin.nn.sharding import mesh_of, rows_over, spread
 from jaxlin.nn.sites import Place
 
@@ -204,7 +204,7 @@ class LocalMap:
     def default_block(self) -> int:
         """How many rows `jacobian` computes together: all of them where they fit and it saves operations.
 
-        See `jaxlin.nn.layers.folded`. Otherwise as many as keep the widest layer in a CPU's cache, or as repay reading
+        See `jaxlin.nn.folding.fold`. Otherwise as many as keep the widest layer in a CPU's cache, or as repay reading
         the weights.
         """
         (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.frozen.tokens

@@ -21,7 +21,7 @@ from jaxlin.loading.registry import port_for
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.loading.unembedding import with_unembedding
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import RULES, Rule
+from jaxlin.nn.freeze_modes import RULES, Rule
 from jaxlin.nn.precision import Precision, checked_precision
 from jaxlin.nn.sharding import checked_mesh
 from jaxlin.quantized import PackedMatrix
@@ -52,7 +52,7 @@ def load(
             then constants to every derivative: the gradient of a loss is that of the held model, not one to train by,
             and what is made of the map, as a singular value of what `jax.jacfwd` gives, has a gradient of zero. For
             those load without it: `jaxlin.local_map` works, and is differentiated, either way.
-        rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.nn.hold.Rule`.
+        rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.nn.freeze_modes.Rule`.
         dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
         precision: how float32 matrices are multiplied, ``"highest"``, ``"high"``, ``"fast"`` or by a named algorithm:
             see `jaxlin.nn.precision`.

@@ -6,7 +6,7 @@ build their models from what is here; everything above takes a finished `Decoder
 
 from jaxlin.nn.config import Config
 from jaxlin.nn.decoder import Decoder, PromptError
-from jaxlin.nn.hold import RULES, Rule
+from jaxlin.nn.freeze_modes import RULES, Rule
 from jaxlin.nn.sharding import mesh_over
 from jaxlin.nn.sites import Place, Site, SiteError
 

@@ -21,7 +21,8 @@ from jaxlin.common.errors import JaxlinError, UnembeddingError
 from jaxlin.common.printable import quoted
 from jaxlin.nn import layers
 from jaxlin.nn.config import Config
-from jaxlin.nn.hold import Detach, Hold, Rule
+from jaxlin.nn.context import Context
+from jaxlin.nn.freeze_modes import Detach, Plain, Rule
 from jaxlin.nn.modules import Embedding, Schedule, Unembedding, value
 from jaxlin.nn.precision import Precision, told
 from jaxlin.nn.sites import KINDS
@@ -38,7 +39,7 @@ class PromptError(JaxlinError):
 class Decoder(nnx.Module):
     """A decoder-only transformer as an immutable pytree: only `jax` transforms, no mutation after construction.
 
-    A family subclasses it with its `Block`, called as ``block(x, at: Schedule, hold)``, and its final norm. The
+    A family subclasses it with its `Block`, called as ``block(x, schedule, ctx)``, and its final norm. The
     parameters have the names of the checkpoint's tensors without their ``model.``.
 
     Attributes:
@@ -153,18 +154,18 @@ class Decoder(nnx.Module):
             PromptError: `x` is not of shape ``[t, d]``.
         """
         self.check_embeddings(x)
-        make = Detach if self.linearize else Hold
-        x, _ = self.scan(x, lambda _: make(self.rule))
-        return self.norm(x, make(self.rule))
+        mode = (Detach if self.linearize else Plain)(self.rule)
+        x, _ = self.scan(x, lambda _: Context(mode))
+        return self.norm(x, Context(mode))
 
     def unembed(
-        self, h: Float[Array, "*b d"], hold: Hold | None = None, ids: Int[Array, " n"] | None = None
+        self, h: Float[Array, "*b d"], ctx: Context | None = None, ids: Int[Array, " n"] | None = None
     ) -> Float[Array, "*b vocab"]:
         """The logits of `h`, a point after the final norm.
 
         Args:
             h: the residual stream after the final norm.
-            hold: the mode of the softcap, which some models apply to their logits; plain unless given.
+            ctx: what the softcap is run with, which some models apply to their logits; plain unless given.
             ids: the tokens whose logits are computed; all unless given.
 
         Raises:
@@ -176,9 +177,9 @@ class Decoder(nnx.Module):
         if ids is not None and bias is not None:
             bias = bias[ids]
         with self.products():
-            logits = layers.linear(h, weight, bias)
+            logits = layers.affine(h, weight, bias)
         cap = self.config.final_logit_softcapping
-        return logits if cap is None else layers.softcap(logits, cap, hold or Hold())
+        return logits if cap is None else layers.softcap(logits, cap, ctx or Context())
 
     @property
     def unembedding(self) -> Unembedding:
@@ -198,24 +199,24 @@ class Decoder(nnx.Module):
     def scan(
         self,
         x: Float[Array, "t *b d"],
-        make_hold: Callable[[Any], Hold],
+        make_context: Callable[[Any], Context],
         rows: Any = None,
         *,
         schedule: Schedule | None = None,
         start: int = 0,
         stop: int | None = None,
-        keep: Callable[[Any], Any] = lambda hold: None,
+        keep: Callable[[Context], Any] = lambda ctx: None,
     ) -> tuple[Float[Array, "t *b d"], Any]:
         """`x` through the blocks from `start` to before `stop`.
 
         Args:
             x: the residual stream before block `start`.
-            make_hold: makes the hold of a block from its row of `rows`.
+            make_context: makes the context of a block from its row of `rows`.
             rows: a pytree stacked over all layers.
             schedule: of all layers, stacked; that of a prompt of these tokens unless given.
             start: the first block.
             stop: the block after the last; None for all.
-            keep: what of a block's hold is returned, stacked over the blocks passed.
+            keep: what is returned of the context of a block that has run, stacked over the blocks.
         """
         depth = self.config.num_hidden_layers
         stop = depth if stop is None else stop
@@ -226,20 +227,20 @@ class Decoder(nnx.Module):
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def body(x: Array, row: Any) -> tuple[Array, Any]:
             # A slice of the stack would be a second copy of the weights; an index, taken here, is not.
-            block, at, row = layer(row) if whole else layer_of(stack, row)
-            hold = make_hold(row)
-            hold.enter(block, at)
-            return block(x, at, hold), keep(hold)
+            block, own_schedule, own_row = layer(row) if whole else layer_of(stack, row)
+            ctx = make_context(own_row)
+            ctx.enter(block, own_schedule)
+            return block(x, own_schedule, ctx), keep(ctx)
 
         with self.products():
             return jax.lax.scan(body, x, riding if whole else jnp.arange(start, stop))
 
-    def block(self, layer: int | Int[Array, ""], x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "q *b d"]:
+    def block(self, layer: int | Int[Array, ""], x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b d"]:
         """`x` through one block."""
-        block, at = layer_of((self.layers, self.schedule(x.shape[0])), layer)
+        block, schedule = layer_of((self.layers, self.schedule(x.shape[0])), layer)
         with self.products():
-            hold.enter(block, at)
-            return block(x, at, hold)
+            ctx.enter(block, schedule)
+            return block(x, schedule, ctx)
 
     def products(self) -> contextlib.AbstractContextManager[Any]:
         """Within it, `jaxlin.nn.layers.product` is as precise as this model says."""

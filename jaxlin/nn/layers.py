@@ -1,22 +1,18 @@
-r"""The layers of a decoder, each written as $A(x)\,x$: what is nonlinear goes through `hold`, the rest is linear.
+r"""The layers of a decoder, each written as $A(x)\,x$: what is nonlinear goes through `ctx.freeze`, the rest is linear.
 
 Shapes are for one sequence: ``t`` tokens (``s`` for the tokens attended to), ``d`` features, ``h`` query heads, ``n``
 key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch is a `jax.vmap`. What is linear takes
 one between the tokens and the features too, ``*b``: the vectors of a held map are multiplied as they lie.
 """
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from jaxlin.nn.hold import Hold
+from jaxlin.nn.context import Context
 
-M = TypeVar("M")
 HIGHEST = jax.lax.Precision.HIGHEST
 """float32 products in float32, whatever the device would rather do."""
 
@@ -32,19 +28,19 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def residual(x: Float[Array, "t *b d"], update: Float[Array, "u *b d"]) -> Float[Array, "v *b d"]:
+def add_to_stream(x: Float[Array, "t *b d"], update: Float[Array, "u *b d"]) -> Float[Array, "v *b d"]:
     """`x + update`, at the positions that both have: the last ones, where queries stand when some are asked for."""
     positions = min(x.shape[0], update.shape[0])
     return x[-positions:] + update[-positions:]
 
 
-def of_last(factor: Array, x: Array) -> Array:
+def rows_for(factor: Array, x: Array) -> Array:
     """The rows of a held `factor` that belong to the positions of `x`, which are the last ones, alike for a batch."""
     rows = factor[-x.shape[0] :]
     return rows.reshape(rows.shape[0], *(1,) * (x.ndim - rows.ndim), *rows.shape[1:])
 
 
-def linear(
+def affine(
     x: Float[Array, "*b i"], weight: Float[Array, "o i"], bias: Float[Array, " o"] | None = None
 ) -> Float[Array, "*b o"]:
     r"""$x \mapsto W x + \beta$; the parameters are widened or narrowed to the dtype of `x`."""
@@ -52,14 +48,14 @@ def linear(
     return y if bias is None else y + along_last(bias.astype(x.dtype), y)
 
 
-def rms_norm(x: Float[Array, "*b d"], weight: Float[Array, " d"], eps: float, hold: Hold) -> Float[Array, "*b d"]:
+def rms_norm(x: Float[Array, "*b d"], weight: Float[Array, " d"], eps: float, ctx: Context) -> Float[Array, "*b d"]:
     r"""$x \mapsto w \odot x / \sqrt{\overline{x^2} + \epsilon}$; the root is held.
 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
     wide = at_least_float32(x)
-    inv_rms = hold("inv_rms", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps))
-    return (wide * of_last(inv_rms, x)).astype(x.dtype) * along_last(weight.astype(x.dtype), x)
+    inv_rms = ctx.freeze("inv_rms", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps))
+    return (wide * rows_for(inv_rms, x)).astype(x.dtype) * along_last(weight.astype(x.dtype), x)
 
 
 def layer_norm(
@@ -67,7 +63,7 @@ def layer_norm(
     weight: Float[Array, " d"] | None,
     bias: Float[Array, " d"] | None,
     eps: float,
-    hold: Hold,
+    ctx: Context,
 ) -> Float[Array, "*b d"]:
     r"""$x \mapsto w \odot (x - \bar x) / \sqrt{\mathrm{var}(x) + \epsilon} + \beta$; the root is held.
 
@@ -77,8 +73,8 @@ def layer_norm(
     """
     wide = at_least_float32(x)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    inv_std = hold("inv_std", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps))
-    y = centred * of_last(inv_std, x)
+    inv_std = ctx.freeze("inv_std", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps))
+    y = centred * rows_for(inv_std, x)
     if weight is not None:
         y = y * along_last(weight.astype(y.dtype), y)
     if bias is not None:
@@ -86,7 +82,7 @@ def layer_norm(
     return y.astype(x.dtype)
 
 
-def softcap(z: Float[Array, "*b"], cap: float, hold: Hold) -> Float[Array, "*b"]:
+def softcap(z: Float[Array, "*b"], cap: float, ctx: Context) -> Float[Array, "*b"]:
     r"""$z \mapsto c \tanh(z / c)$ as $z$ times a held ratio, which is 1 at 0."""
 
     def ratio() -> Array:
@@ -94,7 +90,7 @@ def softcap(z: Float[Array, "*b"], cap: float, hold: Hold) -> Float[Array, "*b"]
         safe = jnp.where(y == 0, 1, y)
         return jnp.where(y == 0, 1, jnp.tanh(safe) / safe)
 
-    return z * hold("softcap", ratio)
+    return z * ctx.freeze("softcap", ratio)
 
 
 def rope(
@@ -128,107 +124,48 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
 r"""$\mathrm{act}(x)/x$ of each activation, in closed form: only tanh divides, and treats 0 apart."""
 
 
-def ungated(x: Float[Array, "t *b f"], act: str, hold: Hold) -> Float[Array, "t *b f"]:
+def ungated(x: Float[Array, "t *b f"], act: str, ctx: Context) -> Float[Array, "t *b f"]:
     r"""$\mathrm{act}(x)$ as $x$ times its slope $\mathrm{act}(x) / x$, which is held."""
-    return x * of_last(hold("slope", lambda: SLOPES[act](x)), x)
+    return x * rows_for(ctx.freeze("slope", lambda: SLOPES[act](x)), x)
 
 
 def gated(
-    gate: Callable[[], Float[Array, "t *b f"]], up: Callable[[], Float[Array, "t *b f"]], act: str, hold: Hold
+    gate: Callable[[], Float[Array, "t *b f"]], up: Callable[[], Float[Array, "t *b f"]], act: str, ctx: Context
 ) -> Float[Array, "t *b f"]:
     r"""$\mathrm{act}(g) \odot u$, linear in $u$ (rule ``"gate"``), in $g$ (``"up"``) or half in each (``"half"``).
 
     `gate` and `up` are called only where the mode needs their values. Source: Shazeer, "GLU Variants", 2020.
     """
     slope = SLOPES[act]
-    if hold.rule == "gate":
+    if ctx.rule == "gate":
 
         def activated() -> Array:
             g = gate()
             return g * slope(g)
 
         u = up()
-        return of_last(hold("gate", activated), u) * u
+        return rows_for(ctx.freeze("gate", activated), u) * u
     g = gate()
-    if hold.rule == "up":
-        return of_last(hold("up", lambda: slope(g) * up()), g) * g
+    if ctx.rule == "up":
+        return rows_for(ctx.freeze("up", lambda: slope(g) * up()), g) * g
     u = up()
-    of_up, of_gate = hold("half", lambda: (g * slope(g) / 2, slope(g) * u / 2))
-    return of_last(of_up, u) * u + of_last(of_gate, g) * g
+    of_up, of_gate = ctx.freeze("half", lambda: (g * slope(g) / 2, slope(g) * u / 2))
+    return rows_for(of_up, u) * u + rows_for(of_gate, g) * g
 
 
 def held_branches(
-    gate: Callable[[], Float[Array, "f d"]], up: Callable[[], Float[Array, "f d"]], hold: Hold
+    gate: Callable[[], Float[Array, "f d"]], up: Callable[[], Float[Array, "f d"]], ctx: Context
 ) -> list[tuple[Float[Array, "t f"], Float[Array, "f d"]]]:
-    """The factors that `gated` kept under the rule of `hold`, each with the weight it multiplies.
+    """The factors that `gated` kept under the rule of `ctx`, each with the weight it multiplies.
 
     `gate` and `up` are called only where their weights are multiplied: they may have to be unpacked.
     """
-    if hold.rule == "gate":
-        return [(hold.kept("gate"), up())]
-    if hold.rule == "up":
-        return [(hold.kept("up"), gate())]
-    of_up, of_gate = hold.kept("half")
+    if ctx.rule == "gate":
+        return [(ctx.frozen("gate"), up())]
+    if ctx.rule == "up":
+        return [(ctx.frozen("up"), gate())]
+    of_up, of_gate = ctx.frozen("half")
     return [(of_up, up()), (of_gate, gate())]
-
-
-def folding_pays(rows: int, d: int, f: int) -> bool:
-    r"""Whether `folded` takes fewer operations for `rows` vectors: $d^2 f + r d^2 < 2 r d f$."""
-    return d * f + rows * d < 2 * rows * f
-
-
-def folded(
-    x: Float[Array, "t *b d"],
-    down: Float[Array, "d f"],
-    branches: Sequence[tuple[Float[Array, "s f"], Float[Array, "f d"]]],
-) -> Float[Array, "t *b d"]:
-    r"""$x_t \mapsto \big(D \sum_i \mathrm{diag}(a_{ti})\, W_i\big) x_t$: a held MLP, its matrices multiplied first.
-
-    Where as many vectors pass as the stream has features, as when all rows of a Jacobian are taken, one $d \times d$
-    matrix at each position costs less than two products with hidden features: $d^2 f + r d^2$ multiplications for $r$
-    vectors instead of $2 r d f$.
-    """
-    factors = [a[-x.shape[0] :] for a, _ in branches]
-    weights = [w.astype(x.dtype) for _, w in branches]
-    down = down.astype(x.dtype)
-
-    # Under a checkpoint, or the matrices of all positions would be kept for the transpose.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def at(of_token: tuple[list[Array], Array]) -> Array:
-        a, x = of_token
-        if len(weights) == 1:
-            matrix = product("df,fe->de", down * a[0][None, :], weights[0])
-        else:
-            inner = jnp.sum(jnp.stack([a[:, None] * w for a, w in zip(a, weights, strict=True)]), axis=0)
-            matrix = product("df,fe->de", down, inner)
-        return product("de,...e->...d", matrix, x)
-
-    # One position after another: side by side, XLA would decode packed weights again for each of them.
-    return jax.lax.map(at, (factors, x))
-
-
-def slopes(f: Callable[..., Array], *at: Float[Array, "t f"]) -> tuple[Float[Array, "t f"], ...]:
-    """The derivatives of `f`, which takes each feature by itself, by each of its arguments."""
-    value, pull = jax.vjp(f, *at)
-    return tuple(pull(jnp.ones_like(value)))
-
-
-def derived(
-    part: M, x: Float[Array, "t d"], value: Callable[[M, Array], Array], derivative: Callable[[M, Array, Array], Array]
-) -> Float[Array, "t d"]:
-    """`value` of a `part` of the model and `x`; its derivative is `derivative`, at `x` and along a vector.
-
-    The parameters of `part` are constants.
-    """
-    call = jax.custom_jvp(value)
-
-    def along(primals: tuple[M, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-        y, v = value(*primals), tangents[1]
-        return y, jnp.zeros_like(y) if isinstance(v, SymbolicZero) else derivative(*primals, v)
-
-    # Symbolic, or there were zeros as large as the weights.
-    call.defjvp(along, symbolic_zeros=True)
-    return call(part, x)
 
 
 def along_last(vector: Float[Array, " d"], like: Array) -> Array:

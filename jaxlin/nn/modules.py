@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, Int
 from jaxlin.nn import layers
 from jaxlin.nn.attention import Pattern, attend, attention_pattern
 from jaxlin.nn.config import Config
-from jaxlin.nn.hold import Hold
+from jaxlin.nn.context import Context
+from jaxlin.nn.folding import elementwise_derivatives, fold, with_derivative
+from jaxlin.nn.sites import InnerSite
 
 
 class Schedule(NamedTuple):
@@ -40,7 +42,7 @@ def normal(rngs: nnx.Rngs, *shape: int, std: float = 0.02) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """`jaxlin.nn.layers.linear` with its weight, ``[out, in]``, and its bias if it has one."""
+    """`jaxlin.nn.layers.affine` with its weight, ``[out, in]``, and its bias if it has one."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
         self.weight = normal(rngs, out_features, in_features)
@@ -48,7 +50,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         """`x` through it."""
-        return layers.linear(x, self.weight[...], value(self.bias))
+        return layers.affine(x, self.weight[...], value(self.bias))
 
 
 class Embedding(nnx.Module):
@@ -74,9 +76,9 @@ class RMSNorm(nnx.Module):
         self.eps = eps
         self.weight = nnx.Param(jnp.ones(features))
 
-    def __call__(self, x: Float[Array, "*b d"], hold: Hold) -> Float[Array, "*b d"]:
+    def __call__(self, x: Float[Array, "*b d"], ctx: Context) -> Float[Array, "*b d"]:
         """`x`, normed."""
-        return layers.rms_norm(x, self.weight[...], self.eps, hold)
+        return layers.rms_norm(x, self.weight[...], self.eps, ctx)
 
 
 class LayerNorm(nnx.Module):
@@ -87,16 +89,16 @@ class LayerNorm(nnx.Module):
         self.weight = nnx.Param(jnp.ones(features)) if affine else None
         self.bias = nnx.Param(jnp.zeros(features)) if affine else None
 
-    def __call__(self, x: Float[Array, "*b d"], hold: Hold) -> Float[Array, "*b d"]:
+    def __call__(self, x: Float[Array, "*b d"], ctx: Context) -> Float[Array, "*b d"]:
         """`x`, normed."""
-        return layers.layer_norm(x, value(self.weight), value(self.bias), self.eps, hold)
+        return layers.layer_norm(x, value(self.weight), value(self.bias), self.eps, ctx)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention: `num_attention_heads` queries share `num_key_value_heads` keys and values.
 
-    The pattern is the only thing held: queries, keys, their norms and rotation, the mask and the softmax all drop out
-    of the linear path with it. A family whose queries and keys differ overrides `queries_and_keys`.
+    The pattern is the only frozen factor: queries, keys, their norms and rotation, the mask and the softmax all drop
+    out of the linear path with it. A family whose queries and keys differ overrides `queries_and_keys`.
     """
 
     def __init__(
@@ -119,24 +121,33 @@ class Attention(nnx.Module):
         self.v_proj = Linear(d, kv_heads * k, bias=bias, rngs=rngs)
         self.o_proj = Linear(heads * k, d, bias=out_bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t *b d"], at: Schedule, hold: Hold) -> Float[Array, "q *b d"]:
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """What attention gives, before it is added."""
-        pattern = hold("pattern", lambda: self.pattern(x, at, hold))
-        values = hold.past("values", self.values(x, hold))
-        z = hold.site("heads", attend(pattern, values, hold.queries))
+        pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
+        values = ctx.cache.extend_values(ctx.hook(InnerSite.VALUES, self.values(x, ctx)))
+        z = ctx.hook(InnerSite.HEADS, attend(pattern, values, ctx.evaluation.last))
         return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
 
-    def pattern(self, x: Float[Array, "t d"], at: Schedule, hold: Hold) -> Pattern:
+    def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
         """The attention probabilities at `x`."""
-        q, k = (layers.rope(z, at.inv_freq, at.rope_scale, at.positions) for z in self.queries_and_keys(x))
-        k = hold.past("keys", k)
-        return attention_pattern(q, k, positions=at.positions, scale=self.scale, window=at.window, softcap=self.softcap)
+        q, k = self.rotated(x, schedule)
+        positions, window = schedule.positions, schedule.window
+        k = ctx.cache.extend_keys(k)
+        return attention_pattern(q, k, positions=positions, scale=self.scale, window=window, softcap=self.softcap)
+
+    def rotated(
+        self, x: Float[Array, "t d"], schedule: Schedule
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries and keys after rotation."""
+        inv_freq, scale, positions = schedule.inv_freq, schedule.rope_scale, schedule.positions
+        q, k = self.queries_and_keys(x)
+        return layers.rope(q, inv_freq, scale, positions), layers.rope(k, inv_freq, scale, positions)
 
     def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation."""
         return self.split(self.q_proj(x)), self.split(self.k_proj(x))
 
-    def values(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b n k"]:
+    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
         """What is mixed: the linear path through attention."""
         return self.split(self.v_proj(x))
 
@@ -159,8 +170,8 @@ class HeadNormAttention(Attention):
     def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation, normed."""
         q, k = super().queries_and_keys(x)
-        # The whole pattern is held, so nothing within it needs to be.
-        return self.q_norm(q, Hold()), self.k_norm(k, Hold())
+        # The whole pattern is frozen, so that nothing within it needs to be.
+        return self.q_norm(q, Context()), self.k_norm(k, Context())
 
 
 class GatedMLP(nnx.Module):
@@ -173,25 +184,25 @@ class GatedMLP(nnx.Module):
         self.up_proj = Linear(d, f, bias=bias, rngs=rngs)
         self.down_proj = Linear(f, d, bias=bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t *b d"], hold: Hold) -> Float[Array, "t *b d"]:
+    def __call__(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
         """What the MLP gives, before it is added."""
-        if hold.fold:
-            branches = layers.held_branches(lambda: self.gate_proj.weight[...], lambda: self.up_proj.weight[...], hold)
-            return layers.folded(x, self.down_proj.weight[...], branches)
-        if hold.fold_derivative:
-            return layers.derived(self, x, lambda mlp, x: mlp(x, Hold()), GatedMLP.derivative)
-        hidden = layers.gated(lambda: self.gate_proj(x), lambda: self.up_proj(x), self.act, hold)
-        return self.down_proj(hold.site("neurons", hidden))
+        if ctx.evaluation.fold and ctx.is_replay:
+            branches = layers.held_branches(lambda: self.gate_proj.weight[...], lambda: self.up_proj.weight[...], ctx)
+            return fold(x, self.down_proj.weight[...], branches)
+        if ctx.evaluation.fold:
+            return with_derivative(self, x, lambda mlp, x: mlp(x, Context()), GatedMLP.derivative)
+        hidden = layers.gated(lambda: self.gate_proj(x), lambda: self.up_proj(x), self.act, ctx)
+        return self.down_proj(ctx.hook(InnerSite.NEURONS, hidden))
 
     def derivative(self, x: Float[Array, "t d"], v: Float[Array, "t *b d"]) -> Float[Array, "t *b d"]:
         """The derivative at `x` along `v`, folded."""
 
         def hidden(g: Array, u: Array) -> Array:
-            return layers.gated(lambda: g, lambda: u, self.act, Hold())
+            return layers.gated(lambda: g, lambda: u, self.act, Context())
 
-        of_gate, of_up = layers.slopes(hidden, self.gate_proj(x), self.up_proj(x))
+        of_gate, of_up = elementwise_derivatives(hidden, self.gate_proj(x), self.up_proj(x))
         branches = [(of_gate, self.gate_proj.weight[...]), (of_up, self.up_proj.weight[...])]
-        return layers.folded(v, self.down_proj.weight[...], branches)
+        return fold(v, self.down_proj.weight[...], branches)
 
 
 def value(parameter: nnx.Param | None) -> Array | None:

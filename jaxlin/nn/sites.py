@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Literal
 
 from jaxlin.common.errors import JaxlinError
@@ -12,6 +13,22 @@ Site = str | tuple[str, int]
 """``"embed"``, ``"final"`` (after the final norm), or ``(kind, layer)``; a negative layer counts from the last."""
 
 KINDS: tuple[Kind, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+
+class InnerSite(StrEnum):
+    """Named values within attention and the MLP, which hooks can read and change.
+
+    Attributes:
+        PATTERN: the attention pattern, before it mixes the values.
+        VALUES: the values of attention, ``[t, n, k]``, before the pattern mixes them.
+        HEADS: what each query head gives, ``[t, h, k]``, before the output projection mixes the heads.
+        NEURONS: the hidden neurons of the MLP, ``[t, f]``, before the last projection mixes them.
+    """
+
+    PATTERN = "pattern"
+    VALUES = "values"
+    HEADS = "heads"
+    NEURONS = "neurons"
 
 
 class SiteError(JaxlinError):

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jaxlin.nn.hold import Rule
+from jaxlin.nn.freeze_modes import Rule
 from jaxlin.report.details import Detail
 
 Spectrum = Literal["dense", "krylov", "none"]

@@ -20,9 +20,10 @@ from jaxlin.linearize.linalg.gram_matrix import MEMORY, Gram, gram, gram_of, lef
 from jaxlin.linearize.linalg.triplets import stable_rank
 from jaxlin.linearize.rows import default_block
 from jaxlin.nn.biases import without_biases
+from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Record, Replay, Rule
-from jaxlin.nn.layers import folding_pays
+from jaxlin.nn.folding import folding_pays
+from jaxlin.nn.freeze_modes import Record, Replay, Rule
 from jaxlin.nn.sites import SiteError, known_kinds, position_in
 
 CONTRIBUTIONS = ("resid_post", "attn_out", "mlp_out")
@@ -220,9 +221,9 @@ def _record_sites(
     recording = record(model, x, kinds, rule=rule)
     norms = {}
     for kind, values in recording.sites.items():
-        hold = Record(rule)
-        model.norm(values[:, position], hold)
-        norms[kind] = hold.values
+        recorded = Record(rule)
+        model.norm(values[:, position], Context(recorded))
+        norms[kind] = recorded.factors
     return recording.frozen, norms, recording.output[position]
 
 
@@ -231,15 +232,15 @@ def _push_to_sites(
     model: Decoder, held: FrozenFactors, norms: dict[str, Any], v: Array, position: Any, kinds: tuple[str, ...]
 ) -> dict[str, Float[Array, "b l d"]]:
     bare = without_biases(model)
-    fold = folding_pays(v.shape[0], v.shape[-1], model.config.intermediate_size)
+    evaluation = Evaluation(fold=folding_pays(v.shape[0], v.shape[-1], model.config.intermediate_size))
 
     _, sites = bare.scan(
         jnp.moveaxis(v, 1, 0),
-        lambda row: Replay(row, held.rule, fold=fold),
+        lambda row: Context(Replay(row, held.rule), evaluation=evaluation),
         held.layers,
-        keep=lambda hold: {kind: hold.sites[kind][position] for kind in kinds},
+        keep=lambda ctx: {kind: ctx.hooks.values[kind][position] for kind in kinds},
     )
-    normed = {kind: bare.norm(sites[kind], Replay(norms[kind], held.rule)) for kind in kinds}
+    normed = {kind: bare.norm(sites[kind], Context(Replay(norms[kind], held.rule))) for kind in kinds}
     return {kind: jnp.moveaxis(value, 1, 0) for kind, value in normed.items()}
 
 
@@ -247,13 +248,13 @@ def _push_to_sites(
 def _pull_layer(
     model: Decoder, held: FrozenFactors, layer: Any, position: Any, kind: str, u: Float[Array, "b d"]
 ) -> Float[Array, "b t d"]:
-    fold = folding_pays(u.shape[0], u.shape[-1], model.config.intermediate_size)
+    evaluation = Evaluation(fold=folding_pays(u.shape[0], u.shape[-1], model.config.intermediate_size))
     factors = jax.tree.map(lambda a: a[layer], held.layers)
 
     def through(bare: Decoder, v: Float[Array, "t b d"]) -> Float[Array, "b d"]:
-        hold = Replay(factors, held.rule, fold=fold)
-        bare.block(layer, v, hold)
-        return hold.sites[kind][position]
+        ctx = Context(Replay(factors, held.rule), evaluation=evaluation)
+        bare.block(layer, v, ctx)
+        return ctx.hooks.values[kind][position]
 
     (rows,) = transpose(through, model, jax.ShapeDtypeStruct((held.tokens, *u.shape), u.dtype))(u)
     return jnp.moveaxis(rows, 0, 1)

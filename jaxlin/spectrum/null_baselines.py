@@ -19,8 +19,9 @@ from jaxlin.linearize.linalg.gram_matrix import gram, singular_values
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import RULES, Hold, Rule
+from jaxlin.nn.freeze_modes import RULES, Plain, Rule
 from jaxlin.quantized import PackedMatrix
 from jaxlin.spectrum.prediction_ranks import Ranks, ranks_of
 
@@ -212,8 +213,9 @@ def _ordinary(lmap: LocalMap) -> Baseline:
 
 
 def _plain(model: Decoder, x: Float[Array, "t d"], position: Array) -> Float[Array, " d"]:
-    stream, _ = model.scan(x, lambda _: Hold(model.rule))
-    y = model.norm(stream, Hold(model.rule))
+    mode = Plain(model.rule)
+    stream, _ = model.scan(x, lambda _: Context(mode))
+    y = model.norm(stream, Context(mode))
     return jax.lax.dynamic_index_in_dim(y, position, keepdims=False)
 
 

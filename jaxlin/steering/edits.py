@@ -15,8 +15,11 @@ from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.arguments import check_model
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Cached, Hold
+from jaxlin.nn.freeze_modes import Plain
+from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.kv_cache import KeysAndValues, KVCache
 from jaxlin.nn.modules import Schedule
 from jaxlin.nn.sites import Site, is_whole, place
 
@@ -142,17 +145,17 @@ class Past(NamedTuple):
     """What the tokens so far leave to the next.
 
     Attributes:
-        cache: ``"keys"`` and ``"values"`` of each layer, one slot a position.
+        cache: the keys and values of each layer, ``[l, s, n, k]``, one slot a position; None before the first token.
         drives: the drive of each edit at the last position.
     """
 
-    cache: dict[str, Float[Array, "l s n k"]]
+    cache: KeysAndValues | None
     drives: tuple[Float[Array, " e"], ...]
 
 
 def no_past(model: Decoder, edits: Sequence[Edit]) -> Past:
     """What the first token finds."""
-    return Past({}, tuple(jnp.zeros(edit.drive_features, model.dtype) for edit in edits))
+    return Past(None, tuple(jnp.zeros(edit.drive_features, model.dtype) for edit in edits))
 
 
 class Passed(NamedTuple):
@@ -160,12 +163,12 @@ class Passed(NamedTuple):
 
     Attributes:
         output: the residual stream after the final norm.
-        new: keys and values of these tokens.
+        new: the keys and values of these tokens, ``[l, t, n, k]``.
         drives: the drive of each edit.
     """
 
     output: Float[Array, "t d"]
-    new: dict[str, Float[Array, "l t n k"]]
+    new: KeysAndValues
     drives: tuple[Float[Array, "t e"], ...]
 
 
@@ -218,12 +221,12 @@ def forward(
 
     stream, new = model.scan(
         x,
-        lambda row: Cached(row[1], start, model.rule, edits=in_block(row[0])),
+        lambda row: Context(Plain(model.rule), Hooks(edits=in_block(row[0])), cache=KVCache(row[1], start)),
         (jnp.arange(depth), past.cache),
         schedule=at,
-        keep=lambda hold: hold.new,
+        keep=lambda ctx: ctx.cache.new,
     )
-    output = model.norm(stream, Hold(model.rule))
+    output = model.norm(stream, Context(Plain(model.rule)))
     for where, step in zip(places, steps, strict=True):
         if where.final:
             output = step(output)

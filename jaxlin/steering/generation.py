@@ -241,17 +241,19 @@ def _grow(
     def begin(ids: Array, length: Array, prompt: Array) -> tuple[Array, Past]:
         past = no_past(model, edits)
         passed = forward(model, model.embed(ids[:prefill]), schedule, past, edits, start=0, first=prompt - 1)
-        room = {name: jnp.pad(a, ((0, 0), (0, slots - prefill), (0, 0), (0, 0))) for name, a in passed.new.items()}
-        return passed.output[length - 1], Past(room, tuple(drive[length - 1] for drive in passed.drives))
+        room = ((0, 0), (0, slots - prefill), (0, 0), (0, 0))
+        cache = jax.tree.map(lambda a: jnp.pad(a, room), passed.new)
+        return passed.output[length - 1], Past(cache, tuple(drive[length - 1] for drive in passed.drives))
 
     def go_on(past: Past, ids: Array, length: Array, prompt: Array) -> tuple[Array, Past]:
         start = length - 1
         token = jax.lax.dynamic_slice_in_dim(ids, start, 1)
         passed = forward(model, model.embed(token), schedule, past, edits, start=start, first=prompt - 1)
-        cache = {
-            name: jax.lax.dynamic_update_slice_in_dim(past.cache[name], a, start, axis=1)
-            for name, a in passed.new.items()
-        }
+        cache = jax.tree.map(
+            lambda earlier, new: jax.lax.dynamic_update_slice_in_dim(earlier, new, start, axis=1),
+            past.cache,
+            passed.new,
+        )
         return passed.output[0], Past(cache, tuple(drive[0] for drive in passed.drives))
 
     def add(texts: _Texts, outputs: Array) -> _Texts:

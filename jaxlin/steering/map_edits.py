@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int
 from jaxlin.common.arrays import Leaf
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.nn.biases import without_biases
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.hold import Record, Replay
+from jaxlin.nn.freeze_modes import Record, Replay
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import SiteError, place
 from jaxlin.steering.edits import Edit, checked_where
@@ -131,9 +132,9 @@ def paper_code(
         raise SiteError("The paper's code adds to the input of the block before `layer`; found layer 0.")
     lmap = local_map(model, x, target=("resid_post", layer))
     recorded = Record(model.rule)
-    model.norm(lmap.output[None, :], recorded)
+    model.norm(lmap.output[None, :], Context(recorded))
     norm = without_biases(model).norm
     rows = jnp.asarray(lmap.jacobian())
-    normed = jax.vmap(lambda column: norm(column[None, :], Replay(recorded.values))[0], 1, 0)
+    normed = jax.vmap(lambda column: norm(column[None, :], Context(Replay(recorded.factors)))[0], 1, 0)
     columns = normed(rows.reshape(rows.shape[0], -1)).reshape(*rows.shape[1:], -1).swapaxes(1, 2)
     return PaperCode(site=site, strength=strength, where=checked_where(where), columns=columns)

@@ -13,7 +13,8 @@ import tiny
 import jaxlin
 from jaxlin.attribution.layer_streams import streams
 from jaxlin.linearize.frozen import record
-from jaxlin.nn.hold import Detach
+from jaxlin.nn.context import Context
+from jaxlin.nn.freeze_modes import Detach
 
 Checkpoint = Callable[[str], Path]
 VARIANTS = ("gemma2", "phi")
@@ -48,8 +49,8 @@ def test_each_is_the_derivative_of_the_rest_of_the_model(name: str, checkpoint: 
     @functools.partial(jax.jit, static_argnames="layer")
     def rest(model: jaxlin.Decoder, stream: jax.Array, layer: int) -> jax.Array:
         """The blocks from `layer` on."""
-        x, _ = model.scan(stream, lambda _: Detach(model.rule), start=layer)
-        return jnp.dot(u, model.norm(x, Detach(model.rule))[3])
+        x, _ = model.scan(stream, lambda _: Context(Detach(model.rule)), start=layer)
+        return jnp.dot(u, model.norm(x, Context(Detach(model.rule)))[3])
 
     for layer, stream in enumerate(entering):
         # One token at a time: each row of the identity keeps one.

@@ -380,10 +380,11 @@ def test_batched_rows_equal_single_rows(block: int, linearize: bool) -> None:
     u = jax.random.normal(jax.random.key(1), (block, tokens, features))
 
     def norm(x: jax.Array) -> jax.Array:
-        from jaxlin.nn.hold import Detach, Hold
+        from jaxlin.nn.context import Context
+        from jaxlin.nn.freeze_modes import Detach, Plain
         from jaxlin.nn.layers import rms_norm
 
-        return rms_norm(x, w, 1e-5, Detach() if linearize else Hold())
+        return rms_norm(x, w, 1e-5, Context(Detach() if linearize else Plain()))
 
     pull = jax.vjp(norm, x)[1]
     batched = jax.jit(jax.vmap(pull))(u)[0]

@@ -18,7 +18,7 @@ import jaxlin
 from jaxlin import __main__ as cli
 from jaxlin.common.errors import JaxlinError, TokenizerError
 from jaxlin.linearize.operator import LocalMap
-from jaxlin.nn.hold import Detach, Replay
+from jaxlin.nn.freeze_modes import Detach, Replay
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.report.check import Line, ModelCheck, against, check_model, checks, numbers
 from jaxlin.report.check.texts import TEXTS, tokenizer_lines
@@ -33,11 +33,11 @@ def model(checkpoint: Checkpoint) -> jaxlin.Decoder:
 
 
 def with_norm(model: jaxlin.Decoder, change: Callable[[jax.Array, Any], jax.Array]) -> jaxlin.Decoder:
-    """`model` whose final norm gives what `change` makes of its output and the mode."""
+    """`model` whose final norm gives what `change` makes of its output and the context."""
 
     class Changed(RMSNorm):
-        def __call__(self, x: Any, hold: Any) -> Any:
-            return change(super().__call__(x, hold), hold)
+        def __call__(self, x: Any, ctx: Any) -> Any:
+            return change(super().__call__(x, ctx), ctx)
 
     norm = Changed(model.config.hidden_size, model.config.norm_eps)
     norm.weight = model.norm.weight
@@ -55,17 +55,17 @@ def _(size: int, batched: Any, x: jax.Array) -> Any:
     return 1.001 * x, batched[0]
 
 
-def rounded(y: jax.Array, hold: Any) -> jax.Array:
+def rounded(y: jax.Array, ctx: Any) -> jax.Array:
     return y if y.dtype == jnp.float64 else y.astype(jnp.bfloat16).astype(y.dtype)
 
 
 BROKEN: dict[Any, Callable[[jax.Array, Any], jax.Array]] = {
     numbers.precision_line: rounded,
-    numbers.batch_line: lambda y, hold: other_in_batches(y),
-    numbers.linearized_line: lambda y, hold: y * (1 + 1e-6) if isinstance(hold, Detach) else y,
-    numbers.residual_line: lambda y, hold: y * 1.001 if isinstance(hold, Replay) else y,
-    numbers.wide_residual_line: lambda y, hold: y * (1 + 1e-9) if isinstance(hold, Replay) else y,
-    numbers.affine_line: lambda y, hold: y + 1e-9 * jnp.abs(y) if isinstance(hold, Replay) else y,
+    numbers.batch_line: lambda y, ctx: other_in_batches(y),
+    numbers.linearized_line: lambda y, ctx: y * (1 + 1e-6) if isinstance(ctx.mode, Detach) else y,
+    numbers.residual_line: lambda y, ctx: y * 1.001 if isinstance(ctx.mode, Replay) else y,
+    numbers.wide_residual_line: lambda y, ctx: y * (1 + 1e-9) if isinstance(ctx.mode, Replay) else y,
+    numbers.affine_line: lambda y, ctx: y + 1e-9 * jnp.abs(y) if isinstance(ctx.mode, Replay) else y,
 }
 
 
@@ -86,10 +86,10 @@ def test_a_proof_that_sees_nothing_fails(model: jaxlin.Decoder, monkeypatch: pyt
 
 
 def test_what_is_not_finite_or_cannot_be_computed_fails(model: jaxlin.Decoder) -> None:
-    line = numbers.batch_line(with_norm(model, lambda y, hold: y * jnp.inf), PROMPTS)
+    line = numbers.batch_line(with_norm(model, lambda y, ctx: y * jnp.inf), PROMPTS)
     assert (line.passed, line.note) == (False, "not a finite number")
 
-    def raising(y: jax.Array, hold: Any) -> jax.Array:
+    def raising(y: jax.Array, ctx: Any) -> jax.Array:
         raise RuntimeError("no \x1b[31m memory")
 
     line = numbers.batch_line(with_norm(model, raising), PROMPTS)

@@ -497,9 +497,10 @@ def _values(lmap: LocalMap) -> np.ndarray:
 
 def _norm_jacobian(model: jaxlin.Decoder, y: jax.Array) -> jax.Array:
     """The final norm as a matrix, held at `y`."""
-    from jaxlin.nn.hold import Detach
+    from jaxlin.nn.context import Context
+    from jaxlin.nn.freeze_modes import Detach
 
-    return jax.jacrev(lambda y: model.norm(y, Detach()))(y)
+    return jax.jacrev(lambda y: model.norm(y, Context(Detach())))(y)
 
 
 class TestWords:

@@ -15,8 +15,8 @@ import tiny
 
 import jaxlin
 from jaxlin.common.errors import TokenizerError
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import PromptError
-from jaxlin.nn.hold import Hold
 from jaxlin.nn.sites import SiteError
 from jaxlin.steering import (
     Edit,
@@ -118,7 +118,7 @@ def test_laws() -> None:
 @functools.partial(jax.jit, static_argnames=("start", "stop"))
 def through(model: Any, x: Any, start: int = 0, stop: int | None = None) -> Any:
     """The stream, from before one block to before another."""
-    return model.scan(x, lambda _: Hold(), start=start, stop=stop)[0]
+    return model.scan(x, lambda _: Context(), start=start, stop=stop)[0]
 
 
 def dense(model: Any, x: Any, layer: int, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +138,7 @@ def test_paper_equation(name: str, checkpoint: Callable[[str], Path], x64: None)
     stream = through(model, new, stop=3)
     wanted = stream.at[-1].set(0.6 * stream[-1] + 0.4 * c[-1])
     rest = through(model, wanted, start=3)
-    expected = model.norm(rest, Hold())
+    expected = model.norm(rest, Context())
     np.testing.assert_allclose(edited(model, new, [edit]), expected, atol=1e-12 * np.abs(expected).max())
     # A text as long as the phrase: eq. 16 letter for letter.
     short = new[5:12]
@@ -160,7 +160,7 @@ def test_paper_code(llama: tuple[Any, Any]) -> None:
     h = np.asarray(through(model, new, stop=1))
     size, length = (np.linalg.norm(z, axis=-1, keepdims=True) for z in (h, c))
     rest = through(model, jnp.asarray(h + 0.5 * size * c / (2 * length)), start=1)
-    expected = model.norm(rest, Hold())
+    expected = model.norm(rest, Context())
     np.testing.assert_allclose(edited(model, new, [edit]), expected, atol=1e-12 * np.abs(expected).max())
 
 

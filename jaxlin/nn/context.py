@@ -1,0 +1,90 @@
+"""The context: the four things that a block is told besides the stream and its schedule."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxlin.nn.biases import with_biases
+from jaxlin.nn.freeze_modes import FreezeMode, Plain, Record, RematFactors, Replay, Rule
+from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.kv_cache import KVCache
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a block is evaluated: neither choice changes what it computes.
+
+    Attributes:
+        last: at how many of the last positions the block's output is needed; 0 for all.
+        fold: whether an MLP multiplies its matrices together before they meet the vectors (`jaxlin.nn.folding.fold`):
+            of a replay, its value; otherwise its derivative. The block must have no biases in a replay.
+    """
+
+    last: int = 0
+    fold: bool = False
+
+
+class Context:
+    """What one block, or one layer, is run with. It is made anew for each block, whose results it collects.
+
+    Args:
+        mode: what happens to nonlinear factors; the ordinary model unless given.
+        hooks: what happens at named sites.
+        cache: the keys and values of earlier tokens.
+        evaluation: how the block is evaluated.
+    """
+
+    def __init__(
+        self,
+        mode: FreezeMode | None = None,
+        hooks: Hooks | None = None,
+        *,
+        cache: KVCache | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> None:
+        self.mode = mode or Plain()
+        self.hooks = hooks or Hooks()
+        self.cache = cache or KVCache()
+        self.evaluation = evaluation or Evaluation()
+        self._scope = ""
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether frozen factors are replayed."""
+        return isinstance(self.mode, Replay)
+
+    @property
+    def rule(self) -> Rule:
+        """The freeze rule of gated MLPs."""
+        return self.mode.rule
+
+    def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The nonlinear factor `name`, of which `compute` gives the value: an array, or a pytree of arrays."""
+        return self.mode.freeze(self._scope + name, compute)
+
+    def frozen(self, name: str) -> Any:
+        """The nonlinear factor `name` of a replay, where there is no way to compute it."""
+
+        def missing() -> Any:
+            raise TypeError(f"{type(self.mode).__name__} has no frozen factor {name}")
+
+        return self.freeze(name, missing)
+
+    def hook(self, site: str, value: Any) -> Any:
+        """Pass the named `site` with `value`, and return what the block goes on with."""
+        return self.hooks.apply(site, value)
+
+    def within(self, part: str) -> "Context":
+        """The same context for a part of the block: the names of its factors are prefixed with ``part.``."""
+        inner = copy.copy(self)
+        inner._scope = f"{self._scope}{part}."
+        return inner
+
+    def enter(self, block: Any, schedule: Any) -> None:
+        """Prepare to run `block` with its `schedule`: compute the factors of a replay that were not stored."""
+        stored = self.mode.factors
+        if isinstance(self.mode, Replay) and isinstance(stored, RematFactors):
+            recording = Record(self.rule)
+            with_biases(block, stored.biases)(stored.stream, schedule, Context(recording))
+            self.mode = Replay(recording.factors, self.rule)

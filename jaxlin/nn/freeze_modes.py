@@ -1,0 +1,107 @@
+r"""Freeze modes: nonlinear factors are computed through one function, and the mode decides what that function does.
+
+At one input $x$ each nonlinearity of a decoder is $A(x)\,x$: an attention pattern, an inverse norm or a gate, times
+something linear in $x$. Layers write every such factor as ``ctx.freeze(name, compute)``:
+
+===========  ==========================================  =======================================================
+mode         ``freeze(name, compute)``                   what the model then is
+===========  ==========================================  =======================================================
+`Plain`      ``compute()``                               the ordinary model, with its ordinary Jacobian
+`Detach`     ``stop_gradient(compute())``                the same values; its Jacobian is the local linear map
+`Record`     ``compute()``, and stores the result        the ordinary model, and every $A(x)$ beside it
+`Replay`     the stored value; ``compute`` is not run    a function that is truly linear in its input and biases
+===========  ==========================================  =======================================================
+
+Source: James R. Golden, "Large Language Models are Locally Linear Mappings", arXiv 2505.24293.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+
+Rule = Literal["gate", "up", "half"]
+"""Which factor of a gated MLP ``act(g) * u`` is frozen.
+
+``"gate"`` freezes ``act(g)`` and is linear in ``u``; ``"up"`` freezes ``u * act(g) / g`` and is linear in ``g``;
+``"half"`` is the mean of the two. All three reconstruct the output exactly: the local linear map is not unique.
+"""
+
+RULES: tuple[Rule, ...] = ("gate", "up", "half")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RematFactors:
+    """The input of a block, in place of its frozen factors: they are computed again whenever they are needed.
+
+    Attributes:
+        stream: the residual stream that entered the block.
+        biases: the block with nothing but its additive biases: a map runs the block without them, or with others.
+    """
+
+    stream: Any
+    biases: Any
+
+
+class FreezeMode:
+    """What happens to a nonlinear factor.
+
+    Attributes:
+        rule: the freeze rule of gated MLPs.
+        factors: the frozen factors of the block at hand by name; only `Record` and `Replay` have any.
+    """
+
+    factors: Any
+
+    def __init__(self, rule: Rule = "gate") -> None:
+        self.rule: Rule = rule
+        self.factors = {}
+
+    def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The nonlinear factor `name`: an array, or a pytree of arrays."""
+        raise TypeError(f"{type(self).__name__} defines no freeze")
+
+
+class Plain(FreezeMode):
+    """The ordinary model."""
+
+    def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The factor, computed."""
+        return compute()
+
+
+class Detach(FreezeMode):
+    """Every nonlinear factor is a constant to differentiation."""
+
+    def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The factor, computed under `jax.lax.stop_gradient`."""
+        return jax.lax.stop_gradient(compute())
+
+
+class Record(FreezeMode):
+    """The ordinary model, which stores every factor in `factors`; they are differentiable in the input."""
+
+    def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The factor, computed and stored."""
+        self.factors[name] = compute()
+        return self.factors[name]
+
+
+class Replay(FreezeMode):
+    """Every factor comes from `factors`, and nothing nonlinear is computed.
+
+    Args:
+        factors: the frozen factors by name, or a `RematFactors`, in whose place `jaxlin.nn.context.Context.enter`
+            puts the factors before the block runs.
+        rule: the freeze rule that they were recorded under.
+    """
+
+    def __init__(self, factors: Mapping[str, Any] | RematFactors, rule: Rule = "gate") -> None:
+        super().__init__(rule)
+        self.factors = factors
+
+    def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The factor that was stored."""
+        return self.factors[name]
