@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import test_unembedding as heads
 import tiny
+import unembedding_files
 from tqdm import tqdm
+from unembedding_files import CASES, PORTS, WRAPPERS, Stream
 
 from jaxlin.common.errors import JaxlinError
 
@@ -19,10 +20,10 @@ STORED = {"both": "another head", "equal": "an equal head", "embeddings": "no he
 CLAIMS = {True: "tied", False: "untied", None: "no key"}
 
 
-def cell(folder: Path, stream: heads.Stream) -> str:
+def cell(folder: Path, stream: Stream) -> str:
     """The difference of a checkpoint in `folder`, or who refuses it."""
     try:
-        _, found = heads.difference(folder, stream)
+        _, found = unembedding_files.difference(folder, stream)
     except JaxlinError:
         return "refused"
     return f"{found:.1e}" if found <= BAR else f"**{found:.1e}**"
@@ -35,15 +36,15 @@ def tables() -> Iterator[str]:
     yield "What config.json claims, and what is stored beside the embeddings, or without them. A matrix that is neither"
     yield "stored nor tied is random in transformers; jaxlin refuses the file, naming what is missing."
     yield ""
-    yield "| model | " + " | ".join(f"{CLAIMS[claim]}, {STORED[stored]}" for claim, stored in heads.CASES) + " |"
-    yield "|" + "---|" * (len(heads.CASES) + 1)
+    yield "| model | " + " | ".join(f"{CLAIMS[claim]}, {STORED[stored]}" for claim, stored in CASES) + " |"
+    yield "|" + "---|" * (len(CASES) + 1)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary)
-        sources = {name: tiny.build(tiny.VARIANTS[name], path / name) for name in heads.PORTS}
-        for name in tqdm(heads.PORTS, unit="port"):
-            stream, cells = heads.Stream(), []
-            for claim, stored in heads.CASES:
-                folder = heads.claiming(sources[name], path / f"{name}, {claim}, {stored}", claim, stored)
+        sources = {name: tiny.build(tiny.VARIANTS[name], path / name) for name in PORTS}
+        for name in tqdm(PORTS, unit="port"):
+            stream, cells = Stream(), []
+            for claim, stored in CASES:
+                folder = unembedding_files.claiming(sources[name], path / f"{name}, {claim}, {stored}", claim, stored)
                 cells.append(cell(folder, stream))
             yield f"| {name} | " + " | ".join(cells) + " |"
         yield ""
@@ -53,8 +54,8 @@ def tables() -> Iterator[str]:
         yield ""
         yield "| model | text half | head | logits f32 |"
         yield "|---|---|---|---|"
-        for name, kinds in heads.WRAPPERS.items():
-            stream = heads.Stream()
+        for name, kinds in WRAPPERS.items():
+            stream = Stream()
             for places in kinds:
-                found = cell(heads.placed(sources[name], path / f"{name}, {places}", *places), stream)
+                found = cell(unembedding_files.placed(sources[name], path / f"{name}, {places}", *places), stream)
                 yield f"| {name} | `{places[0]}*` | `{places[1]}*` | {found} |"

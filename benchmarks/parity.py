@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), *map(str, (ROOT / "tests").glob("[a-z]*/"))]
+sys.path.insert(0, str(ROOT / "tests"))
 
 import gguf_files
+import gguf_variants
 import jax
 import numpy as np
 import oracle
-import test_gguf
-import test_packed
+import quantised_files
 import tiny
 import torch
 import transformers
@@ -32,8 +32,8 @@ import jaxlin
 from benchmarks import heads
 from jaxlin.nn.freeze_modes import RULES
 
-FORMATS = {f"llama, {name}": form for name, form in test_packed.FORMATS.items()}
-PACKED = {f"GGUF, {name}": form for name, form in test_gguf.PACKED.items()}
+FORMATS = {f"llama, {name}": form for name, form in quantised_files.FORMATS.items()}
+PACKED = {f"GGUF, {name}": form for name, form in gguf_variants.PACKED.items()}
 KNOWN = [*tiny.VARIANTS, *FORMATS, *PACKED]
 """The variants: those of the tests, then quantised safetensors, then GGUF files."""
 
@@ -114,7 +114,7 @@ def rows(names: Iterable[str]) -> Iterable[Row]:
                 yield measure(name, packed, values, tiny.IDS)
             else:
                 source = tiny.build(tiny.WIDE["llama, wide"], path / "source")
-                folder = test_packed.quantise(source, path / "packed", *FORMATS[name][:2])
+                folder = quantised_files.quantise(source, path / "packed", *FORMATS[name][:2])
                 yield measure(name, folder, folder / "values", tiny.IDS)
 
 

@@ -15,7 +15,6 @@ import scipy.special
 import scipy.stats
 import tiny
 import transformers
-from jaxlin.attribution.html_tables import tables
 from rich.console import Console
 
 import jaxlin
@@ -83,7 +82,7 @@ def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[F
         def corrupted(*args: Any, **options: Any) -> Recording:
             return record(*args, **options)._replace(frozen=held)
 
-        monkeypatch.setattr(jaxlin.contributions, "record", corrupted)
+        monkeypatch.setattr(jaxlin.attribution.components, "record", corrupted)
         return jaxlin.attribution.components.contributions.__wrapped__(model, x, len(x) - 1, target, held.rule, 0)
 
     def attribution(held: FrozenFactors) -> jaxlin.Attribution:
@@ -99,7 +98,7 @@ def check_affine(lmap: LocalMap) -> None:
     rng = np.random.default_rng(0)
     y, z = rng.normal(size=(2, *lmap.x.shape))
     points = jnp.stack([lmap.x, y, z, 3 * y - 2 * z, 0 * y], axis=1)
-    at_x, at_y, at_z, mixed, bias = jax.jit(jaxlin.linear)(lmap.model, lmap.frozen, points)[-1]
+    at_x, at_y, at_z, mixed, bias = jax.jit(jaxlin.replay)(lmap.model, lmap.frozen, points)[-1]
     exact = 1e-12 * np.linalg.norm(mixed)
     np.testing.assert_allclose(at_x, lmap.output, rtol=0, atol=exact)
     np.testing.assert_allclose(bias, lmap.bias, rtol=0, atol=exact)
@@ -174,7 +173,7 @@ def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
             assert "off by 5e-01" in shown.getvalue()
     assert found.detail is not None
     assert (found.detail.stream_defect, found.detail.component_defect) == (0.625, 0.75)
-    page = tables(jaxlin.attribute(model, model.embed([3, 4]), 9))
+    page = jaxlin.attribute(model, model.embed([3, 4]), 9)._repr_html_()
     assert "off by 5e-01" in page
     assert "8e-01" in page
 

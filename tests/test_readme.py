@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_explain import PROMPT, jaxlin_command
+from command import PROMPT, jaxlin_command
 
 import jaxlin
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(ROOT / "tests"), *map(str, (ROOT / "tests").glob("[a-z]*/"))]
+sys.path.insert(0, str(ROOT / "tests"))
 
 import torch
 import transformers

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import pytest
 import tiny
-from test_packed import FORMATS, quantise
+from quantised_files import FORMATS, quantise
 
 import jaxlin
 from jaxlin.common.errors import CheckpointError, ConfigError, JaxlinError

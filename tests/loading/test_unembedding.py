@@ -3,21 +3,18 @@
 Only the head differs between the cases of a port, so the residual stream is computed once and each case costs a load.
 """
 
-import copy
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import oracle
 import pytest
 import tiny
 import torch
 import transformers
-from safetensors.numpy import load_file, save_file
+from unembedding_files import CASES, PORTS, WRAPPERS, Checkpoint, Stream, claiming, difference, placed, random_head
 
 import jaxlin
 from jaxlin.common.errors import CheckpointError, UnembeddingError
@@ -25,132 +22,12 @@ from jaxlin.loading import unembedding
 from jaxlin.quantized import Int8
 from jaxlin.spectrum import words
 
-Tensors = dict[str, np.ndarray]
-
-PORTS = ["llama", "smollm3", "gemma", "gemma2", "gemma3_text", "gemma3", "qwen2", "qwen3", "phi3", "phi", "mistral"]
-PORTS += ["ministral", "ministral3", "mistral3", "olmo", "olmo2", "olmo3", "vaultgemma", "phi4_multimodal"]
-PORTS += ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
-"""One variant of each `model_type`."""
-
-
-class Checkpoint:
-    """The files of a tiny model, edited and written to a folder of its own."""
-
-    def __init__(self, source: Path, folder: Path) -> None:
-        self.folder = Path(shutil.copytree(source, folder))
-        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        self.tensors: Tensors = dict(load_file(folder / "model.safetensors"))
-        self.embedding = next(name for name in self.tensors if name.endswith("embed_tokens.weight"))
-        self.body = self.embedding.removesuffix("embed_tokens.weight")
-        self.head = "language_model.lm_head.weight" if self.body == "language_model.model." else "lm_head.weight"
-
-    def write(self) -> Path:
-        """Write what has been edited."""
-        (self.folder / "config.json").write_text(json.dumps(self.config))
-        save_file(self.tensors, self.folder / "model.safetensors", {"format": "pt"})
-        return self.folder
-
-    def tie(self, claim: bool | None) -> None:
-        """What the config claims; None for a config without the key."""
-        for config in (self.config, self.config.get("text_config", {})):
-            config.pop("tie_word_embeddings", None)
-        if claim is not None:
-            self.config["tie_word_embeddings"] = claim
-
-    def move(self, body: str, head: str, vision: str) -> None:
-        """Put the text half, the unembedding and the vision half elsewhere."""
-
-        def new(name: str) -> str:
-            for before, after in ((self.head.removesuffix("weight"), head), (self.body, body)):
-                # A wrapper may keep its vision half below `model.` too.
-                if name.startswith(before) and "visual." not in name:
-                    return after + name.removeprefix(before)
-            return vision + name.removeprefix("model.")
-
-        self.rename(new)
-
-    def rename(self, new: Callable[[str], str]) -> None:
-        """Give every tensor another name."""
-        self.tensors = {new(name): values for name, values in self.tensors.items()}
-
-
-def own(shape: tuple[int, ...]) -> np.ndarray:
-    """A head unlike the embeddings."""
-    return (0.4 * np.random.default_rng(1).normal(size=shape)).astype(np.float32)
-
-
-class Stream:
-    """The residual stream after the final norm, by one program for all cases of a port."""
-
-    def __init__(self) -> None:
-        self.config: Any = None
-        self.program = jax.jit(lambda model, x: model(x))
-
-    def __call__(self, model: jaxlin.Decoder) -> jax.Array:
-        """Of `tiny.IDS`; what differs between cases, the head, is taken off before the model is traced."""
-        bare = copy.copy(model)
-        self.config = self.config or bare.config
-        bare.lm_head, bare.config = None, self.config
-        return self.program(bare, model.embed(tiny.IDS))
-
-
-def difference(folder: Path, stream: Stream) -> tuple[jaxlin.Decoder, float]:
-    """The model, and how far its logits are from transformers'."""
-    model, _ = jaxlin.load(folder)
-    reference = oracle.logits(folder, tiny.IDS, torch.float32)
-    assert np.abs(reference).max() > 1
-    return model, float(np.abs(np.asarray(model.unembed(stream(model))) - reference).max())
-
 
 def assert_equal_logits(folder: Path, stream: Stream) -> jaxlin.Decoder:
     """The model, whose logits are those of transformers."""
     model, worst = difference(folder, stream)
     assert worst <= 2e-5
     return model
-
-
-LLAVA = [
-    ("language_model.model.", "language_model.lm_head.", ""),
-    ("language_model.model.", "lm_head.", ""),
-    ("model.language_model.", "lm_head.", "model."),
-    ("model.language_model.", "language_model.lm_head.", "model."),
-    ("language_model.", "lm_head.", ""),
-    ("model.language_model.model.", "lm_head.", "model."),
-    ("language_model.model.model.", "lm_head.", ""),
-]
-QWEN = [
-    ("model.", "lm_head.", ""),
-    ("model.language_model.", "lm_head.", "model."),
-    ("language_model.", "lm_head.", ""),
-]
-WRAPPERS = {"gemma3": LLAVA, "mistral3": LLAVA, "qwen2_vl": QWEN, "qwen2_5_vl": QWEN, "qwen3_vl": QWEN[1:]}
-"""What stands before the text half, the unembedding and the vision half."""
-
-CASES = [
-    *((True, stored) for stored in ("both", "equal", "embeddings", "head")),
-    *((claim, stored) for claim in (False, None) for stored in ("both", "embeddings", "head")),
-]
-"""What the config claims, and which of the two matrices are stored."""
-
-
-def claiming(source: Path, folder: Path, claim: bool | None, stored: str) -> Path:
-    """A copy of a checkpoint that claims and stores what a case says."""
-    edited = Checkpoint(source, folder)
-    edited.tie(claim)
-    matrix = edited.tensors[edited.embedding]
-    edited.tensors[edited.head] = own(matrix.shape) if stored in ("both", "head") else matrix.copy()
-    if stored in ("embeddings", "head"):
-        del edited.tensors[edited.head if stored == "embeddings" else edited.embedding]
-    return edited.write()
-
-
-def placed(source: Path, folder: Path, body: str, head: str, vision: str) -> Path:
-    """A copy of a wrapper with a head of its own, its tensors at other places."""
-    edited = Checkpoint(source, folder)
-    edited.tie(False)
-    edited.tensors[edited.head] = own(edited.tensors[edited.embedding].shape)
-    edited.move(body, head, vision)
-    return edited.write()
 
 
 @pytest.mark.parametrize("name", PORTS)
@@ -170,7 +47,7 @@ def test_the_head_is_what_is_stored(name: str, checkpoint: Callable[[str], Path]
 def test_every_analysis_reads_the_head_that_is_stored(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """Of a file that claims a tie and holds another head."""
     edited = Checkpoint(checkpoint("llama, tied"), tmp_path / "both")
-    head = own(edited.tensors[edited.embedding].shape)
+    head = random_head(edited.tensors[edited.embedding].shape)
     edited.tensors["lm_head.weight"] = head
     folder = edited.write()
     logits = oracle.logits(folder, tiny.IDS, torch.float32)[-1]
@@ -269,7 +146,7 @@ def test_a_single_file_goes_before_shards(
     checkpoint: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     edited = Checkpoint(checkpoint("llama"), tmp_path / "both")
-    edited.tensors["lm_head.weight"] = own(edited.tensors["lm_head.weight"].shape)
+    edited.tensors["lm_head.weight"] = random_head(edited.tensors["lm_head.weight"].shape)
     folder = edited.write()
     for file in checkpoint("llama, shards").glob("model*.safetensors*"):
         shutil.copy(file, folder)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from test_local_map import build
+from random_llama import build
 
 import jaxlin
 from jaxlin.attribution.components import contributions

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from test_explain import jaxlin_command
-from test_packed import FORMATS, quantise, unquantise
+from command import jaxlin_command
+from quantised_files import FORMATS, quantise, unquantise
 
 import jaxlin
 from jaxlin.spectrum.prediction_ranks import ranks
@@ -98,7 +98,7 @@ def test_two_processes(tmp_path: Path) -> None:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, str(Path(__file__).parent / "multihost.py"), str(folder), str(out)]
+        command = [sys.executable, str(Path(__file__).parents[1] / "multihost.py"), str(folder), str(out)]
         running = [
             subprocess.Popen(
                 [*command, ",".join(map(str, ids)), str(index), str(port), str(dies_after)],

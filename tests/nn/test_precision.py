@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from test_local_map import IDS, build
+from random_llama import IDS, build
 
 import jaxlin
 from jaxlin.attribution.components import contributions

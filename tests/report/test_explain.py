@@ -1,7 +1,6 @@
 """What a person sees: the explanation, the command, its errors."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,18 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import PROMPT, jaxlin_command
 
 import jaxlin
 from jaxlin.linearize.linalg.triplets import effective_rank, stable_rank, svd
 from jaxlin.spectrum.words import nearest_embeddings, promoted
-
-PROMPT = "The bridge out of the town is the"
-
-
-def jaxlin_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    command = [sys.executable, "-c", "from jaxlin.__main__ import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
 
 
 def test_explanation_of_the_small_model() -> None:

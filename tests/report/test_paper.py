@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command import jaxlin_command
 from matplotlib.image import imread
-from test_explain import jaxlin_command
 
 import jaxlin
 from jaxlin.linearize.linalg.triplets import stable_rank

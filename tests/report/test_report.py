@@ -14,8 +14,8 @@ from typing import Any
 import browser
 import numpy as np
 import pytest
+from command import jaxlin_command
 from playwright.sync_api import Browser, Page
-from test_explain import jaxlin_command
 
 import jaxlin
 from jaxlin.report import page, write

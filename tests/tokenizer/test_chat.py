@@ -9,8 +9,8 @@ import pytest
 import tokenizers
 import transformers
 from chat_templates import TEMPLATES
-from test_explain import jaxlin_command
-from test_tokenizer_files import BYTES, read, template
+from command import jaxlin_command
+from tokenizer_files import BYTES, read, template
 
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.common.errors import TokenizerError

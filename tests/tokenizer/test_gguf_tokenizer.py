@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-from test_tokenizer import learned
-from test_tokenizer_files import BYTES, CORPUS
+from tokenizer_files import BYTES, CORPUS, learned
 from tokenizers import pre_tokenizers
 
 from jaxlin.loading.registry import families

@@ -1,37 +1,20 @@
 """Text to ids and back, against transformers where there is a reference."""
 
-import json
-import random
 import unicodedata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import tiny
 import tokenizers
 import transformers
+from tokenizer_files import TEXTS, learned, varied_texts, write_vocabulary
 
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.common.errors import TokenizerError
 from jaxlin.tokenizer import Tokenizer
-
-TEXTS = [
-    "The bridge out of Marin is the",
-    "  two spaces,\ttabs\nand lines\n\n\nthree ",
-    "1234567 8.90 0x1F 2026-11-23",
-    "don't we'll I'M they're o'clock",
-    "def f(x):\n    return {x: [1, 2]}  # comment",
-    "naïve café Ünïcödé ß ﬁ",
-    "日本語のテキスト 中文 한국어 العربية",
-    "emoji 🙂👩‍👩‍👧‍👦🏳️‍🌈 end",
-    "<|im_start|>user\nhello<|im_end|>\n",
-    "",
-    "a" * 300,
-    "\x00\x01 control \u200b zero width",
-]
 
 
 @pytest.fixture(scope="module")
@@ -142,30 +125,6 @@ def test_gguf_ends_of_turns() -> None:
     assert (tokenizer.eos_id, tokenizer.stop_ids) == (0, (0, 2, 3))
 
 
-def varied_texts() -> list[str]:
-    """Three hundred texts of digits, code, emoji, scripts and runs of white space."""
-    pieces = [*TEXTS, " ", "  ", "\n", "\n\n", "\t", "\r\n", "7", "42", "٣", "½", "don't", "'LL", "_x", "=>", "//", "…"]
-    pieces += [
-        "Ω",
-        "ñ",
-        "ｆ",
-        "\u00a0",
-        "\u3000",
-        "e\u0301",
-        "🙂",
-        "🇫🇷",
-        "一",
-        "ไทย",
-        "א",
-        "word",
-        " Word",
-        "CamelCase",
-        "a.b",
-    ]
-    draw = random.Random(0)
-    return ["".join(draw.choices(pieces, k=draw.randint(1, 6))) for _ in range(300)]
-
-
 def test_many_texts(smollm2: Tokenizer, reference: Any) -> None:
     compared = 0
     for text in varied_texts():
@@ -176,34 +135,6 @@ def test_many_texts(smollm2: Tokenizer, reference: Any) -> None:
             compared += 1
     assert compared > 100
     assert smollm2.to_str_tokens("  12 half½") == ["  ", "1", "2", " half", "½"]
-
-
-def write_vocabulary(path: Path, model: str, **metadata: Any) -> None:
-    """A GGUF file of a tokenizer and nothing else, of the architecture llama."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for key in ("block_count", "embedding_length", "feed_forward_length", "attention.head_count"):
-        writer.add_uint32(f"llama.{key}", 1)
-    writer.add_tokenizer_model(model)
-    for key, value in metadata.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}[
-            type(value)
-        ]
-        add(f"tokenizer.ggml.{key}", value)
-    writer.add_tensor("token_embd.weight", np.ones((1, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def learned(pre: tokenizers.pre_tokenizers.PreTokenizer, alphabet: list[str]) -> tuple[list[str], list[str]]:
-    """The tokens and merges of a small BPE."""
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = pre
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator([Path(__file__).read_text(encoding="utf-8")] * 2, trainer)
-    model = json.loads(backend.to_str())["model"]
-    return sorted(model["vocab"], key=model["vocab"].get), [" ".join(pair) for pair in model["merges"]]
 
 
 @pytest.mark.parametrize("pre", ["llama-bpe", "qwen2", "tekken", "gpt-4o", "dbrx", "gpt-2", "smollm"])

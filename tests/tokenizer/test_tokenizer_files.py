@@ -17,23 +17,14 @@ import tokenizers
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenizer import TEXTS, varied_texts
+from tokenizer_files import BYTES, CORPUS, TEXTS, read, template, varied_texts
 from transformers.integrations.mistral.tokenizer import MistralConverter
 
 from jaxlin.checkpoint.folder import TOKENIZER_FILES
 from jaxlin.common.errors import TokenizerError
-from jaxlin.tokenizer import Tokenizer, tokenizer_of
+from jaxlin.tokenizer import tokenizer_of
 from jaxlin.tokenizer.byte_tokens import spelled
 from jaxlin.tokenizer.splits import CL100K, TEKKEN
-
-BYTES = tokenizers.pre_tokenizers.ByteLevel
-CORPUS = [Path(__file__).read_text(encoding="utf-8")]
-
-
-def read(folder: Path) -> Tokenizer:
-    found = tokenizer_of({name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}, str(folder))
-    assert found is not None
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +38,6 @@ def bpe() -> dict[str, Any]:
     )
     backend.train_from_iterator(CORPUS, trainer)
     return json.loads(backend.to_str())
-
-
-def template(token: str, index: int) -> dict[str, Any]:
-    text: dict[str, Any] = {"Sequence": {"id": "A", "type_id": 0}}
-    single = [{"SpecialToken": {"id": token, "type_id": 0}}, text]
-    named = {token: {"id": token, "ids": [index], "tokens": [token]}}
-    return {"type": "TemplateProcessing", "single": single, "pair": [text, text], "special_tokens": named}
 
 
 MARKS = ["<s>", "</s>", "<mask>", "<new>", "<|turn|>", "[X]", "the"]
