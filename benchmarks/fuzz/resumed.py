@@ -16,7 +16,7 @@ from benchmarks.fuzz.draws import Draw
 from benchmarks.fuzz.folders import other_arrays
 from benchmarks.fuzz.readers import reader
 from jaxlin.common.errors import JaxlinError
-from jaxlin.lens.sums import Sums
+from jaxlin.lens.running_mean import RunningMean
 from jaxlin.linearize.rows import dense
 from jaxlin.report.paper.run_folder import RunFolder
 
@@ -63,7 +63,7 @@ def rows(draw: Draw, folder: Path) -> Callable[[], Any]:
 def sums(draw: Draw, folder: Path) -> Callable[[], Any]:
     """Sums of a fit of a lens: what is gone on with is what was written."""
     out = folder / "l.pt"
-    first = Sums(out, (2, 3), np.float32, "this")
+    first = RunningMean(out, (2, 3), np.float32, "this")
     with first:
         first.add(PROMPTS[0], jnp.ones((2, 3, 3)))
     path = folder / "l.pt.partial"
@@ -90,7 +90,7 @@ def sums(draw: Draw, folder: Path) -> Callable[[], Any]:
             path.write_bytes(b"")
 
     def read() -> None:
-        again = Sums(out, (2, 3), np.float32, "this")
+        again = RunningMean(out, (2, 3), np.float32, "this")
         again.resume(PROMPTS)
         assert again.n_prompts == 1
         np.testing.assert_array_equal(again.mean, first.mean)

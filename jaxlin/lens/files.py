@@ -20,13 +20,13 @@ from jaxlin.common.errors import CheckpointError, JaxlinError, one_of
 from jaxlin.common.files import path_exists, write_atomically
 from jaxlin.common.printable import quoted
 from jaxlin.common.strict_json import parse_object
-from jaxlin.lens.torch_files import read_pt
-from jaxlin.lens.torch_writer import write_pt
+from jaxlin.lens.pt_reader import read_pt
+from jaxlin.lens.pt_writer import write_pt
 
 SUFFIXES = (".safetensors", ".pt")
 """The endings of the files that a lens can be in."""
 
-STORAGE_DTYPES = {
+MATRIX_DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float32": np.dtype(np.float32),
@@ -80,12 +80,12 @@ def write_fields(
     largest = float(np.max(np.abs(maps), initial=0))
     if not np.isfinite(largest):
         raise JaxlinError("Lens: expected finite entries; found NaN or infinity.")
-    wide_enough = [name for name, kind in STORAGE_DTYPES.items() if largest <= float(ml_dtypes.finfo(kind).max)]
+    wide_enough = [name for name, kind in MATRIX_DTYPES.items() if largest <= float(ml_dtypes.finfo(kind).max)]
     default = "float16" if "float16" in wide_enough else "float32"
-    name = one_of("dtype", dtype or default, tuple(STORAGE_DTYPES))
+    name = one_of("dtype", dtype or default, tuple(MATRIX_DTYPES))
     if name not in wide_enough:
         raise JaxlinError(f"Lens: expected entries that {name} can hold; found {largest:.3g}. Give another dtype.")
-    stored, layers = maps.astype(STORAGE_DTYPES[name]), list(map(int, source_layers))
+    stored, layers = maps.astype(MATRIX_DTYPES[name]), list(map(int, source_layers))
 
     def write(temporary: Path) -> None:
         if path.suffix == ".pt":
@@ -131,8 +131,7 @@ def _from_pt(content: Mapping[Any, Any], path: Path) -> dict[str, Any]:
 def _from_safetensors(path: Path) -> dict[str, Any]:
     file = SafetensorsFile(path)
     try:
-        with safetensors.safe_open(path, "numpy") as opened:
-            metadata = parse_object((opened.metadata() or {})["jaxlin_lens"])
+        metadata = parse_object(safetensors_text(path, "jaxlin_lens"))
         layers, maps = metadata["layers"], file.read("J")
         matrices = dict(zip(layers, maps, strict=True))
         if len(matrices) < len(layers):
@@ -140,6 +139,17 @@ def _from_safetensors(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a lens, as jaxlin.lens.save writes; found none.") from error
     return _checked(matrices, metadata.get("prompts"), metadata, path)
+
+
+def safetensors_text(path: Path, key: str) -> str:
+    """The text under `key` in the metadata of a safetensors file.
+
+    Raises:
+        KeyError: no such text.
+        SafetensorError: not a safetensors file.
+    """
+    with safetensors.safe_open(path, "numpy") as opened:
+        return (opened.metadata() or {})[key]
 
 
 def _checked(

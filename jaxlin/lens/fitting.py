@@ -31,7 +31,7 @@ from jaxlin.common.printable import quoted
 from jaxlin.lens.files import ORDINARY, new_path
 from jaxlin.lens.jacobian_lens import JacobianLens, save
 from jaxlin.lens.prompt_maps import default_dim_batch, prompt_maps
-from jaxlin.lens.sums import Sums
+from jaxlin.lens.running_mean import RunningMean
 from jaxlin.linearize.frozen import rule_of
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
@@ -114,28 +114,28 @@ def fit(
 
     identity = "" if path is None else _identity(model, corpus[0], estimator, layers, skip_first)
     dtype = jnp.promote_types(model.dtype, jnp.float32)
-    sums = Sums(path, (len(layers), model.config.hidden_size), dtype, identity)
+    mean = RunningMean(path, (len(layers), model.config.hidden_size), dtype, identity)
 
     def lens() -> JacobianLens:
-        return JacobianLens(sums.mean, layers, sums.n_prompts, estimator, skip_first, sums.squared_deviations)
+        return JacobianLens(mean.mean, layers, mean.n_prompts, estimator, skip_first, mean.squared_deviations)
 
     def is_settled() -> bool:
-        return tolerance is not None and sums.n_prompts >= MIN_PROMPTS and bool(np.all(lens().error <= tolerance))
+        return tolerance is not None and mean.n_prompts >= MIN_PROMPTS and bool(np.all(lens().error <= tolerance))
 
     with write_lock(path) if path is not None else contextlib.nullcontext():
-        sums.resume(corpus)
+        mean.resume(corpus)
         disable = None if progress else True
-        bar = tqdm(total=len(corpus), initial=sums.n_prompts, unit="prompt", desc="lens", delay=1, disable=disable)
-        with bar, sums:
-            for ids in corpus[sums.n_prompts :]:
+        bar = tqdm(total=len(corpus), initial=mean.n_prompts, unit="prompt", desc="lens", delay=1, disable=disable)
+        with bar, mean:
+            for ids in corpus[mean.n_prompts :]:
                 if is_settled():
                     break
-                sums.add(ids, maps_of(ids))
+                mean.add(ids, maps_of(ids))
                 bar.update()
         fitted = lens()
         if path is not None:
             save(fitted, path)
-            sums.delete()
+            mean.delete_file()
         return fitted
 
 

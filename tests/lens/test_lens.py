@@ -22,11 +22,11 @@ import jaxlin
 from jaxlin import lens as lenses
 from jaxlin.attribution.layer_streams import streams
 from jaxlin.common.errors import CheckpointError
-from jaxlin.lens import sums as lens_sums
+from jaxlin.lens import running_mean
 from jaxlin.lens.jacobian_lens import check_lens
-from jaxlin.lens.sums import Sums
-from jaxlin.lens.torch_files import read_pt
-from jaxlin.lens.torch_writer import write_pt
+from jaxlin.lens.pt_reader import read_pt
+from jaxlin.lens.pt_writer import write_pt
+from jaxlin.lens.running_mean import RunningMean
 from jaxlin.nn.decoder import PromptError
 
 SKIP = 2
@@ -251,7 +251,7 @@ class TestFiles:
             ({"J": {0: torch.eye(2).bool()}, "n_prompts": 1}, "square matrices of floats"),
             ({"J": {0: torch.eye(2)}, "n_prompts": 10**400}, "a number of prompts"),
             ({"J": {0: torch.full((2, 2), torch.nan)}, "n_prompts": 1}, "finite matrices"),
-            ({"J": {0: torch.ones(2, 3).T}, "n_prompts": 1}, "rows follow each other"),
+            ({"J": {0: torch.ones(2, 3).T}, "n_prompts": 1}, "contiguous tensors"),
             ({"J": {0: torch.ones(2, dtype=torch.complex64)}, "n_prompts": 1}, "expected a storage of torch"),
             ([1], "expected a dictionary; found a list"),
         ],
@@ -265,9 +265,9 @@ class TestFiles:
         ("text", "message"),
         [
             (b"", "pickle exhausted"),
-            (b"\x80\x02.", "expected a whole pickle"),
-            (b"\x80\x02}(e.", "expected a whole pickle"),
-            (b"\x80\x02h\x07.", "expected a whole pickle"),
+            (b"\x80\x02.", "expected a complete pickle"),
+            (b"\x80\x02}(e.", "expected a complete pickle"),
+            (b"\x80\x02h\x07.", "expected a complete pickle"),
             (b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.", "a call of"),
             (b"\x80\x02(X\x02\x00\x00\x00lsios\nsystem\n.", "found INST"),
             (b"\x80\x02K\x01K\x02\x92.", "found NEWOBJ_EX"),
@@ -404,7 +404,7 @@ class TestOngoing:
         model, _ = jaxlin.load(checkpoint("llama"))
         prompts = [[*PROMPTS[0][:-1], i] for i in range(4)]
         out = tmp_path / "a.safetensors"
-        add, calls = Sums.add, []
+        add, calls = RunningMean.add, []
 
         def interrupted(self: Any, ids: Any, found: Any) -> None:
             if len(calls) == 2:
@@ -413,7 +413,7 @@ class TestOngoing:
             add(self, ids, found)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Sums, "add", interrupted)
+            patch.setattr(RunningMean, "add", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
         assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.partial"]
@@ -422,7 +422,7 @@ class TestOngoing:
         with pytest.raises(jaxlin.JaxlinError, match="was begun with another model"):
             lenses.fit(model, prompts, skip_first=SKIP, frozen=True, out=out, progress=False)
         counted = []
-        monkeypatch.setattr(Sums, "add", lambda *a: (counted.append(1), add(*a)))
+        monkeypatch.setattr(RunningMean, "add", lambda *a: (counted.append(1), add(*a)))
         going = lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
         assert len(counted) == 2
         whole = lenses.fit(model, prompts, skip_first=SKIP, progress=False)
@@ -439,14 +439,14 @@ class TestOngoing:
         with pytest.raises(jaxlin.JaxlinError, match="is damaged"):
             lenses.fit(model, prompts, skip_first=SKIP, out=tmp_path / "b.pt", progress=False)
 
-    @pytest.mark.parametrize("step", ["_added", "_seen"])
+    @pytest.mark.parametrize("step", ["_updated_mean", "_extended_hash"])
     def test_an_interruption_between_two_steps(
         self, step: str, checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A prompt is in the sums, their squares and the count, or in none."""
         model, _ = jaxlin.load(checkpoint("llama"))
         prompts, out = [[*PROMPTS[0][:-1], i] for i in range(4)], tmp_path / "a.pt"
-        real, calls = getattr(lens_sums, step), []
+        real, calls = getattr(running_mean, step), []
 
         def interrupted(*arguments: Any) -> Any:
             found = real(*arguments)
@@ -456,7 +456,7 @@ class TestOngoing:
             return found
 
         with monkeypatch.context() as patch:
-            patch.setattr(lens_sums, step, interrupted)
+            patch.setattr(running_mean, step, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
         going = lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
@@ -474,10 +474,10 @@ class TestOngoing:
         with pytest.raises(PromptError, match="found 1000000"):  # before anything is computed or written
             lenses.fit(model, prompts, skip_first=SKIP, out=out, progress=False)
         assert list(tmp_path.iterdir()) == []
-        sums = Sums(
+        mean = RunningMean(
             out, (3, 64), jnp.float32, lenses.fitting._identity(model, PROMPTS[0], "jacobian_lens", (0, 1, 2), SKIP)
         )
-        sums.resume([])
+        mean.resume([])
         assert [path.name for path in tmp_path.iterdir()] == ["a.pt.partial"]
         with pytest.raises(jaxlin.JaxlinError, match="another model"):
             lenses.fit(other, prompts[:2], skip_first=SKIP, out=out, progress=False)

@@ -1,4 +1,4 @@
-"""torch's ``.pt`` files of plain values and tensors, written without torch: see `jaxlin.lens.torch_files`."""
+"""Write torch's ``.pt`` files of plain values and tensors without PyTorch: see `jaxlin.lens.pt_reader`."""
 
 import struct
 import zipfile
@@ -7,20 +7,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxlin.lens.torch_files import STORAGES
+from jaxlin.lens.pt_reader import STORAGE_DTYPES
 
 
 def write_pt(file: BinaryIO, values: Mapping[str, Any]) -> None:
-    """`values` as `torch.save` would write them; `torch.load` reads them, with ``weights_only=True`` too.
+    """Write `values` as `torch.save` would; `torch.load` reads them, also with ``weights_only=True``.
 
     Args:
-        file: where to.
-        values: strings, numbers, None, lists and dictionaries, and arrays of the dtypes of `STORAGES` as tensors.
+        file: an open file.
+        values: strings, numbers, None, lists and dictionaries; arrays of the dtypes in `STORAGE_DTYPES` become tensors.
     """
     arrays: list[np.ndarray] = []
-    text = b"\x80\x02" + _pickled(dict(values), arrays) + b"."
+    pickle = b"\x80\x02" + _pickled(dict(values), arrays) + b"."
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", text)
+        archive.writestr("archive/data.pkl", pickle)
         archive.writestr("archive/byteorder", "little")
         for key, array in enumerate(arrays):
             archive.writestr(f"archive/data/{key}", np.ascontiguousarray(array).tobytes())
@@ -28,7 +28,7 @@ def write_pt(file: BinaryIO, values: Mapping[str, Any]) -> None:
 
 
 def _pickled(value: Any, arrays: list[np.ndarray]) -> bytes:
-    """The instructions that put `value` on the stack; arrays are put aside for entries of their own."""
+    """The instructions that put `value` on the stack. Arrays are appended to `arrays`, for entries of their own."""
     if value is None or isinstance(value, bool):
         return {None: b"N", True: b"\x88", False: b"\x89"}[value]
     if isinstance(value, int):
@@ -44,7 +44,7 @@ def _pickled(value: Any, arrays: list[np.ndarray]) -> bytes:
     if isinstance(value, Mapping):
         return b"}(" + b"".join(_pickled(each, arrays) for pair in value.items() for each in pair) + b"u"
     assert isinstance(value, np.ndarray)
-    kind = next(name for name, dtype in STORAGES.items() if dtype == value.dtype)
+    kind = next(name for name, dtype in STORAGE_DTYPES.items() if dtype == value.dtype)
     strides = [stride // value.itemsize for stride in np.empty(value.shape, value.dtype).strides]
     arrays.append(value)
     key = _pickled(str(len(arrays) - 1), arrays)

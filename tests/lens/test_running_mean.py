@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from jaxlin.common.errors import JaxlinError
-from jaxlin.lens import sums
-from jaxlin.lens.sums import Sums
+from jaxlin.lens import running_mean
+from jaxlin.lens.running_mean import RunningMean
 
 PROMPTS = [[1, 2], [3, 4], [5, 6]]
 
 
 def begun(folder: Path) -> Path:
     """What a fit leaves after one prompt."""
-    first = Sums(folder / "l.pt", (2, 3), np.float32, "this")
+    first = RunningMean(folder / "l.pt", (2, 3), np.float32, "this")
     with first:
         first.add(PROMPTS[0], jnp.arange(18, dtype=jnp.float32).reshape(2, 3, 3))
     return folder / "l.pt.partial"
@@ -34,9 +34,9 @@ def test_a_twentieth_of_the_time_is_spent_on_writing(
         clock += took
         written.append(clock)
 
-    monkeypatch.setattr(sums, "write_atomically", write)
-    monkeypatch.setattr(sums.time, "monotonic", lambda: clock)
-    going = Sums(tmp_path / "l.pt", (2, 3), np.float32, "this")
+    monkeypatch.setattr(running_mean, "write_atomically", write)
+    monkeypatch.setattr(running_mean.time, "monotonic", lambda: clock)
+    going = RunningMean(tmp_path / "l.pt", (2, 3), np.float32, "this")
     going.resume(PROMPTS)
     for second in range(100):
         clock += 1
@@ -54,12 +54,12 @@ def test_one_bit(at: int, tmp_path: Path) -> None:
     raw[at] ^= 1
     path.write_bytes(raw)
     with pytest.raises(JaxlinError, match="is damaged"):
-        Sums(tmp_path / "l.pt", (2, 3), np.float32, "this").resume(PROMPTS)
+        RunningMean(tmp_path / "l.pt", (2, 3), np.float32, "this").resume(PROMPTS)
     assert path.read_bytes() == raw
 
 
 def test_an_interruption_says_that_the_same_call_goes_on(tmp_path: Path) -> None:
-    going = Sums(tmp_path / "l.pt", (2, 3), np.float32, "this")
+    going = RunningMean(tmp_path / "l.pt", (2, 3), np.float32, "this")
     going.add(PROMPTS[0], jnp.ones((2, 3, 3)))
     with pytest.raises(KeyboardInterrupt) as caught, going:
         raise KeyboardInterrupt
