@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlin.linearize.frozen import FrozenFactors
-from jaxlin.nn.attention import row_of
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Replay
@@ -47,6 +46,6 @@ def sources(
         return Context(Replay(factors, frozen.rule), Hooks(readers={InnerSite.VALUES: pulled}))
 
     def keep(ctx: Context) -> Float[Array, "h t"]:
-        return row_of(ctx.hooks.values[InnerSite.PATTERN], position) * ctx.hooks.values[InnerSite.VALUES]
+        return ctx.hooks.values[InnerSite.PATTERN].row(position) * ctx.hooks.values[InnerSite.VALUES]
 
     return model.scan(x, make_context, (frozen.layers, slopes), keep=keep)[1]

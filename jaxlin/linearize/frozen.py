@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.common.errors import JaxlinError, one_of
 from jaxlin.nn.arguments import check_model
-from jaxlin.nn.attention import first_tokens
 from jaxlin.nn.biases import biases_of
 from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import RULES, Record, RematFactors, Replay, Rule
 from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.patterns import first_tokens
 from jaxlin.nn.sites import Place, Site, ends, known_kinds
 
 
@@ -55,12 +55,7 @@ class FrozenFactors:
         if isinstance(self.layers, RematFactors):
             layers: Any = replace(self.layers, stream=self.layers.stream[:, :tokens])
         else:
-            layers = {
-                name: first_tokens(factor, tokens)
-                if name.rpartition(".")[2] == "pattern"
-                else jax.tree.map(lambda a: a[:, :tokens], factor)
-                for name, factor in self.layers.items()
-            }
+            layers = first_tokens(self.layers, tokens)
         return replace(self, layers=layers, norm=jax.tree.map(lambda a: a[:tokens], self.norm))
 
 

@@ -13,10 +13,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxlin.nn import layers
-from jaxlin.nn.attention import Pattern, attend, attention_pattern
+from jaxlin.nn.attention import attention_pattern
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.folding import elementwise_derivatives, fold, with_derivative
+from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.sites import InnerSite
 
 
@@ -125,7 +126,7 @@ class Attention(nnx.Module):
         """What attention gives, before it is added."""
         pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
         values = ctx.cache.extend_values(ctx.hook(InnerSite.VALUES, self.values(x, ctx)))
-        z = ctx.hook(InnerSite.HEADS, attend(pattern, values, ctx.evaluation.last))
+        z = ctx.hook(InnerSite.HEADS, pattern.mix(values, ctx.evaluation.last))
         return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
 
     def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:

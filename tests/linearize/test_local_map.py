@@ -240,7 +240,7 @@ def test_coefficients_can_be_edited() -> None:
     model = build(biases=False)
     x = model.embed(IDS)
     held = jaxlin.freeze(model, x)
-    held.layers["self_attn.pattern"] = jnp.zeros_like(held.layers["self_attn.pattern"])
+    held.layers["self_attn.pattern"] = jax.tree.map(jnp.zeros_like, held.layers["self_attn.pattern"])
     jacobian = jax.jacrev(lambda v: jaxlin.replay(model, held, v)[-1])(x)
     assert not np.any(jacobian[:, :-1])
     assert np.any(jacobian[:, -1])

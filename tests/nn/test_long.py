@@ -16,8 +16,8 @@ from jaxlin.attribution.components import contributions
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn import attention
 from jaxlin.nn import blockwise as blocked
-from jaxlin.nn.attention import attend, attention_pattern
-from jaxlin.nn.blockwise import BlockedPattern
+from jaxlin.nn.attention import attention_pattern
+from jaxlin.nn.blockwise import Blocked
 from jaxlin.nn.decoder import Decoder
 
 BLOCK = 6
@@ -30,7 +30,7 @@ def in_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
 
     def switch() -> None:
         jax.clear_caches()
-        monkeypatch.setattr(attention, "WHOLE", 4)
+        monkeypatch.setattr(attention, "MAX_DENSE_QUERIES", 4)
         monkeypatch.setattr(blocked, "BLOCK", BLOCK)
 
     yield switch
@@ -58,7 +58,7 @@ def test_blocks_are_the_whole(
     in_blocks()
     held = jaxlin.freeze(model, x).layers
     assert isinstance(held, dict)
-    assert isinstance(held["self_attn.pattern"], BlockedPattern)
+    assert isinstance(held["self_attn.pattern"], Blocked)
     close(everything(), whole)
 
 
@@ -110,18 +110,18 @@ def test_a_singular_value_has_its_gradient(in_blocks: Callable[[], None], x64: N
 
 @pytest.mark.parametrize("window", [1, 5, 700, 2**31 - 1])
 def test_past_the_real_limit(window: int, x64: None) -> None:
-    """Above `WHOLE` as it is, with blocks as they are, a pattern against its definition; rows that end in mid-block."""
-    t, h, n, k = attention.WHOLE + 100, 4, 2, 8
+    """Above `MAX_DENSE_QUERIES`, in blocks of their real size, a pattern is its definition; rows end in mid-block."""
+    t, h, n, k = attention.MAX_DENSE_QUERIES + 100, 4, 2, 8
     q, key, v = (jax.random.normal(jax.random.key(i), (t, heads, k), "float64") for i, heads in enumerate((h, n, n)))
     at = jnp.arange(t)
     pattern = attention_pattern(q, key, positions=at, scale=0.7, window=jnp.asarray(window), softcap=3.0)
-    assert isinstance(pattern, BlockedPattern)
+    assert isinstance(pattern, Blocked)
     z = jnp.einsum("thk,shk->hts", q, jnp.repeat(key, 2, axis=1), precision="highest") * 0.7
     distance = (at[:, None] - at[None, :])[None]
     z = jnp.where((distance >= 0) & (distance < window), 3 * jnp.tanh(z / 3), -jnp.inf)
     expected = jnp.einsum("hts,shk->thk", jax.nn.softmax(z), jnp.repeat(v, 2, axis=1), precision="highest")
-    close(attend(pattern, v), expected)
-    close(attend(pattern, v, 3), expected[-3:])
+    close(pattern.mix(v), expected)
+    close(pattern.mix(v, 3), expected[-3:])
 
 
 def test_recomputed_is_kept(checkpoint: Callable[[str], Path], x64: None) -> None:
