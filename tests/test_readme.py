@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command import PROMPT, jaxlin_command
 
-import jaxlin
+from jaxlin.loading import families
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -18,11 +18,11 @@ NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?")
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
     """What the Python of the README has defined when all of it has run, one block after another."""
-    found: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     for kind, block in BLOCKS:
         if kind == "python":
-            exec(compile(block, "README.md", "exec"), found)
-    return found
+            exec(compile(block, "README.md", "exec"), namespace)
+    return namespace
 
 
 def test_the_map(names: dict[str, Any]) -> None:
@@ -40,42 +40,36 @@ def test_the_map(names: dict[str, Any]) -> None:
 
 
 def test_the_attribution(names: dict[str, Any]) -> None:
-    found, logits = names["found"], names["logits"]
+    attribution, logits = names["attribution"], names["logits"]
     difference = float(logits[names["most"]] - logits[names["only"]])
-    np.testing.assert_allclose(found.tokens.sum() + found.bias, difference, atol=1e-4)
-    parts = found.embed + found.attn.sum() + found.mlp.sum() + found.final_bias
+    np.testing.assert_allclose(attribution.tokens.sum() + attribution.bias, difference, atol=1e-4)
+    parts = attribution.embed + attribution.attn.sum() + attribution.mlp.sum() + attribution.final_bias
     np.testing.assert_allclose(parts, difference, atol=1e-4)
-    np.testing.assert_allclose(found.heads.sum(axis=1), found.attn, atol=1e-4)
-    assert found.sources[names["layer"], names["head"], names["t"]] == found.sources.max()
-    gone = names["gone"]
-    less = names["without"].unembed(names["f"](names["without"], names["x"]))
-    fallen = difference - float(less[names["most"]] - less[names["only"]])
-    np.testing.assert_allclose(gone.effects[names["layer"], names["head"]], fallen, atol=1e-4)
-    patched = names["patched"]
-    np.testing.assert_allclose(patched.recovered[0], [0, 0, 1, 0, 0, 0], atol=1e-5)
-    assert patched.rank_correlation > 0.9
+    np.testing.assert_allclose(attribution.heads.sum(axis=1), attribution.attn, atol=1e-4)
 
 
-def test_the_lenses(names: dict[str, Any]) -> None:
-    seen, told, lens, logits = (names[name] for name in ("seen", "told", "lens", "logits"))
-    layers, (tokens, d) = names["model"].config.num_hidden_layers, names["x"].shape
-    assert seen.ids.shape == (layers, tokens, 8)
-    assert seen.ids[-1, -1, 0] == np.argmax(logits)
-    assert told.parts.shape == (layers + 1, tokens, d)
-    np.testing.assert_allclose(told.parts.sum(1), np.tile(told.output, (layers + 1, 1)), atol=1e-4)
-    assert told.words(names["model"]).positive.ids.shape == (layers + 1, tokens, 8)
-    assert lens.n_prompts == 4
-    assert lens.error.shape == (layers - 1,)
-    assert (lens.error > 0).all()
+def test_the_models() -> None:
+    """Every `model_type` and GGUF architecture that loads stands in the table, and no other."""
+    table = README.split("## Models")[1].split("\n\n")[1].splitlines()[2:]
+    for column, attribute in ((2, "types"), (3, "gguf")):
+        shown = {name for line in table for name in re.findall(r"`(\w+)`", line.split("|")[column])}
+        assert shown == {name for family in families() for name in getattr(family, attribute)}
 
 
-def test_the_directions(names: dict[str, Any]) -> None:
-    """What the map writes most is a direction that matters: without it the output is another."""
-    model, x, write = names["model"], names["x"], names["write"]
-    without = jaxlin.steering.edited(model, x, [jaxlin.steering.ablate(("resid_post", 2), write)])
-    whole = jaxlin.steering.edited(model, x, [])
-    assert without.shape == x.shape
-    assert np.abs(without - whole).max() > 1e-2
+def test_the_citation() -> None:
+    """The BibTeX says what CITATION.cff says."""
+    citation = (Path(__file__).parents[1] / "CITATION.cff").read_text()
+    entries = next(block for kind, block in BLOCKS if kind == "bibtex")
+    for pattern in (r"^title: \"(.*)\"", r"^version: (.*)", r"^    title: (.*)", r"value: arXiv:(.*)"):
+        match = re.search(pattern, citation, re.MULTILINE)
+        assert match is not None
+        assert match[1] in entries
+
+
+def test_the_links() -> None:
+    """Every file that it points to is there."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (Path(__file__).parents[1] / target).exists(), target
 
 
 def test_the_command() -> None:

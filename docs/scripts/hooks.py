@@ -1,0 +1,44 @@
+"""What MkDocs calls while it builds: formulas as MathML, drawings in the theme's colours, and two pages of results.
+
+Browsers draw MathML themselves, so that formulas need no script and no font from a network. KaTeX and MathJax are
+scripts, which would have to be shipped beside the site.
+"""
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ("BENCHMARKS.md", "PARITY.md", "benchmarks/results/cost.svg")
+"""Files that programs write outside docs/, which are pages and a picture of the site."""
+
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+FIGURE = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/([\w-]+)\.svg" ?/?>')
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages of measured results."""
+    for name in RESULTS:
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    return files
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Put MathML in the place of formulas, and the drawings themselves in the place of references to them."""
+    content = FORMULA.sub(_mathml, content)
+    return FIGURE.sub(_drawing, content)
+
+
+def _mathml(match: re.Match[str]) -> str:
+    display = "inline" if match[1] == "span" else "block"
+    return convert(html.unescape(match[2]), display=display)
+
+
+def _drawing(match: re.Match[str]) -> str:
+    """An image that is a file of its own cannot see whether the page is light or dark; one within the page can."""
+    drawing = (ROOT / "docs" / "figures" / f"{match[2]}.svg").read_text()
+    return f'<div class="figure" role="img" aria-label="{match[1]}">{drawing}</div>'
