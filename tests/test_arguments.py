@@ -109,7 +109,7 @@ def test_messages() -> None:
         assert WRONG[call] in message
 
 
-INTERNAL = {"Generation", "Past", "Passed", "Recording", "Schedule"}
+INTERNAL = {"Generation", "Layout", "Past", "Passed", "Recording", "Schedule"}
 """What passes between the parts of a program under `jit` and is not given to a caller; and what is tested below."""
 
 
