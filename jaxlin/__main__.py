@@ -1,4 +1,4 @@
-"""The command ``jaxlin``, also as ``python -m jaxlin``: what a person sees in a terminal."""
+"""The command ``jaxlin``, also as ``python -m jaxlin``."""
 
 import os
 import sys
@@ -13,25 +13,27 @@ from rich.text import Text
 
 from jaxlin.common.printable import finite, json_text, printable
 
-Model = Annotated[
-    str | None,
-    typer.Option(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
-]
+MODEL_HELP = "Hub id, directory or .gguf file. Default: the small model that ships with jaxlin."
+
+Model = Annotated[str | None, typer.Option(help=MODEL_HELP)]
 Rule = Annotated[
     Literal["gate", "up", "half"],
-    typer.Option(help="What is held of act(g)·u in a gated MLP: act(g), u·act(g)/g, or half of each."),
+    typer.Option(help="Factor of a gated MLP, act(g)·u, that is frozen: act(g), u·act(g)/g, or half of each."),
 ]
-Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="What is computed in.")]
-Ignored = Annotated[
+Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of the computation.")]
+IgnoredKeys = Annotated[
     list[str] | None,
-    typer.Option(help="A key of the config to read as if it were absent, which jaxlin refuses; give it once a key."),
+    typer.Option(help="Key of the config that jaxlin does not know, to be ignored. May be given more than once."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(
+    rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True
+)
 
 
 def main() -> None:
-    """Run the command; an error that the user can mend is one message, not a traceback."""
+    """Run the command; an error that the user can fix is printed as one message, without a traceback."""
     from jaxlin.common.errors import JaxlinError
 
     try:
@@ -46,7 +48,9 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def options(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     """Exact local linear maps of language models."""
     if show_version:
         print(f"jaxlin {version('jaxlin')}")
@@ -55,48 +59,59 @@ def options(show_version: Annotated[bool, typer.Option("--version", help="Print 
 
 @app.command()
 def explain(
-    text: Annotated[str, typer.Argument(help="The prompt.")],
+    text: Annotated[str, typer.Argument(help="Prompt whose next token is explained.")],
     model: Model = None,
     rule: Rule = "gate",
     dtype: Dtype = "float32",
-    position: Annotated[int, typer.Option(help="The token after which the prediction is read.")] = -1,
+    position: Annotated[
+        int, typer.Option(help="Explain the prediction after this token; negative numbers count from the end.")
+    ] = -1,
     target: Annotated[
         str | None,
         typer.Option(
-            help="The word whose logit is attributed: one token, as it is or after a space; likeliest if absent."
+            help="Word whose logit is explained; one token, with or without a space before it. "
+            "Default: the likeliest next token."
         ),
     ] = None,
     over: Annotated[
-        str | None, typer.Option(help="Another such word: the difference of the two logits is attributed.")
+        str | None, typer.Option(help="Explain the logit of the target minus the logit of this word.")
     ] = None,
     top: Annotated[
-        int, typer.Option(min=1, max=100, help="How many next words, singular values and words of each to show.")
+        int,
+        typer.Option(min=1, max=100, help="Number of next tokens, of singular values, and of words for each to show."),
     ] = 5,
     spectrum: Annotated[
         Literal["dense", "krylov", "none"],
         typer.Option(
-            help="From all rows of J, with its ranks; by products with it, for large models and long prompts; or not."
+            help="Find singular values from all rows of J (dense), from products with J, for large models and long "
+            "prompts (krylov), or not at all."
         ),
     ] = "dense",
     bos: Annotated[
-        bool | None,
-        typer.Option(help="Whether the prompt begins with BOS; what the tokenizer does by itself if absent."),
+        bool | None, typer.Option(help="Begin the prompt with the BOS token. Default: as the tokenizer does.")
     ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Take the prompt as what a user says, in the model's chat template.")
+        bool, typer.Option("--chat", help="Take the prompt as a user's message, in the model's chat template.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with all of it to this file.")] = None,
-    devices: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="How many devices to spread the model and its rows over.")
+    as_json: Json = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write an interactive page, with layers, heads and neurons, to this file.")
     ] = None,
-    ignore_config_keys: Ignored = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Number of devices to shard the model and the rows of J over.")
+    ] = None,
+    ignore_config_keys: IgnoredKeys = None,
 ) -> None:
-    """Say what the exact local linear map of one prompt says."""
+    """Explain one prediction: what each token contributes to the logit, and what the map reads and writes.
+
+    Once its attention patterns, norms and gates are frozen at their values for the prompt, the model is exactly linear
+    in the prompt's embeddings x: its output after the final norm is f(x) = J x + b. The command prints what each token
+    contributes to a logit through J, and the singular vectors of J in words.
+    """
     _configure_jax(dtype, devices)
     import jaxlin
     from jaxlin.report import check_writable, write
-    from jaxlin.report.build import explain as explained
+    from jaxlin.report.build import explain as explain_prediction
     from jaxlin.report.terminal import show
     from jaxlin.tokenizer import required
 
@@ -109,7 +124,7 @@ def explain(
     if chat:
         messages = [{"role": "user", "content": text}]
         prompt = required(tokenizer, "A chat").chat(messages, add_generation_prompt=True)
-    found = explained(
+    explanation = explain_prediction(
         loaded,
         tokenizer,
         prompt,
@@ -122,27 +137,32 @@ def explain(
         with_detail=html is not None,
     )
     if html is not None:
-        write(found, html, name=model or "the small model of jaxlin")
+        write(explanation, html, name=model or "the small model of jaxlin")
     if as_json:
-        print(json_text(finite(found.to_dict()), indent=2))
+        print(json_text(finite(explanation.to_dict()), indent=2))
     else:
         console = Console(highlight=False)
-        show(found, console)
+        show(explanation, console)
         if html is not None:
-            console.print(Text(f"page      {printable(str(html))}"), soft_wrap=True)
+            console.print(Text(f"page        {printable(str(html))}"), soft_wrap=True)
 
 
 @app.command()
 def paper(
-    out: Annotated[Path, typer.Option(help="The folder to write to; of an interrupted run, to go on.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to. An interrupted run goes on if its folder is given.")],
     model: Model = None,
-    text: Annotated[str | None, typer.Option(help="The prompt; the paper's if absent.")] = None,
-    steer: Annotated[str | None, typer.Option(help="The phrase to steer by; the paper's if absent.")] = None,
+    text: Annotated[str | None, typer.Option(help="Prompt. Default: the paper's.")] = None,
+    steer: Annotated[
+        str | None, typer.Option(help="Phrase whose map steers the texts of table 2. Default: the paper's.")
+    ] = None,
     rule: Rule = "gate",
     dtype: Dtype = "float32",
-    ignore_config_keys: Ignored = None,
+    ignore_config_keys: IgnoredKeys = None,
 ) -> None:
-    """Make the figures and tables of the paper for a model, with every number in JSON. It needs matplotlib."""
+    """Reproduce the paper's figures and tables for a model.
+
+    The paper is arXiv 2505.24293. Each figure and table comes with its numbers as JSON. Needs matplotlib.
+    """
     _configure_jax(dtype)
     import jaxlin
     from jaxlin.report.paper import STEER, TEXT, check_output, reproduce
@@ -153,23 +173,27 @@ def paper(
     loaded, tokenizer = jaxlin.load(
         model, linearize=True, rule=rule, dtype=dtype, ignore_config_keys=ignore_config_keys or ()
     )
-    written = reproduce(loaded, tokenizer, text, out=out, name=name, steer=steer)
-    Console(highlight=False).print(Text(f"figures   {printable(str(written))}"), soft_wrap=True)
+    index = reproduce(loaded, tokenizer, text, out=out, name=name, steer=steer)
+    Console(highlight=False).print(Text(f"figures     {printable(str(index))}"), soft_wrap=True)
 
 
 @app.command()
 def check(
     model: Annotated[
         str | None,
-        typer.Argument(help="A hub id, a directory or a .gguf file; the small model of the package if absent."),
+        typer.Argument(help=MODEL_HELP),
     ] = None,
     against: Annotated[
-        Literal["transformers"] | None, typer.Option(help="Compare logits with those of the installed transformers.")
+        Literal["transformers"] | None,
+        typer.Option(help="Also compare the logits with those of the installed transformers."),
     ] = None,
-    ignore_config_keys: Ignored = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ignore_config_keys: IgnoredKeys = None,
+    as_json: Json = False,
 ) -> None:
-    """Say what a checkpoint is and whether its numbers hold: a pass or a fail a line, exit status 1 on a fail."""
+    """Check a checkpoint: what is in it, and whether its tokenizer, logits and maps are right.
+
+    Each check is a line that says pass or FAIL; the exit status is 1 if any fails.
+    """
     _configure_jax("float32")
     from jaxlin.report.check import check_model
     from jaxlin.report.check.terminal import show_end, show_facts, show_line
@@ -181,7 +205,7 @@ def check(
     with console.status("loading") as status:
 
         def on_facts(facts: dict[str, str]) -> None:
-            status.update("checking: the first lines take longest, as programs are compiled")
+            status.update("checking: the first checks take longest, because programs are compiled")
             if not as_json:
                 show_facts(facts, console)
 
@@ -202,7 +226,7 @@ def check(
 
 @app.command()
 def models() -> None:
-    """Say which models are supported."""
+    """List the supported models."""
     from jaxlin.loading.registry import families
 
     table = Table("family file", "model_type in config.json", "GGUF architecture")
@@ -213,69 +237,74 @@ def models() -> None:
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Argument(help="A hub id, a directory or a .gguf file; no weights are read.")],
-    tokens: Annotated[int, typer.Option(min=1, help="The length of the prompt.")] = 8,
+    model: Annotated[str, typer.Argument(help="Hub id, directory or .gguf file.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt, in tokens.")] = 8,
     dtype: Dtype = "float32",
     memory: Annotated[
-        float | None, typer.Option(min=0, max=1e9, help="GB there are; those of the present device if absent.")
+        float | None, typer.Option(min=0, max=1e9, help="Available memory in GB. Default: that of the first device.")
     ] = None,
-    remat: Annotated[bool, typer.Option(help="Recompute what is held instead of keeping it.")] = False,
-    ignore_config_keys: Ignored = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    remat: Annotated[
+        bool, typer.Option(help="Recompute the frozen factors in every pass instead of storing them.")
+    ] = False,
+    ignore_config_keys: IgnoredKeys = None,
+    as_json: Json = False,
 ) -> None:
-    """Say what a model and its map will take in memory, before anything is read."""
+    """Estimate how much memory a model and its map take, without reading weights."""
     _configure_jax(dtype)
     from jaxlin.common.devices import physical_memory
     from jaxlin.loading.plan import memory_plan
 
-    there = physical_memory() if memory is None else int(memory * 1e9)
-    found = memory_plan(
+    available = physical_memory() if memory is None else int(memory * 1e9)
+    estimate = memory_plan(
         model,
         tokens=tokens,
         dtype=dtype,
-        memory=there,
+        memory=available,
         remat=remat,
         ignore_config_keys=ignore_config_keys or (),
     )
     if as_json:
-        print(json_text(finite(found.to_dict()), indent=2))
+        print(json_text(finite(estimate.to_dict()), indent=2))
         return
     console = Console(highlight=False)
-    said = f"{printable(model)}: {found.parameters / 1e9:.2f} G parameters, {tokens} tokens, {dtype}"
-    console.print(Text(said, style="italic"), soft_wrap=True)
-    table = Table("", "GB")
+    heading = f"{printable(model)}: {estimate.parameters:,} parameters, {tokens} tokens, {dtype}"
+    console.print(Text(heading, style="italic"), soft_wrap=True)
+    table = Table("memory", "GB")
     for name, size in (
-        ("weights, as stored", found.weights),
-        ("frozen factors", found.frozen),
-        ("forward pass", found.forward),
-        (f"a block of {found.block} rows", found.rows),
-        ("the dense J", found.jacobian),
-        ("peak, rows alone", found.operator),
-        ("peak, J in memory", found.peak),
-        ("there is", there),
+        ("weights, as stored", estimate.weights),
+        ("frozen factors", estimate.frozen),
+        ("forward pass", estimate.forward),
+        (f"a block of {estimate.block} rows of J", estimate.rows),
+        ("dense J", estimate.jacobian),
+        ("peak, without a dense J", estimate.operator),
+        ("peak, with a dense J", estimate.peak),
+        ("available", available),
     ):
         table.add_row(name, f"{size / 1e9:.3f}")
     console.print(table)
-    if found.peak > there:
-        hint = "The dense J does not fit beside the model: take products, or write it with jacobian(out=FILE)."
+    if estimate.peak > available:
+        hint = (
+            "The dense J does not fit in memory beside the model. Use products with it (lmap @ v, lmap.T @ u, "
+            "lmap.svd), or write it to a file: lmap.jacobian(out=FILE)."
+        )
         console.print(hint, soft_wrap=True)
 
 
 def _configure_jax(dtype: str, devices: int | None = None) -> None:
-    """64-bit mode if asked for, and compiled programs kept in the user's cache folder for the next call."""
+    """Set JAX's precision and number of devices, and a cache for compiled programs in the user's cache folder."""
     import jax
 
     from jaxlin.common.devices import prefer_library_products
 
     prefer_library_products()
     if devices is not None:
-        # Where there is only a CPU, it is as many devices as are asked for.
+        # Where there is only a CPU, it acts as that many devices.
         jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_x64", dtype == "float64")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlin"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    # XLA logs a screenful for each program it reads from the cache on a CPU; what matters is raised.
+    # XLA logs a screenful for each program that it reads from the cache on a CPU; errors that matter are raised.
     jax.config.update("jax_logging_level", "CRITICAL")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -20,7 +20,7 @@ from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.sites import is_whole
 from jaxlin.report.details import detail
-from jaxlin.report.explanation import SPECTRA, Explanation, Ranks, Spectrum, Triplet
+from jaxlin.report.explanation import SPECTRA, Explanation, Spectrum, SpectrumRanks, Triplet
 from jaxlin.spectrum.words import nearest_embeddings, promoted
 from jaxlin.tokenizer import Tokenizer, required
 
@@ -122,8 +122,8 @@ class _Spectrum:
 
     whole: SVD
     residual: float
-    ranks: Ranks | None = None
-    ranks_without_first: Ranks | None = None
+    ranks: SpectrumRanks | None = None
+    ranks_without_first: SpectrumRanks | None = None
 
 
 def _spectrum(lmap: LocalMap, how: Spectrum, top: int) -> _Spectrum:
@@ -148,8 +148,8 @@ def _spectrum(lmap: LocalMap, how: Spectrum, top: int) -> _Spectrum:
     return _Spectrum(whole, lmap.residual_of(jacobian), _ranks(whole.s), without_first)
 
 
-def _ranks(s: np.ndarray) -> Ranks:
-    return Ranks(stable_rank(s), effective_rank(s))
+def _ranks(s: np.ndarray) -> SpectrumRanks:
+    return SpectrumRanks(stable_rank(s), effective_rank(s))
 
 
 def _triplet(

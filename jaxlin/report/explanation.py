@@ -31,7 +31,7 @@ class Triplet:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class SpectrumRanks:
     """How many directions the map is worth: see `jaxlin.linearize.linalg.triplets`."""
 
     stable: float
@@ -78,8 +78,8 @@ class Explanation:
     defect: float
     spectrum: Spectrum
     triplets: list[Triplet]
-    ranks: Ranks | None
-    ranks_without_first: Ranks | None
+    ranks: SpectrumRanks | None
+    ranks_without_first: SpectrumRanks | None
     detail: Detail | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,63 +1,64 @@
-"""The page of an `Explanation`: one file that holds its style, its script and its data, and asks for nothing else."""
+"""The page of an `Explanation`: one file with its style, script and data, which requests nothing else."""
 
 import base64
 import hashlib
 import html
 import json
 import math
-import re
 import tempfile
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_atomically
 from jaxlin.report.explanation import Explanation
-from jaxlin.report.terminal import subject, visible
+from jaxlin.report.terminal import logit_name, visible
 
 HEIGHT = 720
-"""Pixels of the page in a notebook."""
+"""Height of the page in a notebook, in pixels."""
 
 
 class ReportError(JaxlinError):
-    """A page that cannot be written where it was asked for."""
+    """The page cannot be written to the path."""
 
 
-def page(found: Explanation, name: str | None = None) -> str:
-    """The page of `found` as HTML.
+def page(explanation: Explanation, name: str | None = None) -> str:
+    """The page of an explanation, as HTML.
 
-    The browser is told to run no script and use no style but the page's own, by their hashes, and to ask nothing of
-    any network: text that were taken for markup after all would do nothing.
+    Its content security policy lets the browser run no script and use no style but the page's own, which it knows by
+    their hashes, and make no request: text of a prompt that was parsed as markup in spite of the escaping could do
+    nothing.
 
     Args:
-        found: from `jaxlin.report.build`; with ``with_detail=True`` for layers, heads, neurons and the whole spectrum.
-        name: where the model is from, as a user named it.
+        explanation: from `explain`; with ``with_detail=True`` the page shows layers, heads, neurons and all singular
+            values too.
+        name: the name of the model that the user gave.
     """
     style, script, template = (
         resources.files("jaxlin.report").joinpath(file).read_text("utf-8")
         for file in ("style.css", "script.js", "page.html")
     )
     parts = {
-        "title": html.escape(f"{subject(found)} after {prompt(found)[-60:]}"),
+        "title": html.escape(f"{logit_name(explanation)} after {prompt(explanation)[-60:]}"),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
-        "data": as_json(contents(found, name)),
+        "data": as_json(contents(explanation, name)),
         "rows": "".join(
             f"<tr><th>{html.escape(visible(token))}</th><td>{value:+.4f}</td></tr>"
-            for token, value in zip(found.tokens, found.contributions, strict=True)
+            for token, value in zip(explanation.tokens, explanation.contributions, strict=True)
         ),
     }
-    # One pass, so that nothing that was put in is looked at again.
-    return re.sub(r"@(\w+)@", lambda match: parts[match[1]], template)
+    return Template(template).substitute(parts)  # in one pass, so that no part is itself taken for a template
 
 
-def frame(found: Explanation) -> str:
-    """The page inside a notebook: a frame whose document is given in place, and which can reach nothing around it."""
-    document = html.escape(page(found), quote=True)
+def frame(explanation: Explanation) -> str:
+    """The page for a notebook: an inline frame that is sandboxed, so that it cannot reach the notebook."""
+    document = html.escape(page(explanation), quote=True)
     return (
         f'<iframe title="jaxlin" sandbox="allow-scripts" srcdoc="{document}" width="100%" height="{HEIGHT}" '
         'style="border:0"></iframe>'
@@ -65,10 +66,10 @@ def frame(found: Explanation) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Say so before anything is computed if `path` cannot be written.
+    """Check, before anything is computed, that a page can be written to `path`.
 
     Raises:
-        ReportError: a folder, or a file in a folder that is not there or cannot be written.
+        ReportError: `path` is a folder or no ordinary file, or its folder does not exist or cannot be written.
     """
     if path.is_dir():
         raise ReportError(f"{path}: expected a file to write the page to; found a folder.")
@@ -82,30 +83,31 @@ def check_writable(path: Path) -> None:
         raise ReportError(f"{path}: expected a folder that can be written; found {error.strerror}.") from error
 
 
-def write(found: Explanation, path: Path, name: str | None = None) -> None:
-    """Write the page to `path`, whole or not at all: beside it first, then renamed.
+def write(explanation: Explanation, path: Path, name: str | None = None) -> None:
+    """Write the page to `path`, atomically.
 
     Raises:
         ReportError: it cannot be written there.
     """
     check_writable(path)
-    text = page(found, name)
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8", newline="\n"), ReportError)
+    text = page(explanation, name)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"), ReportError)
 
 
-def prompt(found: Explanation) -> str:
+def prompt(explanation: Explanation) -> str:
     """The prompt up to the position explained."""
-    return "".join(found.tokens[: found.position + 1])
+    return "".join(explanation.tokens[: explanation.position + 1])
 
 
-def contents(found: Explanation, name: str | None) -> dict[str, Any]:
-    """What the script reads: the explanation with its tokens made visible, and where it comes from."""
-    data = found.to_dict()
-    data["tokens"] = [visible(token) for token in found.tokens]
-    data["before"], data["after"] = map(_plain, (prompt(found), "".join(found.tokens[found.position + 1 :])))
-    data["target"] = visible(found.target)
-    data["over"] = None if found.over is None else visible(found.over)
-    data["next_tokens"] = [(visible(token), probability) for token, probability in found.next_tokens]
+def contents(explanation: Explanation, name: str | None) -> dict[str, Any]:
+    """The data that the script draws: the explanation with its tokens made visible, the model's name, the versions."""
+    data = explanation.to_dict()
+    data["tokens"] = [visible(token) for token in explanation.tokens]
+    after = "".join(explanation.tokens[explanation.position + 1 :])
+    data["before"], data["after"] = map(_plain, (prompt(explanation), after))
+    data["target"] = visible(explanation.target)
+    data["over"] = None if explanation.over is None else visible(explanation.over)
+    data["next_tokens"] = [(visible(token), probability) for token, probability in explanation.next_tokens]
     for triplet in data["triplets"]:
         triplet["promotes"], triplet["demotes"] = (
             [visible(word) for word in triplet[pole]] for pole in ("promotes", "demotes")
@@ -123,14 +125,14 @@ def contents(found: Explanation, name: str | None) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """`text` with nothing in it that could turn what stands around it: no control or direction marks."""
+    """`text` without control characters and direction marks, which would change how the text around it is shown."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def as_json(data: Any) -> str:
-    r"""JSON that stands inside a script element: no `<`, `>` or `&`, and nothing outside ASCII.
+    r"""JSON for the inside of a script element: without `<`, `>` and `&`, and in ASCII alone.
 
-    What is not finite is null: JSON has no such numbers.
+    Numbers that are not finite become null, as JSON has none.
     """
     text = json.dumps(_finite(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")

@@ -129,14 +129,14 @@
   /* Who says what: the header. */
   const likely = data.next_tokens.find(([token]) => token === data.target);
   const differs = data.over !== null;
-  by("title").append("What makes the logit of ", word(data.target), ...(differs ? [" over that of ", word(data.over)] : []));
+  by("title").append("Contributions to the logit of ", word(data.target), ...(differs ? [" minus that of ", word(data.over)] : []));
   const spaced = data.target.startsWith("\u00b7");
   by("lead").append(data.before + (spaced ? " " : ""), el("span", { class: "target" }, data.target.slice(spaced ? 1 : 0)), el("span", { class: "quiet" }, data.after));
   const facts = [
     [differs ? "difference of logits" : "logit", number(data.logit)],
-    ["probability", likely ? percent(likely[1]) : "below the " + data.next_tokens.length + " likeliest"],
+    ["probability", likely ? percent(likely[1]) : "not among the " + data.next_tokens.length + " likeliest"],
     ["residual of the map", small(data.residual)],
-    ["rule, dtype", data.rule + ", " + data.dtype],
+    ["freeze rule, dtype", data.rule + ", " + data.dtype],
   ];
   for (const [name, value] of facts) by("facts").append(el("div", {}, el("dt", {}, name), el("dd", {}, value)));
   const others = el("dd");
@@ -146,7 +146,7 @@
   const place = digits(size([...contributions, data.bias]));
   const buttons = data.tokens.map((token, t) => {
     const later = t > data.position;
-    const label = later ? token + ", after the position read" : token + ", contributes " + signed(contributions[t], place);
+    const label = later ? token + ", after the last token that counts" : token + ", contributes " + signed(contributions[t], place);
     const button = el("button", { type: "button", class: "token" + (later ? " later" : ""), "data-cell": t, "aria-pressed": "false", "aria-label": label }, word(token), el("span", { class: "figure" }, later ? "\u2013" : signed(contributions[t], place)));
     return button;
   });
@@ -171,24 +171,24 @@
     }
   }
   by("legend").append(el("span", { class: "ramp" }, scaleLow, el("i", { "aria-hidden": "true" }), scaleText));
-  if (tokens.length > 1) by("legend").append(el("label", { for: "without-first" }, without, "colours to the scale of the tokens after the first"));
+  if (tokens.length > 1) by("legend").append(el("label", { for: "without-first" }, without, "scale the colours without the first token"));
   without.addEventListener("change", rescale);
 
   const layerName = (row) => (row === 0 ? "embedding" : "after layer " + (row - 1));
   function describeToken(button) {
     if (button.dataset.cell === "b") return [headline(["b, the biases"], data.bias)];
     const t = Number(button.dataset.cell);
-    if (t > data.position) return [el("p", {}, word(data.tokens[t]), "  comes after the position read and cannot reach it.")];
+    if (t > data.position) return [el("p", {}, word(data.tokens[t]), "  comes after the explained position and cannot influence it.")];
     const share = percent(contributions[t] / total([...contributions, data.bias]));
-    const nodes = [headline([word(tokens[t])], contributions[t], share + " of all contributions by size", "token " + t)];
+    const nodes = [headline([word(tokens[t])], contributions[t], share + " of the sum of all sizes", "token " + t)];
     if (detail) {
       const path = detail.streams.map((row) => row[t]);
-      nodes.push(el("ul", { "aria-label": "what its stream carries, by layer" }, ...path.map((value, row) => measure("li", layerName(row), value, size(path)))));
+      nodes.push(el("ul", { "aria-label": "contribution of its residual stream, by layer" }, ...path.map((value, row) => measure("li", layerName(row), value, size(path)))));
     }
     return nodes;
   }
   let keepColumn = () => {};
-  figure(by("tokens"), by("tokens-readout"), [[...buttons, biasButton]], describeToken, "Hover, tap or use the arrow keys.", (button) => keepColumn(button && button.dataset.cell !== "b" ? Number(button.dataset.cell) : null));
+  figure(by("tokens"), by("tokens-readout"), [[...buttons, biasButton]], describeToken, "Hover, tap or use the arrow keys to see a token's contribution by layer.", (button) => keepColumn(button && button.dataset.cell !== "b" ? Number(button.dataset.cell) : null));
 
   /* Grids of coloured figures. */
   function grid(table, names, rowNames, values, corner, after) {
@@ -226,11 +226,11 @@
       const [l, t] = at(cell);
       const value = streams[l][t];
       const change = l ? value - streams[l - 1][t] : null;
-      const nodes = [headline([word(tokens[t]), " " + layerName(l)], value, percent(value / total([...streams[l], detail.stream_biases[l]])) + " of its row by size", change === null ? "" : "changed by " + signed(change) + " in layer " + (l - 1))];
+      const nodes = [headline([word(tokens[t]), " " + layerName(l)], value, percent(value / total([...streams[l], detail.stream_biases[l]])) + " of the sum of sizes in its row", change === null ? "" : "changed by " + signed(change) + " in layer " + (l - 1))];
       const strongest = streams[l].map((each, s) => [each, s]).filter(([each]) => each).sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, 6);
-      nodes.push(el("ul", { "aria-label": "the strongest of this row" }, ...strongest.map(([each, s]) => measure("li", word(tokens[s]), each, Math.abs(strongest[0][0])))));
+      nodes.push(el("ul", { "aria-label": "the largest contributions in this row" }, ...strongest.map(([each, s]) => measure("li", word(tokens[s]), each, Math.abs(strongest[0][0])))));
       return nodes;
-    }, "Each figure is what the stream of one token, at that layer, carries to the logit.");
+    }, "Each number is the contribution of one token's residual stream, at that layer, to the logit.");
     const frame = by("map").parentElement;
     frame.scrollLeft = frame.scrollWidth; // where the position read stands
     keepColumn = (chosen) => {
@@ -255,7 +255,7 @@
     figure(by("parts"), by("parts-readout"), rows, (cell) => {
       const [kind, index] = cell.dataset.cell.split(",");
       const l = Number(index);
-      const share = (value) => percent(value / total(writes)) + " of all parts by size";
+      const share = (value) => percent(value / total(writes)) + " of the sum of all sizes";
       if (kind === "embed") return [headline(["embedding of ", word(tokens[data.position])], detail.embed, share(detail.embed))];
       if (kind === "final") return [headline(["biases of the final norm and the unembedding"], detail.final_bias, share(detail.final_bias))];
       const value = detail[kind][l];
@@ -268,7 +268,7 @@
       }
       const largest = size(items.map(([, each]) => each));
       return [headline([(kind === "attn" ? "attention of layer " : "MLP of layer ") + l], value, share(value)), el("ul", {}, ...items.map(([name, each]) => measure("li", name, each, largest)))];
-    }, "Choose a part for its heads or neurons.");
+    }, "Choose a part to see its heads or neurons.");
 
     /* Heads. */
     const names = detail.heads[0].map((_, h) => "head " + h);
@@ -284,10 +284,10 @@
       if (from.length < tokens.length) items.push(["all others", rest]);
       const largest = size(items.map(([, each]) => each));
       return [
-        headline(["layer " + l + ", head " + h], value, "of " + signed(detail.attn[l]) + " by its layer's attention", "rank " + rank + " of " + order.length + " by size"),
-        el("ul", { "aria-label": "what it brings from each position" }, ...items.map(([label, each]) => measure("li", label, each, largest))),
+        headline(["layer " + l + ", head " + h], value, "of " + signed(detail.attn[l]) + " from the attention of its layer", "rank " + rank + " of " + order.length + " by size"),
+        el("ul", { "aria-label": "its contribution from each token" }, ...items.map(([label, each]) => measure("li", label, each, largest))),
       ];
-    }, "Choose a head for the tokens that it reads from.");
+    }, "Choose a head to see the tokens it reads from.");
 
     /* Neurons. */
     const strongest = size(detail.neurons.map((neuron) => neuron.contribution));
@@ -336,11 +336,11 @@
     dots.forEach((dot, j) => dot.classList.toggle("chosen", i === j));
     by("triplet").setAttribute("aria-labelledby", "tab-" + i);
     const readings = detail ? detail.readings[i] : triplet.reads.map(([token, share, near]) => ({ token, share, near }));
-    const table = el("table", { class: "reads" }, el("thead", {}, el("tr", {}, ...["reads of", "share", "near to", ...(detail ? ["and opposite to"] : [])].map((name) => el("th", { scope: "col" }, name)))));
+    const table = el("table", { class: "reads" }, el("thead", {}, el("tr", {}, ...["right vector reads", "share of |v|\u00b2", "nearest words", ...(detail ? ["opposite words"] : [])].map((name) => el("th", { scope: "col" }, name)))));
     const body = el("tbody");
     for (const reading of readings) {
       const cell = (label, list) => el("td", { "data-label": label }, ...list.flatMap((each) => [word(each), " "]));
-      body.append(el("tr", {}, el("td", {}, word(detail ? data.tokens[reading.index] : reading.token)), el("td", { class: "share" }, percent(reading.share)), cell("near to", reading.near), ...(detail ? [cell("opposite to", reading.opposite)] : [])));
+      body.append(el("tr", {}, el("td", {}, word(detail ? data.tokens[reading.index] : reading.token)), el("td", { class: "share" }, percent(reading.share)), cell("nearest words", reading.near), ...(detail ? [cell("opposite words", reading.opposite)] : [])));
     }
     table.append(body);
     by("triplet").replaceChildren(el("div", { class: "poles" }, el("div", {}, el("h3", {}, "left vector promotes"), words(triplet.promotes)), el("div", {}, el("h3", {}, "and demotes"), words(triplet.demotes))), table);
@@ -355,15 +355,15 @@
   /* Where it comes from. */
   const ranks = (found) => "stable " + number(found.stable, 2) + ", effective " + number(found.effective, 1);
   const proof = [
-    ["|Jx + b \u2212 f(x)| / |f(x)|", small(data.residual) + (data.spectrum === "dense" ? ", over every row of J" : ", in random directions")],
-    ["tokens and b miss the logit by", small(data.defect) + " of the largest"],
-    ...(detail ? [["the worst layer's streams, by", small(detail.stream_defect) + " of the largest"], ["the model's parts, by", small(detail.component_defect) + " of the largest"]] : []),
-    ["likeliest next", others],
-    ...(data.ranks ? [["rank of J", ranks(data.ranks) + (data.ranks_without_first ? "; without the first token " + ranks(data.ranks_without_first) : "")]] : []),
-    ["held of a gated MLP", "rule " + data.rule],
+    ["residual of the map", small(data.residual) + " = |Jx + b \u2212 f(x)| / |f(x)|, measured " + (data.spectrum === "dense" ? "on every row of J" : "in random directions")],
+    ["error of the tokens' sum", small(data.defect) + " of the largest contribution"],
+    ...(detail ? [["error of the layers' sums", small(detail.stream_defect) + " of the largest contribution, at worst"], ["error of the parts' sum", small(detail.component_defect) + " of the largest contribution"]] : []),
+    ["likeliest next tokens", others],
+    ...(data.ranks ? [["rank of J", ranks(data.ranks) + (data.ranks_without_first ? "; without the first token " + ranks(data.ranks_without_first) : "") + ". Stable: \u03a3\u03c3\u00b2 / \u03c3\u2081\u00b2; effective: exp entropy of \u03c3 / \u03a3\u03c3"]] : []),
+    ["freeze rule", data.rule],
     ["computed in", data.dtype],
     ["model", [data.name, detail && detail.model].filter(Boolean).join("; ") || "not named"],
-    ["position read", data.position + " of 0\u2013" + (data.tokens.length - 1)],
+    ["explained position", data.position + " of 0\u2013" + (data.tokens.length - 1)],
     ["versions", Object.entries(data.versions).map((pair) => pair.join(" ")).join(", ")],
   ];
   for (const [name, value] of proof) by("proof").append(el("dt", {}, name), value instanceof Node ? value : el("dd", {}, value));

@@ -5,63 +5,72 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxlin.common.printable import printable
-from jaxlin.report.explanation import Explanation, Ranks
+from jaxlin.report.explanation import Explanation
 
 BAR = 28
 """Columns of the longest bar."""
 
+SPECTRUM_CAPTION = (
+    "J is a sum of terms σ u vᵀ: as far as the input has the pattern v (right vector), the output moves along u "
+    "(left vector), σ times as far. Promotes, demotes: words whose logits u raises and lowers most. Reads: tokens of "
+    "the prompt where v is large, their share of |v|², and words whose embeddings are nearest to v there."
+)
 
-def show(found: Explanation, console: Console) -> None:
-    """Print `found`."""
+
+def show(explanation: Explanation, console: Console) -> None:
+    """Print `explanation`."""
     # Tokens may look like rich's markup, so each text is a `Text`; joined, because an accent can be a token.
-    prompt = Text(printable("".join(found.tokens[: found.position + 1])), style="bold")
-    console.print(prompt.append(printable("".join(found.tokens[found.position + 1 :])), style="dim"))
-    likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in found.next_tokens)
-    console.print(Text("next      ").append(likely))
-    how = f"rule {found.rule}, {found.dtype}, {'all rows' if found.spectrum == 'dense' else 'sampled'}"
-    console.print(f"residual  |Jx + b - f(x)| / |f(x)| = {found.residual:.1e}   ({how})")
+    position, tokens = explanation.position, explanation.tokens
+    prompt = Text(printable("".join(tokens[: position + 1])), style="bold")
+    console.print(prompt.append(printable("".join(tokens[position + 1 :])), style="dim"))
+    likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in explanation.next_tokens)
+    measured = "on all rows of J" if explanation.spectrum == "dense" else "in random directions"
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("next token", Text(likely))
+    facts.add_row("residual", f"|Jx + b - f(x)| / |f(x)| = {explanation.residual:.1e}, measured {measured}")
+    facts.add_row("settings", f"freeze rule {explanation.rule}, {explanation.dtype}")
+    console.print(facts)
     console.print()
-    console.print(_contributions(found))
-    if found.triplets:
+    console.print(_contributions(explanation))
+    if explanation.triplets:
         console.print()
-        console.print(_spectrum(found))
-    if found.ranks:
+        console.print(_spectrum(explanation))
+    if explanation.ranks:
         console.print()
-        console.print(f"rank      {_ranks(found.ranks)}")
-    if found.ranks_without_first:
-        console.print(f"          {_ranks(found.ranks_without_first)} without the first token")
+        console.print(_ranks(explanation))
 
 
-def _contributions(found: Explanation) -> Table:
-    total = sum(found.contributions) + found.bias
-    title = Text(f"What makes the logit of {subject(found)}: {found.logit:.4f}")
+def _contributions(explanation: Explanation) -> Table:
+    title = Text(f"Contributions to {logit_name(explanation)} ({explanation.logit:.4f})")
     table = Table(title=title, title_justify="left")
     table.add_column("token")
     table.add_column("contribution", justify="right")
     table.add_column("")
-    parts = list(zip(map(visible, found.tokens), found.contributions, strict=True))[: found.position + 1]
-    longest = max(abs(value) for _, value in [*parts, ("", found.bias)]) or 1.0
-    for token, value in [*parts, ("b, the biases", found.bias)]:
+    parts = list(zip(map(visible, explanation.tokens), explanation.contributions, strict=True))
+    parts = [*parts[: explanation.position + 1], ("b, the biases", explanation.bias)]
+    longest = max(abs(value) for _, value in parts) or 1.0
+    for token, value in parts:
         sign, style = ("█", "green") if value > 0 else ("░", "red")
-        bar = Text(sign * round(BAR * abs(value) / longest), style=style)
-        table.add_row(Text(token), f"{value:+.4f}", bar)
+        table.add_row(Text(token), f"{value:+.4f}", Text(sign * round(BAR * abs(value) / longest), style=style))
     table.add_section()
-    table.add_row("sum", f"{total:+.4f}", f"off by {found.defect:.0e} of the largest part")
+    total = sum(explanation.contributions) + explanation.bias
+    explained = "the logit" if explanation.over is None else "the difference"
+    table.add_row("sum", f"{total:+.4f}", f"= {explained}; relative error {explanation.defect:.0e}")
     return table
 
 
-def _spectrum(found: Explanation) -> Table:
+def _spectrum(explanation: Explanation) -> Table:
     table = Table(
-        title="The largest singular values of J",
+        title=f"What J reads and writes: its {len(explanation.triplets)} largest singular values σ",
         title_justify="left",
-        caption="share: of the right vector's squared norm; near: the embeddings nearest to its part there",
+        caption=SPECTRUM_CAPTION,
         caption_justify="left",
     )
     table.add_column("σ", justify="right")
-    table.add_column("left vector promotes")
+    table.add_column("left vector u promotes")
     table.add_column("and demotes", style="dim")
-    table.add_column("right vector reads (share: near)")
-    for triplet in found.triplets:
+    table.add_column("right vector v reads")
+    for triplet in explanation.triplets:
         reads = "\n".join(
             f"{visible(token)} {share:.0%}: {_words(near)}" for token, share, near in triplet.reads if share >= 0.01
         )
@@ -71,20 +80,27 @@ def _spectrum(found: Explanation) -> Table:
     return table
 
 
-def _ranks(ranks: Ranks) -> str:
-    return f"stable {ranks.stable:.2f}, effective {ranks.effective:.1f}"
+def _ranks(explanation: Explanation) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    if ranks := explanation.ranks:
+        stable, effective = f"stable {ranks.stable:.2f} (Σσ² / σ₁²)", f"effective {ranks.effective:.1f}"
+        grid.add_row("rank of J ", f"{stable}, {effective} (exp entropy of σ / Σσ)")
+    if ranks := explanation.ranks_without_first:
+        grid.add_row("", f"without the first token: stable {ranks.stable:.2f}, effective {ranks.effective:.1f}")
+    return grid
 
 
 def _words(words: list[str]) -> str:
     return " ".join(map(visible, words))
 
 
-def subject(found: Explanation) -> str:
-    """The target, and what it is measured over if there is such a word."""
-    return visible(found.target) + (f" over that of {visible(found.over)}" if found.over is not None else "")
+def logit_name(explanation: Explanation) -> str:
+    """The number that is attributed to tokens: a logit, or the difference of two."""
+    name = f"the logit of {visible(explanation.target)}"
+    return name if explanation.over is None else f"{name} minus that of {visible(explanation.over)}"
 
 
 def visible(token: str) -> str:
-    """A token with its leading space and its line breaks to be seen."""
+    """A token with each space as a middle dot, and each character that does not print as a sign that does."""
     shown = token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown).replace(" ", "·")

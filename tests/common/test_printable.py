@@ -152,7 +152,7 @@ def test_tokens_in_a_terminal(token: str) -> None:
     show(result, Console(file=out, width=200, highlight=False))
     assert fit(out.getvalue())
     if fit(token):
-        assert f"logitof{token}overthatof{token}:1.0000" in "".join(out.getvalue().split())
+        assert f"logitof{token}minusthatof{token}(1.0000)" in "".join(out.getvalue().split())
 
 
 def test_logs(caplog: pytest.LogCaptureFixture) -> None:

@@ -175,8 +175,8 @@ def test_what_is_not_used_is_listed(checkpoint: Checkpoint, tmp_path: Path, monk
     seen: list[dict[str, str]] = []
     found = check_model(tmp_path, ignore_config_keys=["text_config.new_key"], on_facts=seen.append)
     assert seen == [found.facts]
-    assert found.facts["ignored"].startswith("text_config.new_key: as asked; architectures, ")
-    assert "text_config.use_cache" in found.facts["ignored"]
+    assert found.facts["unused keys"].startswith("text_config.new_key: ignored as requested; architectures, ")
+    assert "text_config.use_cache" in found.facts["unused keys"]
     assert "left out 21 tensors vision_tower.*: the vision half of the model" in found.facts["note 1"]
     assert found.facts["family"] == "gemma3; model_type 'gemma3'"
     assert found.facts["format"] == "safetensors, F32"
@@ -201,17 +201,17 @@ def test_the_command() -> None:
     """On the shipped model all pass, in lines that a terminal of 80 columns has room for."""
     command = [sys.executable, "-c", "from jaxlin.__main__ import main; main()", "check"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}, check=False)
-    lines = done.stdout.splitlines()
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert (done.returncode, done.stderr) == (0, "")
-    assert lines[:2] == ["the small model of jaxlin", "  family    llama; model_type 'llama'"]
-    assert lines[-1] == "10 of 10 pass"
+    assert lines[:2] == ["the small model of jaxlin", "  family      llama; model_type 'llama'"]
+    assert lines[-1] == "10 of 10 checks pass"
     assert sum(line.startswith("  pass  ") for line in lines) == 10
     assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_exit_status(as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    failed = Line("logits, batch and single", False, float("nan"), 4e-6, note="not a finite number")
+    failed = Line("logits, batched against single", False, float("nan"), 4e-6, note="not a finite number")
     unknown = Line(against.NAME, None, note="not compared: [bold]why[/]")
     found = ModelCheck("a", {"format": "safetensors, BF16", "note 1": "left out 2 tensors"}, (failed, unknown))
 
@@ -231,6 +231,6 @@ def test_the_exit_status(as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys:
         read = json.loads(printed)
         assert (read["passed"], read["lines"][0]["figure"], read["lines"][1]["passed"]) == (False, None, None)
     else:
-        assert "FAIL  logits, batch and single" in printed
-        assert "  ?   logits, here and in transformers\n        not compared: [bold]why[/]" in printed
-        assert printed.endswith("0 of 2 pass, 1 fails, 1 could not be compared\n")
+        assert "FAIL  logits, batched against single" in printed
+        assert "  ?   logits, against transformers\n        not compared: [bold]why[/]" in printed
+        assert printed.endswith("0 of 2 checks pass, 1 fails, 1 could not be compared\n")

@@ -254,13 +254,14 @@ class TestCommand:
         done = jaxlin_command("explain", PROMPT, "--spectrum", "none", "--no-bos")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(PROMPT)
-        assert "float32, sampled)" in done.stdout
+        assert "measured in random directions" in done.stdout
+        assert "freeze rule gate, float32" in done.stdout
         assert "rank" not in done.stdout
         assert "singular" not in done.stdout
 
     def test_one_word_over_another(self) -> None:
         done = jaxlin_command("explain", PROMPT, "--spectrum", "none", "--target", "most", "--over", "only")
-        assert "What makes the logit of ·most over that of ·only:" in done.stdout
+        assert "Contributions to the logit of ·most minus that of ·only (" in done.stdout
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

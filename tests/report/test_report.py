@@ -23,7 +23,7 @@ from jaxlin.report.html import ReportError, as_json
 from jaxlin.report.terminal import visible
 
 PROMPT = "The bridge out of the town is the"
-HOSTILE = "</script><img src=x onerror=alert(1)><b>&amp;\u202e\u2028 \"'@style@"
+HOSTILE = "</script><img src=x onerror=alert(1)><b>&amp;\u202e\u2028 \"'$style ${style} $$"
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ class TestBrowser:
     def test_the_figures(self, shown: Page, explained: jaxlin.Explanation) -> None:
         detail = explained.detail
         assert detail is not None
-        assert shown.locator("h1").inner_text() == f"What makes the logit of {visible(explained.target)}"
+        assert shown.locator("h1").inner_text() == f"Contributions to the logit of {visible(explained.target)}"
         tokens = shown.locator(".token .figure").all_inner_texts()
         np.testing.assert_allclose([*map(figures, tokens)], [*explained.contributions, explained.bias], atol=5.1e-3)
         cells = [figures(text) for text in shown.locator("#map td[role=gridcell]").all_inner_texts()]
@@ -360,7 +360,7 @@ class TestBrowser:
             write(found, tmp_path / "page.html")
             for shown in opened(chromium, tmp_path / "page.html"):
                 assert shown.locator("#triplets").is_visible() == bool(triplets)
-                title = f"What makes the logit of {visible(found.target)} over that of \N{MIDDLE DOT}a"
+                title = f"Contributions to the logit of {visible(found.target)} minus that of \N{MIDDLE DOT}a"
                 assert shown.locator("h1").inner_text() == title
                 counts = [shown.locator(part).count() for part in ("#spectrum circle", "#triplets button")]
                 assert counts == [triplets, triplets]

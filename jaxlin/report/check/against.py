@@ -16,7 +16,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.report.check.numbers import logits_bar, relative, singles
 from jaxlin.report.check.results import Line, measured
 
-NAME = "logits, here and in transformers"
+NAME = "logits, against transformers"
 
 
 def check_installed() -> None:
@@ -48,7 +48,7 @@ def transformers_line(path: Path, model: Decoder, prompts: Int[np.ndarray, "n t"
     def difference() -> float:
         return max(map(relative, singles(model, prompts, every=True), expected))
 
-    return measured(NAME, logits_bar(model.config.num_hidden_layers), difference, note="of the largest logit")
+    return measured(NAME, logits_bar(model.config.num_hidden_layers), difference, note="relative to the largest logit")
 
 
 def transformers_logits(path: Path, prompts: Int[np.ndarray, "n t"]) -> Float[np.ndarray, "n t v"]:

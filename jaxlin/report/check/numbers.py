@@ -85,7 +85,7 @@ def precision_line(model: Decoder, prompts: Prompts) -> Line:
     """Logits in float32 against float64."""
     wide = variant(model, dtype="float64")
     return _logits_line(
-        "logits, float32 and float64",
+        "logits, float32 against float64",
         model,
         in_64_bits(lambda: max(map(relative, singles(model, prompts), singles(wide, prompts)))),
     )
@@ -98,7 +98,7 @@ def batch_line(model: Decoder, prompts: Prompts) -> Line:
         batch = jax.jit(jax.vmap(_logits, in_axes=(None, 0, None)))(model, jnp.asarray(prompts), _columns(model))
         return max(map(relative, batch, singles(model, prompts)))
 
-    return _logits_line("logits, batch and single", model, difference)
+    return _logits_line("logits, batched against single", model, difference)
 
 
 def linearized_line(model: Decoder, prompts: Prompts) -> Line:
@@ -109,11 +109,13 @@ def linearized_line(model: Decoder, prompts: Prompts) -> Line:
         pairs = zip(singles(linearized, prompts), singles(model, prompts), strict=True)
         return sum(float(np.sum(a != b)) for a, b in pairs)
 
-    return measured("logits, linearized and plain", 0.0, differing, note="logits that differ in any bit")
+    return measured("logits, linearized against plain", 0.0, differing, note="logits that differ in a bit")
 
 
 def _logits_line(name: str, model: Decoder, measure: Callable[[], float]) -> Line:
-    note = "of the largest logit" if model.config.has_unembedding else "of the largest output: no logits"
+    note = (
+        "relative to the largest logit" if model.config.has_unembedding else "relative to the largest output; no logits"
+    )
     return measured(name, logits_bar(model.config.num_hidden_layers), measure, note=note)
 
 
@@ -132,15 +134,15 @@ def wide_residual_line(model: Decoder, prompts: Prompts) -> Line:
 
 def corrupted_line(model: Decoder, prompts: Prompts) -> Line:
     """The residual of a map that is wrong by one factor: the proof must fail."""
-    wide, note = variant(model, dtype="float64"), "its residual, with one factor 1 % off"
+    wide, note = variant(model, dtype="float64"), "residual with one frozen factor 1 % off"
     least = in_64_bits(lambda: corrupted(_map(wide, prompts)))
-    return measured("a corrupted factor is seen", CORRUPTED, least, above=True, note=note)
+    return measured("a wrong factor is noticed", CORRUPTED, least, above=True, note=note)
 
 
 def affine_line(model: Decoder, prompts: Prompts) -> Line:
     """The replayed map far from the prompt, where a factor that was not frozen would show."""
-    wide, note = variant(model, dtype="float64"), "of the largest output, far from x"
-    return measured("the replayed map is affine", AFFINE, in_64_bits(lambda: affinity(_map(wide, prompts))), note=note)
+    wide, note = variant(model, dtype="float64"), "relative error, far from the prompt"
+    return measured("the map is affine", AFFINE, in_64_bits(lambda: affinity(_map(wide, prompts))), note=note)
 
 
 def _map(model: Decoder, prompts: Prompts) -> LocalMap:

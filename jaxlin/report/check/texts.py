@@ -36,16 +36,16 @@ def tokenizer_lines(tokenizer: Tokenizer, config: Config) -> Iterator[Line]:
         except TokenizerError as error:
             changed.append(f"{kind}: {error}"[:150])
     count = len(TEXTS)
-    note = "; ".join(changed[:2]) or "kinds of text, from words to code"
+    note = "; ".join(changed[:2]) or "kinds of text that come back unchanged"
     yield counted("text to ids and back", not changed, count - len(changed), count, above=True, note=note)
     more, last = tokenizer.vocab_size - config.vocab_size, config.vocab_size - 1
-    note = "the largest id of those texts"
-    note += f"; the tokenizer has {more} ids for which there are no embeddings" if more > 0 else ""
+    note = "largest id in those texts"
+    note += f"; the tokenizer has {more} ids without embeddings" if more > 0 else ""
     yield counted("ids within the vocabulary", max(ids, default=0) <= last, max(ids, default=0), last, note=note)
     begun = tokenizer.encode(TEXTS["words"])
     times = next((i for i, token in enumerate(begun) if token != tokenizer.bos_id), len(begun))
     if tokenizer.bos_id is None:
-        note = "there is none"
+        note = "the tokenizer has no BOS"
     else:
         note = f"{quoted(tokenizer.token(tokenizer.bos_id), 40)} {'begins' if times else 'does not begin'} a text"
     yield counted("BOS at most once", times <= 1, times, 1, note=note)
