@@ -42,17 +42,22 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="a hub id, directory or .gguf file; the small model if absent")
-    parser.add_argument("--quick", action="store_true", help="short prompts alone")
+    parser.add_argument("--quick", action="store_true", help="measure short prompts only")
     parser.add_argument(
         "--only", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="NAME", help=", ".join(GROUPS)
     )
-    parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the prompt, for the groups that have one")
-    parser.add_argument("--dense", action="store_true", help="unpack quantised weights first, as the peers hold them")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", help="lengths of the prompt in tokens, for the groups that have a prompt"
+    )
+    parser.add_argument("--dense", action="store_true", help="unpack quantised weights first, as the peers store them")
     parser.add_argument("--runs", type=int, default=3, help="rounds of interleaved runs; 3 if absent")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything here; until the end, what is found in FILE.partial"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write all results here; until the end of the run they are in FILE.partial",
     )
-    parser.add_argument("--gpu", action="store_true", help="large shapes with random weights, on a GPU")
+    parser.add_argument("--gpu", action="store_true", help="measure large shapes with random weights, on a GPU")
     args = parser.parse_args(argv)
     prefer_library_products()
     transformers.utils.logging.disable_progress_bar()
@@ -65,31 +70,31 @@ def main(argv: list[str] | None = None) -> int:
     if args.gpu and out is None:
         out = RESULTS / f"{slug(device()['kind'])}.json"
     findings: list[Finding] = []
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     try:
         with Clock(args.runs) if args.gpu else on_checkpoint(args) as clock:
-            said = {"command": command.strip(), "runs": args.runs, "quick": args.quick, **_said(clock)}
-            found = _kept(findings, said, out)
+            conditions = {"command": command.strip(), "runs": args.runs, "quick": args.quick, **_subject(clock)}
+            result = _write(findings, conditions, out)
             for finding in _findings(clock, args.only):
                 findings.append(finding)
-                found = _kept(findings, said, out)
+                result = _write(findings, conditions, out)
     except KeyboardInterrupt:
-        kept = f"; what was found is in {_partial(out)}" if findings and out else ""
-        print(f"Interrupted{kept}.", file=sys.stderr)
+        partial = f"; the findings so far are in {_partial(out)}" if findings and out else ""
+        print(f"Interrupted{partial}.", file=sys.stderr)
         return 130
     if out is not None:
         _partial(out).replace(out)
-    show(found, Console(width=None if sys.stdout.isatty() else 150))
+    show(result, Console(width=None if sys.stdout.isatty() else 150))
     return 0
 
 
-def _kept(findings: list[Finding], said: dict[str, Any], out: Path | None) -> dict[str, Any]:
-    """What is found so far, which an interrupted run leaves beside `out`."""
-    found = document(findings, **said)
+def _write(findings: list[Finding], conditions: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """The document of the findings so far, written beside `out`, where an interrupted run leaves it."""
+    result = document(findings, **conditions)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _partial(out).write_text(json.dumps(found, indent=1) + "\n")
-    return found
+        _partial(out).write_text(json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def _partial(out: Path) -> Path:
@@ -97,12 +102,12 @@ def _partial(out: Path) -> Path:
 
 
 def on_checkpoint(args: argparse.Namespace) -> Setting:
-    """The setting of a run on one checkpoint."""
+    """The setting of a run on the checkpoint of the command line."""
     return Setting(args.checkpoint, quick=args.quick, runs=args.runs, dense=args.dense, tokens=args.tokens)
 
 
 def _findings(clock: Clock, names: Sequence[str]) -> Iterator[Finding]:
-    """Of the groups of these names on a checkpoint, or of the large shapes where there is none."""
+    """The findings of these groups on a checkpoint, or of the large shapes where the run has no checkpoint."""
     if not isinstance(clock, Setting):
         yield from gpu.measure(clock)
         return
@@ -110,8 +115,8 @@ def _findings(clock: Clock, names: Sequence[str]) -> Iterator[Finding]:
         yield from GROUPS[name](clock)
 
 
-def _said(clock: Clock) -> dict[str, Any]:
-    """What a run is of."""
+def _subject(clock: Clock) -> dict[str, Any]:
+    """The checkpoint, dtype and seeds of a run."""
     if not isinstance(clock, Setting):
         seeds = {"krylov": 0, "random weights": 0, "prompt": 0}
         return {"checkpoint": "random weights", "dtype": "float32, weights bfloat16", "seeds": seeds}
@@ -121,7 +126,7 @@ def _said(clock: Clock) -> dict[str, Any]:
 
 
 def slug(kind: str) -> str:
-    """A device's name as that of a file."""
+    """The name of a device as the name of a file."""
     return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
 
 

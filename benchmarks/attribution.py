@@ -22,17 +22,17 @@ from jaxlin.attribution.logit import NEURONS
 
 OURS, FORWARD, TORCH = "attribute", "forward pass", "torch backward pass"
 RUNS = 2
-"""Times as often as the others: a call takes milliseconds."""
+"""How many times more often than other benchmarks these are run: a call takes milliseconds."""
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """All of them for each length."""
+    """Measure them for each length."""
     for tokens in setting.sizes((8,), (128, 512)):
-        yield from at(setting, tokens)
+        yield from at_length(setting, tokens)
 
 
-def at(setting: Setting, tokens: int) -> Iterator[Finding]:
-    """All of them for one length.
+def at_length(setting: Setting, tokens: int) -> Iterator[Finding]:
+    """Measure them for one length.
 
     Raises:
         JaxlinError: PyTorch gives other contributions.
@@ -58,8 +58,8 @@ def at(setting: Setting, tokens: int) -> Iterator[Finding]:
     timings, floor_of = setting.timed(calls, RUNS * setting.runs)
     weights, once = nbytes(model.layers), forward_products(model.config, tokens)
     both = once + row_products(model.config, 1, tokens)
-    told = {"defect": first.defect, "component defect": first.component_defect}
-    common = {"compile": compiling, "temporary": temporary, "floor": floor_of(both, 2 * weights), "figures": told}
+    figures = {"defect": first.defect, "component defect": first.component_defect}
+    common = {"compile": compiling, "temporary": temporary, "floor": floor_of(both, 2 * weights), "figures": figures}
     yield Row.of("attribution", OURS, size, timings[OURS], **common)
     yield Row.of(
         *("attribution", FORWARD, size, timings[FORWARD]),

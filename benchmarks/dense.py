@@ -1,7 +1,7 @@
 """The dense map: ours, plain JAX over the linearized model, and PyTorch over the detached one.
 
-Each call starts from the embeddings and ends with all of J, the forward pass included; but for `ALONE`, the rows of a
-map that is recorded already, which is what the floor of the transposes is of.
+Each call starts from the embeddings and ends with all of J, the forward pass included. The one exception is `RECORDED`,
+which takes the rows of a map whose factors are recorded already: it is compared with the floor of the transposes.
 """
 
 import copy
@@ -22,30 +22,30 @@ from benchmarks.timing import compiled, interleaved
 from jaxlin.linearize.operator import LocalMap
 
 OURS = "rows by transpose"
-ALONE = "rows by transpose, once recorded"
+RECORDED = "rows by transpose, once recorded"
 VECTORIZED, FUNCTIONAL = "torch jacobian(vectorize=True)", "torch.func.jacrev"
 OTHERS = ("jacrev", "jacfwd", VECTORIZED, FUNCTIONAL)
 COLUMNS = 2**30
-"""Bytes of one hidden activation over all columns up to which `jacfwd` is tried: it takes all together."""
+"""Bytes of one hidden activation over all columns up to which `jacfwd`, which takes all columns together, is run."""
 
 DEEP = 12
-"""Layers from which on a quarter of them is still compiled as a loop."""
+"""The least number of layers of which a quarter is still compiled as a loop."""
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """All ways for each length."""
+    """Measure all ways for each length."""
     if setting.peer is not None:
         yield _rates(setting)
     slow = setting.quick and setting.checkpoint is not None
     for tokens in setting.sizes((8,), (32, 128)):
-        yield from at(setting, tokens, [name for name in OTHERS if not (slow and name == "jacfwd")])
+        yield from at_length(setting, tokens, [name for name in OTHERS if not (slow and name == "jacfwd")])
 
 
-def at(setting: Setting, tokens: int, others: Collection[str] = OTHERS) -> Iterator[Finding]:
-    """Our way and `others` for one length.
+def at_length(setting: Setting, tokens: int, others: Collection[str] = OTHERS) -> Iterator[Finding]:
+    """Measure our way and `others` for one length.
 
     Raises:
-        JaxlinError: two of them do not give the same map.
+        JaxlinError: another way does not give our map.
     """
     model, x = setting.model, setting.x(tokens)
     config, size = model.config, {"tokens": tokens}
@@ -55,12 +55,12 @@ def at(setting: Setting, tokens: int, others: Collection[str] = OTHERS) -> Itera
     rows = compiled(LocalMap.rmatvec, lmap, _block(lmap))
     calls: dict[str, Callable[[], Any]] = {
         OURS: lambda: jaxlin.local_map(model, x).jacobian(progress=False),
-        ALONE: lambda: lmap.jacobian(progress=False),
+        RECORDED: lambda: lmap.jacobian(progress=False),
     }
     expected = np.asarray(calls[OURS]())
     programs: dict[str, tuple[float, float]] = {
         OURS: (recording[1] + rows[1], max(recording[2], rows[2])),
-        ALONE: (rows[1], rows[2]),
+        RECORDED: (rows[1], rows[2]),
     }
     for name, (call, *costs) in _plain(setting, x, others).items():
         calls[name], programs[name] = call, (costs[0], costs[1])
@@ -70,7 +70,7 @@ def at(setting: Setting, tokens: int, others: Collection[str] = OTHERS) -> Itera
 
     d = config.hidden_size
     forward, plain = forward_products(config, tokens), row_products(config, d, tokens)
-    own = {OURS: map_products(lmap) + forward, ALONE: map_products(lmap)}
+    own = {OURS: map_products(lmap) + forward, RECORDED: map_products(lmap)}
     moved = nbytes(model.layers) + expected.nbytes
     for name, timing in timings.items():
         compiling, temporary = programs.get(name, (None, None))
@@ -85,7 +85,7 @@ def at(setting: Setting, tokens: int, others: Collection[str] = OTHERS) -> Itera
             figures=figures,
         )
     ours = timings[OURS]
-    yield Ratio("dense, of floor", size, floor_of(plain, moved).seconds / timings[ALONE].median)
+    yield Ratio("dense, of floor", size, floor_of(plain, moved).seconds / timings[RECORDED].median)
     if theirs := [timings[name].median for name in (VECTORIZED, FUNCTIONAL) if name in timings]:
         yield Ratio("dense, over PyTorch", size, min(theirs) / ours.median)
     keys = {VECTORIZED: "vectorize", "jacrev": "jacrev", "jacfwd": "jacfwd"}
@@ -102,15 +102,15 @@ def at(setting: Setting, tokens: int, others: Collection[str] = OTHERS) -> Itera
 
 
 def _rates(setting: Setting) -> str:
-    """How fast each side multiplies: what the ways above are built on."""
+    """How fast JAX and PyTorch multiply, on which all of these depend."""
     import torch
 
     side = setting.side
     square = torch.randn(side, side, generator=torch.Generator().manual_seed(0))
     calls = {"JAX": square_product(side), "PyTorch": lambda: torch.matmul(square, square)}
     taken = interleaved(setting.runs, calls)
-    said = " and ".join(f"{2e-9 * side**3 / taken[name].median:.0f} GFLOP/s in {name}" for name in calls)
-    return f"dense: a {side} x {side} product of float32 matrices runs at {said}"
+    rates = " and ".join(f"{2e-9 * side**3 / taken[name].median:.0f} GFLOP/s in {name}" for name in calls)
+    return f"dense: a {side} x {side} product of float32 matrices runs at {rates}"
 
 
 def _block(lmap: LocalMap) -> jax.ShapeDtypeStruct:
@@ -118,10 +118,10 @@ def _block(lmap: LocalMap) -> jax.ShapeDtypeStruct:
 
 
 def _plain(setting: Setting, x: jax.Array, names: Collection[str]) -> dict[str, tuple[Callable[[], Any], float, int]]:
-    """`jacrev` and `jacfwd` of the linearized model, compiled: the call, its compilation and temporary memory."""
+    """`jacrev` and `jacfwd` of the linearized model: the compiled call, seconds to compile it, and temporary memory."""
     model = copy.copy(setting.model)
     model.linearize = True
-    found = {}
+    programs = {}
     for transform in (jax.jacrev, jax.jacfwd):
         name = transform.__name__
         activation = 4 * x.size * x.shape[0] * model.config.intermediate_size
@@ -129,8 +129,8 @@ def _plain(setting: Setting, x: jax.Array, names: Collection[str]) -> dict[str, 
             continue
         setting.say(f"compiling {name} of {x.shape[0]} tokens")
         program, took, temporary = compiled(transform(lambda model, x: model(x)[-1], argnums=1), model, x)
-        found[name] = (functools.partial(program, model, x), took, temporary)
-    return found
+        programs[name] = (functools.partial(program, model, x), took, temporary)
+    return programs
 
 
 def _torch(setting: Setting, tokens: int, names: Collection[str]) -> dict[str, Callable[[], Any]]:
@@ -147,14 +147,14 @@ def _torch(setting: Setting, tokens: int, names: Collection[str]) -> dict[str, C
 
 def _difference(expected: np.ndarray, setting: Setting, name: str, call: Callable[[], Any]) -> float:
     setting.say(f"{name}: a first call")
-    found = float(np.abs(np.asarray(call()) - expected).max() / np.abs(expected).max())
-    if not found <= AGREE:
-        raise jaxlin.JaxlinError(f"{name}: expected the map within {AGREE:g} of ours; found a difference of {found:g}.")
-    return found
+    gap = float(np.abs(np.asarray(call()) - expected).max() / np.abs(expected).max())
+    if not gap <= AGREE:
+        raise jaxlin.JaxlinError(f"{name}: expected the map within {AGREE:g} of ours; found a difference of {gap:g}.")
+    return gap
 
 
 def shallower(model: jaxlin.Decoder, layers: int) -> jaxlin.Decoder:
-    """`model` with its first `layers` blocks only."""
+    """`model` with its first `layers` blocks alone."""
     config = model.config
     cut = copy.copy(model)
     cut.config = dataclasses.replace(

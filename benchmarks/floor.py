@@ -1,4 +1,4 @@
-"""The floor: what a method must multiply and move, at the rates that this device is measured to reach."""
+"""The floor: the least time for the products and bytes of a method, at the measured rates of this device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.config import Config
 
 SIDE, COPIED = 4096, 256 * 2**20
-"""Of the large product and the large copy on a CPU; `ACCELERATED` elsewhere, where these would be over too soon."""
+"""The side of the large product and the bytes of the large copy on a CPU. Elsewhere `ACCELERATED`: these would be too
+short to time."""
 ACCELERATED = 8192, 4 * 2**30
 
 
@@ -29,7 +30,7 @@ class Floor:
         products: floating-point operations of its matrix products.
         moved: bytes that it must read and write.
         rate: operations a second of a large product.
-        bandwidth: bytes a second of a large copy, read and written.
+        bandwidth: bytes a second, read and written, of a large copy.
     """
 
     products: float
@@ -39,7 +40,7 @@ class Floor:
 
     @property
     def seconds(self) -> float:
-        """The later of the two."""
+        """The longer of the two times."""
         return max(self.products / self.rate, self.moved / self.bandwidth)
 
 
@@ -77,7 +78,7 @@ def row_products(config: Config, rows: int, tokens: int, layers: int | None = No
 
 
 def folded_products(config: Config, rows: int, tokens: int, layers: int | None = None) -> int:
-    """The same with each MLP multiplied into one matrix at each position: `jaxlin.nn.folding.fold`."""
+    """As `row_products`, with each MLP multiplied into one matrix at each position by `jaxlin.nn.folding.fold`."""
     depth = config.num_hidden_layers if layers is None else layers
     d, f = config.hidden_size, config.intermediate_size
     saved = max(0, 2 * rows * d * f - d * d * f - rows * d * d)
@@ -85,7 +86,7 @@ def folded_products(config: Config, rows: int, tokens: int, layers: int | None =
 
 
 def map_products(lmap: LocalMap, layers: int | None = None) -> int:
-    """Those of `LocalMap.jacobian`, which folds where it takes all rows together."""
+    """Operations of `LocalMap.jacobian`, which folds MLPs where it takes all rows together."""
     rows, tokens, _ = lmap.shape
     count = folded_products if lmap.default_block == rows else row_products
     return count(lmap.model.config, rows, tokens, layers)
@@ -101,4 +102,4 @@ def forward_products(config: Config, tokens: int) -> int:
 
 def nbytes(tree: Any) -> int:
     """Bytes of all arrays of a pytree."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    return sum(array.nbytes for array in jax.tree.leaves(tree))

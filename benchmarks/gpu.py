@@ -24,7 +24,7 @@ from jaxlin.linearize.operator import LocalMap
 TOKENS = {"dense map": 8, "precision": 8, "attribution": 2048, "spectrum": 512}
 PACKED = {"Llama-3.3-70B, NF4": {**LLAMA_70B, "quantization_config": NF4}}
 OF_PACKED = {"rows": 8, "attribution": 2048}
-"""All rows of its map would take minutes: one block of them is measured."""
+"""For a large model in 4 bits one block of rows is measured: all rows of its map would take minutes."""
 
 
 def measure(clock: Clock) -> Iterator[Finding]:
@@ -34,17 +34,19 @@ def measure(clock: Clock) -> Iterator[Finding]:
 
 
 def each(clock: Clock, shapes: Mapping[str, dict[str, Any]], tokens: Mapping[str, int]) -> Iterator[Finding]:
-    """Each task for each shape, precisions for the first alone; what does not fit in memory is noted and left out.
+    """Measure each task for each shape, and precisions for the first shape alone.
+
+    A task that runs out of memory is noted and left out.
 
     Args:
-        clock: what times.
-        shapes: the config.json of each model.
-        tokens: the length of the prompt of each task.
+        clock: times the calls.
+        shapes: the config.json of each model, by name.
+        tokens: the length of the prompt of each task, by name.
     """
     first = next(iter(shapes))
-    for name, said in shapes.items():
+    for name, config in shapes.items():
         clock.say(f"{name}: drawing the weights")
-        model = random_model(said)
+        model = random_model(config)
         for task, length in tokens.items():
             if task == "precision" and name != first:
                 continue
@@ -91,13 +93,13 @@ def _rows(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterat
     size = {"model": name, "tokens": tokens, "rows": rows}
     timings, floor_of = clock.timed({"rows": lambda: program(lmap, u)})
     floor = floor_of(row_products(model.config, rows, tokens), nbytes(model.layers) + 4 * rows * lmap.x.size)
-    found = Row.of("gpu", "a block of rows", size, timings["rows"], compile=compile, temporary=temporary, floor=floor)
-    yield found
-    yield f"gpu: {name}, all rows at {tokens} tokens are {blocks} such blocks: {blocks * found.median / 60:.1f} minutes"
+    row = Row.of("gpu", "a block of rows", size, timings["rows"], compile=compile, temporary=temporary, floor=floor)
+    yield row
+    yield f"gpu: {name}, all rows at {tokens} tokens are {blocks} such blocks: {blocks * row.median / 60:.1f} minutes"
 
 
 def _precision(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:
-    yield from precision.at(clock, model, _prompt(model, tokens), {"model": name, "tokens": tokens})
+    yield from precision.measure_map(clock, model, _prompt(model, tokens), {"model": name, "tokens": tokens})
 
 
 def _attribution(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> Iterator[Finding]:
@@ -121,12 +123,12 @@ def _spectrum(clock: Clock, name: str, model: jaxlin.Decoder, tokens: int) -> It
     block = min(K, default_width(tokens))
     zeros = np.zeros((block, *lmap.x.shape), np.float32)
     jax.block_until_ready((lmap.matvec(zeros), lmap.rmatvec(zeros[:, 0])))  # they compile
-    kept: list[tuple[SVD, int]] = []
-    timings, floor_of = clock.timed({"krylov": lambda: kept.append(counted(lmap, K, TOL))}, 1)
-    found, vectors = kept.pop()
-    assert found.bound is not None
+    runs: list[tuple[SVD, int]] = []
+    timings, floor_of = clock.timed({"krylov": lambda: runs.append(counted(lmap, K, TOL))}, 1)
+    triplets, vectors = runs.pop()
+    assert triplets.bound is not None
     floor = floor_of(row_products(model.config, vectors, tokens), nbytes(model.layers))
-    figures = {"products": float(vectors), "largest bound": float(np.max(found.bound / found.s))}
+    figures = {"products": float(vectors), "largest bound": float(np.max(triplets.bound / triplets.s))}
     size = {"model": name, "tokens": tokens, "k": K}
     yield Row.of("gpu", "krylov", size, timings["krylov"], floor=floor, figures=figures)
 

@@ -21,12 +21,12 @@ CLAIMS = {True: "tied", False: "untied", None: "no key"}
 
 
 def cell(folder: Path, stream: Stream) -> str:
-    """The difference of a checkpoint in `folder`, or who refuses it."""
+    """The largest difference of a logit for the checkpoint in `folder`, or "refused" where jaxlin refuses it."""
     try:
-        _, found = unembedding_files.difference(folder, stream)
+        _, worst = unembedding_files.difference(folder, stream)
     except JaxlinError:
         return "refused"
-    return f"{found:.1e}" if found <= BAR else f"**{found:.1e}**"
+    return f"{worst:.1e}" if worst <= BAR else f"**{worst:.1e}**"
 
 
 def tables() -> Iterator[str]:
@@ -57,5 +57,5 @@ def tables() -> Iterator[str]:
         for name, kinds in WRAPPERS.items():
             stream = Stream()
             for places in kinds:
-                found = cell(unembedding_files.placed(sources[name], path / f"{name}, {places}", *places), stream)
-                yield f"| {name} | `{places[0]}*` | `{places[1]}*` | {found} |"
+                cell_text = cell(unembedding_files.placed(sources[name], path / f"{name}, {places}", *places), stream)
+                yield f"| {name} | `{places[0]}*` | `{places[1]}*` | {cell_text} |"

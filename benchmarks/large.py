@@ -1,8 +1,8 @@
-"""A model that does not fit, from a few of its layers: what each adds in time and memory, times how many there are.
+"""A model that does not fit in memory, from a few of its layers: the time and memory of one, times their number.
 
-The layers have the exact shapes, in the format of the checkpoint, with random weights. What is done once (the last
-layer at one position, the dispatch) is in fewer layers as in more, so what a layer adds is their difference. The
-method is checked on a model whose every layer is here.
+The layers have the shapes and the format of the checkpoint, with random weights. Work that is done once (the last layer
+at one position, the dispatch) is the same with few layers and with more, so one layer costs their difference divided by
+the number of layers between them. The method is checked on a model that fits with all of its layers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,31 +22,32 @@ from jaxlin.linearize.operator import LocalMap
 from jaxlin.loading.plan import memory_plan
 
 FEWER, MORE = 4, 12
-"""Layers that are measured: loops over one or two are compiled as none, and noise is in the difference of both."""
+"""The two numbers of layers that are measured. Loops over one or two layers are unrolled, and the further apart the two
+numbers are, the less noise is in the difference."""
 TOKENS, ROWS = 8, 64
-"""The prompt, and the rows that are computed together: as many as repay unpacking a layer for them."""
+"""The length of the prompt, and the rows that are computed together, enough to repay unpacking a layer."""
 NAME = "Llama-3.3-70B, NF4"
 CHECKED: dict[str, Any] = {
     **LLAMA_70B, "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24, "num_attention_heads": 16,
     "num_key_value_heads": 2, "head_dim": 64, "quantization_config": NF4,
 }  # fmt: skip
-"""Layers of an eighth of that width, so few that all of them fit."""
+"""Layers of an eighth of that width, of which all fit in memory."""
 VOCABULARY = 256
-"""Embeddings are no part of a layer: two of the real size would fill this memory."""
+"""Embeddings are no part of a layer, and two matrices of the real size would fill the memory."""
 
 
 class _Cost(NamedTuple):
-    """What some layers take: the times of recording and of a block of rows, and bytes."""
+    """The cost of some layers: times of recording and of a block of rows, and bytes of what they keep in memory."""
 
     recording: Timing
     rows: Timing
     weights: int
-    held: int
+    frozen: int
     temporary: int
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """The check, then the large model; left out of a quick run."""
+    """Check the method, then measure the large model; a quick run leaves both out."""
     if setting.quick:
         yield "large: all layers from a few is left out of a quick run"
         return
@@ -54,29 +55,29 @@ def measure(setting: Setting) -> Iterator[Finding]:
     yield from extrapolate(setting)
 
 
-def check(clock: Clock, said: Mapping[str, Any] = CHECKED) -> Iterator[Finding]:
-    """All layers of a model, against what a few of them say of it."""
-    depth = said["num_hidden_layers"]
-    model = random_model({**said, "vocab_size": VOCABULARY})
+def check(clock: Clock, config: Mapping[str, Any] = CHECKED) -> Iterator[Finding]:
+    """Compare the measured cost of all layers with the cost extrapolated from a few."""
+    depth = config["num_hidden_layers"]
+    model = random_model({**config, "vocab_size": VOCABULARY})
     costs, floor_of = _costs(clock, model, (FEWER, MORE, depth))
     size = {"layers": depth, "tokens": TOKENS, "rows": ROWS}
-    predicted, found = _extrapolated(costs, depth), costs[depth]
-    floor = floor_of(row_products(model.config, ROWS, TOKENS), found.weights)
-    yield Row.of("large", "a block of rows, all layers", size, found.rows, temporary=found.temporary, floor=floor)
+    predicted, cost = _extrapolated(costs, depth), costs[depth]
+    floor = floor_of(row_products(model.config, ROWS, TOKENS), cost.weights)
+    yield Row.of("large", "a block of rows, all layers", size, cost.rows, temporary=cost.temporary, floor=floor)
     measured = {
-        "rows": found.rows.median,
-        "recording": found.recording.median,
-        "memory": found.weights + found.held + found.temporary,
+        "rows": cost.rows.median,
+        "recording": cost.recording.median,
+        "memory": cost.weights + cost.frozen + cost.temporary,
     }
     for name, value in measured.items():
         yield Ratio(f"large, {name}", size, abs(predicted[name] / value - 1))
 
 
-def extrapolate(clock: Clock, said: Mapping[str, Any] = LLAMA_70B, name: str = NAME) -> Iterator[Finding]:
-    """A few layers of a model, and what they say of the whole."""
-    said = {**said, "quantization_config": NF4}
-    depth, d = said["num_hidden_layers"], said["hidden_size"]
-    model = random_model({**said, "num_hidden_layers": MORE, "vocab_size": VOCABULARY})
+def extrapolate(clock: Clock, config: Mapping[str, Any] = LLAMA_70B, name: str = NAME) -> Iterator[Finding]:
+    """Measure a few layers of a model, and extrapolate to all of them."""
+    config = {**config, "quantization_config": NF4}
+    depth, d = config["num_hidden_layers"], config["hidden_size"]
+    model = random_model({**config, "num_hidden_layers": MORE, "vocab_size": VOCABULARY})
     costs, floor_of = _costs(clock, model, (FEWER, MORE))
     predicted, size = _extrapolated(costs, depth), {"model": name, "tokens": TOKENS, "rows": ROWS}
     for layers, cost in costs.items():
@@ -86,7 +87,7 @@ def extrapolate(clock: Clock, said: Mapping[str, Any] = LLAMA_70B, name: str = N
             floor=floor_of(row_products(model.config, ROWS, TOKENS, layers), cost.weights),
             figures={"recording, s": cost.recording.median, "weights, GB": cost.weights / 1e9},
         )
-    plan = memory_plan(said, tokens=TOKENS, block=ROWS)
+    plan = memory_plan(config, tokens=TOKENS, block=ROWS)
     embeddings = plan.weights - depth * costs[FEWER].weights // FEWER
     memory, hours = predicted["memory"] + embeddings, predicted["rows"] * d / ROWS / 3600
     yield (
@@ -97,7 +98,7 @@ def extrapolate(clock: Clock, said: Mapping[str, Any] = LLAMA_70B, name: str = N
 
 
 def _costs(clock: Clock, model: jaxlin.Decoder, depths: tuple[int, ...]) -> tuple[dict[int, _Cost], Any]:
-    """What the first layers of a model cost, for some numbers of them, timed in turn."""
+    """The costs of the first layers of a model, for each number of them in `depths`, timed in turn."""
     u = jax.random.normal(jax.random.key(0), (ROWS, model.config.hidden_size), jnp.float32)
     calls, sizes = {}, {}
     for depth in depths:
@@ -110,10 +111,10 @@ def _costs(clock: Clock, model: jaxlin.Decoder, depths: tuple[int, ...]) -> tupl
         calls[f"rows, {depth}"] = lambda program=program, lmap=lmap: program(lmap, u)
         sizes[depth] = (nbytes(cut.layers), nbytes(lmap.frozen), temporary)
     timings, floor_of = clock.timed(calls)
-    found = {
+    costs = {
         depth: _Cost(timings[f"recording, {depth}"], timings[f"rows, {depth}"], *size) for depth, size in sizes.items()
     }
-    return found, floor_of
+    return costs, floor_of
 
 
 def _extrapolated(costs: Mapping[int, _Cost], depth: int) -> dict[str, float]:
@@ -126,5 +127,5 @@ def _extrapolated(costs: Mapping[int, _Cost], depth: int) -> dict[str, float]:
     return {
         "recording": line(fewer.recording.median, more.recording.median),
         "rows": line(fewer.rows.median, more.rows.median),
-        "memory": line(fewer.weights, more.weights) + line(fewer.held, more.held) + more.temporary,
+        "memory": line(fewer.weights, more.weights) + line(fewer.frozen, more.frozen) + more.temporary,
     }

@@ -13,32 +13,32 @@ from benchmarks.setting import Setting, ratio
 from jaxlin.nn.sites import Place
 
 EVERY = 10
-"""Of a deep model's layers, those that a quick run takes one by one: each is a program of its own to compile."""
+"""A quick run takes one in so many layers of a deep model by itself: each is a program of its own to compile."""
 SWEEP, EACH, ONE = "one sweep", "a Jacobian for each layer", "the map from the embeddings"
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """All of them for each length."""
+    """Measure them for each length."""
     for tokens in setting.sizes((8,)):
-        yield from at(setting, tokens)
+        yield from at_length(setting, tokens)
 
 
-def at(setting: Setting, tokens: int) -> Iterator[Finding]:
-    """The sweep, a map for each layer, and one dense map, for one length.
+def at_length(setting: Setting, tokens: int) -> Iterator[Finding]:
+    """Measure the sweep, a map for each layer, and one dense map, for one length.
 
     Raises:
-        JaxlinError: they do not give the same maps.
+        JaxlinError: the sweep and the single maps differ.
     """
     model, x = setting.model, setting.x(tokens)
     depth, size = model.config.num_hidden_layers, {"tokens": tokens}
-    whole = jaxlin.local_map(model, x)
-    held = whole.frozen
-    # Rows need what is held and where they start, and not the stream there: one recording serves all.
-    chosen = range(0, depth, EVERY if setting.quick and depth >= 2 * EVERY else 1)
-    lmaps = {layer: replace(whole, source=Place(layer)) for layer in chosen}
-    each = EACH if len(chosen) == depth else f"a Jacobian for {len(chosen)} of {depth} layers"
+    embedding_map = jaxlin.local_map(model, x)
+    frozen = embedding_map.frozen
+    # The rows of a map need the frozen factors and its source, not the stream at the source: one recording serves all.
+    layers = range(0, depth, EVERY if setting.quick and depth >= 2 * EVERY else 1)
+    lmaps = {layer: replace(embedding_map, source=Place(layer)) for layer in layers}
+    each = EACH if len(layers) == depth else f"a Jacobian for {len(layers)} of {depth} layers"
     setting.say("a first sweep")
-    swept = np.asarray(jaxlin.layer_maps(model, held)["resid_pre"])
+    swept = np.asarray(jaxlin.layer_maps(model, frozen)["resid_pre"])
     for layer, lmap in lmaps.items():
         setting.say(f"a first Jacobian, layer {layer}")
         single = np.asarray(lmap.jacobian(progress=False))
@@ -46,16 +46,16 @@ def at(setting: Setting, tokens: int) -> Iterator[Finding]:
         if not gap <= AGREE:
             raise jaxlin.JaxlinError(f"Layer {layer}: expected the same map within {AGREE:g}; found {gap:g}.")
     calls = {
-        SWEEP: lambda: jaxlin.layer_maps(model, held),
+        SWEEP: lambda: jaxlin.layer_maps(model, frozen),
         each: lambda: [lmap.jacobian(progress=False) for lmap in lmaps.values()],
         ONE: lambda: lmaps[0].jacobian(progress=False),
     }
     timings, floor_of = setting.timed(calls, 1 if setting.quick else None)
     weights, one = nbytes(model.layers), swept[0].nbytes
-    products = [map_products(whole, depth - layer) for layer in chosen]
+    products = [map_products(embedding_map, depth - layer) for layer in layers]
     floors = {
         SWEEP: floor_of(products[0], weights + depth * one),
-        each: floor_of(sum(products), len(chosen) * (weights / 2 + one)),
+        each: floor_of(sum(products), len(layers) * (weights / 2 + one)),
         ONE: floor_of(products[0], weights + one),
     }
     for name, timing in timings.items():

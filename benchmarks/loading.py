@@ -1,7 +1,7 @@
-"""Load time and peak memory, each in a process of its own, over the bytes of the weights that it then holds.
+"""Load time and peak memory, each in a process of its own, against the bytes of the loaded weights.
 
-Each ends with every weight read: transformers maps a file and reads none of it until it is computed with, jaxlin has
-checked all of them. Pages of mapped files count as memory. The floor is a copy of the file into the weights.
+Each load ends when every weight has been read: transformers maps a file and reads a weight when it is first used, while
+jaxlin has checked all of them. Pages of mapped files count as memory. The floor is a copy of the file into the weights.
 """
 
 import json
@@ -20,7 +20,7 @@ import json, re, sys, time
 peak = lambda: 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 path = sys.argv[1]
 """
-"""Linux alone says it."""
+"""Linux alone reports the peak in this file."""
 
 OURS = r"""
 import jax, jax.numpy as jnp, jaxlin
@@ -50,13 +50,13 @@ weights = sum({p.data_ptr(): p.nbytes for p in model.parameters()}.values())
 PRINT = 'print(json.dumps({"seconds": took, "peak": peak() - before, "weights": weights}))'
 
 LARGE = 64 * 2**20
-"""Bytes of weights from which on they are most of what loading takes."""
+"""The least bytes of weights that make up most of the memory that loading takes."""
 
 LIBRARIES = {"jaxlin": OURS, "transformers": TRANSFORMERS}
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """Both libraries for each format there is."""
+    """Measure both libraries for each format of the checkpoint."""
     checkpoint = setting.checkpoint or ""
     if not Path("/proc/self/status").exists():
         yield "load: left out; peak memory is read from /proc"
@@ -66,25 +66,25 @@ def measure(setting: Setting) -> Iterator[Finding]:
         if path is None:
             yield f"load: no {name} of this checkpoint"
         else:
-            yield from of(setting, name, str(Path(path).resolve()))
+            yield from measure_format(setting, name, str(Path(path).resolve()))
 
 
-def of(setting: Setting, form: str, path: str) -> Iterator[Finding]:
-    """Both libraries for the checkpoint at `path`, in turn."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in LIBRARIES}
+def measure_format(setting: Setting, form: str, path: str) -> Iterator[Finding]:
+    """Measure both libraries, in turn, on the checkpoint at `path`."""
+    loads: dict[str, list[dict[str, float]]] = {name: [] for name in LIBRARIES}
     size: dict[str, int | str] = {"format": form}
     for _ in range(1 if setting.quick else setting.runs):
         for name in LIBRARIES:
             setting.say(f"{name} loads {form}")
             try:
-                found[name].append(load(name, path))
+                loads[name].append(load(name, path))
             except subprocess.CalledProcessError as error:
                 reason = (re.findall(r"^\S*(?:Error|Exception)\b.*", error.stderr, re.M) or ["no message"])[-1]
                 yield f"load: {name} did not load {form}: {reason[:200]}"
     rows = {}
     _, floor_of = setting.timed({}, 1)
     stored = sum(file.stat().st_size for file in [Path(path), *Path(path).glob("*.safetensors")] if file.is_file())
-    for name, runs in found.items():
+    for name, runs in loads.items():
         if not runs:
             continue
         peak, weights = max(int(run["peak"]) for run in runs), runs[0]["weights"]
@@ -103,7 +103,7 @@ def of(setting: Setting, form: str, path: str) -> Iterator[Finding]:
 
 
 def load(library: str, path: str) -> dict[str, float]:
-    """One load in a fresh process: its seconds, its peak memory beyond what it held before, and its weights."""
+    """Load once in a fresh process: the seconds, the growth of its memory at its peak, and the bytes of the weights."""
     program = PEAK + LIBRARIES[library] + PRINT
     ran = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     return json.loads(ran.stdout.splitlines()[-1])

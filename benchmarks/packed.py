@@ -20,12 +20,12 @@ from jaxlin.quantized.ggml import LAYOUTS
 from jaxlin.quantized.mixed import split_for_scan
 
 LAYERS, SIDE, VECTORS = 8, 2048, 8
-"""So many matrices of this side, each times so few vectors that reading the weights is what takes longest."""
+"""So many square matrices of this side, each times so few vectors that reading the weights takes longest."""
 DENSE = "float32"
 
 
 def measure(clock: Clock, side: int = SIDE) -> Iterator[Finding]:
-    """All formats."""
+    """Measure all formats."""
     x = jnp.ones((side, VECTORS))
     calls, programs, size = {}, {}, {"layers": LAYERS, "side": side, "vectors": VECTORS}
     for name, weights in stacks(side).items():
@@ -36,13 +36,16 @@ def measure(clock: Clock, side: int = SIDE) -> Iterator[Finding]:
         programs[name] = (nbytes(weights), *costs)
     timings, floor_of = clock.timed(calls)
     for name, timing in timings.items():
-        held, compiling, temporary = programs[name]
-        figures = {"bits a weight": 8 * held / (LAYERS * side**2), "weights a second": LAYERS * side**2 / timing.median}
+        stored_bytes, compiling, temporary = programs[name]
+        figures = {
+            "bits a weight": 8 * stored_bytes / (LAYERS * side**2),
+            "weights a second": LAYERS * side**2 / timing.median,
+        }
         yield Row.of(
             *("packed", name, size, timing),
             compile=compiling,
             temporary=temporary,
-            floor=floor_of(2 * LAYERS * side**2 * VECTORS, held),
+            floor=floor_of(2 * LAYERS * side**2 * VECTORS, stored_bytes),
             figures=figures,
         )
     for name, timing in timings.items():
@@ -51,7 +54,7 @@ def measure(clock: Clock, side: int = SIDE) -> Iterator[Finding]:
 
 
 def products(weights: Any, x: Float[Array, "i b"]) -> Float[Array, "o b"]:
-    """The sum of the products of each matrix of a stack with `x`."""
+    """The sum over the matrices of a stack of their products with `x`."""
     riding, layer = split_for_scan(weights)
 
     def body(y: Array, row: Any) -> tuple[Array, None]:
@@ -72,7 +75,7 @@ def stacks(side: int) -> dict[str, Array | PackedMatrix]:
         return jnp.asarray(random.random((LAYERS, *shape), np.float32))
 
     def of_form(form: Any) -> Any:
-        return jax.tree.map(lambda leaf: codes(leaf.shape, leaf.dtype), form)
+        return jax.tree.map(lambda array: codes(array.shape, array.dtype), form)
 
     def gptq(*, ordered: bool) -> Affine:
         form = Affine.form((side, side), side // 128, 4, np.float16, ordered=ordered)
@@ -97,7 +100,7 @@ def stacks(side: int) -> dict[str, Array | PackedMatrix]:
 
 
 def alternating(stacks: list[PackedMatrix]) -> MixedStack:
-    """Layers in two formats by turns."""
-    half = tuple(jax.tree.map(lambda leaf: leaf[: LAYERS // len(stacks)], stack) for stack in stacks)
+    """A stack whose layers alternate between formats."""
+    half = tuple(jax.tree.map(lambda array: array[: LAYERS // len(stacks)], stack) for stack in stacks)
     layers = jnp.arange(LAYERS, dtype=jnp.int32)
     return MixedStack(half, layers % len(stacks), layers // len(stacks))

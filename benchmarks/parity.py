@@ -41,14 +41,14 @@ BARS = {"logits float32": 2e-5, "logits float64": 1e-10, "float32": 3e-6, "float
 
 
 class Row(NamedTuple):
-    """What is measured of one variant.
+    """The figures of one variant.
 
     Attributes:
-        name: of the variant.
+        name: the name of the variant.
         logits: the largest difference of a logit, by dtype.
         residuals: of the map, by dtype and rule.
         bias: $|b| / |f|$ under rule ``gate``.
-        seconds: that all of it took, transformers included.
+        seconds: the time that all of it took, transformers included.
     """
 
     name: str
@@ -88,8 +88,8 @@ def measure(name: str, folder: Path, values: Path, ids: list[int]) -> Row:
         expected = oracle.logits(values, ids, getattr(torch, dtype))
         model, _ = jaxlin.load(folder, linearize=True, dtype=dtype)
         x = model.embed(ids)
-        found = model.unembed(jax.jit(lambda model, x: model(x))(model, x))
-        logits[dtype] = float(np.abs(found - expected).max())
+        ours = model.unembed(jax.jit(lambda model, x: model(x))(model, x))
+        logits[dtype] = float(np.abs(ours - expected).max())
         for rule in RULES:
             lmap = jaxlin.local_map(model, x, rule=rule)
             residuals[dtype, rule] = lmap.residual_of(lmap.jacobian(progress=False))

@@ -1,7 +1,8 @@
 """The peer: a transformers model whose nonlinear factors are detached, so that autograd gives the local linear map.
 
-It holds what the rule ``gate`` holds, in the way of someone who knows PyTorch: an attention function of its own,
-forwards of its own for norms and MLPs, and no graph through queries, keys and gates, which nothing is derived through.
+It freezes what the rule ``gate`` freezes, as someone who knows PyTorch would: with an attention function of its own,
+with forwards of its own for norms and MLPs, and with no graph through queries, keys and gates, which have no
+derivative.
 """
 
 import functools
@@ -36,8 +37,8 @@ def output(model: Any, x: torch.Tensor) -> torch.Tensor:
 
 def vectorized(model: Any, x: torch.Tensor) -> torch.Tensor:
     """J by ``torch.autograd.functional.jacobian``, ``[d, t, d]``."""
-    found: Any = torch.autograd.functional.jacobian(functools.partial(output, model), x, vectorize=True)
-    return found
+    rows: Any = torch.autograd.functional.jacobian(functools.partial(output, model), x, vectorize=True)
+    return rows
 
 
 def jacrev(model: Any, x: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ def cost_against_tokens(documents: Mapping[str, dict[str, Any]], out: Path) -> b
     matplotlib.rcParams["svg.hashsalt"] = "jaxlin"  # the same results make the same file
     from matplotlib import pyplot as plt
 
-    panels = {name: lines for name, said in documents.items() if (lines := curves(said["rows"]))}
+    panels = {name: lines for name, result in documents.items() if (lines := curves(result["rows"]))}
     if not panels:
         return False
     figure, axes = plt.subplots(1, len(panels), figsize=(7 * len(panels), 5), squeeze=False, layout="constrained")
@@ -46,4 +46,4 @@ def curves(rows: list[dict[str, Any]]) -> dict[str, tuple[list[tuple[int, float]
             name = f"{row['group']}: {row['name']}"
             points[name].append((row["size"]["tokens"], row["median"]))
             ours[name] = row["ours"]
-    return {name: (sorted(found), ours[name]) for name, found in points.items() if len(found) > 1}
+    return {name: (sorted(pairs), ours[name]) for name, pairs in points.items() if len(pairs) > 1}

@@ -15,15 +15,20 @@ from jaxlin.nn.precision import PRECISIONS, Precision, told
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """All of them for each length."""
+    """Measure all precisions for each length."""
     for tokens in setting.sizes((8,)):
-        yield from at(setting, setting.model, setting.x(tokens), {"tokens": tokens}, 1 if setting.quick else None)
+        yield from measure_map(
+            setting, setting.model, setting.x(tokens), {"tokens": tokens}, 1 if setting.quick else None
+        )
 
 
-def at(
+def measure_map(
     clock: Clock, model: jaxlin.Decoder, x: jax.Array, size: Mapping[str, int | str], runs: int | None = None
 ) -> Iterator[Finding]:
-    """The dense map at `x` in each precision, with its own floor; those that are alike on a device are one row."""
+    """Measure the dense map at `x` in each precision, with its own floor.
+
+    Precisions that a device does not tell apart are one row.
+    """
     alike: dict[str, list[Precision]] = {}
     for precision in PRECISIONS:
         alike.setdefault(told(precision, model.dtype), []).append(precision)

@@ -1,4 +1,7 @@
-"""BENCHMARKS.md from the results that are committed: ``python -m benchmarks.report``."""
+"""Write BENCHMARKS.md from the committed results: ``python -m benchmarks.report``.
+
+Bars are those of `benchmarks.bars` today, whatever they were when a result was measured.
+"""
 
 import argparse
 import json
@@ -18,10 +21,13 @@ INTRODUCTION = """
 Every comparison is of the same weights and tokens in one process; the runs of what is compared are interleaved, and
 medians are quoted, with compilation apart. *Temporary* is what the compiler says that a program takes beside its
 arguments and results; *resident* is the most that the process came to hold during a run beyond what it held before.
-*Of floor* is the least time that there is for what a method does, over its median: its matrix products at the rate of
-a 4096 x 4096 product of float32 matrices (8192 x 8192 on a GPU, and in the precision of the row), or the bytes that it
-must read and write at the rate of a large copy, whichever takes longer, both measured in the same run. Peers are in
-italics.
+*Of floor* is the least time that a method can take, over its median: its matrix products at the rate of a 4096 x 4096
+product of float32 matrices (8192 x 8192 on a GPU, and in the precision of the row), or the bytes that it must read and
+write at the rate of a large copy, whichever takes longer, both measured in the same run. Peers are in italics.
+
+The dense map has two bars of speed: the floor of the plain transposes over its time is at least 0.95, and the fastest
+way in PyTorch is never faster. How many times slower PyTorch is depends on its matrix products on that machine, and has
+no bar.
 """.strip()
 
 
@@ -29,30 +35,30 @@ def report(documents: Mapping[str, dict[str, Any]], plot: str | None = None) -> 
     """The page.
 
     Args:
-        documents: of `benchmarks.results.document`, by the name of their file.
+        documents: what `benchmarks.results.document` gave, by the name of the file.
         plot: the path of the plot; None for a page without one.
     """
     lines = ["# Benchmarks", "", "Written by `python -m benchmarks.report` from `benchmarks/results/*.json`.", ""]
     lines += [INTRODUCTION, "", "## Where we lose", "", *losses(documents), ""]
     if plot is not None:
         lines += ["## Cost against tokens", "", f"![seconds against tokens]({plot})", ""]
-    for name, said in documents.items():
-        lines += section(name, said)
+    for name, result in documents.items():
+        lines += section(name, result)
     return "\n".join(lines).rstrip() + "\n"
 
 
 def losses(documents: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Bars that are not met, and rows of ours that a peer is faster than: all of them."""
-    found = []
-    for name, said in documents.items():
-        for ratio in said["ratios"]:
-            if ratio["met"] is False:
-                what, where, value, bar, _ = verdict(ratio)
-                found.append(f"- {name}: {what}, {where}: {value}, where the bar is {bar}.")
-        for ours, peer in _beaten(said["rows"]):
+    """A line for every bar that is missed, and for every peer that is faster than our fastest row beside it."""
+    lines = []
+    for name, result in documents.items():
+        for ratio in result["ratios"]:
+            what, where, value, bar, outcome = verdict(ratio)
+            if outcome == "not met":
+                lines.append(f"- {name}: {what}, {where}: {value}, where the bar is {bar}.")
+        for ours, peer in _beaten(result["rows"]):
             times = f"{duration(ours['median'])} against {duration(peer['median'])}"
-            found.append(f"- {name}: {peer['name']} is faster than our {ours['name']}, {size(ours['size'])}: {times}.")
-    return found or ["Nowhere, in what is measured here."]
+            lines.append(f"- {name}: {peer['name']} is faster than our {ours['name']}, {size(ours['size'])}: {times}.")
+    return lines or ["Nowhere, in what is measured here."]
 
 
 def _beaten(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -68,29 +74,29 @@ def _beaten(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[s
 
 
 REFERENCES = ("forward pass",)
-"""Rows that do something else, to which ours are compared."""
+"""Rows of ours that are no method of their own, but what another row is compared with."""
 
 
-def section(name: str, said: dict[str, Any]) -> list[str]:
-    """What was measured on one device."""
-    device, versions = said["device"], ", ".join(f"{k} {v}" for k, v in said["versions"].items() if v)
+def section(name: str, result: dict[str, Any]) -> list[str]:
+    """The lines of one result: how it was measured, its ratios, and a table for each group of rows."""
+    device, versions = result["device"], ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v)
     count = f"{device['count']} x {device['kind']}, {device['cpus']} CPUs of {device['processor']}"
-    lines = [f"## {name}: {said['checkpoint']}", "", f"On {count}; computed in {said['dtype']}.", ""]
-    seeds = ", ".join(f"{what} {seed}" for what, seed in said["seeds"].items())
-    code = f"commit {said['commit']}, " if said.get("commit") else ""  # older files do not say it
-    ran = f"{said['runs']} rounds, {code}python {said['python']}, {versions}"
-    lines += [f"`{said['command']}`, {ran}; seeds: {seeds}.", ""]
-    lines += table(("ratio", "size", "found", "bar", ""), [_marked(verdict(ratio)) for ratio in said["ratios"]])
-    for group in dict.fromkeys(row["group"] for row in said["rows"]):
-        rows = [row for row in said["rows"] if row["group"] == group]
+    lines = [f"## {name}: {result['checkpoint']}", "", f"On {count}; computed in {result['dtype']}.", ""]
+    seeds = ", ".join(f"{what} {seed}" for what, seed in result["seeds"].items())
+    code = f"commit {result['commit']}, " if result.get("commit") else ""  # older files have no commit
+    conditions = f"{result['runs']} rounds, {code}python {result['python']}, {versions}"
+    lines += [f"`{result['command']}`, {conditions}; seeds: {seeds}.", ""]
+    lines += table(("ratio", "size", "value", "bar", ""), [_marked(verdict(ratio)) for ratio in result["ratios"]])
+    for group in dict.fromkeys(row["group"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["group"] == group]
         lines += [f"### {group}", "", *table(COLUMNS, [_peer(row) for row in rows])]
-    return lines + [f"- {note}" for note in said["notes"]] + [""] * bool(said["notes"])
+    return lines + [f"- {note}" for note in result["notes"]] + [""] * bool(result["notes"])
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table in Markdown, without the columns that are empty."""
-    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    lines = [[columns[i] for i in kept], ["---"] * len(kept), *([row[i] for i in kept] for row in rows)]
+    filled = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    lines = [[columns[i] for i in filled], ["---"] * len(filled), *([row[i] for i in filled] for row in rows)]
     return [*("| " + " | ".join(line) + " |" for line in lines), ""]
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark finds, and how it is written to JSON."""
+"""The results of a benchmark, and how they are written to JSON."""
 
 import functools
 import importlib.metadata
@@ -20,7 +20,7 @@ from benchmarks.floor import Floor
 from benchmarks.timing import Timing
 
 RESULTS = Path(__file__).parent / "results"
-"""Where those that are committed lie."""
+"""The folder of the committed results."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 
@@ -32,14 +32,14 @@ class Row:
     Attributes:
         group: the benchmark.
         name: the method.
-        size: what it depends on, such as tokens.
-        seconds: of each run.
-        ours: whether it is jaxlin's, and no peer's.
-        compile: seconds of tracing and compilation, apart from the runs.
-        temporary: bytes of the compiled program beside its arguments and results.
-        resident: the most that the process held beyond what it held before, in bytes.
-        floor: the least time there is.
-        figures: others that were measured on the way.
+        size: what the time depends on, such as the number of tokens.
+        seconds: the time of each run.
+        ours: whether the method is jaxlin's, rather than a peer's.
+        compile: seconds of tracing and compilation, which are no part of the runs.
+        temporary: bytes that the compiled program takes beside its arguments and results.
+        resident: bytes by which the memory of the process grew at its peak.
+        floor: the least time that the method can take.
+        figures: other values that were measured on the way.
     """
 
     group: str
@@ -55,7 +55,7 @@ class Row:
 
     @classmethod
     def of(cls, group: str, name: str, size: Mapping[str, int | str], timing: Timing, **more: Any) -> "Row":
-        """A row of timed runs."""
+        """A row of the runs of `timing`; `more` are other attributes."""
         return cls(group, name, size, timing.seconds, resident=timing.resident, **more)
 
     @property
@@ -69,11 +69,11 @@ class Row:
         return None if self.floor is None else self.floor.seconds / self.median
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        found = {**asdict(self), "median": self.median, "fraction": self.fraction}
+        """All attributes and what follows from them, for JSON."""
+        fields = {**asdict(self), "median": self.median, "fraction": self.fraction}
         if self.floor is not None:
-            found["floor"]["seconds"] = self.floor.seconds
-        return found
+            fields["floor"]["seconds"] = self.floor.seconds
+        return fields
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Ratio:
     """A figure that a bar is for.
 
     Attributes:
-        key: of `benchmarks.bars.BARS`.
-        size: at which it was measured.
-        value: what it is.
+        key: its key in `benchmarks.bars.BARS`.
+        size: the size at which it was measured.
+        value: the ratio itself.
     """
 
     key: str
@@ -96,22 +96,22 @@ class Ratio:
         return BARS[self.key].met(self.value)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it with its bar, for JSON."""
+        """All attributes with the bar of today, for JSON."""
         bar = BARS[self.key]
         return {**asdict(self), "says": bar.says, "limit": bar.limit, "at_least": bar.at_least, "met": self.met}
 
 
 Finding = Row | Ratio | str
-"""What a benchmark yields: rows, ratios, and notes of what was left out and why."""
+"""What a benchmark yields: rows, ratios, and notes that say what was left out and why."""
 
 
-def document(findings: list[Finding], *, command: str, **said: Any) -> dict[str, Any]:
+def document(findings: list[Finding], *, command: str, **conditions: Any) -> dict[str, Any]:
     """The JSON of a run.
 
     Args:
-        findings: all of them.
-        command: that made them.
-        said: checkpoint, dtype, seeds and the like.
+        findings: what the benchmarks yielded.
+        command: the command of the run.
+        conditions: checkpoint, dtype, seeds and the like.
     """
     return {
         "command": command,
@@ -119,26 +119,26 @@ def document(findings: list[Finding], *, command: str, **said: Any) -> dict[str,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "device": device(),
-        **said,
-        "rows": [found.to_dict() for found in findings if isinstance(found, Row)],
-        "ratios": [found.to_dict() for found in findings if isinstance(found, Ratio)],
-        "notes": [found for found in findings if isinstance(found, str)],
+        **conditions,
+        "rows": [finding.to_dict() for finding in findings if isinstance(finding, Row)],
+        "ratios": [finding.to_dict() for finding in findings if isinstance(finding, Ratio)],
+        "notes": [finding for finding in findings if isinstance(finding, str)],
     }
 
 
-@functools.cache  # a run says what it began with
+@functools.cache  # a run reports the commit it began with
 def commit(folder: Path) -> str | None:
-    """The commit that is checked out, and a + where tracked files differ from it; None outside of a repository."""
-    asked = ["git", "describe", "--always", "--abbrev=9", "--exclude=*", "--dirty=+"]
+    """The commit that is checked out, with a + where tracked files differ from it; None outside of a repository."""
+    describe = ["git", "describe", "--always", "--abbrev=9", "--exclude=*", "--dirty=+"]
     try:
-        said = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=True)
+        described = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return said.stdout.strip()
+    return described.stdout.strip()
 
 
 def device() -> dict[str, Any]:
-    """What the run was on."""
+    """The device and the processor of this run."""
     first = jax.devices()[0]
     return {
         "kind": first.device_kind,
@@ -151,8 +151,8 @@ def device() -> dict[str, Any]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
+    named = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str | None:

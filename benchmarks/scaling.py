@@ -35,7 +35,7 @@ def measure(setting: Setting) -> Iterator[Finding]:
 
 
 Case = tuple[Callable[[], Any], int, int]
-"""What is timed, its operations, and the bytes it moves."""
+"""A call to time, its operations, and the bytes that it moves."""
 
 
 def _grow(setting: Setting, axis: str, sizes: Sequence[int], case: Callable[[str, int], Case]) -> Iterator[Finding]:
@@ -50,9 +50,11 @@ def _grow(setting: Setting, axis: str, sizes: Sequence[int], case: Callable[[str
         name = "krylov" if axis == "k" else "dense map"
         yield Row.of("scaling", f"{name}, {axis}", {axis: size}, taken, floor=floor_of(products, moved))
     times = [timings[f"{axis} {size}"].median for size in sizes]
-    found = exponent(sizes, times)
+    measured = exponent(sizes, times)
     expected = exponent(sizes, [products for _, products, _ in cases.values()])
-    yield Ratio("scaling", {"with": axis, "measured": f"{found:.2f}", "expected": f"{expected:.2f}"}, found - expected)
+    yield Ratio(
+        "scaling", {"with": axis, "measured": f"{measured:.2f}", "expected": f"{expected:.2f}"}, measured - expected
+    )
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
@@ -71,8 +73,8 @@ def _map(width: int, layers: int, tokens: int) -> LocalMap:
 
 
 def _dense(axis: str, size: int) -> Case:
-    at = {"width": WIDTH, "depth": LAYERS, "tokens": TOKENS} | {axis: size}
-    lmap = _map(at["width"], at["depth"], at["tokens"])
+    sizes = {"width": WIDTH, "depth": LAYERS, "tokens": TOKENS} | {axis: size}
+    lmap = _map(sizes["width"], sizes["depth"], sizes["tokens"])
     moved = nbytes(lmap.model.layers) + 4 * int(np.prod(lmap.shape))
     return lambda: lmap.jacobian(progress=False), map_products(lmap), moved
 

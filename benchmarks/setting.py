@@ -1,4 +1,4 @@
-"""What all benchmarks of a run share: the clock, the model, the prompt and the peer."""
+"""The parts that all benchmarks of a run share: the clock, the model, the prompt and the peer."""
 
 import functools
 import shutil
@@ -18,15 +18,15 @@ from benchmarks.floor import Floor, bandwidth, large, square_product
 from benchmarks.results import Row
 
 TEXT = Path(__file__).parents[1] / "LICENSE"
-"""The prompt of every length: its first tokens."""
+"""The text whose first tokens are the prompt of every length."""
 
 
 class Clock:
-    """What times calls beside a large product, and shows what it does.
+    """Times calls beside a large matrix product, and shows on a progress bar what is being timed.
 
     Attributes:
         runs: how often each call is timed.
-        side: of the product that the floor is measured by.
+        side: the side of the matrices whose product gives the rate of the floor.
     """
 
     def __init__(self, runs: int = 3, side: int | None = None) -> None:
@@ -41,7 +41,7 @@ class Clock:
 
     @functools.cached_property
     def bandwidth(self) -> float:
-        """Bytes a second of a large copy."""
+        """The bytes a second, read and written, of a large copy."""
         return bandwidth()
 
     @functools.cached_property
@@ -49,22 +49,26 @@ class Clock:
         return square_product(self.side)
 
     def say(self, text: str) -> None:
-        """Show what is being done."""
+        """Show `text` beside the progress bar."""
         self._bar.set_description_str(f"{text:40}"[:100])
 
     def timed(
         self, calls: Mapping[str, Callable[[], Any]], runs: int | None = None
     ) -> tuple[dict[str, timing.Timing], Callable[[float, float], Floor]]:
-        """The interleaved runs of `calls`, and what makes a floor of products and bytes at the rate of these runs."""
+        """Time `calls`, interleaved.
 
-        def said(name: str) -> None:
+        Returns:
+            The runs of each, and a function from operations and bytes to their `Floor` at the rate of these runs.
+        """
+
+        def announce(name: str) -> None:
             self._bar.update()
             self.say(name)
 
         product = f"a {self.side} x {self.side} product"
-        found = timing.interleaved(self.runs if runs is None else runs, {product: self._product, **calls}, said)
-        rate = 2 * self.side**3 / found.pop(product).median
-        return found, lambda products, moved: Floor(products, moved, rate, self.bandwidth)
+        timings = timing.interleaved(self.runs if runs is None else runs, {product: self._product, **calls}, announce)
+        rate = 2 * self.side**3 / timings.pop(product).median
+        return timings, lambda products, moved: Floor(products, moved, rate, self.bandwidth)
 
 
 class Setting(Clock):
@@ -73,10 +77,10 @@ class Setting(Clock):
     Attributes:
         model: the decoder.
         tokenizer: its tokenizer.
-        checkpoint: where it is from; None for the small model.
-        quick: whether to leave out what takes long.
-        dense: whether the weights are unpacked once, as the peer holds them, and not within each pass.
-        tokens: the lengths that are measured, where they are given.
+        checkpoint: the name it was loaded by; None for the small model.
+        quick: whether long runs are left out.
+        dense: whether the weights are unpacked once, as the peer stores them, rather than within each pass.
+        tokens: the lengths to measure; None for those that each benchmark has.
     """
 
     def __init__(
@@ -106,18 +110,18 @@ class Setting(Clock):
         return self._ids[:tokens]
 
     def x(self, tokens: int) -> jax.Array:
-        """Their embeddings."""
+        """The embeddings of `ids(tokens)`."""
         return self.model.embed(self.ids(tokens))
 
     def repeated(self, tokens: int) -> jax.Array:
-        """The embeddings of as many tokens, the prompt's over and over."""
+        """The embeddings of `tokens` tokens: those of the prompt, repeated as often as it takes."""
         return self.model.embed((self._ids * (1 + tokens // len(self._ids)))[:tokens])
 
     def sizes(self, quick: tuple[int, ...], more: tuple[int, ...] = ()) -> list[int]:
-        """The lengths to measure: those that were asked for, or of these the ones that fit the model's context.
+        """The lengths to measure: those of the command line, or those given here that fit the context of the model.
 
         Raises:
-            JaxlinError: a length was asked for that does not fit.
+            JaxlinError: the command line has a length that does not fit.
         """
         limit = min(len(self._ids), self.model.config.max_position_embeddings or len(self._ids))
         if self.tokens is not None:
@@ -128,18 +132,18 @@ class Setting(Clock):
 
     @functools.cached_property
     def exported(self) -> Path | None:
-        """The folder of the same weights, dense, as transformers reads them; None for a family that is not exported."""
+        """A folder with the same weights, dense, that transformers reads; None for a family that is not exported."""
         self.say("writing the weights for the peer")
         return export(self.model, self.tokenizer, self.checkpoint, self._folder)
 
     @functools.cached_property
     def peer(self) -> Any:
-        """The model under PyTorch with its nonlinear factors detached; None where its family has no such peer."""
+        """The model in PyTorch with its nonlinear factors detached; None for a family without such a peer."""
         from benchmarks.peer import detached  # torch is no dependency of jaxlin
 
         return None if self.exported is None else detached(self.exported)
 
 
 def ratio(a: timing.Timing | Row, b: timing.Timing | Row) -> float:
-    """How many times the median of `b` goes into that of `a`."""
+    """The median of `a` over that of `b`."""
     return a.median / b.median

@@ -61,21 +61,21 @@ def tiny(d: int = 64, layers: int = 2, dtype: str = "float32") -> dict[str, Any]
     }  # fmt: skip
 
 
-def random_model(said: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
+def random_model(config: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
     """A model of a config.json, its matrices drawn in the format it names and computed with in float32.
 
     Matrices have entries of variance 1 / fan-in; the weights of norms are one, or zero where one is added to them.
     """
-    abstract = abstract_model(said, "config", "float32", "gate")
+    abstract = abstract_model(config, "config", "float32", "gate")
     parts, structure = jax.tree.flatten(abstract, is_leaf=lambda node: isinstance(node, BFloat16 | FourBit))
-    norm = 0.0 if said["model_type"].startswith("gemma") else 1.0
+    norm = 0.0 if config["model_type"].startswith("gemma") else 1.0
 
     def value(part: Any, key: jax.Array) -> Any:
         if isinstance(part, FourBit):
             return _four_bit(key, part)
         if isinstance(part, BFloat16):
             return BFloat16(jax.lax.bitcast_convert_type(_drawn(key, part.shape, jnp.bfloat16), jnp.uint16))
-        matrix = part.ndim == 3 or part.shape[0] == said["vocab_size"]
+        matrix = part.ndim == 3 or part.shape[0] == config["vocab_size"]
         return _drawn(key, part.shape, part.dtype) if matrix else jnp.full(part.shape, norm, part.dtype)
 
     keys = jax.random.split(jax.random.key(seed), len(parts))
@@ -90,7 +90,7 @@ def random_model(said: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
 def _four_bit(key: jax.Array, part: FourBit) -> FourBit:
     """Random codes; all blocks have one scale, which is the offset of the nested scales."""
     scale = part.codes.shape[-1] ** -0.5 / LEVELS.std()
-    rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part)
+    rest = jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), part)
     nested = part.nested and dataclasses.replace(
         rest.nested,
         offset=jnp.full(part.nested.offset.shape, scale),

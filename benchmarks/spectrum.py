@@ -15,50 +15,50 @@ from jaxlin.linearize.linalg.triplets import SVD, svd
 from jaxlin.linearize.operator import LocalMap
 
 K, TOL = 8, 1e-4
-HELD_TO = 256
-"""The length that the bar is for."""
+BAR_TOKENS = 256
+"""The length of the prompt that the bar is for."""
 LONG = 64
-"""From here on each call is timed once: the dense map takes long."""
+"""The length of the prompt from which on each call is timed once, because the dense map takes long."""
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """Both ways for each length."""
+    """Measure both ways for each length."""
     for tokens in setting.sizes((8,), (64, 256, 1024)):
-        yield from at(setting, tokens)
+        yield from at_length(setting, tokens)
 
 
-def at(setting: Setting, tokens: int, k: int = K, tol: float = TOL) -> Iterator[Finding]:
-    """Both ways for one length."""
+def at_length(setting: Setting, tokens: int, k: int = K, tol: float = TOL) -> Iterator[Finding]:
+    """Measure both ways for one length."""
     model, size = setting.model, {"tokens": tokens, "k": k}
     lmap = jaxlin.local_map(model, setting.x(tokens))
     setting.say(f"krylov of {tokens} tokens: a first run")
-    found, vectors = counted(lmap, k, tol)
+    triplets, vectors = counted(lmap, k, tol)
     jax.block_until_ready(lmap.rmatvec(np.zeros((lmap.default_block, lmap.shape[0]), lmap.output.dtype)))
-    kept: list[Any] = []
+    jacobians: list[Any] = []
 
     def dense() -> None:
-        kept[:] = [jax.block_until_ready(lmap.jacobian(progress=False))]
+        jacobians[:] = [jax.block_until_ready(lmap.jacobian(progress=False))]
 
     calls = {"dense map": dense, "krylov": lambda: lmap.svd(k, method="krylov", tol=tol)}
     timings, floor_of = setting.timed(calls, 1 if tokens >= LONG else None)
-    exact = svd(np.asarray(kept.pop())).s[:k]
-    assert found.bound is not None
+    exact = svd(np.asarray(jacobians.pop())).s[:k]
+    assert triplets.bound is not None
     figures = {
         "products": float(vectors),
-        "largest bound": float(np.max(found.bound / found.s)),
-        "largest error": float(np.max(np.abs(found.s - exact) / exact)),
+        "largest bound": float(np.max(triplets.bound / triplets.s)),
+        "largest error": float(np.max(np.abs(triplets.s - exact) / exact)),
     }
     config, weights = model.config, nbytes(model.layers)
-    whole = floor_of(map_products(lmap), weights + 4 * int(np.prod(lmap.shape)))
-    yield Row.of("spectrum", "dense map", size, timings["dense map"], floor=whole)
+    floor = floor_of(map_products(lmap), weights + 4 * int(np.prod(lmap.shape)))
+    yield Row.of("spectrum", "dense map", size, timings["dense map"], floor=floor)
     least = floor_of(row_products(config, vectors, tokens), weights)
     yield Row.of("spectrum", "krylov", size, timings["krylov"], floor=least, figures=figures)
-    key = "krylov, over dense at 256" if tokens == HELD_TO else "krylov, over dense"
+    key = "krylov, over dense at 256" if tokens == BAR_TOKENS else "krylov, over dense"
     yield Ratio(key, size, ratio(timings["krylov"], timings["dense map"]))
 
 
 def counted(lmap: LocalMap, k: int, tol: float) -> tuple[SVD, int]:
-    """What the Krylov method finds, and how many vectors it sends through the map and its transpose."""
+    """The triplets of the Krylov method, and how many vectors it sends through the map and its transpose."""
     count = 0
 
     def counting(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -70,5 +70,5 @@ def counted(lmap: LocalMap, k: int, tol: float) -> tuple[SVD, int]:
         return call
 
     products = counting(lmap.matvec), counting(lmap.rmatvec)
-    found = krylov(*products, lmap.shape, lmap.output.dtype, k, tol=tol, beside=lmap.x)
-    return found, count
+    triplets = krylov(*products, lmap.shape, lmap.output.dtype, k, tol=tol, beside=lmap.x)
+    return triplets, count

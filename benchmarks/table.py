@@ -1,4 +1,4 @@
-"""What was found, in a terminal."""
+"""Results in a terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,17 +6,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.bars import BARS
 
-def show(said: dict[str, Any], console: Console) -> None:
-    """Print a document of `benchmarks.results.document`."""
-    device = said["device"]
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print what `benchmarks.results.document` gave."""
+    device = result["device"]
     console.print(
-        f"{device['kind']} ({device['processor']}), {device['cpus']} CPUs, {said['dtype']}, {said['checkpoint']}"
+        f"{device['kind']} ({device['processor']}), {device['cpus']} CPUs, {result['dtype']}, {result['checkpoint']}"
     )
-    for group in dict.fromkeys(row["group"] for row in said["rows"]):
-        console.print(_rows(group, [row for row in said["rows"] if row["group"] == group]))
-    console.print(_ratios(said["ratios"]))
-    for note in said["notes"]:
+    for group in dict.fromkeys(row["group"] for row in result["rows"]):
+        console.print(_rows(group, [row for row in result["rows"] if row["group"] == group]))
+    console.print(_ratios(result["ratios"]))
+    for note in result["notes"]:
         console.print(f"- {note}", highlight=False)
 
 
@@ -45,34 +47,34 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def _ratios(ratios: Sequence[dict[str, Any]]) -> Table:
-    table = Table("ratio", "size", "found", "bar", "", title="ratios", title_justify="left")
-    for found in ratios:
-        table.add_row(*verdict(found), style="red" if found["met"] is False else None)
+    table = Table("ratio", "size", "value", "bar", "", title="ratios", title_justify="left")
+    for ratio in ratios:
+        cells = verdict(ratio)
+        table.add_row(*cells, style="red" if cells[-1] == "not met" else None)
     return table
 
 
-def verdict(found: dict[str, Any]) -> list[str]:
-    """A ratio as text: what it is, where, its value, its bar and whether it is met."""
-    limit, sign = found["limit"], "≥" if found["at_least"] else "≤"
-    bar = "" if limit is None else f"{sign} {limit:.3g}"
-    met = {None: "", True: "met", False: "not met"}[found["met"]]
-    return [found["says"], size(found["size"]), f"{found['value']:.3g}", bar, met]
+def verdict(ratio: dict[str, Any]) -> list[str]:
+    """A ratio as text: what it is, its size, its value, its bar of today, and whether it meets that."""
+    bar, value = BARS[ratio["key"]], ratio["value"]
+    outcome = {None: "", True: "met", False: "not met"}[bar.met(value)]
+    return [bar.says, size(ratio["size"]), f"{value:.3g}", str(bar), outcome]
 
 
-def size(of: dict[str, Any]) -> str:
-    """``8 tokens, k 8``."""
-    return ", ".join(f"{value} tokens" if name == "tokens" else f"{name} {value}" for name, value in of.items())
+def size(sizes: dict[str, Any]) -> str:
+    """As ``8 tokens, k 8``."""
+    return ", ".join(f"{value} tokens" if name == "tokens" else f"{name} {value}" for name, value in sizes.items())
 
 
 def duration(seconds: float | None) -> str:
-    """In seconds or milliseconds."""
+    """A time in seconds or milliseconds."""
     if seconds is None:
         return ""
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def memory(count: float | None) -> str:
-    """In MiB or GiB."""
+    """A number of bytes in MiB or GiB."""
     if count is None:
         return ""
     return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"

@@ -1,4 +1,4 @@
-"""How long a call takes, and how much memory: one set of helpers for all benchmarks."""
+"""Measures how long a call takes and how much memory, for all benchmarks."""
 
 import ctypes
 import gc
@@ -15,15 +15,15 @@ import jax
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 SETTLING = 0.05
-"""Seconds in which a program's threads let go of its memory."""
+"""Seconds that the threads of a program get to free its memory."""
 
 
 class Timing(NamedTuple):
     """Runs of one call.
 
     Attributes:
-        seconds: of each run.
-        resident: the most that the process held beyond what it held before, in bytes; None where it is not known.
+        seconds: the time of each run.
+        resident: bytes by which the memory of the process grew at its peak; None where it is not known.
     """
 
     seconds: list[float]
@@ -36,46 +36,45 @@ class Timing(NamedTuple):
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """How long `call` takes until its result is there."""
+    """The time from calling `call` until its result is computed."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
 def once(call: Callable[[], Any]) -> tuple[float, int | None]:
-    """The time of one call, and what it adds to the resident memory at its peak."""
+    """The time of one call, and the bytes by which resident memory grows at its peak."""
     before = _reset_peak()
     took = seconds(call)
-    return took, None if before is None else max(0, _held("VmHWM") - before)
+    return took, None if before is None else max(0, _memory("VmHWM") - before)
 
 
 def interleaved(
-    runs: int, calls: Mapping[str, Callable[[], Any]], said: Callable[[str], None] = lambda name: None
+    runs: int, calls: Mapping[str, Callable[[], Any]], announce: Callable[[str], None] = lambda name: None
 ) -> dict[str, Timing]:
     """Every call `runs` times, one after the other in each round, so that what disturbs one disturbs all.
 
     Args:
         runs: rounds; each begins with another call.
-        calls: what is timed, by name.
-        said: called with the name before each run.
+        calls: the calls to time, by name.
+        announce: called with the name of a call before each of its runs.
     """
-    found: dict[str, list[tuple[float, int | None]]] = {name: [] for name in calls}
+    measured: dict[str, list[tuple[float, int | None]]] = {name: [] for name in calls}
     names = list(calls)
-    with _alive_left_out():
+    with _without_older_objects():
         for turn in range(runs):
             shift = turn % len(names)
             for name in names[shift:] + names[:shift]:
-                said(name)
-                found[name].append(once(calls[name]))
-    return {name: _timing(pairs) for name, pairs in found.items()}
+                announce(name)
+                measured[name].append(once(calls[name]))
+    return {name: _timing(pairs) for name, pairs in measured.items()}
 
 
 @contextmanager
-def _alive_left_out() -> Iterator[None]:
-    """Within it, what is alive now is no part of what Python collects.
+def _without_older_objects() -> Iterator[None]:
+    """Keep Python's garbage collector from visiting the objects that exist now.
 
-    The many objects of torch and transformers are, through which each collection would look, and which a user who
-    compiles a map need not have.
+    Those of torch and transformers are many, and someone who only compiles a map does not have them.
     """
     gc.collect()
     gc.freeze()
@@ -91,8 +90,8 @@ def _timing(pairs: list[tuple[float, int | None]]) -> Timing:
 
 
 def compiled(function: Any, *arguments: Any) -> tuple[Any, float, int]:
-    """The program of a function, how long its tracing and compilation take, and its temporary memory in bytes."""
-    with _alive_left_out():
+    """The compiled program of a function, the seconds of tracing and compilation, and its temporary memory in bytes."""
+    with _without_older_objects():
         start = time.perf_counter()
         program = jax.jit(function).lower(*arguments).compile()
         took = time.perf_counter() - start
@@ -101,27 +100,28 @@ def compiled(function: Any, *arguments: Any) -> tuple[Any, float, int]:
 
 
 def peak() -> int | None:
-    """The most that the process held since the last of `once` began, in bytes; None where it is not known."""
+    """The peak memory of the process since the last call of `once` began, in bytes; None where it is not known."""
     try:
-        return _held("VmHWM")
+        return _memory("VmHWM")
     except OSError:
         return None
 
 
-def _held(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+)", STATUS.read_text())
-    assert found is not None
-    return 1024 * int(found[1])
+def _memory(field: str) -> int:
+    """A field of the status of this process, in bytes."""
+    match = re.search(rf"{field}:\s+(\d+)", STATUS.read_text())
+    assert match is not None
+    return 1024 * int(match[1])
 
 
 def _reset_peak() -> int | None:
-    """Make the kernel count the peak anew, and return what is held; None where it does not."""
-    # Or what an earlier call freed, or is about to, hides what this one takes.
+    """Make the kernel count the peak anew, and return the present memory; None where the kernel does not."""
+    # Memory that an earlier call has freed, or is about to free, would hide what this one takes.
     gc.collect()
     time.sleep(SETTLING)
     try:
         ctypes.CDLL(None).malloc_trim(0)
         CLEAR.write_text("5")
-        return _held("VmRSS")
+        return _memory("VmRSS")
     except (OSError, AttributeError):
         return None

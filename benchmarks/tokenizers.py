@@ -69,9 +69,9 @@ def read(path: Path) -> Tokenizer:
     if path.is_file():
         return Tokenizer.from_gguf(open_checkpoint(path).config, str(path))
     files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
-    found = tokenizer_of(files, str(path))
-    assert found is not None, f"{path}: expected a tokenizer"
-    return found
+    tokenizer = tokenizer_of(files, str(path))
+    assert tokenizer is not None, f"{path}: expected a tokenizer"
+    return tokenizer
 
 
 def reference(path: Path) -> tuple[str, Callable[[str], list[int]]]:
@@ -87,8 +87,8 @@ def reference(path: Path) -> tuple[str, Callable[[str], list[int]]]:
         {"gguf_file": path.name} if path.is_file() else {"config": transformers.PretrainedConfig()}
     )
     folder = path.parent if path.is_file() else path
-    found = transformers.AutoTokenizer.from_pretrained(folder, **options)
-    return type(found).__name__, lambda text: found(text).input_ids
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    return type(tokenizer).__name__, lambda text: tokenizer(text).input_ids
 
 
 def _sentencepiece(spec: dict[str, Any]) -> Callable[[str], list[int]]:
@@ -104,12 +104,12 @@ def _sentencepiece(spec: dict[str, Any]) -> Callable[[str], list[int]]:
     vocabulary = spec["model"]["vocab"]
     for token in sorted(vocabulary, key=vocabulary.get):
         kinds = [(token == spec["model"]["unk_token"], 2), (token in special, 3), (token.startswith("<0x"), 6)]
-        kind = next((number for holds, number in kinds if holds), 1)
+        kind = next((number for applies, number in kinds if applies), 1)
         model.pieces.add(piece=token, score=scores.get(token, -1e6), type=kind)
     model.trainer_spec.model_type, model.trainer_spec.byte_fallback, model.trainer_spec.pad_id = 2, True, -1
     model.normalizer_spec.name, model.normalizer_spec.remove_extra_whitespaces = "identity", False
-    found = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-    return lambda text: [found.bos_id(), *found.encode(text)]
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    return lambda text: [processor.bos_id(), *processor.encode(text)]
 
 
 def texts() -> list[str]:

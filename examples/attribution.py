@@ -40,26 +40,26 @@ def main() -> None:
     x, names = model.embed(ids), tokenizer.to_str_tokens(ids)
     words = (args.target, args.over) if args.over else args.target
     target = without_words(model, tokenizer, words, x, -1)
-    found = jaxlin.attribute(model, x, target)
+    attribution = jaxlin.attribute(model, x, target)
 
-    print(f"{args.text!r} -> {words!r}: {found.value:.4f}")
-    print(f"\nby token; the sum is off by {found.defect:.0e} of the largest")
-    bars([*zip(names, found.tokens.tolist(), strict=True), ("b, the biases", found.bias)])
-    print(f"\nby part of the model; off by {found.component_defect:.0e}")
-    parts = [("the embedding", found.embed)]
-    for layer, (attn, mlp) in enumerate(zip(found.attn, found.mlp, strict=True)):
+    print(f"{args.text!r} -> {words!r}: {attribution.value:.4f}")
+    print(f"\nby token; the sum is off by {attribution.defect:.0e} of the largest")
+    bars([*zip(names, attribution.tokens.tolist(), strict=True), ("b, the biases", attribution.bias)])
+    print(f"\nby part of the model; off by {attribution.component_defect:.0e}")
+    parts = [("the embedding", attribution.embed)]
+    for layer, (attn, mlp) in enumerate(zip(attribution.attn, attribution.mlp, strict=True)):
         parts += [(f"attention {layer}", float(attn)), (f"MLP {layer}", float(mlp))]
-    bars([*parts, ("after the blocks", found.final_bias)])
-    heads = sorted(np.ndindex(found.heads.shape), key=lambda at: -found.heads[at])
+    bars([*parts, ("after the blocks", attribution.final_bias)])
+    heads = sorted(np.ndindex(attribution.heads.shape), key=lambda head: -attribution.heads[head])
     print("\nthe heads that bring the most")
-    bars([(f"layer {at[0]}, head {at[1]}", float(found.heads[at])) for at in heads[:4]])
+    bars([(f"layer {head[0]}, head {head[1]}", float(attribution.heads[head])) for head in heads[:4]])
     print("\nthe neurons that bring or cost the most")
-    neurons = zip(found.neurons.layer, found.neurons.index, found.neurons.contribution, strict=True)
+    neurons = zip(attribution.neurons.layer, attribution.neurons.index, attribution.neurons.contribution, strict=True)
     bars([(f"layer {layer}, {index}", float(size)) for layer, index, size in list(neurons)[:4]])
     gone = head_ablation(model, x, target)
     correlation = f"rank correlation with all that they bring by the map: {gone.rank_correlation:.2f}"
     print(f"\nwhat zeroing those heads takes from it; of all heads, {correlation}")
-    bars([(f"layer {at[0]}, head {at[1]}", float(gone.effects[at])) for at in heads[:4]])
+    bars([(f"layer {head[0]}, head {head[1]}", float(gone.effects[head])) for head in heads[:4]])
     deleted = deletion(model, x, target)
     correlation = f"rank correlation with the list by token: {deleted.rank_correlation:.2f}"
     print(f"\nwhat deleting a token takes from it; {correlation}")

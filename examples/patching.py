@@ -31,18 +31,18 @@ def main() -> None:
     model, tokenizer = jaxlin.load(args.model)
     ids, others = tokenizer.encode(args.text), tokenizer.encode(args.other)
     words = (args.target, args.over)
-    found = activation_patching(model, model.embed(ids), model.embed(others), words, tokenizer=tokenizer)
+    patching = activation_patching(model, model.embed(ids), model.embed(others), words, tokenizer=tokenizer)
 
-    whole = found.other - found.value
-    logits = f"{found.value:+.2f} after {args.text!r}, {found.other:+.2f} after {args.other!r}"
+    whole = patching.other - patching.value
+    logits = f"{patching.value:+.2f} after {args.text!r}, {patching.other:+.2f} after {args.other!r}"
     print(f"the logit of {args.target!r} over that of {args.over!r}: {logits}")
     names = [
         name if name == other else f"{name} → {other}"
         for name, other in zip(tokenizer.to_str_tokens(ids), tokenizer.to_str_tokens(others), strict=True)
     ]
     for title, shares in (
-        ("What it does in the model", found.recovered),
-        (f"What the map says; rank correlation {found.rank_correlation:.2f}", found.predicted / whole),
+        ("What it does in the model", patching.recovered),
+        (f"What the map says; rank correlation {patching.rank_correlation:.2f}", patching.predicted / whole),
     ):
         table = Table("layer", *names, title=title, title_justify="left")
         for layer, row in enumerate(shares):

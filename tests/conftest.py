@@ -20,6 +20,7 @@ os.environ.setdefault(
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
 )
 
+import fast
 import jax
 import pytest
 import tiny
@@ -33,6 +34,13 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the fast selection."""
+    for item in items:
+        if fast.is_fast(item.nodeid.removeprefix("tests/")):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -51,7 +51,7 @@ from benchmarks import dense
 from benchmarks.results import document
 from benchmarks.setting import Setting
 with Setting(sys.argv[1], runs=2) as setting:
-    found = list(dense.at(setting, 8, others=()))
+    found = list(dense.at_length(setting, 8, others=()))
     print(json.dumps(document(found, command="", checkpoint="", dtype="", seeds={}, runs=2)))
 """
 
@@ -82,9 +82,9 @@ def test_dense_map_reaches_its_floor(smollm2_gguf: Path) -> None:
 def test_dense_map_against_its_peers() -> None:
     """All give the same map. In a model this small the fixed costs of a call decide: its ratios meet no bar."""
     with Setting(runs=1, side=256) as setting:
-        found = document(list(dense.at(setting, 8)), command="", checkpoint="", dtype="", seeds={}, runs=1)
+        found = document(list(dense.at_length(setting, 8)), command="", checkpoint="", dtype="", seeds={}, runs=1)
     rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == [dense.OURS, dense.ALONE, *dense.OTHERS]
+    assert list(rows) == [dense.OURS, dense.RECORDED, *dense.OTHERS]
     assert [row["ours"] for row in rows.values()] == [True, True, False, False, False, False]
     assert all(len(row["seconds"]) == 1 and row["floor"] is not None for row in rows.values())
     assert all(rows[name]["figures"]["difference"] <= 1e-5 for name in dense.OTHERS)
@@ -93,7 +93,9 @@ def test_dense_map_against_its_peers() -> None:
 def test_a_fit_against_its_peer() -> None:
     """Both give the same lenses, of the ordinary derivative and of the local linear map."""
     with Setting(runs=1, side=256) as setting:
-        found = document(list(lens.at(setting, 12, skip=4)), command="", checkpoint="", dtype="", seeds={}, runs=1)
+        found = document(
+            list(lens.at_length(setting, 12, skip=4)), command="", checkpoint="", dtype="", seeds={}, runs=1
+        )
     rows = {row["name"]: row for row in found["rows"]}
     assert rows.keys() == {*lens.OURS.values(), *lens.TORCH.values()}
     assert all(rows[name]["figures"]["difference"] <= 1e-5 for name in lens.TORCH.values())
@@ -103,7 +105,7 @@ def test_a_fit_against_its_peer() -> None:
 def test_maps_that_differ_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer, "jacrev", lambda model, x: 1.01 * peer.vectorized(model, x))
     with Setting(runs=1, side=64) as setting, pytest.raises(JaxlinError, match=r"within 0\.0001 of ours; found"):
-        list(dense.at(setting, 4, others=[dense.FUNCTIONAL]))
+        list(dense.at_length(setting, 4, others=[dense.FUNCTIONAL]))
 
 
 def test_products_with_packed_weights() -> None:
@@ -195,7 +197,7 @@ def test_an_interrupted_run_keeps_what_it_found(
     assert main(["--only", "dense", "--json", str(out)]) == 130
     assert not out.exists()
     partial = out.with_name("here.json.partial")
-    assert capsys.readouterr().err.endswith(f"Interrupted; what was found is in {partial}.\n")
+    assert capsys.readouterr().err.endswith(f"Interrupted; the findings so far are in {partial}.\n")
     assert [each["name"] for each in json.loads(partial.read_text())["rows"]] == ["ours"]
 
 
@@ -217,6 +219,8 @@ def test_report_says_where_we_lose(tmp_path: Path) -> None:
     rows = [row("ours", 8, 1.0), row("theirs", 8, 2.0, False), row("ours", 32, 5.0), row("theirs", 32, 4.0, False)]
     ratios = [Ratio("layers, over one", {"tokens": 8}, 1.7), Ratio("layers, over each", {"tokens": 8}, 0.5)]
     said = document([*rows, *ratios, "a note"], command="c", checkpoint="m", dtype="float32", seeds={}, runs=1)
+    for ratio in said["ratios"]:  # the bars of an older file do not count
+        ratio |= {"limit": 0.1, "says": "an old name", "met": not ratio["met"]}
     (tmp_path / "cpu.json").write_text(json.dumps({**said, "commit": "0123456+"}))
     assert report.main(["--results", str(tmp_path), "--out", str(tmp_path / "B.md")]) == 0
     text = (tmp_path / "B.md").read_text()
@@ -261,7 +265,7 @@ def test_gpu_tasks_of_two_shapes_in_four_bits() -> None:
 def test_precisions_that_a_device_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TOLD, "cpu", {"high": "BF16_BF16_F32_X3", "fast": "default", "BF16_BF16_F32_X3": "high"})
     with Setting(runs=2, side=64) as setting:
-        found = list(precision.at(setting, setting.model, setting.x(4), {"tokens": 4}))
+        found = list(precision.measure_map(setting, setting.model, setting.x(4), {"tokens": 4}))
     rows = [each for each in found if isinstance(each, Row)]
     assert [row.name for row in rows] == ["highest, BF16_BF16_F32_X6", "high", "fast", "BF16_BF16_F32_X3"]
     assert all(0 < row.figures["residual"] <= 3e-6 and len(row.seconds) == 2 for row in rows)
@@ -302,7 +306,7 @@ def test_a_few_layers_say_what_all_take() -> None:
 
 def test_a_long_prompt() -> None:
     with Setting(runs=1, side=64) as setting:
-        found = list(long.at(setting, 24))
+        found = list(long.at_length(setting, 24))
         assert list(long.measure(setting)) == ["long: 4096 tokens are left out of a quick run"]
     rows = [each for each in found if isinstance(each, Row)]
     assert [row.name for row in rows] == ["attribution", "top 4 singular values"]

@@ -59,7 +59,7 @@ def contexts() -> Iterator[Context]:
     The first variant of a type is given as transformers 5 writes it, as it and transformers 4 wrote it when they left
     out their defaults, the others in the shortest of the three.
     """
-    seen: list[dict[str, Any]] = []
+    earlier: list[dict[str, Any]] = []
     for name, variant in tiny.VARIANTS.items():
         parsed = getattr(transformers, variant.config)(**variant.options)
         full = json.loads(parsed.to_json_string(use_diff=False))
@@ -67,8 +67,8 @@ def contexts() -> Iterator[Context]:
         bare = {"model_type": kind, **copy.deepcopy(variant.options)}
         forms = {"bare": bare, "full": full, "old": older(bare)} if name == kind else {"bare": bare}
         for form, config in forms.items():
-            if config not in seen:
-                seen.append(config)
+            if config not in earlier:
+                earlier.append(config)
                 yield placed(f"{name}, {form}", config)
         if name == kind:
             text = bare.get("text_config", bare)
@@ -79,8 +79,8 @@ def contexts() -> Iterator[Context]:
             for rope, parameters in ROPES.items():
                 flat = {"rope_type": rope, "rope_theta": 1e4, **fit(parameters, parsed), **axes}
                 nested = {"full_attention": flat, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
-                for given in (flat, nested) if "full_attention" in text.get("rope_parameters", {}) else (flat,):
-                    yield placed(f"{name}, {rope}", with_text(bare, {**plain, "rope_parameters": given}))
+                for parameters in (flat, nested) if "full_attention" in text.get("rope_parameters", {}) else (flat,):
+                    yield placed(f"{name}, {rope}", with_text(bare, {**plain, "rope_parameters": parameters}))
 
 
 def placed(name: str, config: dict[str, Any]) -> Context:
@@ -90,11 +90,11 @@ def placed(name: str, config: dict[str, Any]) -> Context:
     if text is not None:
         places["text_config",] = f"{kind}.text_config"
     before = () if text is None else ("text_config",)
-    given = (config if text is None else text).get("rope_parameters") or {}
-    if "full_attention" in given:
-        places[*before, "rope_parameters", "full_attention"] = "rope." + given["full_attention"]["rope_type"]
-    elif given and "mrope_section" not in given:  # whose axes are the port's to read
-        places[*before, "rope_parameters"] = "rope." + given.get("rope_type", "default")
+    rope_parameters = (config if text is None else text).get("rope_parameters") or {}
+    if "full_attention" in rope_parameters:
+        places[*before, "rope_parameters", "full_attention"] = "rope." + rope_parameters["full_attention"]["rope_type"]
+    elif rope_parameters and "mrope_section" not in rope_parameters:  # whose axes are the port's to read
+        places[*before, "rope_parameters"] = "rope." + rope_parameters.get("rope_type", "default")
     return Context(name, config, places)
 
 
@@ -116,12 +116,12 @@ def older(config: dict[str, Any]) -> dict[str, Any]:
     """The config as transformers 4 wrote it: `rope_theta`, and a flat `rope_scaling`."""
     config = copy.deepcopy(config)
     text = config.get("text_config", config)
-    given, name = text.pop("rope_parameters", {}), "type"
-    if "full_attention" in given:
+    parameters, name = text.pop("rope_parameters", {}), "type"
+    if "full_attention" in parameters:
         name = "rope_type"  # beside it, transformers overlooks `type` where layers have ropes of two kinds
-        text["rope_local_base_freq"] = given["sliding_attention"].get("rope_theta", 1e4)
-        given = given["full_attention"]
-    text["rope_theta"] = given.pop("rope_theta", 1e4)
-    kind = given.pop("rope_type", "default")
-    text["rope_scaling"] = None if kind == "default" else {name: kind, **given}
+        text["rope_local_base_freq"] = parameters["sliding_attention"].get("rope_theta", 1e4)
+        parameters = parameters["full_attention"]
+    text["rope_theta"] = parameters.pop("rope_theta", 1e4)
+    kind = parameters.pop("rope_type", "default")
+    text["rope_scaling"] = None if kind == "default" else {name: kind, **parameters}
     return config

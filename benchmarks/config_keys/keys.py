@@ -79,14 +79,14 @@ KNOWN: dict[str, tuple[Any, ...]] = {
 
 def config_classes() -> Iterator[Any]:
     """All config classes of the installed transformers, those of parts of models too."""
-    seen: set[Any] = set()
-    ahead: list[Any] = list(CONFIG_MAPPING.values())
-    while ahead:
-        each = ahead.pop()
-        if each not in seen:
-            seen.add(each)
+    visited: set[Any] = set()
+    pending: list[Any] = list(CONFIG_MAPPING.values())
+    while pending:
+        each = pending.pop()
+        if each not in visited:
+            visited.add(each)
             yield each
-            ahead += [part for part in each.sub_configs.values() if dataclasses.is_dataclass(part)]
+            pending += [part for part in each.sub_configs.values() if dataclasses.is_dataclass(part)]
 
 
 def known_keys() -> dict[str, list[Any]]:
@@ -103,7 +103,7 @@ def known_keys() -> dict[str, list[Any]]:
     for name in HUB_KEYS.read_text().split():
         if not name.startswith("rope."):
             defaults.setdefault(name, [])
-    return {key: found for key, found in sorted(defaults.items()) if key not in NOT_MEASURED}
+    return {key: values for key, values in sorted(defaults.items()) if key not in NOT_MEASURED}
 
 
 def known_rope_keys() -> list[str]:
@@ -123,8 +123,8 @@ def values_of(key: str, defaults: list[Any]) -> list[Any]:
     types = {type(each) for each in defaults} - {type(None)}
     if not types & VALUES.keys():
         return list(ANYTHING)
-    found = []
+    values = []
     for each in VALUES:
         if each in types:
-            found += [value for value in VALUES[each] if not any(value is other for other in found)]
-    return found
+            values += [value for value in VALUES[each] if not any(value is other for other in values)]
+    return values

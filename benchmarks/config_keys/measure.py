@@ -31,7 +31,7 @@ def measure(reference: Reference, places: Mapping[tuple[str, ...], str], rows: d
     """Add to `rows` what one context shows at its `places`."""
     for path, name in places.items():
         row = rows.setdefault(name, Row())
-        own = at(reference.config, path)
+        own = part_at(reference.config, path)
         for edits in rounds(name, own):
             ahead = [(key, value) for key, value in edits if key not in row.changes]
             for start in range(0, len(ahead), GROUP):
@@ -83,11 +83,11 @@ def fields_of(config: Mapping[str, Any], path: tuple[str, ...]) -> set[str]:
 def edited(config: Mapping[str, Any], path: tuple[str, ...], edits: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of `config` with `edits` made in the object at `path`."""
     config = copy.deepcopy(dict(config))
-    at(config, path).update(copy.deepcopy(dict(edits)))
+    part_at(config, path).update(copy.deepcopy(dict(edits)))
     return config
 
 
-def at(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def part_at(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     """The object at `path`."""
     for key in path:
         config = config[key]

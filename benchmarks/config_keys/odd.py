@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.config_keys.contexts import ROPES, Context, contexts
 from benchmarks.config_keys.keys import known_keys, known_rope_keys, values_of
-from benchmarks.config_keys.measure import at
+from benchmarks.config_keys.measure import part_at
 from benchmarks.config_keys.ported import Ported
 from benchmarks.config_keys.reference import Reference
 from jaxlin.checkpoint.key_table import measured_keys
@@ -73,7 +73,7 @@ class Case(NamedTuple):
         config = copy.deepcopy(self.context.config)
         for (*path, key), value in self.edits.items():
             try:
-                part = at(config, tuple(path))
+                part = part_at(config, tuple(path))
             except (KeyError, TypeError):  # of an object that the other edit has replaced
                 continue
             if not isinstance(part, dict):
@@ -143,7 +143,7 @@ def drawn_edit(
 ) -> tuple[tuple[str, ...], Any]:
     """A path, of a key that matters somewhere, is there, or may be there, and a value by its type or of any type."""
     path, row = draw.choice(list(context.places.items()))
-    own = at(context.config, path)
+    own = part_at(context.config, path)
     if row.startswith("rope."):
         key = draw.choice(known_rope_keys())
         values = [value for each in ROPES.values() if key in each for value in (each[key],)]
@@ -164,23 +164,23 @@ def drawn_edit(
 
 def compared(case: Case, reference: Reference, ported: Ported) -> Finding:
     """What both libraries make of a case."""
-    config, expected, found, message = case.config(), None, None, ""
+    config, expected, ours, message = case.config(), None, None, ""
     try:
         expected = reference.under(config)
     except Exception as error:
         message = f"{type(error).__name__}: {error}"[:200]
     try:
-        found = ported.under(config)
+        ours = ported.under(config)
     except JaxlinError as error:
         message = str(error)[:300]
     except Exception as error:
         return Finding(case, "raw", f"{type(error).__name__}: {error}"[:300])
-    if expected is None or found is None:
-        kind = "both refuse" if expected is found else "transformers refuses" if expected is None else "jaxlin refuses"
+    if expected is None or ours is None:
+        kind = "both refuse" if expected is ours else "transformers refuses" if expected is None else "jaxlin refuses"
         if kind == "jaxlin refuses" and all(map(np.array_equal, expected or [], reference.logits)):
             kind = "needlessly refused"
         return Finding(case, kind, message)
-    share = difference(expected, found)
+    share = difference(expected, ours)
     if share <= TOLERANCE:
         return Finding(case, "agree", f"{share:.1e}")
     rounding = difference(expected, reference.under(config, torch.float64))
@@ -188,9 +188,9 @@ def compared(case: Case, reference: Reference, ported: Ported) -> Finding:
     return Finding(case, kind, f"{share:.1e}, where float32 costs transformers {rounding:.1e}")
 
 
-def difference(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+def difference(expected: Sequence[np.ndarray], ours: Sequence[np.ndarray]) -> float:
     """The largest difference between logits, as a share of the largest of them."""
-    pairs = zip(expected, found, strict=True)
+    pairs = zip(expected, ours, strict=True)
     return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1.0)) for a, b in pairs)
 
 

@@ -65,10 +65,10 @@ class Reference:
     def outcome(self, config: Mapping[str, Any]) -> Literal["same", "other", "refused"]:
         """Whether `config` gives the logits of the unchanged one, gives others, or is refused by transformers."""
         try:
-            found = self.under(config)
+            logits = self.under(config)
         except Exception:
             return "refused"
-        return "same" if all(map(agree, found, self.logits)) else "other"
+        return "same" if all(map(agree, logits, self.logits)) else "other"
 
 
 def agree(a: np.ndarray, b: np.ndarray) -> bool:

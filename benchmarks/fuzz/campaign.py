@@ -176,12 +176,12 @@ def _peak(reset: bool = False) -> int:
 
 def rounds(names: list[str], first: int) -> Iterator[tuple[str, int]]:
     """Inputs without an end: in each round of every reader as many as its weight."""
-    at = dict.fromkeys(names, first)
+    numbers = dict.fromkeys(names, first)
     while True:
         for name in names:
             for _ in range(READERS[name].weight):
-                yield name, at[name]
-                at[name] += 1
+                yield name, numbers[name]
+                numbers[name] += 1
 
 
 def work(connection: Connection, seed: int, names: list[str], first: int, skip: int) -> None:

@@ -71,35 +71,35 @@ class Draw(Random):
         """`data` with a few changes: bits, numbers of one to eight bytes, parts cut, put in or put elsewhere."""
         out = bytearray(data)
         for _ in range(self.choice([1, 1, 2, 4, 8])):
-            at, size = self.randrange(len(out) + 1), self.choice([1, 2, 4, 8])
+            start, size = self.randrange(len(out) + 1), self.choice([1, 2, 4, 8])
             part = out[self.randrange(len(out) + 1) :][: self.choice([1, 8, 64])]
             change = self.randrange(7)
-            if change == 0 and at < len(out):
-                out[at] ^= 1 << self.randrange(8)
+            if change == 0 and start < len(out):
+                out[start] ^= 1 << self.randrange(8)
             elif change == 1:
-                out[at : at + size] = (self.integer() % 256**size).to_bytes(size, self.choice(["little", "big"]))
+                out[start : start + size] = (self.integer() % 256**size).to_bytes(size, self.choice(["little", "big"]))
             elif change == 2:
-                del out[at : at + self.choice([1, 4, 32])]
+                del out[start : start + self.choice([1, 4, 32])]
             elif change == 3:
-                out[at:at] = self.randbytes(self.choice([1, 4, 32]))
+                out[start:start] = self.randbytes(self.choice([1, 4, 32]))
             elif change == 4:
-                out[at:at] = part * self.choice([1, 3])
+                out[start:start] = part * self.choice([1, 3])
             elif change == 5:
-                out[at : at + len(part)] = part
+                out[start : start + len(part)] = part
             elif self.rarely(0.3):
-                del out[at:]
+                del out[start:]
         return bytes(out)
 
-    def json_like(self, value: Any, keys: list[str] | None = None, most: int = 3) -> Any:
-        """A copy of `value`, a JSON value, with one to `most` changes.
+    def json_like(self, value: Any, keys: list[str] | None = None, max_changes: int = 3) -> Any:
+        """A copy of `value`, a JSON value, with one to `max_changes` changes.
 
         Args:
-            value: what is changed.
-            keys: those that mean something where it is read.
-            most: changes.
+            value: the value to change.
+            keys: keys that mean something to the reader, to put into objects.
+            max_changes: the largest number of changes.
         """
         value = copy.deepcopy(value)
-        for _ in range(self.randint(1, most)):
+        for _ in range(self.randint(1, max_changes)):
             places = list(_places(value))
             if not places or self.rarely(0.01):
                 return self.value()

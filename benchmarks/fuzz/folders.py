@@ -23,15 +23,15 @@ NAMES = {kind: name for name, kind in DTYPES.items()}
 def packed_bytes(arrays: Mapping[str, np.ndarray], metadata: Any = None) -> tuple[dict[str, Any], bytes]:
     """The header and the data of a valid file."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
-    at, parts = 0, []
+    offset, parts = 0, []
     for name, array in arrays.items():
         header[name] = {
             "dtype": NAMES[array.dtype],
             "shape": list(array.shape),
-            "data_offsets": [at, at + array.nbytes],
+            "data_offsets": [offset, offset + array.nbytes],
         }
         parts.append(array.tobytes())
-        at += array.nbytes
+        offset += array.nbytes
     return header, b"".join(parts)
 
 
@@ -131,7 +131,7 @@ def folder(draw: Draw, folder: Path) -> Callable[[], Any]:
     change = draw.randrange(3)
     header, data = packed_bytes(other_arrays(draw, arrays) if change == 0 else arrays)
     header = other_header(draw, header) if change == 1 else header
-    config = draw.json_like(config, KEYS, most=2) if change == 2 else config
+    config = draw.json_like(config, KEYS, max_changes=2) if change == 2 else config
     (folder / "config.json").write_bytes(draw.text_of(config))
     (folder / "model.safetensors").write_bytes(file_bytes(draw, header, data))
     return loading(folder)
@@ -151,9 +151,9 @@ def index(draw: Draw, folder: Path) -> Callable[[], Any]:
     files = [path.name for path in sorted(folder.iterdir())] + TEXTS + ["./one.safetensors", "one.safetensors/"]
     names = ["a", "b", *TEXTS]
     weight_map = {draw.choice(names): draw.choice(files) for _ in range(draw.randint(1, 4))}
-    found: Any = {"metadata": {"total_size": 8}, "weight_map": weight_map}
-    found = draw.json_like(found, ["weight_map"]) if draw.rarely(0.4) else found
-    (folder / "model.safetensors.index.json").write_bytes(draw.text_of(found))
+    index: Any = {"metadata": {"total_size": 8}, "weight_map": weight_map}
+    index = draw.json_like(index, ["weight_map"]) if draw.rarely(0.4) else index
+    (folder / "model.safetensors.index.json").write_bytes(draw.text_of(index))
 
     def read() -> None:
         opened = CheckpointFolder(folder)
@@ -275,7 +275,7 @@ def quantized(draw: Draw, folder: Path) -> Callable[[], Any]:
         weights = {**settings["config_groups"]["group_0"]["weights"], "strategy": "block", "block_structure": block}
         settings = {**settings, "config_groups": {"group_0": {"weights": weights}}}
     elif draw.rarely(0.4):
-        settings = draw.json_like(settings, QUANTISED_KEYS, most=2)
+        settings = draw.json_like(settings, QUANTISED_KEYS, max_changes=2)
     arrays = with_states(arrays)
     if draw.rarely(0.4):
         layer = {name: array for name, array in arrays.items() if ".0." in name}

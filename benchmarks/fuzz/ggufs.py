@@ -75,13 +75,13 @@ def sample(architecture: str) -> tuple[list[Pair], list[Tensor]]:
         Pair("tokenizer.ggml.add_bos_token", "bool", 1),
     ]
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    names, placed, at = gguf.get_tensor_name_map(arch, 2), [], 0
+    names, placed, offset = gguf.get_tensor_name_map(arch, 2), [], 0
     for name, array in tensors(ARCHITECTURES[architecture]).items():
         stem, _, kind = name.rpartition(".")
         ggml = names.get_name(stem)
         if ggml is not None:
-            placed.append(Tensor(f"{ggml}.{kind}", list(array.shape[::-1]), 0, at, array.tobytes()))
-            at += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+            placed.append(Tensor(f"{ggml}.{kind}", list(array.shape[::-1]), 0, offset, array.tobytes()))
+            offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
     return pairs, placed
 
 
@@ -130,27 +130,27 @@ def _typed(kind: str, value: Any) -> bytes:
 
 def other_pair(draw: Draw, pairs: list[Pair]) -> None:
     """A key that is gone, twice, new, or has a value of any type."""
-    at = draw.randrange(len(pairs))
-    pair, change = pairs[at], draw.randrange(6)
+    index = draw.randrange(len(pairs))
+    pair, change = pairs[index], draw.randrange(6)
     architecture = str(pairs[0].value) if pairs[0].key == "general.architecture" else "llama"
     if change == 0:
-        del pairs[at]
+        del pairs[index]
     elif change == 1:
         keys = [each.key for each in pairs] + [f"{architecture}.{key}" for key in MORE] + list(OTHERS) + TEXTS
         pairs.append(pair._replace(key=draw.choice(keys)))
     elif change == 2:
         kind = draw.choice(["text", "u32", "i32", "f32", "bool", "u64", "f64"])
-        pairs[at] = Pair(pair.key, kind, _value(draw, kind))
+        pairs[index] = Pair(pair.key, kind, _value(draw, kind))
     elif change == 3:
         kind = draw.choice(["text", "u32", "f32", "bool", "[u32]"])
         entries = [_value(draw, kind) for _ in range(draw.choice([0, 1, 2, 48, 2000]))]
-        pairs[at] = Pair(pair.key, f"[{kind}]", entries)
+        pairs[index] = Pair(pair.key, f"[{kind}]", entries)
     elif isinstance(pair.value, list) and pair.value and pair.kind.startswith("["):
         entries, kind = list(pair.value), pair.kind[1:-1]
         entries[draw.randrange(len(entries))] = _value(draw, kind)
-        pairs[at] = pair._replace(value=entries if draw.rarely(0.7) else entries[:-1])
+        pairs[index] = pair._replace(value=entries if draw.rarely(0.7) else entries[:-1])
     elif isinstance(pair.value, int | float):
-        pairs[at] = pair._replace(value=draw.choice([pair.value + 1, pair.value * 2, *EDGES[:22]]))
+        pairs[index] = pair._replace(value=draw.choice([pair.value + 1, pair.value * 2, *EDGES[:22]]))
 
 
 MORE = ("rope.scaling.type", "rope.scaling.factor", "rope.scaling.attn_factor", "attention.sliding_window_pattern")
@@ -165,25 +165,25 @@ def _value(draw: Draw, kind: str) -> Any:
 
 def other_tensor(draw: Draw, placed: list[Tensor]) -> None:
     """A tensor that is gone, new, elsewhere, of another shape or type, or fused of more heads than there are."""
-    at = draw.randrange(len(placed))
-    tensor, change = placed[at], draw.randrange(6)
+    index = draw.randrange(len(placed))
+    tensor, change = placed[index], draw.randrange(6)
     if change == 0:
-        del placed[at]
+        del placed[index]
     elif change == 1:
         names = ["blk.0.attn_qkv.weight", "rope_freqs.weight", "blk.99.attn_q.weight", "blk.00.attn_q.weight", *TEXTS]
-        placed[at] = tensor._replace(name=draw.choice([*names, tensor.name.replace("0", "1")]))
+        placed[index] = tensor._replace(name=draw.choice([*names, tensor.name.replace("0", "1")]))
     elif change == 2:
-        placed[at] = tensor._replace(
+        placed[index] = tensor._replace(
             axes=draw.choice([tensor.axes[::-1], [*tensor.axes, 1], [draw.axis()] * 2, [], [0]])
         )
     elif change == 3:
-        placed[at] = tensor._replace(kind=draw.choice([*range(42), 2**32 - 1]))
+        placed[index] = tensor._replace(kind=draw.choice([*range(42), 2**32 - 1]))
     elif change == 4:
-        placed[at] = tensor._replace(offset=draw.choice([0, 1, tensor.offset + ALIGNMENT, draw.axis()]))
+        placed[index] = tensor._replace(offset=draw.choice([0, 1, tensor.offset + ALIGNMENT, draw.axis()]))
     elif tensor.raw:
         raw = bytearray(tensor.raw)
         raw[draw.randrange(len(raw))] = 0xFF
-        placed[at] = tensor._replace(raw=bytes(raw))
+        placed[index] = tensor._replace(raw=bytes(raw))
 
 
 def changed(draw: Draw) -> bytes:

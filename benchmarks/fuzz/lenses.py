@@ -82,9 +82,9 @@ def pt(draw: Draw, folder: Path) -> Callable[[], Any]:
         "metadata": {},
     }
     if change == 1:
-        known = [*TEXTS, "jacobian_sum", "J", 3, matrices[0], None, [], {}, draw.integer(), draw.choice([2.0, True])]
-        value[draw.choice(list(value))] = draw.choice(known)
-        value[draw.choice([*TEXTS, "n_done", 7])] = draw.choice(known)
+        entries = [*TEXTS, "jacobian_sum", "J", 3, matrices[0], None, [], {}, draw.integer(), draw.choice([2.0, True])]
+        value[draw.choice(list(value))] = draw.choice(entries)
+        value[draw.choice([*TEXTS, "n_done", 7])] = draw.choice(entries)
     text = b"\x80\x02" + pickled(value) + b"."
     if change == 2:
         parts = [
@@ -128,11 +128,11 @@ def pt(draw: Draw, folder: Path) -> Callable[[], Any]:
 @reader(2)
 def lens_file(draw: Draw, folder: Path) -> Callable[[], Any]:
     """A lens in safetensors."""
-    known: Any = {"layers": [0, 1], "prompts": 3, "estimator": "x", "skip_first_positions": 1, "target_layer": 3}
+    note: Any = {"layers": [0, 1], "prompts": 3, "estimator": "x", "skip_first_positions": 1, "target_layer": 3}
     arrays, change = {"J": np.ones((2, 3, 3), np.float32)}, draw.randrange(4)
     if change == 0:
-        known = draw.json_like(known, [*known, "mean_square", "squared_deviations"])
-    text = draw.choice(TEXTS) if draw.rarely(0.05) else json_text(known)
+        note = draw.json_like(note, [*note, "mean_square", "squared_deviations"])
+    text = draw.choice(TEXTS) if draw.rarely(0.05) else json_text(note)
     header, data = packed_bytes(other_arrays(draw, arrays) if change == 1 else arrays, {"jaxlin_lens": text})
     path = folder / "lens.safetensors"
     path.write_bytes(file_bytes(draw, other_header(draw, header) if change == 2 else header, data))

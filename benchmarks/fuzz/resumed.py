@@ -50,8 +50,8 @@ def rows(draw: Draw, folder: Path) -> Callable[[], Any]:
     if draw.rarely(0.5):
         data.write_bytes(draw.bytes_like(data.read_bytes()))
     if draw.rarely(0.5):
-        found = json.loads(note.read_text())
-        note.write_bytes(draw.text_of(draw.json_like(found, list(found))))
+        entries = json.loads(note.read_text())
+        note.write_bytes(draw.text_of(draw.json_like(entries, list(entries))))
 
     def read() -> None:
         np.testing.assert_array_equal(_dense(out, _pull), MATRIX)
@@ -72,12 +72,12 @@ def sums(draw: Draw, folder: Path) -> Callable[[], Any]:
     else:
         arrays = safetensors.numpy.load_file(path)
         with safetensors.safe_open(path, "numpy") as opened:
-            known: Any = json.loads(opened.metadata()["jaxlin_fit"])
+            note: Any = json.loads(opened.metadata()["jaxlin_fit"])
         if draw.rarely(0.5):
-            known = draw.json_like(known, list(known))
+            note = draw.json_like(note, list(note))
         else:
             arrays = other_arrays(draw, arrays)
-        metadata = {"jaxlin_fit": draw.text_of(known).decode("utf-8", "replace")}
+        metadata = {"jaxlin_fit": draw.text_of(note).decode("utf-8", "replace")}
         try:
             safetensors.numpy.save_file(
                 {name or "x": np.ascontiguousarray(each) for name, each in arrays.items()}, path, metadata

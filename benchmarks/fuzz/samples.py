@@ -99,15 +99,15 @@ def tensors(name: str) -> dict[str, np.ndarray]:
 
 def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Random tensors of any valid config."""
-    found = port_for(config["model_type"])
-    translated = found.translate(ConfigReader(copy.deepcopy(config), "a sample"))
-    model = jax.eval_shape(lambda: found.model(translated, rngs=nnx.Rngs(0)))
+    port = port_for(config["model_type"])
+    translated = port.translate(ConfigReader(copy.deepcopy(config), "a sample"))
+    model = jax.eval_shape(lambda: port.model(translated, rngs=nnx.Rngs(0)))
     draw, shapes = np.random.default_rng(0), {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
+    for path, array in jax.tree_util.tree_flatten_with_path(model)[0]:
         name = ".".join(key.name for key in path if key.name != "value")
         in_layers = name.startswith("layers.")
-        for layer in range(leaf.shape[0]) if in_layers else (None,):
-            shape, place = leaf.shape[1:] if in_layers else leaf.shape, found.tensor_of(translated, name, layer)
+        for layer in range(array.shape[0]) if in_layers else (None,):
+            shape, place = array.shape[1:] if in_layers else array.shape, port.tensor_of(translated, name, layer)
             if isinstance(place, TensorRows):
                 shapes[place.tensor] = (place.total, *shape[1:])
             else:

@@ -82,9 +82,9 @@ def vocabulary(draw: Draw, folder: Path) -> Callable[[], Any]:
     files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
 
     def run() -> None:
-        found = tokenizer_of(files, str(folder))
-        assert found is not None
-        use(found)
+        tokenizer = tokenizer_of(files, str(folder))
+        assert tokenizer is not None
+        use(tokenizer)
 
     return run
 
@@ -102,8 +102,8 @@ def chat(draw: Draw, folder: Path) -> Callable[[], Any]:
     messages = [{"role": "user", "content": draw.choice(TEXTS)}]
 
     def run() -> None:
-        found = tokenizer_of(files, str(folder))
-        assert found is not None
-        found.chat(messages, add_generation_prompt=True)
+        tokenizer = tokenizer_of(files, str(folder))
+        assert tokenizer is not None
+        tokenizer.chat(messages, add_generation_prompt=True)
 
     return run
