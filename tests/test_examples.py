@@ -40,7 +40,7 @@ def test_attribution() -> None:
 def test_patching() -> None:
     """At first all of it is at the token that differs; by the last layer most has moved to where it is read."""
     text = printed("patching")
-    measured, said = text.split("What the map says")
+    measured, said = text.split("Predicted by the map")
     rows = [re.findall(r"·|-?\d\.\d\d", row) for row in re.findall(r"^│ [0-3] +│(.*)│$", measured, re.MULTILINE)]
     assert rows[0] == ["·", "·", "1.00", "·", "·", "·"]
     assert float(rows[3][-1]) > float(rows[3][2]) > 0
