@@ -1,53 +1,61 @@
-"""What the causal checks share: how many passes go together, slopes in all values, and how they are compared."""
+"""What the causal checks share: a run of the ordinary model with one value edited, and rank correlations."""
 
+from collections.abc import Callable
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.linearize.frozen import FrozenFactors
-from jaxlin.nn.biases import without_biases
+from jaxlin.attribution.components import read
+from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.freeze_modes import Plain
 from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.sites import position_in
 
-BATCH = 8
-"""Prompts whose forward passes are in memory together."""
+BATCH_SIZE = 8
+"""How many prompts are passed through the model together."""
 
 
-def slopes(
-    model: Decoder,
-    held: FrozenFactors,
-    kind: str,
-    values: Float[Array, "l t *v"],
-    direction: Float[Array, "t d"],
-) -> Float[Array, "l t *v"]:
-    """The slopes of what `direction` reads after the blocks, in the value at each layer and position of the held model.
+def prompt_up_to(model: Decoder, x: Float[Array, "t d"], position: int) -> Float[Array, "p d"]:
+    """The prompt `x` up to `position` and with it; later tokens have no influence there.
 
-    Args:
-        model: the decoder.
-        held: what is held.
-        kind: of the values: a kind of site, or ``"heads"`` or ``"neurons"``.
-        values: of the shape of the result; they are not read.
-        direction: of the stream after the blocks.
+    Raises:
+        JaxlinError: `model` is not a decoder.
+        PromptError: `x` is not of shape ``[t, d]``.
+        SiteError: no such position.
     """
-    bare = without_biases(model)
+    check_model(model)
+    model.check_embeddings(x)
+    return x[: position_in(x.shape[0], position) + 1]
 
-    def through(stream: Array, probes: Array) -> Array:
-        def make_context(row: Any) -> Context:
-            return Context(Replay(row[0], held.rule), Hooks(probes={kind: row[1]}))
 
-        return bare.scan(stream, make_context, (held.layers, probes))[0]
+def read_edited(
+    model: Decoder,
+    x: Float[Array, "p d"],
+    target: Array,
+    site: str,
+    layer: Any,
+    edit: Callable[[Array], Array],
+) -> Float[Array, ""]:
+    """The value of `target` at the last position of the ordinary model, with `edit` at one site of one layer."""
 
-    # Of the stream too, which does not matter: a function that adds a constant, even zero, has no transpose.
-    return jax.linear_transpose(through, direction, values)(direction)[1]
+    def make_context(index: Array) -> Context:
+        hooks = Hooks(edits={site: lambda value: jnp.where(index == layer, edit(value), value)})
+        return Context(Plain(model.rule), hooks)
+
+    stream, _ = model.scan(x, make_context, jnp.arange(model.config.num_hidden_layers))
+    return read(model, model.norm(stream, Context())[-1], target, Context())
 
 
 def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank; not a number where either is constant."""
-    ranks = [np.searchsorted(np.sort(v), v) + np.searchsorted(np.sort(v), v, side="right") for v in (a, b)]
-    centred = [r - r.mean() if len(r) else r for r in ranks]
-    scale = np.sqrt(np.sum(centred[0] ** 2) * np.sum(centred[1] ** 2))
-    return float(np.sum(centred[0] * centred[1]) / scale) if scale else float("nan")
+    """Spearman's rank correlation, with mean ranks for ties; NaN if `a` or `b` is constant or has under two entries."""
+    # Imported here because scipy.stats takes longer to import than most of jaxlin, which seldom needs it.
+    from scipy.stats import spearmanr
+
+    if min(len(np.unique(a)), len(np.unique(b))) < 2:
+        return float("nan")  # which SciPy gives too, with a warning
+    result: Any = spearmanr(a, b)
+    return float(result.statistic)

@@ -1,11 +1,11 @@
-r"""Activation patching: the values of another prompt put into this one, beside what the map says they will do.
+r"""Activation patching: the effect of a value from another prompt in this one, beside what the map predicts.
 
-One value, at one layer and position, is replaced by what stands there in a prompt of as many tokens, and the ordinary
-model runs on. The held model is linear in that value too, so that the map says exactly what it would become there:
+One value, at one layer and position, is replaced by the value there in a prompt of equally many tokens, and the
+ordinary model runs on. The frozen model is linear in that value too, so the map has an exact prediction of the change:
 $u \cdot J_{l,t}\,(h'_{l,t} - h_{l,t})$, for all layers and positions from one backward pass.
 
-Source: Meng et al., "Locating and Editing Factual Associations in GPT", 2022; with the ordinary gradient in the place
-of the map's rows the prediction is the "attribution patching" of Neel Nanda, 2023.
+Source: Meng et al., "Locating and Editing Factual Associations in GPT", 2022. With the ordinary gradient in place of
+the rows of the map, the prediction is the "attribution patching" of Neel Nanda, 2023.
 """
 
 import functools
@@ -19,32 +19,31 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from jaxlin.attribution.components import read, read_back
-from jaxlin.causal.effects import BATCH, slopes, spearman
+from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to, read_edited, spearman
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
+from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, checked_target, without_words
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Plain
-from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
-from jaxlin.nn.sites import Kind, known_kinds, position_in
+from jaxlin.nn.sites import Kind, known_kinds
 from jaxlin.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Patching(ShapesRepr):
-    """What each value of another prompt does in this one.
+    """The effect of each value of another prompt in this one.
 
     Attributes:
-        value: the logit, difference of logits or projection that the target reads of this prompt.
-        other: the same of the other prompt.
-        first: the first position at which the prompts differ; nothing before it does, and effects there are zero.
-        effects: how much `value` rises when the value at one layer and position is the other prompt's, in the ordinary
-            model, ``[layers, p]`` for the positions up to the one read.
-        predicted: how much it rises in the held model: what the map says, ``[layers, p]``.
+        value: the value of the target in this prompt: a logit, a difference of two, or a projection.
+        other: its value in the other prompt.
+        first: the first position at which the prompts differ. At earlier positions the effects are zero.
+        effects: how much `value` rises in the ordinary model when the value at one layer and position comes from the
+            other prompt, ``[layers, p]`` for the positions up to the one that is read.
+        predicted: how much it rises in the frozen model, ``[layers, p]``: the prediction of the map.
     """
 
     value: float
@@ -55,13 +54,13 @@ class Patching(ShapesRepr):
 
     @property
     def recovered(self) -> Float[np.ndarray, "l p"]:
-        """`effects` as shares of the whole difference between the two prompts; not finite where there is none."""
+        """`effects` as shares of `other` minus `value`; not finite if these are equal."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.effects / np.float64(self.other - self.value)
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's, between `effects` and `predicted` from `first` on; not a number where either is constant."""
+        """Spearman's rank correlation of `effects` and `predicted` from `first` on; NaN if either is constant."""
         return spearman(self.effects[:, self.first :].ravel(), self.predicted[:, self.first :].ravel())
 
 
@@ -78,62 +77,60 @@ def activation_patching(
 ) -> Patching:
     """Put each value of `other` at a kind of site into the run at `x`, one layer and position at a time.
 
-    A forward pass of the ordinary model for each, from the first token on that differs; what the map says takes two
-    more, and one backward.
+    There is one forward pass of the ordinary model for each layer and position, from the first token that differs; the
+    predictions of the map take two more, and one backward pass.
 
     Args:
         model: any decoder.
         x: the input embeddings of the prompt that is run.
-        other: those of the prompt that the values come from, of as many tokens.
-        target: what is read, as in `jaxlin.attribute`.
+        other: the input embeddings of the prompt that the values come from, which has as many tokens.
+        target: the target, as in `jaxlin.attribute`.
         kind: ``"resid_pre"``, ``"attn_out"``, ``"resid_mid"``, ``"mlp_out"`` or ``"resid_post"``.
-        position: where it is read; negative counts from the last token. Later tokens are left out.
-        tokenizer: the model's, to read words with, each in the spelling that is likelier after `x`.
-        progress: show a bar where it takes long.
+        position: where the target is read; negative counts from the last token. Later tokens are left out.
+        tokenizer: the model's tokenizer, if the target is words. Of the spellings of a word, with a space before it and
+            without, the one that is likelier after `x` is read.
+        progress: show a progress bar if it takes more than a second.
 
     Raises:
         PromptError: `x` or `other` is not of shape ``[t, d]``.
-        JaxlinError: prompts of different lengths, or a target that is none.
+        JaxlinError: prompts of different lengths, or an invalid target.
         SiteError: no such position, or a kind that the model does not have.
         TokenizerError: a word that is not one token.
     """
     check_model(model)
-    model.check_embeddings(x)
-    model.check_embeddings(other)
+    for prompt in (x, other):
+        model.check_embeddings(prompt)
     known_kinds((kind,), model.sites)
     if x.shape != other.shape:
         raise JaxlinError(f"Patching: expected prompts of as many tokens; found {x.shape[0]} and {other.shape[0]}.")
-    seen = position_in(x.shape[0], position) + 1
-    x, other = x[:seen], other[:seen]
-    what = checked_target(model, without_words(model, tokenizer, target, x, -1), x.dtype)
-    value, reached, values, said = _predicted(model, x, other, what, kind)
-    predicted = np.asarray(said)
+    x, other = (prompt_up_to(model, prompt, position) for prompt in (x, other))
+    checked = checked_target(model, without_words(model, tokenizer, target, x, -1), x.dtype)
+    value, other_value, other_sites, predicted = _predict(model, x, other, checked, kind)
     differing = np.flatnonzero(np.any(np.asarray(x != other), axis=1))
-    first = int(differing[0]) if len(differing) else seen
-    effects = np.zeros_like(predicted)
-    layers = range(len(effects)) if first < seen else []
+    first = int(differing[0]) if len(differing) else len(x)
+    effects = np.zeros(predicted.shape, predicted.dtype)
+    layers = range(len(effects)) if first < len(x) else []
     for layer in tqdm(layers, unit="layer", desc="patches", delay=1, disable=None if progress else True):
-        reads = _patched_each(model, x, values[layer], layer, jnp.arange(first, seen), what, kind)
-        effects[layer, first:] = np.asarray(reads) - value
-    return Patching(float(value), float(reached), first, effects, predicted)
+        values = _patch_each(model, x, other_sites[layer], layer, jnp.arange(first, len(x)), checked, kind)
+        effects[layer, first:] = np.asarray(values) - value
+    return Patching(float(value), float(other_value), first, effects, np.asarray(predicted))
 
 
 @functools.partial(jax.jit, static_argnames="kind")
-def _predicted(
+def _predict(
     model: Decoder, x: Float[Array, "p d"], other: Float[Array, "p d"], target: Array, kind: Kind
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "l p d"], Float[Array, "l p"]]:
-    """What `target` reads of both prompts, the values of the other, and the rise that the map says of each."""
-    there = record(model, other, (kind,))
-    values = there.sites[kind]
-    here = record(model, x, (kind,))
+    """The values of `target` in both prompts, the values at the sites of the other, and their predicted effects."""
+    there, here = (record(model, prompt, (kind,)) for prompt in (other, x))
     value, _, direction = read_back(model, here, -1, target)
-    rows = slopes(model, here.frozen, kind, values, direction)
-    predicted = jnp.einsum("lpd,lpd->lp", rows, values - here.sites[kind], precision=HIGHEST)
-    return value, read(model, there.output[-1], target, Context()), values, predicted
+    other_sites = there.sites[kind]
+    gradients = pull_back(model, here.frozen, direction, {kind: other_sites}).added[kind]
+    predicted = jnp.einsum("lpd,lpd->lp", gradients, other_sites - here.sites[kind], precision=HIGHEST)
+    return value, read(model, there.output[-1], target, Context()), other_sites, predicted
 
 
 @functools.partial(jax.jit, static_argnames="kind")
-def _patched_each(
+def _patch_each(
     model: Decoder,
     x: Float[Array, "p d"],
     values: Float[Array, "p d"],
@@ -142,14 +139,10 @@ def _patched_each(
     target: Array,
     kind: Kind,
 ) -> Float[Array, " n"]:
-    """What `target` reads at the last position, with the value of a layer at each of `tokens` replaced."""
+    """The value of `target` at the last position, with the value of a layer at each of `tokens` in turn replaced."""
 
     def patched(token: Array) -> Array:
-        def make_context(index: Array) -> Context:
-            here = (index == layer) & (jnp.arange(x.shape[0]) == token)
-            return Context(Plain(model.rule), Hooks(edits={kind: lambda h: jnp.where(here[:, None], values, h)}))
+        is_token = (jnp.arange(x.shape[0]) == token)[:, None]
+        return read_edited(model, x, target, kind, layer, lambda h: jnp.where(is_token, values, h))
 
-        stream, _ = model.scan(x, make_context, jnp.arange(model.config.num_hidden_layers))
-        return read(model, model.norm(stream, Context())[-1], target, Context())
-
-    return jax.lax.map(patched, tokens, batch_size=BATCH)
+    return jax.lax.map(patched, tokens, batch_size=BATCH_SIZE)

@@ -1,8 +1,8 @@
-r"""The exact lens of one prompt: what the stream of each token, at each layer, is to the model's answer.
+r"""The exact lens of one prompt: the contribution of each token's stream, at each layer, to the output.
 
-Held, the model from any layer on is linear: $f(x) = \sum_t J_{l,t}\,x_{l,t} + b_l$ for the stream $x_l$ before block
-$l$. Each part $J_{l,t}\,x_{l,t}$ is an output direction, which the unembedding reads with no norm between. Where the
-other lenses guess what a stream would say, these parts add up to what the model says.
+With nonlinear factors frozen, the model from any layer on is affine: $f(x) = \sum_t J_{l,t}\,x_{l,t} + b_l$ for the
+stream $x_l$ before block $l$. Each part $J_{l,t}\,x_{l,t}$ is a direction of the output, which the unembedding reads
+with no norm between. Other lenses estimate what a stream would say; these parts add up to what the model says.
 """
 
 import functools
@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 
 from jaxlin.common.arrays import ShapesRepr, relative_error
 from jaxlin.lens.prompt_maps import default_dim_batch
+from jaxlin.linearize.backward import pull_back, stream_direction
 from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases, without_biases
-from jaxlin.nn.context import Context, Evaluation
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_modes import Replay, Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.sites import position_in
@@ -34,10 +34,10 @@ class ExactLens(ShapesRepr):
 
     Attributes:
         output: $f(x)$ at one position, after the final norm, ``[d]``, from the forward pass.
-        parts: $J_{l,t}\,x_{l,t}$ for the stream of each token before block $l$, and in the last row after them all,
-            ``[layers + 1, t, d]``. The first row is that of the embeddings. The logit of a word is the product of its
-            row of the unembedding with these.
-        bias: $b_l$, what the additive biases from there on bring, ``[layers + 1, d]``.
+        parts: $J_{l,t}\,x_{l,t}$ for the stream of each token before block $l$, ``[layers + 1, t, d]``. The first row
+            belongs to the embeddings, the last to the stream after the last block. The contribution of a part to the
+            logit of a word is its product with the word's row of the unembedding.
+        bias: $b_l$, the contribution of the additive biases from block $l$ on, ``[layers + 1, d]``.
     """
 
     output: Float[np.ndarray, " d"]
@@ -47,11 +47,11 @@ class ExactLens(ShapesRepr):
     @property
     def defect(self) -> float:
         r"""The largest $\lVert \sum_t J_{l,t}\,x_{l,t} + b_l - f \rVert / \lVert f \rVert$ of any layer."""
-        missed = np.linalg.norm(self.parts.sum(1) + self.bias - self.output, axis=-1)
-        return float(relative_error(missed.max(), np.linalg.norm(self.output)))
+        errors = np.linalg.norm(self.parts.sum(1) + self.bias - self.output, axis=-1)
+        return float(relative_error(errors.max(), np.linalg.norm(self.output)))
 
     def words(self, model: Decoder, k: int = 8) -> Poles:
-        """The tokens that each part raises and lowers most, ``[layers + 1, t, k]``.
+        """The `k` tokens that each part raises most and lowers most, ``[layers + 1, t, k]``.
 
         Raises:
             JaxlinError: `k` is not in 1..vocabulary, or a model of another width.
@@ -60,15 +60,15 @@ class ExactLens(ShapesRepr):
 
 
 def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: Rule | str | None = None) -> ExactLens:
-    """The exact parts of the output at `position` by token, before every block.
+    """The parts of the output at `position` that belong to each token, before every block.
 
-    One forward pass that records, and a backward pass of ``d`` rows: as many operations as a dense map takes.
+    It takes one forward pass that records, and a backward pass of ``d`` rows: as many operations as a dense map.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings.
-        position: of the output; negative counts from the last token. Later tokens bring nothing.
-        rule: the freeze rule of gated MLPs; the model's own unless given.
+        position: the position of the output; negative counts from the last token. The parts of later tokens are zero.
+        rule: the freeze rule of gated MLPs; the model's own by default.
 
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
@@ -78,15 +78,17 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
     check_model(model)
     model.check_embeddings(x)
     tokens, d = x.shape
-    at, chosen = position_in(tokens, position), rule_of(model, rule)
-    held, entering, stream, output = _recorded(model, x, at, chosen)
+    index, frozen_rule = position_in(tokens, position), rule_of(model, rule)
+    frozen, streams, last_stream, output = _recorded(model, x, index, frozen_rule)
     block = default_dim_batch(model, tokens, frozen=True)
-    found = [_rows(model, held, entering, at, start, block=block)[..., : d - start] for start in range(0, d, block)]
-    parts = np.zeros((len(entering) + 1, tokens, d), x.dtype)
-    parts[:-1] = np.concatenate(found, axis=-1)
-    last = Context(Replay(jax.tree.map(lambda a: a[at], held.norm), chosen))
-    parts[-1, at] = without_biases(model).norm(stream[at], last)
-    bias = _biases(model, held, at) if has_biases(model) else np.zeros((len(parts), d), x.dtype)
+    blocks = [
+        _features(model, frozen, streams, index, start, block=block)[..., : d - start] for start in range(0, d, block)
+    ]
+    parts = np.zeros((len(streams) + 1, tokens, d), x.dtype)
+    parts[:-1] = np.concatenate(blocks, axis=-1)
+    norm_factors = jax.tree.map(lambda a: a[index], frozen.norm)
+    parts[-1, index] = without_biases(model).norm(last_stream[index], Context(Replay(norm_factors, frozen_rule)))
+    bias = _bias_contributions(model, frozen, index) if has_biases(model) else np.zeros((len(parts), d), x.dtype)
     return ExactLens(np.asarray(output), parts, np.asarray(bias))
 
 
@@ -94,49 +96,46 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
 def _recorded(
     model: Decoder, x: Float[Array, "t d"], position: Any, rule: Rule
 ) -> tuple[FrozenFactors, Float[Array, "l t d"], Float[Array, "t d"], Float[Array, " d"]]:
+    """The frozen factors, the streams before each block and after the last, and the output."""
     recording = record(model, x, ("resid_pre",), rule=rule)
     return recording.frozen, recording.sites["resid_pre"], recording.stream, recording.output[position]
 
 
 @functools.partial(jax.jit, static_argnames="block")
-def _rows(
-    model: Decoder, held: FrozenFactors, entering: Float[Array, "l t d"], position: Any, start: Any, *, block: int
+def _features(
+    model: Decoder, frozen: FrozenFactors, streams: Float[Array, "l t d"], position: Any, start: Any, *, block: int
 ) -> Float[Array, "l t b"]:
-    """The features from `start` on of each part: of a factor on each stream, the derivative by it."""
-    layers, tokens, d = entering.shape
-    bare = without_biases(model)
-    evaluation = Evaluation(fold=folding_pays(block, d, model.config.intermediate_size))
+    """The output features from `start` on of each part.
 
-    def through(stream: Float[Array, "t b d"], factors: Float[Array, "l t b"]) -> Float[Array, "b d"]:
-        # The stream is zero: an input, because a function that adds a constant has no transpose.
-        x, _ = bare.scan(
-            stream,
-            lambda row: Context(
-                Replay(row[0], held.rule),
-                Hooks(probes={"resid_pre": row[1][..., None] * row[2][:, None, :]}),
-                evaluation=evaluation,
-            ),
-            (held.layers, factors, entering),
-        )
-        return bare.norm(x, Context(Replay(held.norm, held.rule)))[position]
-
-    u = jax.nn.one_hot(start + jnp.arange(block), d, dtype=entering.dtype)
-    shapes = [jax.ShapeDtypeStruct(shape, u.dtype) for shape in ((tokens, block, d), (layers, tokens, block))]
-    return jax.linear_transpose(through, *shapes)(u)[1]
+    A part is the derivative of the output by a factor on the stream it belongs to.
+    """
+    layers, tokens, d = streams.shape
+    u = jax.nn.one_hot(start + jnp.arange(block), d, dtype=streams.dtype)
+    factors = jax.ShapeDtypeStruct((layers, tokens, block), u.dtype)
+    gradients = pull_back(
+        model,
+        frozen,
+        stream_direction(model, frozen, u, position),
+        factors,
+        probes=lambda factor, stream: {"resid_pre": factor[..., None] * stream[:, None, :]},
+        constants=(streams,),
+    )
+    return gradients.added
 
 
 @jax.jit
-def _biases(model: Decoder, held: FrozenFactors, position: Any) -> Float[Array, "n d"]:
-    """The held model, with its biases, from a stream of zero before each block and after them all."""
+def _bias_contributions(model: Decoder, frozen: FrozenFactors, position: Any) -> Float[Array, "n d"]:
+    """The outputs of the frozen model, with its biases, for a stream of zero before each block and after the last."""
     depth, d = model.config.num_hidden_layers, model.config.hidden_size
     starts = jnp.arange(depth + 1)
 
     def from_zero(row: Any) -> Context:
+        # Row s of the batch stays zero until block s.
         layer, factors = row
-        begun = jnp.asarray(starts < layer, model.dtype)[None, :, None]
-        return Context(Replay(factors, held.rule), Hooks(edits={"resid_pre": lambda value: value * begun}))
+        has_begun = jnp.asarray(starts < layer, model.dtype)[None, :, None]
+        return Context(Replay(factors, frozen.rule), Hooks(edits={"resid_pre": lambda value: value * has_begun}))
 
-    nothing = jnp.zeros((held.tokens, depth + 1, d), model.dtype)
-    x, _ = model.scan(nothing, from_zero, (starts[:-1], held.layers))
+    zeros = jnp.zeros((frozen.tokens, depth + 1, d), model.dtype)
+    x, _ = model.scan(zeros, from_zero, (starts[:-1], frozen.layers))
     x = x * jnp.asarray(starts < depth, x.dtype)[None, :, None]
-    return model.norm(x, Context(Replay(held.norm, held.rule)))[position]
+    return model.norm(x, Context(Replay(frozen.norm, frozen.rule)))[position]

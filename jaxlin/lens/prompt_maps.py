@@ -1,30 +1,33 @@
-"""The maps of one prompt that a fit averages: from each layer's stream to the last, of all valid positions together."""
+"""The maps of one prompt that a fit averages: from the stream of each layer to the last, over valid positions."""
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.rows import default_block, sizes
-from jaxlin.nn.biases import without_biases
 from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.folding import folding_pays
-from jaxlin.nn.freeze_modes import Replay, Rule
+from jaxlin.nn.freeze_modes import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import at_least_float32
 
 
 def default_dim_batch(model: Decoder, tokens: int, frozen: bool) -> int:
-    """How many rows pass together: all of them where they fit, as each MLP is then multiplied into one matrix once."""
+    """How many rows to compute together.
+
+    All of them if they fit in memory: the matrices of each MLP are then multiplied together only once.
+    """
     config, size = model.config, jnp.dtype(model.dtype).itemsize
     d, f = config.hidden_size, config.intermediate_size
     if not frozen:
-        # The derivative of a softmax has a pattern for each row.
+        # The derivative of a softmax stores a pattern for each row.
         most = 2 * sizes().whole // (tokens * max(d, config.num_attention_heads * tokens) * size)
         return math.ceil(d / math.ceil(d / max(1, min(d, most))))
     if folding_pays(d, d, f) and d * tokens * d * size <= sizes().whole:
@@ -49,30 +52,33 @@ def prompt_maps(
     Args:
         model: the decoder.
         x: the input embeddings.
-        valid: which positions are $V$.
-        layers: $l$, of which `first` is the lowest.
-        first: how far down the derivative is taken.
+        valid: which positions are in $V$.
+        layers: the layers $l$.
+        first: the lowest of `layers`; nothing below it is differentiated.
         frozen: whether every nonlinear factor is frozen.
         rule: the freeze rule of gated MLPs, if `frozen`.
-        dim_batch: rows computed together.
+        dim_batch: how many rows are computed together.
     """
     d = x.shape[1]
-    at = valid.astype(x.dtype)
-    # The stream after a block is that before the next: below the first nothing is differentiated.
-    start = first + 1
-    pull = _frozen(model, x, at, start, rule) if frozen else _ordinary(model, x, at, start, dim_batch)
+    mask = valid.astype(x.dtype)
+    start = first + 1  # the stream after a block is the stream before the next
+    pull = _frozen(model, x, mask, start, rule) if frozen else _ordinary(model, x, mask, start, dim_batch)
 
     def rows(begin: Int[Array, ""]) -> Float[Array, "n b e"]:
         u = jax.nn.one_hot(begin + jnp.arange(dim_batch), d, dtype=x.dtype)
         return pull(u)[layers + 1]
 
     count = -(-d // dim_batch)
-    found = jax.lax.map(rows, dim_batch * jnp.arange(count))
-    summed = jnp.moveaxis(found, 0, 1).reshape(len(layers), count * dim_batch, d)[:, :d]
-    return at_least_float32(summed) / jnp.sum(valid)
+    blocks = jax.lax.map(rows, dim_batch * jnp.arange(count))
+    maps = jnp.moveaxis(blocks, 0, 1).reshape(len(layers), count * dim_batch, d)[:, :d]
+    return at_least_float32(maps) / jnp.sum(valid)
 
 
-def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> Any:
+Pull = Callable[[Float[Array, "b d"]], Float[Array, "l b e"]]
+r"""From rows $u$ to $\sum_{t, t' \in V} u\, \partial h_{L,t'} / \partial h_{l,t}$, for the stream before each block."""
+
+
+def _ordinary(model: Decoder, x: Float[Array, "t d"], mask: Float[Array, " t"], start: int, rows: int) -> Pull:
     d, depth = x.shape[1], model.config.num_hidden_layers
     evaluation = Evaluation(fold=folding_pays(rows, d, model.config.intermediate_size))
     below, _ = model.scan(x, lambda _: Context(), stop=start)
@@ -80,35 +86,29 @@ def _ordinary(model: Decoder, x: Array, valid: Array, start: int, rows: int) -> 
     def through(probes: Float[Array, "l d"]) -> Float[Array, "t d"]:
         stream, _ = model.scan(
             below,
-            lambda probe: Context(hooks=Hooks(probes={"resid_pre": jnp.outer(valid, probe)}), evaluation=evaluation),
+            lambda probe: Context(hooks=Hooks(probes={"resid_pre": jnp.outer(mask, probe)}), evaluation=evaluation),
             probes,
             start=start,
         )
         return stream
 
     _, pull = jax.vjp(through, jnp.zeros((depth, d), x.dtype))
-    return lambda u: jnp.moveaxis(jax.vmap(pull)(valid[None, :, None] * u[:, None, :])[0], 0, 1)
+    return lambda u: jnp.moveaxis(jax.vmap(pull)(mask[None, :, None] * u[:, None, :])[0], 0, 1)
 
 
-def _frozen(model: Decoder, x: Array, valid: Array, start: int, rule: Rule) -> Any:
-    recorded, bare = record(model, x, rule=rule).frozen, without_biases(model)
+def _frozen(model: Decoder, x: Float[Array, "t d"], mask: Float[Array, " t"], start: int, rule: Rule) -> Pull:
+    frozen, column = record(model, x, rule=rule).frozen, mask[:, None, None]
 
     def pull(u: Float[Array, "b d"]) -> Float[Array, "l b e"]:
-        evaluation = Evaluation(fold=folding_pays(u.shape[0], u.shape[1], model.config.intermediate_size))
-        at = valid[:, None, None]
-
-        def through(stream: Float[Array, "t b d"], probes: Float[Array, "l b d"]) -> Float[Array, "t b d"]:
-            # The stream is zero: an input, because a function that adds a constant has no transpose.
-            return bare.scan(
-                stream,
-                lambda row: Context(
-                    Replay(row[0], rule), Hooks(probes={"resid_pre": at * row[1][None]}), evaluation=evaluation
-                ),
-                (recorded.layers, probes),
-                start=start,
-            )[0]
-
-        shapes = [jax.ShapeDtypeStruct((n, *u.shape), u.dtype) for n in (len(valid), model.config.num_hidden_layers)]
-        return jax.linear_transpose(through, *shapes)(at * u[None])[1]
+        added = jax.ShapeDtypeStruct((model.config.num_hidden_layers, *u.shape), u.dtype)
+        gradients = pull_back(
+            model,
+            frozen,
+            column * u[None],
+            added,
+            probes=lambda probe: {"resid_pre": column * probe[None]},
+            start=start,
+        )
+        return gradients.added
 
     return pull
