@@ -109,10 +109,6 @@ def test_messages() -> None:
         assert WRONG[call] in message
 
 
-INTERNAL = {"Generation", "Layout", "Past", "Passed", "Recording", "Schedule"}
-"""What passes between the parts of a program under `jit` and is not given to a caller; and what is tested below."""
-
-
 def test_numbers_of_numpy_and_jax_are_numbers() -> None:
     for one in (1, 0.5, np.float32(0.5), np.float64(0.5), jnp.float32(0.5)):
         assert sampling_of(10, one, np.int64(3), one) is not None
@@ -122,21 +118,20 @@ def test_numbers_of_numpy_and_jax_are_numbers() -> None:
 
 
 def results() -> list[type]:
-    """The classes with arrays in them that a caller is given."""
-    classes = []
-    for module in pkgutil.walk_packages(jaxlin.__path__, "jaxlin."):
-        for name, each in vars(importlib.import_module(module.name)).items():
-            if not inspect.isclass(each) or each.__module__ != module.name or name.startswith("_"):
-                continue
-            fields = {**getattr(each, "__annotations__", {})}
-            known = dataclasses.is_dataclass(each) or hasattr(each, "_fields")
-            if (
-                known
-                and name not in INTERNAL
-                and any("Array" in str(kind) or "ndarray" in str(kind) for kind in fields.values())
-            ):
-                classes.append(each)
-    return classes
+    """The classes with arrays in them that a package offers its users; `Generation` is compared by value, see below."""
+    packages = [module for _, module, is_package in pkgutil.walk_packages(jaxlin.__path__, "jaxlin.") if is_package]
+    offered = {
+        (name, each)
+        for package in map(importlib.import_module, packages)
+        for name in getattr(package, "__all__", ())
+        if inspect.isclass(each := getattr(package, name)) and each is not jaxlin.Generation
+    }
+    return [
+        each
+        for _, each in sorted(offered, key=lambda pair: pair[0])
+        if (dataclasses.is_dataclass(each) or hasattr(each, "_fields"))
+        and any("Array" in str(kind) or "ndarray" in str(kind) for kind in inspect.get_annotations(each).values())
+    ]
 
 
 @pytest.mark.parametrize("each", results(), ids=lambda each: each.__name__)
