@@ -153,10 +153,11 @@ def test_the_numbers_are_current() -> None:
 
 @pytest.mark.parametrize("page", sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")))
 def test_names_exist(page: str) -> None:
-    """Every name of jaxlin that a page writes as code is there, and so is every option of its command."""
+    """Every name of jaxlin that a page has is there."""
     text = (DOCS / page).read_text()
     for name in set(re.findall(r"(?<![\w./-])jaxlin(?:\.[A-Za-z_]\w*)+", text)):
-        assert resolved(name) is not None, name
+        if not name.endswith(".md"):
+            assert resolved(name) is not None, name
 
 
 def resolved(name: str) -> Any:

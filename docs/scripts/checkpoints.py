@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxlin.loading import memory_plan
-from jaxlin.loading.registry import port
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "checkpoints.md"
@@ -24,6 +23,9 @@ CARDS = (16, 24, 80)
 
 MAP_TOKENS, ATTRIBUTION_TOKENS = 8, 2048
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+NO_BREAK = "\u00a0"
+"""A space at which a line of a table does not end."""
+
 HEADER = (
     "| checkpoint | `model_type` | parameters | weights | J of 8 tokens | J fits in | "
     "attribution of 2,048 tokens | attribution fits in |\n|---|---|---|---|---|---|---|---|\n"
@@ -50,12 +52,12 @@ def row(name: str) -> str:
 
 
 def _gb(size: int) -> str:
-    return f"{size / 1e9:.{1 if size >= 1e9 else 2}f} GB"
+    return f"{size / 1e9:.{1 if size >= 1e9 else 2}f}{NO_BREAK}GB"
 
 
 def _cards(size: int) -> str:
     """The devices that are large enough, or a dash."""
-    return ", ".join(str(card) for card in CARDS if size <= card * 1e9) or "–"
+    return f",{NO_BREAK}".join(str(card) for card in CARDS if size <= card * 1e9) or "–"
 
 
 def rows_of(page: str) -> dict[str, str]:
@@ -69,7 +71,6 @@ def main() -> None:
     page = PAGE.read_text()
     present, names = rows_of(page), sys.argv[1:] or list(CONFIGS)
     for name in names:
-        port(CONFIGS[name]["model_type"])  # a family that is not supported is refused before anything is compiled
         present[name] = row(name)
         print(present[name], flush=True)
     table = HEADER + "\n".join(present[name] for name in CONFIGS if name in present)

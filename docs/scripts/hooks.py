@@ -5,6 +5,7 @@ scripts, which would have to be shipped beside the site.
 """
 
 import html
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ RESULTS = ("BENCHMARKS.md", "PARITY.md", "benchmarks/results/cost.svg")
 """Files that programs write outside docs/, which are pages and a picture of the site."""
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+BAR = re.compile(r"<mo>(&#x02016;|&#x0007C;)</mo>")
+"""A bar of a norm, which is spaced as an operator unless it is said whether it opens or closes."""
 FIGURE = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/([\w-]+)\.svg" ?/?>')
 
 
@@ -34,8 +37,9 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def _mathml(match: re.Match[str]) -> str:
-    display = "inline" if match[1] == "span" else "block"
-    return convert(html.unescape(match[2]), display=display)
+    formula = convert(html.unescape(match[2]), display="inline" if match[1] == "span" else "block")
+    forms = itertools.cycle(("prefix", "postfix"))
+    return BAR.sub(lambda bar: f'<mo form="{next(forms)}" stretchy="false">{bar[1]}</mo>', formula)
 
 
 def _drawing(match: re.Match[str]) -> str:
