@@ -18,8 +18,11 @@ RESULTS = ("BENCHMARKS.md", "PARITY.md", "benchmarks/results/cost.svg")
 """Files that programs write outside docs/, which are pages and a picture of the site."""
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-BAR = re.compile(r"<mo>(&#x02016;|&#x0007C;)</mo>")
-"""A bar of a norm, which is spaced as an operator unless it is said whether it opens or closes."""
+BARS = {"&#x02016;": "||", "&#x0007C;": "|"}
+"""Bars of norms; two single ones, because the double one is not in every font."""
+
+BAR = re.compile(rf"<mo>({'|'.join(BARS)})</mo>")
+"""A bar is spaced as an operator unless it is said whether it opens or closes."""
 FIGURE = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/([\w-]+)\.svg" ?/?>')
 
 
@@ -39,7 +42,7 @@ def on_page_content(content: str, **_: Any) -> str:
 def _mathml(match: re.Match[str]) -> str:
     formula = convert(html.unescape(match[2]), display="inline" if match[1] == "span" else "block")
     forms = itertools.cycle(("prefix", "postfix"))
-    return BAR.sub(lambda bar: f'<mo form="{next(forms)}" stretchy="false">{bar[1]}</mo>', formula)
+    return BAR.sub(lambda bar: f'<mo form="{next(forms)}" stretchy="false">{BARS[bar[1]]}</mo>', formula)
 
 
 def _drawing(match: re.Match[str]) -> str:
