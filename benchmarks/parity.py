@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import jaxlin
 from benchmarks import heads
-from jaxlin.nn.freeze_modes import RULES
+from jaxlin.nn.freeze_rules import RULES
 
 FORMATS = {f"llama, {name}": form for name, form in quantised_files.FORMATS.items()}
 PACKED = {f"GGUF, {name}": form for name, form in gguf_variants.PACKED.items()}

@@ -17,7 +17,6 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.loading.registry import port_for
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Plain
 from jaxlin.nn.modules import Schedule
 from jaxlin.nn.ropes import no_rope
 
@@ -89,5 +88,5 @@ def logits(model: Decoder, config: Any, ids: list[int]) -> np.ndarray:
 
 @jax.jit
 def _forward(model: Decoder, x: jax.Array, schedule: Schedule) -> jax.Array:
-    x, _ = model.scan(x, lambda _: Context(Plain(model.rule)), schedule=schedule)
-    return model.unembed(model.norm(x, Context(Plain(model.rule))))
+    x, _ = model.scan(x, lambda _: Context(), schedule=schedule)
+    return model.unembed(model.norm(x, Context()))

@@ -13,7 +13,8 @@ from jaxlin.linearize.frozen import FrozenFactors, Recording, record
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Record, Replay, Rule
+from jaxlin.nn.freeze_modes import Record, Replay
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite
@@ -88,8 +89,8 @@ def read_back(
     value = read(model, recording.output[position], target, Context(head))
 
     def after(stream: Array) -> Array:
-        output = model.norm(stream, Context(Replay(held.norm, held.rule)))
-        return read(model, output[position], target, Context(Replay(head.factors, held.rule)))
+        output = model.norm(stream, Context(Replay(held.norm)))
+        return read(model, output[position], target, Context(Replay(head.factors)))
 
     # Affine: its value at zero is what is added after the blocks.
     final_bias, pull = jax.vjp(after, jnp.zeros_like(recording.stream))
@@ -140,7 +141,7 @@ def _written(
     def make_context(row: Any) -> Context:
         factors, heads, neurons = row
         replacements: dict[str, Any] = {InnerSite.HEADS: placed(heads), InnerSite.NEURONS: placed(neurons)}
-        return Context(Replay(factors, held.rule), Hooks(replacements=replacements))
+        return Context(Replay(factors), Hooks(replacements=replacements))
 
     def keep(ctx: Context) -> Any:
         return ctx.hooks.values["attn_out"][position], ctx.hooks.values["mlp_out"][position]

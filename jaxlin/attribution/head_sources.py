@@ -43,7 +43,7 @@ def sources(
             grouped = slopes.reshape(n, -1, k)
             return jnp.einsum("ngk,snk->ngs", grouped, values, precision=HIGHEST).reshape(-1, values.shape[0])
 
-        return Context(Replay(factors, frozen.rule), Hooks(readers={InnerSite.VALUES: pulled}))
+        return Context(Replay(factors), Hooks(readers={InnerSite.VALUES: pulled}))
 
     def keep(ctx: Context) -> Float[Array, "h t"]:
         return ctx.hooks.values[InnerSite.PATTERN].row(position) * ctx.hooks.values[InnerSite.VALUES]

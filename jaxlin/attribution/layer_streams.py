@@ -21,7 +21,7 @@ from jaxlin.linearize.frozen import record, rule_of
 from jaxlin.linearize.targets import Target, checked_target
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Rule
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import position_in
 

@@ -19,7 +19,7 @@ from jaxlin.linearize.frozen import rule_of
 from jaxlin.linearize.targets import Target, Words, checked_target, without_words
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Rule
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sites import position_in
 from jaxlin.tokenizer import Tokenizer
 

@@ -11,7 +11,6 @@ from jaxlin.attribution.components import read
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Plain
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.sites import position_in
 
@@ -44,7 +43,7 @@ def read_edited(
 
     def make_context(index: Array) -> Context:
         hooks = Hooks(edits={site: lambda value: jnp.where(index == layer, edit(value), value)})
-        return Context(Plain(model.rule), hooks)
+        return Context(hooks=hooks)
 
     stream, _ = model.scan(x, make_context, jnp.arange(model.config.num_hidden_layers))
     return read(model, model.norm(stream, Context())[-1], target, Context())

@@ -22,7 +22,8 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases, without_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Replay, Rule
+from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.sites import position_in
 from jaxlin.spectrum.words import Poles, left_words
@@ -87,7 +88,7 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
     parts = np.zeros((len(streams) + 1, tokens, d), x.dtype)
     parts[:-1] = np.concatenate(blocks, axis=-1)
     norm_factors = jax.tree.map(lambda a: a[index], frozen.norm)
-    parts[-1, index] = without_biases(model).norm(last_stream[index], Context(Replay(norm_factors, frozen_rule)))
+    parts[-1, index] = without_biases(model).norm(last_stream[index], Context(Replay(norm_factors)))
     bias = _bias_contributions(model, frozen, index) if has_biases(model) else np.zeros((len(parts), d), x.dtype)
     return ExactLens(np.asarray(output), parts, np.asarray(bias))
 
@@ -133,9 +134,9 @@ def _bias_contributions(model: Decoder, frozen: FrozenFactors, position: Any) ->
         # Row s of the batch stays zero until block s.
         layer, factors = row
         has_begun = jnp.asarray(starts < layer, model.dtype)[None, :, None]
-        return Context(Replay(factors, frozen.rule), Hooks(edits={"resid_pre": lambda value: value * has_begun}))
+        return Context(Replay(factors), Hooks(edits={"resid_pre": lambda value: value * has_begun}))
 
     zeros = jnp.zeros((frozen.tokens, depth + 1, d), model.dtype)
     x, _ = model.scan(zeros, from_zero, (starts[:-1], frozen.layers))
     x = x * jnp.asarray(starts < depth, x.dtype)[None, :, None]
-    return model.norm(x, Context(Replay(frozen.norm, frozen.rule)))[position]
+    return model.norm(x, Context(Replay(frozen.norm)))[position]

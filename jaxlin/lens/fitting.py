@@ -36,7 +36,7 @@ from jaxlin.linearize.frozen import rule_of
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
-from jaxlin.nn.freeze_modes import Rule
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sites import is_whole
 
 MIN_PROMPTS = 10

@@ -14,7 +14,7 @@ from jaxlin.linearize.rows import default_block, sizes
 from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.folding import folding_pays
-from jaxlin.nn.freeze_modes import Rule
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import at_least_float32
 

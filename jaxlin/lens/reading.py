@@ -16,7 +16,6 @@ from jaxlin.lens.jacobian_lens import JacobianLens, check_lens, spans
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder, PromptError
-from jaxlin.nn.freeze_modes import Plain
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import is_whole, position_in
 
@@ -118,8 +117,7 @@ def _read(
     layers: tuple[int, ...],
     k: int,
 ) -> tuple[Int[Array, "n p k"], Float[Array, "n p k"], Int[Array, "n p m"]]:
-    mode = Plain(model.rule)
-    _, streams = model.scan(x, lambda _: Context(mode), keep=lambda ctx: ctx.hooks.values["resid_post"][positions])
+    _, streams = model.scan(x, lambda _: Context(), keep=lambda ctx: ctx.hooks.values["resid_post"][positions])
     read = streams[np.asarray(layers)]
     if maps is not None:
         moved = jnp.einsum("lde,lpe->lpd", maps, read[: len(maps)], precision=HIGHEST)

@@ -61,7 +61,7 @@ def stream_direction(
     """
 
     def normed(bare: Decoder, stream: Float[Array, "t *b d"]) -> Float[Array, "*b d"]:
-        return bare.norm(stream, Context(Replay(frozen.norm, frozen.rule)))[position]
+        return bare.norm(stream, Context(Replay(frozen.norm)))[position]
 
     return transpose(normed, model, jax.ShapeDtypeStruct((frozen.tokens, *u.shape), u.dtype))(u)[0]
 
@@ -106,7 +106,7 @@ def pull_back(
         def replay_block(row: Any) -> Context:
             factors, mine, others = row
             hooks = Hooks(probes=probes(mine, *others))
-            return Context(Replay(factors, frozen.rule), hooks, evaluation=evaluation)
+            return Context(Replay(factors), hooks, evaluation=evaluation)
 
         frozen_model = bare if parameters is None else with_biases(bare, parameters)
         return frozen_model.scan(stream, replay_block, (frozen.layers, added, constants), start=start)[0]

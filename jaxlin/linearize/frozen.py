@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxlin.common.errors import JaxlinError, one_of
+from jaxlin.common.errors import JaxlinError
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import biases_of
 from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import RULES, Record, RematFactors, Replay, Rule
+from jaxlin.nn.freeze_modes import Record, RematFactors, Replay
+from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.patterns import first_tokens
 from jaxlin.nn.sites import Place, Site, ends, known_kinds
@@ -88,7 +89,7 @@ def rule_of(model: Decoder, rule: Rule | str | None) -> Rule:
     Raises:
         JaxlinError: no such rule.
     """
-    return one_of("Rule", model.rule if rule is None else rule, RULES)
+    return checked_rule(model.rule if rule is None else rule)
 
 
 def record(
@@ -121,7 +122,7 @@ def record(
 
     stream, (factors, sites) = model.scan(x, lambda _: Context(Record(chosen)), keep=keep)
     if remat:
-        factors = RematFactors(factors, biases_of(model.layers))
+        factors = RematFactors(factors, biases_of(model.layers), chosen)
     last = Record(chosen)
     output = model.norm(stream, Context(last))
     return Recording(FrozenFactors(factors, last.factors, chosen), stream, output, sites)
@@ -215,7 +216,7 @@ def replay_between(
     }
     before = {p.layer: v for p, v in replacements.items() if not p.inside}
 
-    rule, final_block = frozen.rule, target.layer if target.inside else target.layer - 1
+    final_block = target.layer if target.inside else target.layer - 1
     # Every block apart from the scan is a program of its own to compile.
     alone = {p.layer for p in replacements if p.inside} | ({final_block} if queries else set())
     stops = {*alone, *before, target.layer}
@@ -224,11 +225,11 @@ def replay_between(
         factors = jax.tree.map(lambda a: a[layer], frozen.layers)
         asked = queries if layer == final_block else 0
         hooks = Hooks(replacements=inside.get(layer))
-        ctx = Context(Replay(factors, rule), hooks, evaluation=Evaluation(last=asked, fold=fold))
+        ctx = Context(Replay(factors), hooks, evaluation=Evaluation(last=asked, fold=fold))
         return model.block(layer, x, ctx), ctx
 
     def replayed(factors: Any) -> Context:
-        return Context(Replay(factors, rule), evaluation=Evaluation(fold=fold))
+        return Context(Replay(factors), evaluation=Evaluation(fold=fold))
 
     x, layer = stream, start.layer
     while True:
@@ -244,5 +245,5 @@ def replay_between(
             layer = stop
     if target.inside:
         x = through(layer, x)[1].hooks.values[target.kind]
-    y = model.norm(x, Context(Replay(frozen.norm, rule))) if target.final else x
+    y = model.norm(x, Context(Replay(frozen.norm))) if target.final else x
     return y[-queries:]

@@ -12,7 +12,7 @@ from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Rule
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sites import EMBED, Place, Site, ends, position_in
 
 REACHES = 8

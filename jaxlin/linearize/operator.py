@@ -29,7 +29,7 @@ from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
 from jaxlin.nn.folding import folding_pays
-from jaxlin.nn.freeze_modes import Rule
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sharding import mesh_of, rows_over, spread
 from jaxlin.nn.sites import Place
 

@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.folder import CheckpointFolder
-from jaxlin.common.errors import JaxlinError, one_of
+from jaxlin.common.errors import JaxlinError
 from jaxlin.loading.parameters import Tensors, filled
 from jaxlin.loading.registry import port_for
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.loading.unembedding import with_unembedding
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import RULES, Rule
+from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.precision import Precision, checked_precision
 from jaxlin.nn.sharding import checked_mesh
 from jaxlin.quantized import PackedMatrix
@@ -52,7 +52,7 @@ def load(
             then constants to every derivative: the gradient of a loss is that of the held model, not one to train by,
             and what is made of the map, as a singular value of what `jax.jacfwd` gives, has a gradient of zero. For
             those load without it: `jaxlin.local_map` works, and is differentiated, either way.
-        rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.nn.freeze_modes.Rule`.
+        rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.nn.freeze_rules`.
         dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
         precision: how float32 matrices are multiplied, ``"highest"``, ``"high"``, ``"fast"`` or by a named algorithm:
             see `jaxlin.nn.precision`.
@@ -70,7 +70,7 @@ def load(
         JaxlinError: no such rule, dtype or precision, float64 without x64, a mesh that does not divide the heads, or
             more devices than there are.
     """
-    rule = one_of("Rule", rule, RULES)
+    rule = checked_rule(rule)
     exactness = checked_precision(precision)
     computed = None if dtype is None else checked_dtype(dtype)
     checkpoint = open_checkpoint(SMALL if name is None else name, revision)

@@ -23,7 +23,7 @@ from jaxlin.loading.model import checked_dtype
 from jaxlin.loading.registry import port_for
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Rule
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.porting.port import TensorRows
 from jaxlin.quantized import BFloat16, PackedMatrix
 from jaxlin.quantized.methods import quantized_format

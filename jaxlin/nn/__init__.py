@@ -6,8 +6,20 @@ build their models from what is here; everything above takes a finished `Decoder
 
 from jaxlin.nn.config import Config
 from jaxlin.nn.decoder import Decoder, PromptError
-from jaxlin.nn.freeze_modes import RULES, Rule
+from jaxlin.nn.freeze_rules import RULES, BranchFactors, FreezeRule, Rule
 from jaxlin.nn.sharding import mesh_over
 from jaxlin.nn.sites import Place, Site, SiteError
 
-__all__ = ["RULES", "Config", "Decoder", "Place", "PromptError", "Rule", "Site", "SiteError", "mesh_over"]
+__all__ = [
+    "RULES",
+    "BranchFactors",
+    "Config",
+    "Decoder",
+    "FreezeRule",
+    "Place",
+    "PromptError",
+    "Rule",
+    "Site",
+    "SiteError",
+    "mesh_over",
+]

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Array
+
 from jaxlin.nn.biases import with_biases
-from jaxlin.nn.freeze_modes import FreezeMode, Plain, Record, RematFactors, Replay, Rule
+from jaxlin.nn.freeze_modes import FreezeMode, Plain, Record, RematFactors, Replay
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.kv_cache import KVCache
 
@@ -63,6 +66,10 @@ class Context:
         """The nonlinear factor `name`, of which `compute` gives the value: an array, or a pytree of arrays."""
         return self.mode.freeze(self._scope + name, compute)
 
+    def reconstruct(self, value: Callable[[], Array], linear: Callable[[], Array]) -> Array:
+        """The value of a nonlinear function of which frozen factors make a linear one: see `FreezeMode.reconstruct`."""
+        return self.mode.reconstruct(value, linear)
+
     def frozen(self, name: str) -> Any:
         """The nonlinear factor `name` of a replay, where there is no way to compute it."""
 
@@ -85,6 +92,6 @@ class Context:
         """Prepare to run `block` with its `schedule`: compute the factors of a replay that were not stored."""
         stored = self.mode.factors
         if isinstance(self.mode, Replay) and isinstance(stored, RematFactors):
-            recording = Record(self.rule)
+            recording = Record(stored.rule)
             with_biases(block, stored.biases)(stored.stream, schedule, Context(recording))
-            self.mode = Replay(recording.factors, self.rule)
+            self.mode = Replay(recording.factors)

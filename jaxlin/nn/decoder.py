@@ -22,7 +22,8 @@ from jaxlin.common.printable import quoted
 from jaxlin.nn import layers
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
-from jaxlin.nn.freeze_modes import Detach, Plain, Rule
+from jaxlin.nn.freeze_modes import Detach, Plain
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.modules import Embedding, Schedule, Unembedding, value
 from jaxlin.nn.precision import Precision, told
 from jaxlin.nn.sites import KINDS
@@ -154,7 +155,7 @@ class Decoder(nnx.Module):
             PromptError: `x` is not of shape ``[t, d]``.
         """
         self.check_embeddings(x)
-        mode = (Detach if self.linearize else Plain)(self.rule)
+        mode = Detach(self.rule) if self.linearize else Plain()
         x, _ = self.scan(x, lambda _: Context(mode))
         return self.norm(x, Context(mode))
 

@@ -16,19 +16,13 @@ Source: James R. Golden, "Large Language Models are Locally Linear Mappings", ar
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
+from jaxtyping import Array
 
-Rule = Literal["gate", "up", "half"]
-"""Which factor of a gated MLP ``act(g) * u`` is frozen.
-
-``"gate"`` freezes ``act(g)`` and is linear in ``u``; ``"up"`` freezes ``u * act(g) / g`` and is linear in ``g``;
-``"half"`` is the mean of the two. All three reconstruct the output exactly: the local linear map is not unique.
-"""
-
-RULES: tuple[Rule, ...] = ("gate", "up", "half")
+from jaxlin.nn.freeze_rules import Rule
 
 
 @jax.tree_util.register_dataclass
@@ -39,17 +33,19 @@ class RematFactors:
     Attributes:
         stream: the residual stream that entered the block.
         biases: the block with nothing but its additive biases: a map runs the block without them, or with others.
+        rule: the freeze rule of gated MLPs.
     """
 
     stream: Any
     biases: Any
+    rule: Rule = field(metadata={"static": True})
 
 
 class FreezeMode:
     """What happens to a nonlinear factor.
 
     Attributes:
-        rule: the freeze rule of gated MLPs.
+        rule: the freeze rule of gated MLPs; the ordinary model and a replay need none.
         factors: the frozen factors of the block at hand by name; only `Record` and `Replay` have any.
     """
 
@@ -61,15 +57,21 @@ class FreezeMode:
 
     def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
         """The nonlinear factor `name`: an array, or a pytree of arrays."""
-        raise TypeError(f"{type(self).__name__} defines no freeze")
+        return compute()
+
+    def reconstruct(self, value: Callable[[], Array], linear: Callable[[], Array]) -> Array:
+        """The value of a nonlinear function of which frozen factors make a linear one.
+
+        Args:
+            value: computes it as the ordinary model does.
+            linear: computes it as the frozen factors times what stays linear. If it gives another value, the residual
+                of the map shows it, because the output of the model is `value`.
+        """
+        return value()
 
 
 class Plain(FreezeMode):
     """The ordinary model."""
-
-    def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The factor, computed."""
-        return compute()
 
 
 class Detach(FreezeMode):
@@ -78,6 +80,10 @@ class Detach(FreezeMode):
     def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
         """The factor, computed under `jax.lax.stop_gradient`."""
         return jax.lax.stop_gradient(compute())
+
+    def reconstruct(self, value: Callable[[], Array], linear: Callable[[], Array]) -> Array:
+        """The value of the ordinary model, with the derivative of the linear function."""
+        return _with_derivative_of(jax.lax.stop_gradient(value()), linear())
 
 
 class Record(FreezeMode):
@@ -95,13 +101,27 @@ class Replay(FreezeMode):
     Args:
         factors: the frozen factors by name, or a `RematFactors`, in whose place `jaxlin.nn.context.Context.enter`
             puts the factors before the block runs.
-        rule: the freeze rule that they were recorded under.
     """
 
-    def __init__(self, factors: Mapping[str, Any] | RematFactors, rule: Rule = "gate") -> None:
-        super().__init__(rule)
+    def __init__(self, factors: Mapping[str, Any] | RematFactors) -> None:
+        super().__init__()
         self.factors = factors
 
     def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
         """The factor that was stored."""
         return self.factors[name]
+
+    def reconstruct(self, value: Callable[[], Array], linear: Callable[[], Array]) -> Array:
+        """The linear function."""
+        return linear()
+
+
+@jax.custom_jvp
+def _with_derivative_of(value: Array, linear: Array) -> Array:
+    """`value`, bit for bit, with the derivative of `linear`."""
+    return value
+
+
+@_with_derivative_of.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return primals[0], tangents[1]

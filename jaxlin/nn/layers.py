@@ -5,6 +5,7 @@ key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch
 one between the tokens and the features too, ``*b``: the vectors of a held map are multiplied as they lie.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxlin.nn.context import Context
+from jaxlin.nn.freeze_rules import branch_factors
 
 HIGHEST = jax.lax.Precision.HIGHEST
 """float32 products in float32, whatever the device would rather do."""
@@ -132,40 +134,19 @@ def ungated(x: Float[Array, "t *b f"], act: str, ctx: Context) -> Float[Array, "
 def gated(
     gate: Callable[[], Float[Array, "t *b f"]], up: Callable[[], Float[Array, "t *b f"]], act: str, ctx: Context
 ) -> Float[Array, "t *b f"]:
-    r"""$\mathrm{act}(g) \odot u$, linear in $u$ (rule ``"gate"``), in $g$ (``"up"``) or half in each (``"half"``).
+    r"""$\mathrm{act}(g) \odot u$, linear in the branches that the freeze rule chooses (`jaxlin.nn.freeze_rules`).
 
-    `gate` and `up` are called only where the mode needs their values. Source: Shazeer, "GLU Variants", 2020.
+    `gate` and `up` compute the branches $g$ and $u$, and are called only where the mode needs them. Source: Shazeer,
+    "GLU Variants Improve Transformer", 2020.
     """
-    slope = SLOPES[act]
-    if ctx.rule == "gate":
+    gate, up = functools.cache(gate), functools.cache(up)
+    slope = functools.cache(lambda: SLOPES[act](gate()))
+    frozen = ctx.freeze("branches", lambda: branch_factors(ctx.rule, gate(), up(), slope()))
 
-        def activated() -> Array:
-            g = gate()
-            return g * slope(g)
+    def linear() -> Float[Array, "t *b f"]:
+        return functools.reduce(jnp.add, [rows_for(a, z) * z for a, z in frozen.paired(gate, up)])
 
-        u = up()
-        return rows_for(ctx.freeze("gate", activated), u) * u
-    g = gate()
-    if ctx.rule == "up":
-        return rows_for(ctx.freeze("up", lambda: slope(g) * up()), g) * g
-    u = up()
-    of_up, of_gate = ctx.freeze("half", lambda: (g * slope(g) / 2, slope(g) * u / 2))
-    return rows_for(of_up, u) * u + rows_for(of_gate, g) * g
-
-
-def held_branches(
-    gate: Callable[[], Float[Array, "f d"]], up: Callable[[], Float[Array, "f d"]], ctx: Context
-) -> list[tuple[Float[Array, "t f"], Float[Array, "f d"]]]:
-    """The factors that `gated` kept under the rule of `ctx`, each with the weight it multiplies.
-
-    `gate` and `up` are called only where their weights are multiplied: they may have to be unpacked.
-    """
-    if ctx.rule == "gate":
-        return [(ctx.frozen("gate"), up())]
-    if ctx.rule == "up":
-        return [(ctx.frozen("up"), gate())]
-    of_up, of_gate = ctx.frozen("half")
-    return [(of_up, up()), (of_gate, gate())]
+    return ctx.reconstruct(lambda: gate() * slope() * up(), linear)
 
 
 def along_last(vector: Float[Array, " d"], like: Array) -> Array:

@@ -188,7 +188,8 @@ class GatedMLP(nnx.Module):
     def __call__(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
         """What the MLP gives, before it is added."""
         if ctx.evaluation.fold and ctx.is_replay:
-            branches = layers.held_branches(lambda: self.gate_proj.weight[...], lambda: self.up_proj.weight[...], ctx)
+            gate, up = self.gate_proj.weight, self.up_proj.weight
+            branches = ctx.frozen("branches").paired(lambda: gate[...], lambda: up[...])
             return fold(x, self.down_proj.weight[...], branches)
         if ctx.evaluation.fold:
             return with_derivative(self, x, lambda mlp, x: mlp(x, Context()), GatedMLP.derivative)

@@ -95,7 +95,7 @@ def explain(
     return Explanation(
         tokens=tokens,
         position=int(lmap.position),
-        rule=lmap.rule,
+        rule=lmap.rule if isinstance(lmap.rule, str) else repr(lmap.rule),
         dtype=str(lmap.output.dtype),
         next_tokens=[(tokenizer.token(int(i)), float(probabilities[i])) for i in likeliest],
         residual=found.residual,

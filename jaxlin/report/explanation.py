@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jaxlin.nn.freeze_modes import Rule
 from jaxlin.report.details import Detail
 
 Spectrum = Literal["dense", "krylov", "none"]
@@ -66,7 +65,7 @@ class Explanation:
 
     tokens: list[str]
     position: int
-    rule: Rule
+    rule: str
     dtype: str
     next_tokens: list[tuple[str, float]]
     residual: float

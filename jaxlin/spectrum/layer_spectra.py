@@ -23,7 +23,8 @@ from jaxlin.nn.biases import without_biases
 from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.folding import folding_pays
-from jaxlin.nn.freeze_modes import Record, Replay, Rule
+from jaxlin.nn.freeze_modes import Record, Replay
+from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sites import SiteError, known_kinds, position_in
 
 CONTRIBUTIONS = ("resid_post", "attn_out", "mlp_out")
@@ -236,11 +237,11 @@ def _push_to_sites(
 
     _, sites = bare.scan(
         jnp.moveaxis(v, 1, 0),
-        lambda row: Context(Replay(row, held.rule), evaluation=evaluation),
+        lambda row: Context(Replay(row), evaluation=evaluation),
         held.layers,
         keep=lambda ctx: {kind: ctx.hooks.values[kind][position] for kind in kinds},
     )
-    normed = {kind: bare.norm(sites[kind], Context(Replay(norms[kind], held.rule))) for kind in kinds}
+    normed = {kind: bare.norm(sites[kind], Context(Replay(norms[kind]))) for kind in kinds}
     return {kind: jnp.moveaxis(value, 1, 0) for kind, value in normed.items()}
 
 
@@ -252,7 +253,7 @@ def _pull_layer(
     factors = jax.tree.map(lambda a: a[layer], held.layers)
 
     def through(bare: Decoder, v: Float[Array, "t b d"]) -> Float[Array, "b d"]:
-        ctx = Context(Replay(factors, held.rule), evaluation=evaluation)
+        ctx = Context(Replay(factors), evaluation=evaluation)
         bare.block(layer, v, ctx)
         return ctx.hooks.values[kind][position]
 

@@ -21,7 +21,7 @@ from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import RULES, Plain, Rule
+from jaxlin.nn.freeze_rules import RULES, Rule, RuleName
 from jaxlin.quantized import PackedMatrix
 from jaxlin.spectrum.prediction_ranks import Ranks, ranks_of
 
@@ -136,7 +136,7 @@ def rule_turns(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, k:
         SiteError: no such position.
         JaxlinError: `k` is larger than the rank of a map.
     """
-    found: dict[Rule, SVD] = {rule: local_map(model, x, position=position, rule=rule).svd(k) for rule in RULES}
+    found: dict[RuleName, SVD] = {rule: local_map(model, x, position=position, rule=rule).svd(k) for rule in RULES}
     return tuple(
         Turn(
             (one, other),
@@ -213,9 +213,8 @@ def _ordinary(lmap: LocalMap) -> Baseline:
 
 
 def _plain(model: Decoder, x: Float[Array, "t d"], position: Array) -> Float[Array, " d"]:
-    mode = Plain(model.rule)
-    stream, _ = model.scan(x, lambda _: Context(mode))
-    y = model.norm(stream, Context(mode))
+    stream, _ = model.scan(x, lambda _: Context())
+    y = model.norm(stream, Context())
     return jax.lax.dynamic_index_in_dim(y, position, keepdims=False)
 
 

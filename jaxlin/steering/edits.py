@@ -17,7 +17,6 @@ from jaxlin.common.printable import quoted
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Plain
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.kv_cache import KeysAndValues, KVCache
 from jaxlin.nn.modules import Schedule
@@ -221,12 +220,12 @@ def forward(
 
     stream, new = model.scan(
         x,
-        lambda row: Context(Plain(model.rule), Hooks(edits=in_block(row[0])), cache=KVCache(row[1], start)),
+        lambda row: Context(hooks=Hooks(edits=in_block(row[0])), cache=KVCache(row[1], start)),
         (jnp.arange(depth), past.cache),
         schedule=at,
         keep=lambda ctx: ctx.cache.new,
     )
-    output = model.norm(stream, Context(Plain(model.rule)))
+    output = model.norm(stream, Context())
     for where, step in zip(places, steps, strict=True):
         if where.final:
             output = step(output)
