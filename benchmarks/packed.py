@@ -16,7 +16,7 @@ from benchmarks.setting import Clock, ratio
 from benchmarks.timing import compiled
 from jaxlin.quantized import Affine, BFloat16, FourBit, GGUFBlocks, Int8, MixedStack, NestedScales, PackedMatrix, Scaled
 from jaxlin.quantized.codes import part_rows
-from jaxlin.quantized.ggml import LAYOUTS
+from jaxlin.quantized.gguf import LAYOUTS
 from jaxlin.quantized.mixed import split_for_scan
 
 LAYERS, SIDE, VECTORS = 8, 2048, 8
@@ -78,7 +78,7 @@ def stacks(side: int) -> dict[str, Array | PackedMatrix]:
         return jax.tree.map(lambda array: codes(array.shape, array.dtype), form)
 
     def gptq(*, ordered: bool) -> Affine:
-        form = Affine.form((side, side), side // 128, 4, np.float16, ordered=ordered)
+        form = Affine.abstract((side, side), 128, 4, np.float16, ordered=ordered)
         drawn = of_form(form)
         return drawn if ordered else dataclasses.replace(drawn, group=drawn.group % (side // 128))
 
@@ -94,8 +94,8 @@ def stacks(side: int) -> dict[str, Array | PackedMatrix]:
         "NF4, nested": FourBit(codes(four), codes(blocks), floats(16), nested, "bfloat16"),
         "GPTQ or AWQ": gptq(ordered=True),
         "GPTQ, reordered": gptq(ordered=False),
-        **{kind: of_form(GGUFBlocks.form(side, kind, side)) for kind in LAYOUTS},
-        "Q4_K and Q6_K": alternating([of_form(GGUFBlocks.form(side, kind, side)) for kind in ("Q4_K", "Q6_K")]),
+        **{kind: of_form(GGUFBlocks.abstract((side, side), kind)) for kind in LAYOUTS},
+        "Q4_K and Q6_K": alternating([of_form(GGUFBlocks.abstract((side, side), kind)) for kind in ("Q4_K", "Q6_K")]),
     }
 
 

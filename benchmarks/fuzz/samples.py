@@ -10,7 +10,6 @@ from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.loading.registry import port_for
-from jaxlin.porting.port import TensorRows
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 48,
@@ -108,10 +107,7 @@ def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
         in_layers = name.startswith("layers.")
         for layer in range(array.shape[0]) if in_layers else (None,):
             shape, place = array.shape[1:] if in_layers else array.shape, port.tensor_of(translated, name, layer)
-            if isinstance(place, TensorRows):
-                shapes[place.tensor] = (place.total, *shape[1:])
-            else:
-                shapes[place] = shape
+            shapes[place.tensor] = (place.total or shape[0], *shape[1:])
     return {
         name: (draw.normal(0, 0.1, shape) + (len(shape) == 1)).astype(np.float32)
         for name, shape in sorted(shapes.items())

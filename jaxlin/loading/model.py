@@ -16,7 +16,7 @@ from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.common.errors import JaxlinError
-from jaxlin.loading.parameters import Tensors, filled
+from jaxlin.loading.parameters import TensorSource, read_parameters
 from jaxlin.loading.registry import port_for
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.loading.unembedding import with_unembedding
@@ -24,8 +24,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.precision import Precision, checked_precision
 from jaxlin.nn.sharding import checked_mesh
-from jaxlin.quantized import PackedMatrix
-from jaxlin.quantized.methods import open_quantized
+from jaxlin.quantized import PackedMatrix, open_quantized
 from jaxlin.tokenizer import Tokenizer, tokenizer_of
 
 SMALL = Path(__file__).parent / "small"
@@ -78,7 +77,7 @@ def load(
     gguf = None
     if isinstance(checkpoint, CheckpointFolder):
         reader = ConfigReader(checkpoint.config, checkpoint.source)
-        tensors: Tensors = open_quantized(checkpoint, reader)
+        tensors: TensorSource = open_quantized(checkpoint, reader)
         tokenizer = tokenizer_of(checkpoint.tokenizer_files, checkpoint.source)
     else:
         tensors = gguf = TranslatedGGUF(checkpoint)
@@ -97,7 +96,7 @@ def load(
         return port.model(config, rngs=nnx.Rngs(0), **modes)
 
     # The first pass only asks for the parameters; the dtype is known once one of them is read.
-    model = filled(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, devices)
+    model = read_parameters(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, devices)
     stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
     structure = jax.tree.structure(jax.eval_shape(lambda: build(computed or checked_dtype(stored))))
     parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))

@@ -1,8 +1,8 @@
-"""A model's parameters from a checkpoint's tensors: each read once, straight to its place in the stack of layers."""
+"""A model's parameters from a checkpoint's tensors: each is read once, into its place in the stack of layers."""
 
 import fnmatch
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -14,16 +14,16 @@ from jaxlin.checkpoint.safetensors import FLOATS
 from jaxlin.common.errors import CheckpointError
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sharding import Placed, sharding_of
-from jaxlin.porting.port import Port, TensorRows
+from jaxlin.porting.port import Port
 from jaxlin.quantized import BFloat16, MixedStack, PackedMatrix
-from jaxlin.quantized.mixed import Places, widest
+from jaxlin.quantized.mixed import StackPlaces, common_dtype
 
 LOG = logging.getLogger("jaxlin")
 
-DEAD = {"*.rotary_emb.inv_freq": "a buffer of old files; the config says it"}
+UNUSED_TENSORS = {"*.rotary_emb.inv_freq": "a buffer of old files, which the config gives"}
 """Tensors that transformers leaves out of every model, and why they change nothing."""
 
-OTHER_HEADS = {
+TASK_HEADS = {
     **dict.fromkeys(
         ("score.*", "classifier.*", "qa_outputs.*", "regression_layer.*", "gating.*", "reward_head.*", "rm_head.*"),
         "the head of a classifier or reward model",
@@ -31,63 +31,72 @@ OTHER_HEADS = {
     **dict.fromkeys(("v_head.*", "value_head.*"), "the value head of a training run"),
     "linear.*": "the projection of an embedding model",
 }
-"""Heads other than the unembedding, which read the decoder's output and are no part of it."""
+"""Heads other than the unembedding, which read the decoder's output and are no part of the decoder."""
 
 
 @runtime_checkable
-class Tensors(Protocol):
+class TensorSource(Protocol):
     """A checkpoint under Hugging Face's names, whatever its format."""
 
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         """The tensors there are."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one."""
+        """The shape of a tensor."""
         ...
 
     def is_packed(self, name: str) -> bool:
-        """Whether one is read as a packed matrix."""
+        """Whether a tensor is read as a packed matrix."""
         ...
 
     def read(self, name: str) -> np.ndarray | PackedMatrix:
-        """The values of one."""
+        """The values of a tensor, or its packed matrix."""
         ...
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | PackedMatrix:
-        """Some rows of one."""
+        """Some rows of a tensor."""
         ...
 
 
-def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: Mesh | None = None) -> Decoder:
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """The name of a parameter at a path of a model's pytree, such as ``layers.mlp.up_proj.weight``."""
+    return ".".join(key.name for key in path if key.name != "value")
+
+
+def read_parameters(
+    abstract: Decoder, tensors: TensorSource, port: Port, source: str, mesh: Mesh | None = None
+) -> Decoder:
     """`abstract` with the values of `tensors`, on the devices of `mesh`.
 
-    The parameter tree drives the reading, so that a missing tensor cannot go unseen; what it did not ask for is
-    refused too. Of a tensor whose rows are split over devices, only the rows of this process's devices are read.
+    Each parameter looks for its tensor, so that a missing tensor is noticed; a tensor that no parameter has is refused
+    too. Where the rows of a tensor are split over devices, a process reads only the rows of its own devices.
 
     Raises:
-        CheckpointError: a tensor that is missing, of another shape, not finite, or that the model does not have.
+        CheckpointError: a tensor is missing, has another shape, has values that are not finite, or is not the model's.
     """
-    there, used = set(tensors.names()), set()
-    left_out = {**DEAD, **OTHER_HEADS, **port.left_out}
-    tied = str(port.tensor_of(abstract.config, "lm_head.weight")) if abstract.config.tie_word_embeddings else None
+    names, read_names = set(tensors.names()), set()
+    left_out = {**UNUSED_TENSORS, **TASK_HEADS, **port.left_out}
+    tied = port.tensor_of(abstract.config, "lm_head.weight").tensor if abstract.config.tie_word_embeddings else None
 
     def stored(name: str, shape: tuple[int, ...], layer: int | None = None) -> Any:
-        """A parameter of one layer, or of none: packed, or as what reads its rows."""
-        found = port.tensor_of(abstract.config, name, layer)
-        part = found if isinstance(found, TensorRows) else TensorRows(found, 0, shape[0], shape[0])
-        tensor, first, whole = part.tensor, part.start, (part.total, *shape[1:])
-        if name == "embed_tokens.weight" and tensor not in there and tied:
+        """A parameter, of one layer if it has layers: a packed matrix, or an array whose rows are read on demand."""
+        tensor, first, _, total = port.tensor_of(abstract.config, name, layer)
+        if name == "embed_tokens.weight" and tensor not in names and tied:
             tensor = tied  # one of two equal matrices is enough
-        if tensor not in there:
-            raise CheckpointError(f"{source}: expected a tensor {tensor} of shape {whole}; found none.")
-        if tensors.shape(tensor) != whole:
-            raise CheckpointError(f"{source}, tensor {tensor}: expected shape {whole}; found {tensors.shape(tensor)}.")
-        used.add(tensor)
+        expected = (total or shape[0], *shape[1:])
+        if tensor not in names:
+            raise CheckpointError(f"{source}: expected a tensor {tensor} of shape {expected}; found none.")
+        if tensors.shape(tensor) != expected:
+            raise CheckpointError(
+                f"{source}, tensor {tensor}: expected shape {expected}; found {tensors.shape(tensor)}."
+            )
+        read_names.add(tensor)
 
         def read(start: int, stop: int) -> Any:
-            all_of_it = (first + start, first + stop) == (0, whole[0])
-            values = tensors.read(tensor) if all_of_it else tensors.read_rows(tensor, first + start, first + stop)
+            start, stop = first + start, first + stop
+            is_all = (start, stop) == (0, expected[0])
+            values = tensors.read(tensor) if is_all else tensors.read_rows(tensor, start, stop)
             _check(values, f"{source}, tensor {tensor}")
             return values
 
@@ -95,53 +104,53 @@ def filled(abstract: Decoder, tensors: Tensors, port: Port, source: str, mesh: M
             if len(shape) != 2:
                 raise CheckpointError(f"{source}, tensor {tensor}: expected values, as of a vector; found codes.")
             return read(0, shape[0])
-        rows = _Stored(shape, read)
-        return BFloat16(rows) if rows.dtype == np.uint16 else rows
+        array = _FileArray(shape, read)
+        return BFloat16(array) if array.dtype == np.uint16 else array
 
     def parameter(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
-        name = ".".join(key.name for key in path if key.name != "value")
+        name = parameter_name(path)
         if name.startswith("layers."):
             return _stacked(name, lambda layer: stored(name, leaf.shape[1:], layer), leaf.shape, mesh)
-        return jax.tree.map(lambda part: _whole(name, part, mesh), stored(name, leaf.shape))
+        return jax.tree.map(lambda part: _unstacked(name, part, mesh), stored(name, leaf.shape))
 
     model = jax.tree_util.tree_map_with_path(parameter, abstract)
-    unused = there - used - {tied}
-    extra = sorted(unused.difference(*(fnmatch.filter(unused, pattern) for pattern in left_out)))
-    extra = [name for name in extra if not _adds_nothing(tensors, name)]
-    if extra:
+    unread = names - read_names - {tied}
+    unknown = sorted(unread.difference(*(fnmatch.filter(unread, pattern) for pattern in left_out)))
+    unknown = [name for name in unknown if not _adds_nothing(tensors, name)]
+    if unknown:
         raise CheckpointError(
-            f"{source}: expected only tensors that the model has; found {', '.join(extra[:4])}"
-            f"{f' and {len(extra) - 4} more' if len(extra) > 4 else ''}. They could change the output."
+            f"{source}: expected only tensors that the model has; found {', '.join(unknown[:4])}"
+            f"{f' and {len(unknown) - 4} more' if len(unknown) > 4 else ''}. They could change the output."
         )
-    for pattern, why in left_out.items():
-        if count := len(fnmatch.filter(unused, pattern)):
-            LOG.warning("%s: left out %d tensors %s: %s", source, count, pattern, why)
+    for pattern, reason in left_out.items():
+        if count := len(fnmatch.filter(unread, pattern)):
+            LOG.warning("%s: left out %d tensors %s: %s", source, count, pattern, reason)
     return model
 
 
-def _adds_nothing(tensors: Tensors, name: str) -> bool:
+def _adds_nothing(tensors: TensorSource, name: str) -> bool:
     """Whether a tensor is a bias of zeros, which old files of GPTQ have where the model has none."""
     values = tensors.read(name) if name.endswith(".bias") and len(tensors.shape(name)) == 1 else None
     return isinstance(values, np.ndarray) and not values.any()
 
 
-def _check(values: np.ndarray | PackedMatrix, where: str) -> None:
+def _check(values: np.ndarray | PackedMatrix, place: str) -> None:
     if isinstance(values, np.ndarray) and values.dtype not in FLOATS:
         raise CheckpointError(
-            f"{where}: expected values of {', '.join(map(str, FLOATS))}; found {values.dtype}. "
+            f"{place}: expected values of {', '.join(map(str, FLOATS))}; found {values.dtype}. "
             "If it is quantised, config.json should say how, under quantization_config."
         )
     if not (values.is_finite() if isinstance(values, PackedMatrix) else np.isfinite(values).all()):
-        raise CheckpointError(f"{where}: expected finite values; found NaN or infinity.")
+        raise CheckpointError(f"{place}: expected finite values; found NaN or infinity.")
 
 
-class _Stored:
-    """An array in a file, whose rows are read when they are asked for; a matrix of bfloat16 gives its bits."""
+class _FileArray:
+    """An array in a file, whose rows are read on demand; of a matrix of bfloat16, the bits are read."""
 
     def __init__(self, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> None:
         self.shape, self._read = shape, read
-        found = read(0, 0).dtype
-        self.dtype = np.dtype(np.uint16) if len(shape) == 2 and found == ml_dtypes.bfloat16 else found
+        dtype = read(0, 0).dtype
+        self.dtype = np.dtype(np.uint16) if len(shape) == 2 and dtype == ml_dtypes.bfloat16 else dtype
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
@@ -149,39 +158,38 @@ class _Stored:
 
 
 def _stacked(name: str, stored: Callable[[int], Any], shape: tuple[int, ...], mesh: Mesh | None) -> Any:
-    """The values of all layers on a leading axis; a layer is let go of once it is in its place.
+    """The values of all layers on a leading axis; a layer is released as soon as it is in its place.
 
-    Matrices that are not stored alike lie in a stack for each form; vectors are widened to one dtype.
+    Matrices of unlike formats are in a stack for each; vectors are widened to one dtype.
     """
     if len(shape) == 2:
         vectors = list(map(stored, range(shape[0])))
-        wide = _placed(name, shape, widest(vector.dtype for vector in vectors), mesh)
+        stack = _placed(name, shape, common_dtype(vector.dtype for vector in vectors), mesh)
         for layer, vector in enumerate(vectors):
-            wide.take(vector, layer)
-        return wide.array()
-    places, stacks = Places(), []
+            stack.take(vector, layer)
+        return stack.array()
+    places, stacks = StackPlaces(), []
     for layer in range(shape[0]):
         matrix = stored(layer)
-        stack, place = places.add(matrix)
-        leaves = jax.tree.leaves(matrix)
-        if stack == len(stacks):
-            # Room for all that may follow, of which only what is written takes memory.
-            stacks.append([_placed(name, (shape[0] - layer, *leaf.shape), leaf.dtype, mesh) for leaf in leaves])
-        for placed, leaf in zip(stacks[stack], leaves, strict=True):
-            placed.take(leaf, place)
-    filled = tuple(
+        index, place = places.add(matrix)
+        arrays = jax.tree.leaves(matrix)
+        if index == len(stacks):
+            # There is room for all layers that may follow, of which only what is written takes memory.
+            stacks.append([_placed(name, (shape[0] - layer, *array.shape), array.dtype, mesh) for array in arrays])
+        for placed, array in zip(stacks[index], arrays, strict=True):
+            placed.take(array, place)
+    matrices = tuple(
         structure.unflatten(placed.array(places.counts[i]) for placed in stacks[i])
-        for i, (structure, _) in enumerate(places.forms)
+        for i, (structure, _) in enumerate(places.signatures)
     )
-    if len(filled) == 1:
-        return filled[0]
-    return MixedStack(
-        filled, *(_whole(name, np.array(index, np.int32), mesh) for index in (places.stack, places.place))
-    )
+    if len(matrices) == 1:
+        return matrices[0]
+    indices = (_unstacked(name, np.array(index, np.int32), mesh) for index in (places.stack, places.place))
+    return MixedStack(matrices, *indices)
 
 
-def _whole(name: str, part: Any, mesh: Mesh | None) -> jax.Array:
-    """One array, which is no stack."""
+def _unstacked(name: str, part: Any, mesh: Mesh | None) -> jax.Array:
+    """The values of an array without a leading axis of layers."""
     placed = _placed(name, part.shape, part.dtype, mesh)
     placed.take(part)
     return placed.array()

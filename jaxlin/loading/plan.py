@@ -1,8 +1,8 @@
-"""What a model will take in memory, from its config alone: nothing is read and nothing is computed."""
+"""The memory that a model will take, from its config alone: no weight is read and nothing is computed."""
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,27 +20,28 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.loading.model import checked_dtype
+from jaxlin.loading.parameters import parameter_name
 from jaxlin.loading.registry import port_for
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.porting.port import TensorRows
-from jaxlin.quantized import BFloat16, PackedMatrix
-from jaxlin.quantized.methods import quantized_format
-from jaxlin.quantized.mixed import stacked_form
+from jaxlin.porting.port import Port
+from jaxlin.quantized import PackedMatrix, quantized_format
+from jaxlin.quantized.bfloat16 import abstract_array
+from jaxlin.quantized.mixed import abstract_stack
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes, but for the first three.
+    """The memory that a local linear map takes, in bytes except for the first three attributes.
 
     Attributes:
-        parameters: how many there are.
+        parameters: the number of parameters.
         tokens: the length of the prompt.
-        block: rows of J computed together.
-        weights: as they are stored.
-        frozen: what is held for the prompt.
-        forward: the temporary memory of the forward pass that records them.
+        block: how many rows of J are computed together.
+        weights: the weights, as they are stored.
+        frozen: the frozen factors of the prompt.
+        forward: the temporary memory of the forward pass that records the frozen factors.
         rows: the temporary memory of a block of rows, and the rows themselves.
         jacobian: the dense J.
     """
@@ -56,16 +57,16 @@ class MemoryPlan:
 
     @property
     def operator(self) -> int:
-        """The most that is held at a time while rows, products or attributions are computed and no J is kept."""
+        """The peak while rows, products or attributions are computed and the dense J is not stored."""
         return self.weights + self.frozen + max(self.forward, self.rows)
 
     @property
     def peak(self) -> int:
-        """The most that is held at a time, J in memory included."""
+        """The peak while the dense J is computed and stored."""
         return self.weights + self.frozen + max(self.forward, self.rows + self.jacobian)
 
     def to_dict(self) -> dict[str, int]:
-        """All of it, for JSON."""
+        """All attributes and both peaks, for JSON."""
         return {**asdict(self), "operator": self.operator, "peak": self.peak}
 
 
@@ -81,28 +82,28 @@ def memory_plan(
     remat: bool = False,
     ignore_config_keys: Sequence[str] = (),
 ) -> MemoryPlan:
-    """What the weights, the frozen factors and a block of rows will take, before anything is read.
+    """The memory that the weights, the frozen factors and a block of rows will take, before any weight is read.
 
-    The programs are compiled for the present device from shapes alone, and it is the compiler that says what they take.
-    Whether the unembedding is a matrix of its own is taken from what a config claims: see `jaxlin.loading.unembedding`.
+    The programs are compiled for the present device from shapes alone, and the compiler says how much memory they take.
+    Whether the unembedding is a matrix of its own is taken from the config: see `jaxlin.loading.unembedding`.
 
     Args:
-        name_or_config: a hub id or a directory, of which only config.json is read, or its contents; or a ``.gguf``
-            file, of which only the header is.
+        name_or_config: a hub id or a directory, of which only config.json is read, or the contents of a config.json, or
+            a ``.gguf`` file, of which only the header is read.
         tokens: the length of the prompt.
-        dtype: what is computed in.
+        dtype: the dtype of the computation.
         rule: the freeze rule.
-        block: rows of J computed together; what `LocalMap.jacobian` chooses unless given.
-        memory: bytes there are; the block is halved until a block of rows fits beside the weights.
-        revision: of a hub id.
-        remat: of the map, see `jaxlin.freeze`.
+        block: how many rows of J are computed together; None for the default of `LocalMap.jacobian`.
+        memory: the available bytes; the block is halved until a block of rows fits beside the weights.
+        revision: a branch, tag or commit of a hub id.
+        remat: whether the map computes frozen factors again, see `jaxlin.freeze`.
         ignore_config_keys: as in `jaxlin.load`.
 
     Raises:
-        CheckpointError: nothing of this name, or a damaged file.
-        ConfigError: a config that no port understands.
-        JaxlinError: no rows fit in `memory`; `tokens` or `block` is no positive number; or no such dtype, or float64
-            without x64.
+        CheckpointError: there is no checkpoint of this name, or the file is damaged.
+        ConfigError: no port understands the config.
+        JaxlinError: not even one row fits in `memory`; `tokens` or `block` is below 1; there is no such dtype; or it is
+            float64 without x64.
     """
     if tokens < 1:
         raise JaxlinError(f"Tokens: expected at least 1; found {tokens}.")
@@ -111,28 +112,27 @@ def memory_plan(
     model = shapes_of(name_or_config, revision, checked_dtype(dtype), rule, ignore_config_keys)
     x = jax.ShapeDtypeStruct((tokens, model.config.hidden_size), jnp.dtype(model.dtype))
 
-    def held_at(model: Decoder, x: Any) -> LocalMap:
+    def map_at(model: Decoder, x: Any) -> LocalMap:
         return local_map(model, x, remat=remat)
 
-    lmap = jax.eval_shape(held_at, model, x)
-    weights, held = _nbytes(model), _nbytes(lmap.frozen)
-    d, size = lmap.shape[0], lmap.output.dtype.itemsize
-    count = min(block or lmap.default_block, d)
-    forward = _temporary(held_at, model, x)
+    lmap = jax.eval_shape(map_at, model, x)
+    weights, frozen = _nbytes(model), _nbytes(lmap.frozen)
+    d, itemsize = lmap.shape[0], lmap.output.dtype.itemsize
+    forward, count = _temporary(map_at, model, x), min(block or lmap.default_block, d)
     while True:
         u = jax.ShapeDtypeStruct((count, d), lmap.output.dtype)
-        rows = _temporary(LocalMap.rmatvec, lmap, u) + count * tokens * d * size
-        if memory is None or weights + held + rows <= memory:
+        rows = _temporary(LocalMap.rmatvec, lmap, u) + count * tokens * d * itemsize
+        if memory is None or weights + frozen + rows <= memory:
             break
         if count == 1:
             raise JaxlinError(
-                f"Memory: expected at least {(weights + held + rows) / 1e9:.3f} GB for the weights and one row of J; "
+                f"Memory: expected at least {(weights + frozen + rows) / 1e9:.3f} GB for the weights and one row of J; "
                 f"found {memory / 1e9:.3f}."
             )
         count = -(-count // 2)
     matrices = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
     parameters = sum(math.prod(matrix.shape) for matrix in matrices)
-    return MemoryPlan(parameters, tokens, count, weights, held, forward, rows, d * tokens * d * size)
+    return MemoryPlan(parameters, tokens, count, weights, frozen, forward, rows, d * tokens * d * itemsize)
 
 
 def shapes_of(
@@ -142,7 +142,7 @@ def shapes_of(
     rule: Rule,
     ignore_config_keys: Sequence[str] = (),
 ) -> Decoder:
-    """The model that would be loaded, of shapes without values."""
+    """The model that would be loaded, with shapes in the place of values."""
     if isinstance(name_or_config, Mapping):
         return abstract_model(without_keys(name_or_config, ignore_config_keys, "config"), "config", dtype, rule)
     path = config_file(name_or_config, revision)
@@ -153,85 +153,77 @@ def shapes_of(
     return abstract_model(without_keys(read_json(path), ignore_config_keys, str(path)), str(path), dtype, rule)
 
 
-def _abstract_gguf(gguf: TranslatedGGUF, source: str, dtype: str, rule: Rule) -> Decoder:
-    """The same of a GGUF file, whose header says the format of every tensor."""
-    model = _plain(gguf.config, source, dtype, rule)
-    port = gguf.adapted(port_for(gguf.config["model_type"]))
-
-    def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
-        name = ".".join(key.name for key in path if key.name != "value")
-
-        def form(layer: int | None, rows: int) -> Any:
-            found = port.tensor_of(model.config, name, layer)
-            tensor = found.tensor if isinstance(found, TensorRows) else found
-            if tensor not in gguf.names():
-                raise CheckpointError(f"{source}: expected a tensor {tensor}; found none.")
-            return gguf.form(tensor, rows)
-
-        if not _in_layers(path):
-            return form(None, leaf.shape[0])
-        return stacked_form([form(layer, leaf.shape[1]) for layer in range(leaf.shape[0])])
-
-    return jax.tree_util.tree_map_with_path(as_stored, model)
-
-
-def abstract_model(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
-    """A model of shapes without values, its weights in the format that a config names."""
-    reader = ConfigReader(said, source)
+def abstract_model(config: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
+    """The model of a config.json, with shapes in the place of values, its weights in the format that it names."""
+    reader = ConfigReader(config, source)
     quantization = quantized_format(reader)
-    model, port = _plain(said, source, dtype, rule), port_for(said.get("model_type"))
-    stored = _stored_dtype(said, source)
+    port = port_for(reader.peek("model_type"))
+    model, stored_dtype = _decoder(reader, port, dtype, rule), _stored_dtype(config, source)
 
-    def plain(shape: tuple[int, ...]) -> Any:
-        if len(shape) == 2 and stored == "bfloat16":
-            return BFloat16(jax.ShapeDtypeStruct(shape, jnp.uint16))
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(stored))
+    def matrix(tensor: str, shape: tuple[int, ...], in_layer: bool) -> Any:
+        if in_layer and len(shape) == 2 and quantization and quantization.quantizes(tensor.removesuffix(".weight")):
+            return quantization.abstract_matrix((shape[0], shape[1]), stored_dtype)
+        return abstract_array(shape, stored_dtype)
 
-    def as_stored(path: tuple[Any, ...], leaf: Any) -> Any:
-        if not _in_layers(path):
-            return plain(leaf.shape)
-        name, (depth, *shape) = ".".join(key.name for key in path if key.name != "value"), leaf.shape
-
-        def form(layer: int) -> Any:
-            if quantization is None or len(shape) != 2:
-                return plain(tuple(shape))
-            found = port.tensor_of(model.config, name, layer)
-            module = (found.tensor if isinstance(found, TensorRows) else found).removesuffix(".weight")
-            return quantization.planned(tuple(shape), stored) if quantization.converts(module) else plain(tuple(shape))
-
-        return stacked_form(list(map(form, range(depth))))
-
-    return jax.tree_util.tree_map_with_path(as_stored, model)
+    return _as_stored(model, port, matrix)
 
 
-def _stored_dtype(said: Mapping[str, Any], source: str) -> str:
-    """What a config says that the weights are stored in.
+def _abstract_gguf(gguf: TranslatedGGUF, source: str, dtype: str, rule: Rule) -> Decoder:
+    """The model of a GGUF file, with shapes in the place of values, its weights in the types that the header gives."""
+    reader = ConfigReader(gguf.config, source)
+    port = gguf.adapted(port_for(reader.peek("model_type")))
+
+    def matrix(tensor: str, shape: tuple[int, ...], in_layer: bool) -> Any:
+        del in_layer
+        if tensor not in gguf.names():
+            raise CheckpointError(f"{source}: expected a tensor {tensor}; found none.")
+        return gguf.abstract_rows(tensor, shape[0])
+
+    return _as_stored(_decoder(reader, port, dtype, rule), port, matrix)
+
+
+def _decoder(reader: ConfigReader, port: Port, dtype: str, rule: Rule) -> Decoder:
+    """The model of a config.json, with shapes in the place of values that are not stored in any format."""
+    config = port.translate(reader)
+    reader.finish()
+    return jax.eval_shape(lambda: port.model(config, rngs=nnx.Rngs(0), rule=rule, dtype=dtype))
+
+
+def _as_stored(model: Decoder, port: Port, matrix: Callable[[str, tuple[int, ...], bool], Any]) -> Decoder:
+    """`model` with each parameter as it is stored.
+
+    Args:
+        model: with shapes in the place of values.
+        port: that of the checkpoint.
+        matrix: an array or a packed matrix without its values, from the name of its tensor, from its shape, and from
+            whether it is part of a layer.
+    """
+
+    def stored(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = parameter_name(path)
+        if not name.startswith("layers."):
+            return matrix(port.tensor_of(model.config, name).tensor, leaf.shape, False)
+        tensors = (port.tensor_of(model.config, name, layer).tensor for layer in range(leaf.shape[0]))
+        return abstract_stack([matrix(tensor, leaf.shape[1:], True) for tensor in tensors])
+
+    return jax.tree_util.tree_map_with_path(stored, model)
+
+
+def _stored_dtype(config: Mapping[str, Any], source: str) -> str:
+    """The dtype that a config.json gives for its weights.
 
     Raises:
-        ConfigError: no dtype of floats.
+        ConfigError: it is no dtype of floats.
     """
-    text = said.get("text_config")
-    parts = (said, text if isinstance(text, Mapping) else {})
+    text = config.get("text_config")
+    parts = (config, text if isinstance(text, Mapping) else {})
     name = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "float32")
     try:
         if isinstance(name, str) and jnp.issubdtype(jnp.dtype(name), jnp.floating):
             return name
     except TypeError:
         pass
-    raise ConfigError(f"{source}, key 'dtype': expected a dtype of floats, as bfloat16; found {quoted(name)}.")
-
-
-def _in_layers(path: tuple[Any, ...]) -> bool:
-    return getattr(path[0], "name", None) == "layers"
-
-
-def _plain(said: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
-    port = port_for(said.get("model_type"))
-    reader = ConfigReader(said, source)
-    config = port.translate(reader)
-    reader.leave_out("quantization_config")  # it says how the weights are stored, not what is computed
-    reader.finish()
-    return jax.eval_shape(lambda: port.model(config, rngs=nnx.Rngs(0), rule=rule, dtype=dtype))
+    raise ConfigError(f"{source}, key 'dtype': expected a dtype of floats, such as bfloat16; found {quoted(name)}.")
 
 
 def _nbytes(tree: Any) -> int:
@@ -239,6 +231,6 @@ def _nbytes(tree: Any) -> int:
 
 
 def _temporary(function: Any, *shapes: Any) -> int:
-    """What the compiler says a program takes beside its arguments and results."""
+    """The bytes that a program takes beside its arguments and results, as the compiler says."""
     analysis: Any = jax.jit(function).lower(*shapes).compile().memory_analysis()
     return analysis.temp_size_in_bytes

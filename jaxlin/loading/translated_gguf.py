@@ -5,8 +5,6 @@ from dataclasses import replace
 from math import nextafter
 from typing import Any, NamedTuple
 
-import jax
-import ml_dtypes
 import numpy as np
 
 from jaxlin.checkpoint.config import how_to_ignore
@@ -16,8 +14,9 @@ from jaxlin.common.printable import quoted
 from jaxlin.loading.registry import gguf_port_for
 from jaxlin.porting.gguf_keys import LONGROPE, decimal, halves, rope_scaling
 from jaxlin.porting.port import Port, TensorRows
-from jaxlin.quantized import BFloat16, GGUFBlocks, PackedMatrix
-from jaxlin.quantized.ggml import LAYOUTS
+from jaxlin.quantized import GGUFBlocks, PackedMatrix
+from jaxlin.quantized.bfloat16 import abstract_array
+from jaxlin.quantized.gguf import LAYOUTS
 
 _KEYS = {
     "embedding_length": "hidden_size",
@@ -233,15 +232,12 @@ class TranslatedGGUF:
         """Whether one is a matrix of quantised blocks that stays packed: others are decoded when they are read."""
         return len(self._parts[name].shape) == 2 and self.dtype(name) in LAYOUTS
 
-    def form(self, name: str, rows: int) -> Any:
-        """As many rows of one as they are read, without their values."""
+    def abstract_rows(self, name: str, rows: int) -> Any:
+        """As many rows of a tensor as `rows` says, in the format that they are read in, without their values."""
         shape = (rows, *self.shape(name)[1:])
         if self.is_packed(name):
-            return GGUFBlocks.form(rows, self.dtype(name), shape[1])
-        dtype = self.read_rows(name, 0, 0).dtype
-        if dtype == ml_dtypes.bfloat16 and len(shape) == 2:
-            return BFloat16(jax.ShapeDtypeStruct(shape, np.uint16))
-        return jax.ShapeDtypeStruct(shape, dtype)
+            return GGUFBlocks.abstract((shape[0], shape[1]), self.dtype(name))
+        return abstract_array(shape, self.read_rows(name, 0, 0).dtype)
 
     def rows(self, name: str) -> tuple[str, np.ndarray | None]:
         """The file's tensor that holds one, and which of its rows, in order; None for all as they are.
@@ -260,7 +256,7 @@ class TranslatedGGUF:
         if self.is_packed(name):
             wanted = slice(start, stop) if rows is None else rows[start:stop]
             raw, width = self._checkpoint.read_raw(tensor), self._parts[name].shape[1]
-            return GGUFBlocks.of(raw[wanted], self._checkpoint.dtype(tensor), width)
+            return GGUFBlocks.from_bytes(raw[wanted], self._checkpoint.dtype(tensor), width)
         if rows is None:
             values = self._checkpoint.read_rows(tensor, start, stop)
         else:

@@ -1,7 +1,7 @@
-"""Which matrix gives the logits: decided by what a checkpoint holds, as transformers 5 decides it.
+"""Which matrix gives the logits, decided by the tensors of a checkpoint as transformers 5 decides it.
 
 A config.json may claim that the unembedding is the embedding matrix. The claim holds if one of the two is stored, or
-both with equal values; two matrices that differ are both used, whatever it says (`tie_weights` of
+both with equal values. Two matrices that differ are both used, whatever the config says (`tie_weights` of
 https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_utils.py).
 """
 
@@ -13,34 +13,35 @@ from typing import Any
 import numpy as np
 
 from jaxlin.common.errors import CheckpointError
-from jaxlin.loading.parameters import OTHER_HEADS, Tensors
+from jaxlin.loading.parameters import TASK_HEADS, TensorSource
 from jaxlin.porting.port import Port
 from jaxlin.quantized import PackedMatrix
 
 LOG = logging.getLogger("jaxlin")
 
-BLOCK = 2**22
-"""How many values of each matrix are compared at once."""
+MAX_COMPARED = 2**22
+"""How many values of each matrix are compared at a time."""
 
-WITH_HEADS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
-"""How the names of transformers' classes that have an unembedding end."""
+HEAD_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+"""The endings of the names of transformers' classes that have an unembedding."""
 
 
-def with_unembedding(config: Any, tensors: Tensors, port: Port, architectures: Any, source: str) -> Any:
-    """`config`, its `tie_word_embeddings` and `has_unembedding` as the checkpoint decides them.
+def with_unembedding(config: Any, tensors: TensorSource, port: Port, architectures: Any, source: str) -> Any:
+    """`config` with the `tie_word_embeddings` and `has_unembedding` that the checkpoint decides.
 
     Args:
-        config: the decoder's config, as config.json has it.
+        config: the decoder's config, as config.json gives it.
         tensors: the checkpoint.
-        port: as its tensors are named.
-        architectures: what config.json names as the class that wrote the file.
+        port: with the names of the checkpoint's tensors, see `Port.as_named`.
+        architectures: the classes that config.json names as those that wrote the file.
         source: of the checkpoint, for messages.
 
     Raises:
-        CheckpointError: no embeddings; or no unembedding in the file of a class that has one, and nothing tied to it.
+        CheckpointError: there are no embeddings; or the class that wrote the file has an unembedding, and the file
+            neither has it nor ties it to the embeddings.
     """
     names = set(tensors.names())
-    embedding, head = (str(port.tensor_of(config, f"{name}.weight")) for name in ("embed_tokens", "lm_head"))
+    embedding, head = (port.tensor_of(config, f"{name}.weight").tensor for name in ("embed_tokens", "lm_head"))
     tied = config.tie_word_embeddings
     if embedding not in names and not (tied and head in names):
         raise CheckpointError(
@@ -57,26 +58,26 @@ def with_unembedding(config: Any, tensors: Tensors, port: Port, architectures: A
     if tied or head in names:
         return config
     classes = [name for name in architectures or () if isinstance(name, str)] if type(architectures) is list else []
-    other = [what for pattern, what in OTHER_HEADS.items() if fnmatch.filter(names, pattern)]
-    base = embedding.startswith("embed_tokens.") or (classes and not any(c.endswith(WITH_HEADS) for c in classes))
-    if not base and not other:
+    task_heads = [reason for pattern, reason in TASK_HEADS.items() if fnmatch.filter(names, pattern)]
+    headless = embedding.startswith("embed_tokens.") or (classes and not any(c.endswith(HEAD_CLASSES) for c in classes))
+    if not headless and not task_heads:
         raise CheckpointError(
             f"{source}: expected a tensor {head}; found none, and the config does not tie it to {embedding}. "
             "If it should, set tie_word_embeddings to true."
         )
     LOG.warning(
-        "%s: the file has no unembedding%s: there are no logits, all else works.",
-        source, f", but {other[0]}" if other else "",
+        "%s: the file has no unembedding%s: there are no logits, but everything else works.",
+        source, f", but {task_heads[0]}" if task_heads else "",
     )  # fmt: skip
     return replace(config, has_unembedding=False)
 
 
-def are_equal(tensors: Tensors, one: str, other: str) -> bool:
-    """Whether two matrices of a checkpoint have equal values; some rows at a time are read."""
+def are_equal(tensors: TensorSource, one: str, other: str) -> bool:
+    """Whether two matrices of a checkpoint have equal values, read some rows at a time."""
     shape = tensors.shape(one)
     if shape != tensors.shape(other) or len(shape) != 2:
         return False
-    rows = max(1, BLOCK // max(1, shape[1]))
+    rows = max(1, MAX_COMPARED // max(1, shape[1]))
     first, second = (tensors.read(name) if tensors.is_packed(name) else name for name in (one, other))
 
     def values(matrix: Any, start: int) -> np.ndarray:

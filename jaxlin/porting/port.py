@@ -1,10 +1,9 @@
-"""What a port is: how checkpoints of one `model_type` become a model."""
+"""`Port`: how checkpoints of one `model_type` become a model."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.errors import CheckpointError
@@ -12,28 +11,32 @@ from jaxlin.nn.decoder import Decoder
 
 
 class TensorRows(NamedTuple):
-    """A parameter that a checkpoint keeps as some rows of a larger tensor.
+    """The tensor, or the rows of a tensor, that a checkpoint keeps a parameter as.
 
     Attributes:
         tensor: the name of the tensor.
-        start: its first row.
-        stop: the row after its last.
-        total: how many rows the tensor has.
+        start: its first row that belongs to the parameter.
+        stop: the row after the last one; None for all rows.
+        total: how many rows the tensor has; None for those of the parameter.
     """
 
     tensor: str
-    start: int
-    stop: int
-    total: int
+    start: int = 0
+    stop: int | None = None
+    total: int | None = None
 
 
-def stacked_rows(tensor: str, **parts: int) -> dict[str, TensorRows]:
-    """The parameters whose rows make up `tensor`, in order, and how many rows each has."""
-    ends = np.cumsum(list(parts.values())).tolist()
-    module = tensor.split(".")[0]
+def stacked_rows(tensor: str, **rows: int) -> dict[str, TensorRows]:
+    """The parameters that a checkpoint keeps fused in `tensor`, such as ``self_attn.qkv_proj.weight``.
+
+    Args:
+        tensor: its name within a layer.
+        rows: how many rows each parameter has, in the order in which they are stacked.
+    """
+    module, stops = tensor.split(".")[0], list(accumulate(rows.values()))
     return {
-        f"{module}.{name}.weight": TensorRows(tensor, end - rows, end, ends[-1])
-        for (name, rows), end in zip(parts.items(), ends, strict=True)
+        f"{module}.{name}.weight": TensorRows(tensor, stop - count, stop, stops[-1])
+        for (name, count), stop in zip(rows.items(), stops, strict=True)
     }
 
 
@@ -41,12 +44,19 @@ def stacked_rows(tensor: str, **parts: int) -> dict[str, TensorRows]:
 class Port:
     """How checkpoints of one `model_type` become a model.
 
+    A family file in ``models/`` lists its ports in ``PORTS``, by `model_type`, and `jaxlin.loading.registry` names the
+    file. Where a checkpoint's tensors have the names of the parameters, `model` and `translate` are enough.
+
     Attributes:
-        model: the decoder class.
-        translate: config.json to the decoder's config; it consumes every key that can change the output.
-        names: what a checkpoint calls a parameter otherwise, by its path without ``layers.``.
-        bodies: what may stand before the names of the decoder's tensors; `as_named` finds which does.
-        heads: what may stand before those of the unembedding.
+        model: the class of the decoder.
+        translate: makes the decoder's config of a config.json. It takes every key that can change the output, with
+            transformers' default, mostly through `jaxlin.porting.fields`. Keys that it does not take are refused,
+            unless they are measured to change nothing.
+        names: from the decoder's config, the tensors of those parameters that a checkpoint names otherwise, by the
+            parameter's path without ``layers.``, such as ``"self_attn.o_proj.weight"``; the tensor's name is its name
+            within a layer.
+        bodies: the prefixes that the names of the decoder's tensors may have; `as_named` finds which one they have.
+        heads: the prefixes that the names of the unembedding's tensors may have.
         left_out: patterns of tensors that the model does not use, and why.
     """
 
@@ -57,28 +67,29 @@ class Port:
     heads: tuple[str, ...] = ("lm_head.",)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
-    def tensor_of(self, config: Any, name: str, layer: int | None = None) -> str | TensorRows:
-        """What a checkpoint calls the parameter `name`, a path with ``layers.`` for one of a layer."""
+    def tensor_of(self, config: Any, name: str, layer: int | None = None) -> TensorRows:
+        """Where a checkpoint keeps the parameter `name`, a path that begins with ``layers.`` for one of a layer."""
         path = name.removeprefix("layers.")
-        found = self.names(config).get(path, path)
-        if path.startswith("lm_head.") and isinstance(found, str):
-            return self.heads[0] + found.removeprefix("lm_head.")
-        before = self.bodies[0] + ("" if layer is None else f"layers.{layer}.")
-        return before + found if isinstance(found, str) else found._replace(tensor=before + found.tensor)
+        located = self.names(config).get(path, path)
+        rows = located if isinstance(located, TensorRows) else TensorRows(located)
+        if path.startswith("lm_head."):
+            return rows._replace(tensor=self.heads[0] + rows.tensor.removeprefix("lm_head."))
+        prefix = self.bodies[0] + ("" if layer is None else f"layers.{layer}.")
+        return rows._replace(tensor=prefix + rows.tensor)
 
     def as_named(self, names: Collection[str], source: str) -> "Port":
         """This port for a checkpoint with tensors of these `names`.
 
-        One architecture has several: a file saved from the class without a head lacks ``model.``, and wrappers moved
-        their text half from one version of transformers to the next.
+        One architecture has several naming schemes: a file saved from the class without a head lacks ``model.``, and
+        wrappers moved their text half from one version of transformers to the next.
 
         Raises:
-            CheckpointError: names of more than one kind, so that either may be the model's.
+            CheckpointError: names of more than one scheme, so that either may be those of the model.
         """
         bodies = [body for body in self.bodies if any(name.startswith(f"{body}layers.") for name in names)]
         heads = [head for head in self.heads if any(name.startswith(head) for name in names)]
-        for several, part in ((bodies, "layers."), (heads, "")):
-            if len(several) > 1:
-                both = " and as ".join(f"{before}{part}*" for before in several)
-                raise CheckpointError(f"{source}: expected the tensors of one model; found some as {both}.")
+        for prefixes, part in ((bodies, "layers."), (heads, "")):
+            if len(prefixes) > 1:
+                schemes = " and as ".join(f"{prefix}{part}*" for prefix in prefixes)
+                raise CheckpointError(f"{source}: expected the tensors of one model; found some as {schemes}.")
         return replace(self, bodies=(*bodies, *self.bodies)[:1], heads=(*heads, *self.heads)[:1])

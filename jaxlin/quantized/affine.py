@@ -7,10 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Int32, UInt8
 
-from jaxlin.quantized.base import PackedMatrix, rounded
 from jaxlin.quantized.codes import codes_of_rows, part_rows, rows_of_part, unpacked_codes
+from jaxlin.quantized.format import ModuleTensors
+from jaxlin.quantized.matrix import PackedMatrix, rounded
+
+WORD_BITS = 32
+"""The bits of a word, in which files keep several codes."""
+
+MAX_SIDE = 2**31 - 1
+"""The bound of the rows and columns of a matrix, and of the columns of a group."""
 
 
 @jax.tree_util.register_dataclass
@@ -36,27 +43,28 @@ class Affine(PackedMatrix):
     bits: int = field(metadata={"static": True})
 
     @classmethod
-    def form(cls, shape: tuple[int, int], groups: int, bits: int, dtype: Any, *, ordered: bool) -> "Affine":
-        """A matrix of `shape` without its values.
+    def abstract(cls, shape: tuple[int, int], group_size: int, bits: int, dtype: Any, *, ordered: bool) -> "Affine":
+        """A matrix without its values.
 
         Args:
             shape: ``(out, in)``.
-            groups: how many groups a row has.
+            group_size: the columns of a group; -1 for one group.
             bits: of a code.
             dtype: of the scales.
             ordered: whether groups are runs of one length.
         """
-        leaf, (out, width) = jax.ShapeDtypeStruct, shape
+        array, (out, width) = jax.ShapeDtypeStruct, shape
+        groups = 1 if group_size == -1 else -(-width // group_size)
         return cls(
-            leaf((part_rows(out, bits), width), jnp.uint8),
-            leaf((out, groups), jnp.uint8),
-            leaf((out, groups), dtype),
-            None if ordered else leaf((width,), jnp.int32),
+            array((part_rows(out, bits), width), jnp.uint8),
+            array((out, groups), jnp.uint8),
+            array((out, groups), dtype),
+            None if ordered else array((width,), jnp.int32),
             bits,
         )
 
     def is_finite(self) -> bool:
-        """Whether scales are, and products of them with the largest difference of codes."""
+        """Whether the scales are finite, and their products with the largest difference of codes."""
         scale = np.asarray(self.scale)
         with np.errstate(over="ignore"):
             return bool(np.isfinite(scale * scale.dtype.type(2**self.bits)).all())
@@ -88,6 +96,41 @@ class Affine(PackedMatrix):
         else:
             group = jnp.asarray(self.group)
             zero, scale, grouped = zero[:, group], scale[:, group], codes
-        # In float32 the product is exact: a difference of 9 bits, a scale of 11.
+        # In float32 the product is exact: a difference has 9 bits, a scale 11.
         values = (grouped - zero.astype(jnp.int32)).astype(jnp.float32) * scale.astype(jnp.float32)
         return rounded(values, scale.dtype).reshape(codes.shape)
+
+
+def group_count(module: ModuleTensors, width: int, group_size: int) -> int:
+    """How many groups of `group_size` columns a row of `width` has; -1 is one group.
+
+    Raises:
+        CheckpointError: the last of them would be smaller.
+    """
+    if group_size == -1:
+        return 1
+    if width % group_size:
+        raise module.error(module.stem, f"rows of whole groups of {group_size} columns", f"{width} columns")
+    return width // group_size
+
+
+def group_of_columns(
+    module: ModuleTensors, suffix: str, width: int, groups: int, *, required: bool
+) -> Int32[np.ndarray, " i"] | None:
+    """The group of each column, which the tensor `suffix` gives; None where groups are runs of one length.
+
+    Raises:
+        CheckpointError: the tensor is `required` and missing, or names a group that does not exist.
+    """
+    if suffix not in module and not required:
+        return None
+    group = module.companion(suffix, ("I32",), (width,))
+    if group.size and (group.min() < 0 or group.max() >= groups):
+        raise module.error(suffix, f"groups in 0..{groups - 1}", f"{group.min()} to {group.max()}")
+    return None if np.array_equal(group, np.arange(width) // (width // groups)) else group
+
+
+def codes_in_words(words: Int32[np.ndarray, "n w"], bits: int) -> UInt8[np.ndarray, "n v"]:
+    """The codes in the words of each row, those in the lowest bits first."""
+    raw = np.ascontiguousarray(words).view(np.uint8)
+    return raw if bits == 8 else np.stack([raw & 15, raw >> 4], axis=-1).reshape(len(raw), -1)

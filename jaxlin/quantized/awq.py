@@ -11,77 +11,67 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.common.errors import CheckpointError
 from jaxlin.common.printable import quoted
-from jaxlin.quantized import Affine
-from jaxlin.quantized.gptq import RUNTIME_KEYS, group_count
-from jaxlin.quantized.packing import Quantized
+from jaxlin.quantized.affine import WORD_BITS, Affine, group_count
+from jaxlin.quantized.format import ModuleTensors, QuantizedFormat
+from jaxlin.quantized.gptq import RUNTIME_KEYS, take_group_size
 
-BITS, EACH = 4, 8
-"""Of a code, and how many codes a word has."""
+BITS = 4
+"""The bits of a code."""
+
+CODES_PER_WORD = WORD_BITS // BITS
 
 
-class AWQ(Quantized):
-    """``awq`` in its version ``gemm``."""
+class AWQ(QuantizedFormat):
+    """``awq`` in its version ``gemm``, the only one that is read."""
 
     stem = "qweight"
-    suffixes = ("qzeros", "scales")
+    companions = ("qzeros", "scales")
 
-    def read_config(self, said: ConfigReader) -> None:
-        """The size of a group; what is not of version ``gemm`` is refused."""
-        said.expect("bits", BITS)
-        said.expect("zero_point", True)
-        self._size = said.take("group_size", int, 128)
-        if self._size != -1 and not 0 < self._size < 2**31:
-            raise said.error("group_size", "a number of columns, or -1 for all of them", quoted(self._size))
-        version = said.take("version", str, said.take("format", str, "gemm")).lower()
+    def __init__(self, config: ConfigReader) -> None:
+        config.expect("bits", BITS)
+        config.expect("zero_point", True)
+        self._group_size = take_group_size(config, 128)
+        version = config.take("version", str, config.take("format", str, "gemm")).lower()
         if version != "gemm":
-            raise said.error("version", "gemm, the only layout that is read", quoted(version))
-        if said.peek("backend") == "llm-awq":
-            raise said.error("backend", "autoawq, whose layout is read", "'llm-awq'")
-        self.take_skipped(said, "modules_to_not_convert")
-        said.leave_out("do_fuse", "fuse_max_seq_len", "modules_to_fuse", "sym", "desc_act", *RUNTIME_KEYS)
+            raise config.error("version", "gemm, the only layout that is read", quoted(version))
+        if config.peek("backend") == "llm-awq":
+            raise config.error("backend", "autoawq, whose layout is read", "'llm-awq'")
+        self.take_skipped(config, "modules_to_not_convert")
+        config.leave_out("do_fuse", "fuse_max_seq_len", "modules_to_fuse", "sym", "desc_act", *RUNTIME_KEYS)
 
-    def is_packed_tensor(self, name: str) -> bool:
-        """Every qweight is."""
-        return True
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Affine:
+        """`Affine`; scales are float16 in nearly all files."""
+        return Affine.abstract(shape, self._group_size, BITS, np.float16, ordered=True)
 
-    def packed_shape(self, module: str) -> tuple[int, ...]:
-        """As many rows as codes in a row of words, as many columns as rows of words."""
-        name = f"{module}.qweight"
-        shape, dtype = self.folder.shape(name), self.folder.dtype(name)
-        if len(shape) != 2 or dtype != "I32":
-            raise CheckpointError(
-                f"{self.folder.file_of(name)}, tensor {name}: expected words of I32 and shape (in, out / {EACH}); "
-                f"found {dtype} of shape {shape}."
-            )
-        return shape[1] * EACH, shape[0]
+    def shape(self, module: ModuleTensors) -> tuple[int, int]:
+        """As many rows as a row of words has codes, as many columns as there are rows of words."""
+        words, dtype = module.shape("qweight"), module.dtype("qweight")
+        if len(words) != 2 or dtype != "I32":
+            expected = f"words of I32 and shape (in, out / {CODES_PER_WORD})"
+            raise module.error("qweight", expected, f"{dtype} of shape {words}")
+        return words[1] * CODES_PER_WORD, words[0]
 
-    def packed(self, module: str) -> Affine:
+    def read(self, module: ModuleTensors) -> Affine:
         """`Affine`."""
-        out, width = self.packed_shape(module)
-        groups = group_count(self, module, width, self._size)
-        words = self.part(module, "qweight", ("I32",), (width, out // EACH))
-        zeros = self.part(module, "qzeros", ("I32",), (groups, out // EACH))
-        scale = self.part(module, "scales", ("F16", "BF16", "F32"), (groups, out))
+        out, width = self.shape(module)
+        groups = group_count(module, width, self._group_size)
+        words = module.companion("qweight", ("I32",), (width, out // CODES_PER_WORD))
+        zeros = module.companion("qzeros", ("I32",), (groups, out // CODES_PER_WORD))
+        scale = module.companion("scales", ("F16", "BF16", "F32"), (groups, out))
         pairs = row_pairs(zeros)
         zero = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(out, groups)
         return Affine(row_pairs(words), zero, np.ascontiguousarray(scale.T), None, BITS)
 
-    def planned(self, shape: tuple[int, int], dtype: str) -> Affine:
-        """`Affine`; scales are float16 in nearly all files."""
-        groups = 1 if self._size == -1 else -(-shape[1] // self._size)
-        return Affine.form(shape, groups, BITS, np.float16, ordered=True)
-
 
 def row_pairs(words: Int32[np.ndarray, "n w"]) -> UInt8[np.ndarray, "p n"]:
-    """The codes in words along the rows of a weight, as `jaxlin.quantized.codes` keeps them: a byte has two rows'.
+    """The codes in words along the rows of a weight, as `jaxlin.quantized.codes` keeps them: two rows a byte.
 
     In a word the codes of the even rows come first, then those of the odd ones.
     """
-    words = words.view(np.uint32)
-    pairs = np.empty((words.shape[1], EACH // 2, len(words)), np.uint8)
-    for k in range(EACH // 2):
-        low, high = ((words >> np.uint32(shift)).astype(np.uint8) for shift in (BITS * k, 16 + BITS * k))
-        pairs[:, k] = ((low & 15) | (high << BITS)).T
-    return pairs.reshape(-1, len(words))
+    unsigned = words.view(np.uint32)
+    pairs = np.empty((unsigned.shape[1], CODES_PER_WORD // 2, len(unsigned)), np.uint8)
+    for k in range(CODES_PER_WORD // 2):
+        even, odd = ((unsigned >> np.uint32(shift)).astype(np.uint8) for shift in (BITS * k, 16 + BITS * k))
+        pairs[:, k] = ((even & 15) | (odd << BITS)).T
+    return pairs.reshape(-1, len(unsigned))

@@ -1,10 +1,17 @@
-r"""The formats of bitsandbytes: NF4 and FP4 in blocks, and int8 by rows.
+r"""bitsandbytes: NF4 and FP4 in blocks of a row, and int8 by rows.
+
+Of 4 bits, the tensors of a module are ``weight``, whose bytes have two indices each; ``weight.absmax``, the scale of
+each block; ``weight.quant_map``, the 16 values; and the JSON object ``weight.quant_state.bitsandbytes__nf4`` or
+``__fp4``. With double quantisation the scales are indices too, into ``weight.nested_quant_map``, with scales
+``weight.nested_absmax`` of their own. Of 8 bits there are ``weight``, int8, and ``SCB``, the largest magnitude of each
+row.
 
 Source: Dettmers et al., "QLoRA", 2023 (4 bits, double quantisation); "LLM.int8()", 2022. The values are those of
 ``bitsandbytes.functional.dequantize_4bit`` and ``int8_vectorwise_dequant``, bit for bit.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,21 +20,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from jaxlin.quantized.base import PackedMatrix, rounded
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.common.printable import quoted
+from jaxlin.common.strict_json import parse_object
 from jaxlin.quantized.codes import (
-    chosen,
     codes_of_rows,
     computed_once,
     packed_codes,
     part_rows,
     rows_of_part,
+    table_values,
     unpacked_codes,
 )
+from jaxlin.quantized.format import ModuleTensors, QuantizedFormat, is_pair_of_sizes
+from jaxlin.quantized.matrix import PackedMatrix, rounded
 
 BITS = (4,)
 
 NESTED_BLOCK = 256
-"""Block scales that share one scale of their own, under double quantisation."""
+"""How many scales share one scale of their own, under double quantisation."""
+
+STATE = "weight.quant_state.bitsandbytes__"
+"""What the name of a quant state begins with, before ``nf4`` or ``fp4``."""
 
 
 @jax.tree_util.register_dataclass
@@ -50,13 +64,8 @@ class FourBit(PackedMatrix):
     kind: str = field(metadata={"static": True})
 
     @classmethod
-    def of(
-        cls,
-        pairs: UInt8[np.ndarray, "o c"],
-        absmax: np.ndarray,
-        table: np.ndarray,
-        nested: "NestedScales | None",
-        kind: str,
+    def from_pairs(
+        cls, pairs: UInt8[np.ndarray, "o c"], absmax: Any, table: Any, nested: "NestedScales | None", kind: str
     ) -> "FourBit":
         """One matrix of a file, which keeps two indices side by side in a byte, the first in its high half."""
         width = 2 * pairs.shape[1]
@@ -66,20 +75,20 @@ class FourBit(PackedMatrix):
         return cls(codes, absmax, table, nested, kind)
 
     @classmethod
-    def form(cls, shape: tuple[int, int], block: int, *, nested: bool, kind: str) -> "FourBit":
+    def abstract(cls, shape: tuple[int, int], block: int, *, nested: bool, kind: str) -> "FourBit":
         """A matrix of `shape` without its values, with a scale for each `block` of a row."""
-        leaf, (out, width) = jax.ShapeDtypeStruct, shape
+        array, (out, width) = jax.ShapeDtypeStruct, shape
         blocks = width // block
         scales = NestedScales(
-            leaf((-(-out * blocks // NESTED_BLOCK),), jnp.float32),
-            leaf((256,), jnp.float32),
-            leaf((), jnp.float32),
-            leaf((out,), jnp.int32),
+            array((-(-out * blocks // NESTED_BLOCK),), jnp.float32),
+            array((256,), jnp.float32),
+            array((), jnp.float32),
+            array((out,), jnp.int32),
         )
         return cls(
-            leaf((part_rows(out, *BITS), width), jnp.uint8),
-            leaf((out, blocks), jnp.uint8 if nested else jnp.float32),
-            leaf((16,), jnp.float32),
+            array((part_rows(out, *BITS), width), jnp.uint8),
+            array((out, blocks), jnp.uint8 if nested else jnp.float32),
+            array((16,), jnp.float32),
             scales if nested else None,
             kind,
         )
@@ -105,7 +114,7 @@ class FourBit(PackedMatrix):
         return dataclasses.replace(self, codes=codes, absmax=self.absmax[start:stop], nested=nested)
 
     def _values(self, codes: Int[Array, "*b o i"], scales: Float[Array, "*b o n"]) -> Array:
-        values = chosen(jnp.asarray(self.table), codes).reshape(*scales.shape, -1)
+        values = table_values(jnp.asarray(self.table), codes).reshape(*scales.shape, -1)
         return rounded((values * scales[..., None]).reshape(codes.shape), self.kind)
 
 
@@ -127,7 +136,7 @@ class NestedScales:
     row: Any
 
     def unpack(self, codes: UInt8[Array, "*b o n"], row: Int[Array, "*b o"]) -> Float[Array, "*b o n"]:
-        """The scales that the `codes` of some rows, in each of which are `n` blocks, stand for."""
+        """The scales of the `n` blocks of some rows, from their `codes`."""
         within = jax.lax.broadcasted_iota(jnp.int32, codes.shape, codes.ndim - 1)
         block = row[..., None] * codes.shape[-1] + within
         scale = _looked_up(jnp.asarray(self.absmax), block // NESTED_BLOCK)
@@ -153,14 +162,14 @@ class Int8(PackedMatrix):
     scale: Any
 
     @classmethod
-    def form(cls, shape: tuple[int, int]) -> "Int8":
+    def abstract(cls, shape: tuple[int, int]) -> "Int8":
         """A matrix of `shape` without its values."""
         return cls(jax.ShapeDtypeStruct(shape, jnp.int8), jax.ShapeDtypeStruct(shape[:1], jnp.float32))
 
     def unpack(self) -> Array:
         """Codes times scales, in float32."""
         scaled = jnp.asarray(self.codes).astype(jnp.float32) * jnp.asarray(self.scale)[..., None]
-        return scaled * jnp.float32(7.874015718698502e-3)
+        return scaled * jnp.float32(7.874015718698502e-3)  # 1 / 127, as bitsandbytes rounds it
 
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
         """The values of some rows."""
@@ -178,3 +187,102 @@ def _looked_up(table: Array, index: Array) -> Array:
     """
     flat = index.astype(jnp.int32).reshape(*table.shape[:-1], -1)
     return jnp.take_along_axis(table, flat, axis=-1, mode="promise_in_bounds").reshape(index.shape)
+
+
+class BitsAndBytes(QuantizedFormat):
+    """bitsandbytes, of 4 bits with or without double quantisation, or of 8."""
+
+    companions = (
+        *("absmax", "quant_map", "nested_absmax", "nested_quant_map", f"{STATE}nf4", f"{STATE}fp4"),
+        *("weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map"),
+        *("SCB", "weight_format"),
+    )
+
+    def __init__(self, config: ConfigReader) -> None:
+        self._four_bit = config.take("load_in_4bit", bool, config.take("_load_in_4bit", bool, False))
+        eight_bit = config.take("load_in_8bit", bool, config.take("_load_in_8bit", bool, False))
+        self._nested = config.take("bnb_4bit_use_double_quant", bool, False)
+        for key in ("llm_int8_skip_modules", "modules_to_not_convert"):
+            self.take_skipped(config, key)
+        # The rest says how to quantise or to compute; how a tensor is stored, its own quant state says.
+        config.leave_out("_load_in_4bit", "_load_in_8bit", "llm_int8_enable_fp32_cpu_offload")
+        config.leave_out("llm_int8_has_fp16_weight", "llm_int8_threshold", "bnb_4bit_compute_dtype")
+        config.leave_out("bnb_4bit_quant_type", "bnb_4bit_quant_storage")
+        if self._four_bit == eight_bit:
+            raise config.error("load_in_4bit", "either load_in_4bit or load_in_8bit", f"both {eight_bit}")
+
+    def is_packed(self, module: ModuleTensors) -> bool:
+        """Whether the weight has bytes: the values of one that is not quantised are floats."""
+        return module.dtype("weight") == ("U8" if self._four_bit else "I8")
+
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> FourBit | Int8:
+        """`FourBit` in blocks of 64, bitsandbytes' default, or `Int8`."""
+        return FourBit.abstract(shape, 64, nested=self._nested, kind=dtype) if self._four_bit else Int8.abstract(shape)
+
+    def shape(self, module: ModuleTensors) -> tuple[int, ...]:
+        """Of 4 bits, as the quant state says."""
+        return tuple(_quant_state(module)["shape"]) if self._four_bit else module.shape("weight")
+
+    def read(self, module: ModuleTensors) -> FourBit | Int8:
+        """`FourBit` or `Int8`."""
+        return _read_four_bit(module) if self._four_bit else _read_int8(module)
+
+
+def _read_int8(module: ModuleTensors) -> Int8:
+    out, _ = module.matrix_shape()
+    order = np.asarray(module.companion("weight_format", ("U8",), (), (1,)))
+    if order.any():
+        raise module.error("weight_format", "0, which is by rows", f"{order}")
+    return Int8(module.read("weight"), module.companion("SCB", ("F32",), (out,)))
+
+
+def _read_four_bit(module: ModuleTensors) -> FourBit:
+    state = _quant_state(module)
+    (out, width), block = state["shape"], state["blocksize"]
+    blocks, nested = out * (width // block), None
+    pairs = module.companion("weight", ("U8",), (out * width // 2, 1), (out * width // 2,)).reshape(out, -1)
+    table = module.companion("weight.quant_map", ("F32",), (16,))
+    absmax = module.companion("weight.absmax", ("U8" if "nested_blocksize" in state else "F32",), (blocks,))
+    if "nested_blocksize" in state:
+        nested = NestedScales(
+            module.companion("weight.nested_absmax", ("F32",), (-(-blocks // NESTED_BLOCK),)),
+            module.companion("weight.nested_quant_map", ("F32",), (256,)),
+            np.float32(state["nested_offset"]),
+            np.arange(out, dtype=np.int32),
+        )
+    return FourBit.from_pairs(pairs, absmax.reshape(out, -1), table, nested, state["dtype"])
+
+
+def _quant_state(module: ModuleTensors) -> dict[str, Any]:
+    """The quant state of a weight, checked."""
+    kinds = [kind for kind in ("nf4", "fp4") if f"{STATE}{kind}" in module]
+    name = f"{STATE}{kinds[0] if kinds else 'nf4'}"
+    if len(kinds) != 1:
+        expected = f"one tensor {module.name}.{name} (or fp4), which says how it is packed"
+        raise module.error("weight", expected, f"{len(kinds) or 'none'}")
+    try:
+        state = parse_object(module.read(name).tobytes())
+    except ValueError as error:
+        raise module.error(name, "a JSON object", str(error)) from error
+    checks: dict[str, Callable[[Any], bool]] = {
+        "quant_type": lambda value: value == kinds[0],
+        "blocksize": lambda value: type(value) is int and value > 0,
+        "dtype": lambda value: value in ("float32", "float16", "bfloat16"),
+        "shape": is_pair_of_sizes,
+    }
+    if "nested_blocksize" in state:
+        checks |= {
+            "nested_blocksize": lambda value: type(value) is int and value == NESTED_BLOCK,
+            "nested_offset": lambda value: type(value) is float and bool(np.isfinite(value)),
+            "nested_dtype": lambda value: value == "float32",
+        }
+    for key, is_valid in checks.items():
+        if not is_valid(state.get(key)):
+            raise module.error(name, f"a {key} that jaxlin understands", quoted(state.get(key)))
+    if unknown := sorted(set(state) - set(checks)):
+        raise module.error(name, f"the keys {', '.join(checks)}", ", ".join(unknown)[:80])
+    if state["shape"][1] % 2:
+        raise module.error(name, "rows of an even number of values, two to a byte", f"{state['shape']}")
+    if state["shape"][1] % state["blocksize"]:
+        raise module.error(name, f"rows of whole blocks of {state['blocksize']} values", f"{state['shape']}")
+    return state

@@ -9,20 +9,13 @@ The values are those of AutoGPTQ's dequantisation in PyTorch: ``scales * (code -
 files of the first version a zero point is stored less one, modulo ``2**bits``.
 """
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.common.errors import CheckpointError
 from jaxlin.common.printable import quoted
-from jaxlin.quantized import Affine
-from jaxlin.quantized.packing import Quantized
-
-WORD = 32
-"""Bits of a word."""
-
+from jaxlin.quantized.affine import MAX_SIDE, WORD_BITS, Affine, codes_in_words, group_count, group_of_columns
+from jaxlin.quantized.format import ModuleTensors, QuantizedFormat
 
 RUNTIME_KEYS = (
     *("damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "act_group_aware", "mse", "dataset"),
@@ -31,124 +24,81 @@ RUNTIME_KEYS = (
     *("cache_block_outputs", "lm_head", "use_cuda_fp16", "use_exllama", "disable_exllama", "exllama_config"),
     *("backend", "meta"),
 )
-"""Keys that say how the codes were found and which kernel is to multiply with them."""
+"""Keys about how the codes were found, and about the kernel that is to multiply with them."""
 
 
-class GPTQ(Quantized):
+class GPTQ(QuantizedFormat):
     """``gptq``, with or without reordered columns; both versions of its zero points."""
 
     stem = "qweight"
-    suffixes = ("qzeros", "scales", "g_idx")
+    companions = ("qzeros", "scales", "g_idx")
 
-    def read_config(self, said: ConfigReader) -> None:
-        """The bits of a code, the size of a group, and the version."""
-        self._bits = said.take("bits", int)
+    def __init__(self, config: ConfigReader) -> None:
+        self._bits = config.take("bits", int)
         if self._bits not in (4, 8):
-            raise said.error("bits", "4 or 8", quoted(self._bits))
-        self._size = said.take("group_size", int)
-        if self._size != -1 and not 0 < self._size < 2**31:
-            raise said.error("group_size", "a number of columns, or -1 for all of them", quoted(self._size))
-        self._ordered = not said.take("desc_act", bool, False)
-        version = said.take("checkpoint_format", str, said.take("format", str, "gptq"))
+            raise config.error("bits", "4 or 8", quoted(self._bits))
+        self._group_size = take_group_size(config)
+        self._ordered = not config.take("desc_act", bool, False)
+        version = config.take("checkpoint_format", str, config.take("format", str, "gptq"))
         if version not in ("gptq", "gptq_v2"):
-            raise said.error("checkpoint_format", "gptq or gptq_v2", quoted(version))
-        self._stored_less = int(version == "gptq")
-        said.expect("pack_dtype", "int32")
-        said.expect("is_marlin_format", False)
+            raise config.error("checkpoint_format", "gptq or gptq_v2", quoted(version))
+        self._zero_offset = int(version == "gptq")
+        config.expect("pack_dtype", "int32")
+        config.expect("is_marlin_format", False)
         for key in ("dynamic", "rotation", "adapter"):
-            if said.peek(key):
-                raise said.error(key, "none", quoted(said.peek(key)))
-            said.leave_out(key)
-        self.take_skipped(said, "modules_to_not_convert")
-        said.leave_out("sym", *RUNTIME_KEYS)
+            if config.peek(key):
+                raise config.error(key, "none", quoted(config.peek(key)))
+            config.leave_out(key)
+        self.take_skipped(config, "modules_to_not_convert")
+        config.leave_out("sym", *RUNTIME_KEYS)
 
-    def is_packed_tensor(self, name: str) -> bool:
-        """Every qweight is."""
-        return True
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Affine:
+        """`Affine`; scales are float16 in nearly all files."""
+        return Affine.abstract(shape, self._group_size, self._bits, np.float16, ordered=self._ordered)
 
-    def packed_shape(self, module: str) -> tuple[int, ...]:
-        """As many columns as codes, as many rows as a row of words has words."""
-        shape = self.folder.shape(f"{module}.qweight")
-        if len(shape) != 2 or self.folder.dtype(f"{module}.qweight") != "I32":
-            found = f"{self.folder.dtype(f'{module}.qweight')} of shape {shape}"
-            raise CheckpointError(
-                f"{self.folder.file_of(f'{module}.qweight')}, tensor {module}.qweight: expected words of I32 and shape "
-                f"(in / {WORD // self._bits}, out); found {found}."
-            )
-        words, out = shape
-        return out, words * (WORD // self._bits)
+    def shape(self, module: ModuleTensors) -> tuple[int, int]:
+        """As many rows as a row of words has words, as many columns as a column of words has codes."""
+        words, dtype = module.shape("qweight"), module.dtype("qweight")
+        if len(words) != 2 or dtype != "I32":
+            expected = f"words of I32 and shape (in / {WORD_BITS // self._bits}, out)"
+            raise module.error("qweight", expected, f"{dtype} of shape {words}")
+        return words[1], words[0] * (WORD_BITS // self._bits)
 
-    def packed(self, module: str) -> Affine:
+    def read(self, module: ModuleTensors) -> Affine:
         """`Affine`."""
-        out, width = self.packed_shape(module)
-        groups = group_count(self, module, width, self._size)
-        words = self.part(module, "qweight", ("I32",), (width * self._bits // WORD, out))
-        zeros = self.part(module, "qzeros", ("I32",), (groups, -(-out * self._bits // WORD)))
-        scale = self.part(module, "scales", ("F16", "BF16", "F32"), (groups, out))
-        group = group_of_columns(self, module, "g_idx", width, groups, required=not self._ordered)
-        zero = (codes_in_words(zeros, self._bits)[:, :out] + self._stored_less) & (2**self._bits - 1)
+        out, width = self.shape(module)
+        groups = group_count(module, width, self._group_size)
+        words = module.companion("qweight", ("I32",), (width * self._bits // WORD_BITS, out))
+        zeros = module.companion("qzeros", ("I32",), (groups, -(-out * self._bits // WORD_BITS)))
+        scale = module.companion("scales", ("F16", "BF16", "F32"), (groups, out))
+        group = group_of_columns(module, "g_idx", width, groups, required=not self._ordered)
+        zero = (codes_in_words(zeros, self._bits)[:, :out] + self._zero_offset) & (2**self._bits - 1)
         codes = codes_of_columns(words, self._bits)
         return Affine(codes, np.ascontiguousarray(zero.T), np.ascontiguousarray(scale.T), group, self._bits)
 
-    def planned(self, shape: tuple[int, int], dtype: str) -> Affine:
-        """`Affine`; scales are float16 in nearly all files."""
-        groups = 1 if self._size == -1 else -(-shape[1] // self._size)
-        return Affine.form(shape, groups, self._bits, np.float16, ordered=self._ordered)
 
-
-def group_count(quantized: Quantized, module: str, width: int, size: int) -> int:
-    """How many groups of `size` columns a row of `width` has.
+def take_group_size(config: ConfigReader, *default: int) -> int:
+    """The columns of a group, -1 for one group, under the key that GPTQ and AWQ share.
 
     Raises:
-        CheckpointError: the last of them would be smaller.
+        ConfigError: no such number.
     """
-    if size == -1:
-        return 1
-    if width % size:
-        name = f"{module}.{quantized.stem}"
-        raise CheckpointError(
-            f"{quantized.folder.file_of(name)}, tensor {name}: expected rows of whole groups of {size} columns; found "
-            f"{width} columns."
-        )
-    return width // size
-
-
-def group_of_columns(
-    quantized: Quantized, module: str, suffix: str, width: int, groups: int, *, required: bool
-) -> Int32[np.ndarray, " i"] | None:
-    """The group of each column, as a tensor of the file says it; None where groups are runs of one length.
-
-    Raises:
-        CheckpointError: it is `required` and missing, or names a group that is none.
-    """
-    name, folder = f"{module}.{suffix}", quantized.folder
-    if name not in folder.names() and not required:
-        return None
-    group = quantized.part(module, suffix, ("I32",), (width,))
-    if group.size and (group.min() < 0 or group.max() >= groups):
-        raise CheckpointError(
-            f"{folder.file_of(name)}, tensor {name}: expected groups in 0..{groups - 1}; found {group.min()} to "
-            f"{group.max()}."
-        )
-    return None if np.array_equal(group, np.arange(width) // (width // groups)) else group
-
-
-def codes_in_words(words: Int32[np.ndarray, "n w"], bits: int) -> UInt8[np.ndarray, "n v"]:
-    """The codes in the words of each row, those in the lowest bits first."""
-    raw = np.ascontiguousarray(words).view(np.uint8)
-    return raw if bits == 8 else np.stack([raw & 15, raw >> 4], axis=-1).reshape(len(raw), -1)
+    size = config.take("group_size", int, *default)
+    if size != -1 and not 0 < size <= MAX_SIDE:
+        raise config.error("group_size", "a number of columns, or -1 for all of them", quoted(size))
+    return size
 
 
 def codes_of_columns(words: Int32[np.ndarray, "w o"], bits: int) -> UInt8[np.ndarray, "p i"]:
     """The codes in words along the columns of a weight, as `jaxlin.quantized.codes` keeps them: two rows a byte."""
-    each = WORD // bits
-    words = words.view(np.uint32)
-    if bits == 4 and words.shape[1] % 2:
-        words = np.pad(words, ((0, 0), (0, 1)))
-    codes = np.empty((words.shape[1] * bits // 8, len(words) * each), np.uint8)
-    for k in range(each):
-        part: Any = (words >> np.uint32(k * bits)).astype(np.uint8)
+    codes_per_word = WORD_BITS // bits
+    unsigned = words.view(np.uint32)
+    if bits == 4 and unsigned.shape[1] % 2:
+        unsigned = np.pad(unsigned, ((0, 0), (0, 1)))
+    codes = np.empty((unsigned.shape[1] * bits // 8, len(unsigned) * codes_per_word), np.uint8)
+    for k in range(codes_per_word):
+        part = (unsigned >> np.uint32(k * bits)).astype(np.uint8)
         if bits == 4:
             part = (part[:, ::2] & 15) | (part[:, 1::2] << 4)
-        codes[:, k::each] = part.T
+        codes[:, k::codes_per_word] = part.T
     return codes

@@ -1,16 +1,31 @@
-"""What the key ``quantization_config`` of config.json names, and what reads it."""
+"""The registry of quantised formats: what the ``quant_method`` of a config.json names.
+
+Loading reads a folder through it (`open_quantized`), and the memory plan asks it for shapes (`quantized_format`). The
+blocks of GGUF files have no method: see `jaxlin.quantized.gguf`.
+"""
+
+from collections.abc import Callable
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.common.printable import quoted
 from jaxlin.quantized.awq import AWQ
-from jaxlin.quantized.bitsandbytes_files import BitsAndBytes
-from jaxlin.quantized.compressed import PackQuantized
+from jaxlin.quantized.bitsandbytes import BitsAndBytes
+from jaxlin.quantized.compressed_tensors import compressed_tensors
+from jaxlin.quantized.format import QuantizedFolder, QuantizedFormat
+from jaxlin.quantized.fp8 import FineGrainedFP8
 from jaxlin.quantized.gptq import GPTQ
-from jaxlin.quantized.packing import Quantized
-from jaxlin.quantized.scaled_files import CompressedTensors, FineGrained
 
-REFUSED = {
+METHODS: dict[str, Callable[[ConfigReader], QuantizedFormat]] = {
+    "bitsandbytes": BitsAndBytes,
+    "fp8": FineGrainedFP8,
+    "compressed-tensors": compressed_tensors,
+    "gptq": GPTQ,
+    "awq": AWQ,
+}
+"""The format of each ``quant_method`` that is read."""
+
+UNREAD_METHODS = {
     "modelopt": "NVIDIA ModelOpt",
     "fbgemm_fp8": "FBGEMM FP8",
     "mxfp4": "MXFP4",
@@ -29,69 +44,53 @@ REFUSED = {
     "exl2": "ExLlamaV2",
     "exl3": "ExLlamaV3",
 }
-"""Methods that are known and not read."""
+"""The names of the other methods in use, for messages."""
 
-METHODS: dict[str, type[Quantized]] = {
-    "bitsandbytes": BitsAndBytes,
-    "fp8": FineGrained,
-    "compressed-tensors": CompressedTensors,
-    "gptq": GPTQ,
-    "awq": AWQ,
-}
-"""``quant_method`` of ``quantization_config``, and what reads it."""
+ADVICE = "Take another file of this model"
 
 
-def open_quantized(folder: CheckpointFolder, config: ConfigReader) -> "CheckpointFolder | Quantized":
+def open_quantized(folder: CheckpointFolder, config: ConfigReader) -> CheckpointFolder | QuantizedFolder:
     """`folder` itself, or its view with packed matrices where config.json says that weights are quantised.
 
     Raises:
         ConfigError: a method that is not read.
+        CheckpointError: a weight that is stored twice, with codes and with values.
     """
-    return _reader(folder, config) or folder
+    layout = quantized_format(config)
+    return folder if layout is None else QuantizedFolder(folder, layout)
 
 
-def quantized_format(config: ConfigReader) -> Quantized | None:
-    """How config.json says that weights are quantised; nothing of them is read.
+def quantized_format(config: ConfigReader) -> QuantizedFormat | None:
+    """The format of the quantised weights, from config.json alone; None if it says that none are.
 
     Raises:
         ConfigError: a method that is not read.
     """
-    return _reader(None, config)
-
-
-def _reader(folder: CheckpointFolder | None, config: ConfigReader) -> Quantized | None:
     mlx = config.peek("quantization")
     if isinstance(mlx, dict) and "group_size" in mlx:
-        raise config.error("quantization", "none", f"that of MLX, whose weights are not read. {ANOTHER}")
+        raise config.error("quantization", "none", f"that of MLX, whose weights are not read. {ADVICE}")
     if config.take("quantization_config", dict, None) is None:
         return None
-    said = config.part("quantization_config")
-    method = METHODS[quantization_method(said)]
-    if method is CompressedTensors and said.peek("format") == "pack-quantized":
-        method = PackQuantized
-    reader = method(folder, said)
-    said.finish()
-    return reader
+    quantization = config.part("quantization_config")
+    layout = METHODS[_method(quantization)](quantization)
+    quantization.finish()
+    return layout
 
 
-def quantization_method(said: ConfigReader) -> str:
+def _method(config: ConfigReader) -> str:
     """The ``quant_method`` of a ``quantization_config``.
 
     Raises:
         ConfigError: one that is not read.
     """
     expected = f"one of {', '.join(METHODS)}"
-    if said.peek("quant_method") is None:
-        if said.peek("quant_algo") is not None or said.peek("producer") is not None:
-            raise said.error("quant_method", expected, f"none: this is a file of NVIDIA ModelOpt, not read. {ANOTHER}")
-        if said.peek("group_size") is not None and said.peek("bits") is not None:
-            raise said.error("quant_method", expected, f"none: this is a file of MLX, not read. {ANOTHER}")
-    method = said.take("quant_method", str)
+    if config.peek("quant_method") is None:
+        if config.peek("quant_algo") is not None or config.peek("producer") is not None:
+            raise config.error("quant_method", expected, f"none, in files of NVIDIA ModelOpt, not read. {ADVICE}")
+        if config.peek("group_size") is not None and config.peek("bits") is not None:
+            raise config.error("quant_method", expected, f"none, in files of MLX, not read. {ADVICE}")
+    method = config.take("quant_method", str)
     if method not in METHODS:
-        found = f"{quoted(method)}" + (f": {REFUSED[method]} weights are not read" if method in REFUSED else "")
-        raise said.error("quant_method", expected, f"{found}. {ANOTHER}")
+        reason = f": {UNREAD_METHODS[method]} weights are not read" if method in UNREAD_METHODS else ""
+        raise config.error("quant_method", expected, f"{quoted(method)}{reason}. {ADVICE}")
     return method
-
-
-ANOTHER = "Take another file of this model"
-"""What to do."""

@@ -11,21 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxlin.quantized.base import PackedMatrix
+from jaxlin.quantized.matrix import PackedMatrix
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MixedStack(PackedMatrix):
-    """One stack for each format, and where each layer lies: nothing is unpacked or filled up for the others' sake.
+    """A stack for each format, and the place of each layer: no matrix is unpacked or padded to be like the others.
 
-    A layer of it has the same stacks and says which of their matrices it is. So its leaves do not ride a scan over
-    layers as those of an array do: see `layer_of` and `apart`.
+    One layer of it has the same stacks, and the index of its matrix in them. A scan over layers can therefore not take
+    its leaves row by row, as it does those of an array: see `layer_of` and `split_for_scan`.
 
     Attributes:
-        stacks: an array or a packed stack for each format, ``[layers of it, out, in]``.
-        stack: which of `stacks` a layer is in, int32, ``[...]``.
-        place: which of the matrices of that stack it is, likewise.
+        stacks: an array or a packed stack for each format, ``[layers in it, out, in]``.
+        stack: the index in `stacks` of the stack that a layer is in, int32, ``[...]``.
+        place: the index of the layer in that stack, int32, ``[...]``.
     """
 
     stacks: tuple[Any, ...]
@@ -33,11 +33,11 @@ class MixedStack(PackedMatrix):
     place: Any
 
     def is_finite(self) -> bool:
-        """Whether all of its stacks are."""
+        """Whether every value of all stacks is."""
         return all(s.is_finite() if isinstance(s, PackedMatrix) else bool(np.isfinite(s).all()) for s in self.stacks)
 
     def unpack(self) -> Array:
-        """The values, in a dtype that holds those of all stacks."""
+        """The values, in a dtype that represents those of all stacks."""
         return self._selected(lambda matrix: matrix[...])
 
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
@@ -50,15 +50,15 @@ class MixedStack(PackedMatrix):
         return dataclasses.replace(self, stack=stack, place=place)
 
     def _selected(self, value: Callable[[Any], Array]) -> Array:
-        def of(stack: Any, place: Array) -> Array:
+        def value_at(stack: Any, place: Array) -> Array:
             return value(jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, place, keepdims=False), stack))
 
         stacks = jax.tree.map(jnp.asarray, self.stacks)
-        dtype = jnp.result_type(*(jax.eval_shape(of, stack, 0).dtype for stack in stacks))
+        dtype = jnp.result_type(*(jax.eval_shape(value_at, stack, 0).dtype for stack in stacks))
 
         def selected(layer: tuple[Array, Array]) -> Array:
-            # A branch takes its matrix out of the stack itself: the other stacks are not touched.
-            branches = [lambda place, stack=stack: of(stack, place).astype(dtype) for stack in stacks]
+            # Each branch indexes its own stack, so that the other stacks are not read.
+            branches = [lambda place, stack=stack: value_at(stack, place).astype(dtype) for stack in stacks]
             return jax.lax.switch(layer[0], branches, layer[1])
 
         layers = jnp.asarray(self.stack), jnp.asarray(self.place)
@@ -71,79 +71,79 @@ def layer_of(layers: Any, index: Any) -> Any:
 
 
 def split_for_scan(layers: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """A pytree of stacks as a scan over layers takes it, and what makes a layer of a row of it.
+    """What a scan over layers takes of a pytree of stacks, and the function that makes a layer of one row of it.
 
-    Only stacks with a matrix for each layer ride a scan. Those of a `MixedStack` are closed over, and indexed in the
-    body of the scan.
+    A scan takes only stacks with a matrix for each layer. The stacks of a `MixedStack` are closed over, and indexed in
+    its body.
     """
-    leaves, structure = jax.tree.flatten(layers, is_leaf=_is_mixed)
-    riding = [dataclasses.replace(leaf, stacks=()) if _is_mixed(leaf) else leaf for leaf in leaves]
+    stacks, structure = jax.tree.flatten(layers, is_leaf=_is_mixed)
+    scanned = [dataclasses.replace(stack, stacks=()) if _is_mixed(stack) else stack for stack in stacks]
 
     def layer(row: Any) -> Any:
-        rows = structure.flatten_up_to(row)
-        pairs = zip(leaves, rows, strict=True)
+        pairs = zip(stacks, structure.flatten_up_to(row), strict=True)
         return structure.unflatten(
-            [dataclasses.replace(row, stacks=leaf.stacks) if _is_mixed(leaf) else row for leaf, row in pairs]
+            [dataclasses.replace(part, stacks=stack.stacks) if _is_mixed(stack) else part for stack, part in pairs]
         )
 
-    return structure.unflatten(riding), layer
+    return structure.unflatten(scanned), layer
 
 
-class Places:
-    """Which stack each layer of a parameter lies in, and where in it: matrices of one form share one.
+class StackPlaces:
+    """The stack that each layer of a parameter is in, and its index there: matrices of one signature share a stack.
 
     Attributes:
-        forms: the form of each stack, in the order in which they first occur.
+        signatures: that of each stack, in the order in which they first occur.
         counts: how many matrices each stack has.
-        stack: of each layer, which of the stacks it is in.
-        place: of each layer, which of the matrices of that stack it is.
+        stack: the index of the stack of each layer.
+        place: the index of each layer in its stack.
     """
 
     def __init__(self) -> None:
-        self.forms: list[Form] = []
+        self.signatures: list[Signature] = []
         self.counts: list[int] = []
         self.stack: list[int] = []
         self.place: list[int] = []
 
     def add(self, matrix: Any) -> tuple[int, int]:
-        """The stack and the place of the next layer, which is this matrix, with or without its values."""
-        form = form_of(matrix)
-        if form not in self.forms:
-            self.forms.append(form)
+        """The stack and the place of the next layer, which is `matrix`, with or without its values."""
+        signature = signature_of(matrix)
+        if signature not in self.signatures:
+            self.signatures.append(signature)
             self.counts.append(0)
-        stack = self.forms.index(form)
+        stack = self.signatures.index(signature)
         self.stack.append(stack)
         self.place.append(self.counts[stack])
         self.counts[stack] += 1
         return stack, self.place[-1]
 
 
-Form = tuple[Any, tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]]
+Signature = tuple[Any, tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]]
+"""The structure of a matrix, and the shapes and dtypes of its leaves."""
 
 
-def form_of(matrix: Any) -> Form:
-    """What matrices that lie in one stack have in common: the structure, and the shapes and dtypes of the leaves."""
+def signature_of(matrix: Any) -> Signature:
+    """What the matrices of one stack have in common."""
     leaves, structure = jax.tree.flatten(matrix)
     return structure, tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
 
 
-def widest(dtypes: Iterable[Any]) -> np.dtype[Any]:
-    """The narrowest dtype that holds the values of all `dtypes`; NumPy alone knows none for float16 and bfloat16."""
+def common_dtype(dtypes: Iterable[Any]) -> np.dtype[Any]:
+    """The narrowest dtype that represents the values of all `dtypes`; NumPy has none for float16 and bfloat16."""
     return functools.reduce(jnp.promote_types, dtypes)
 
 
-def stacked_form(forms: Sequence[Any]) -> Any:
-    """A stack without its values, of layers without theirs: plain where they are alike, otherwise `MixedStack`."""
-    if len(forms[0].shape) == 1:  # vectors are widened to one dtype
-        return jax.ShapeDtypeStruct((len(forms), *forms[0].shape), widest(form.dtype for form in forms))
-    places = Places()
-    for form in forms:
-        places.add(form)
+def abstract_stack(layers: Sequence[Any]) -> Any:
+    """The stack, without its values, of layers without theirs: a `MixedStack` only where they are not all alike."""
+    if len(layers[0].shape) == 1:  # vectors are widened to one dtype
+        return jax.ShapeDtypeStruct((len(layers), *layers[0].shape), common_dtype(layer.dtype for layer in layers))
+    places = StackPlaces()
+    for layer in layers:
+        places.add(layer)
     stacks = tuple(
         structure.unflatten(jax.ShapeDtypeStruct((places.counts[i], *shape), dtype) for shape, dtype in leaves)
-        for i, (structure, leaves) in enumerate(places.forms)
+        for i, (structure, leaves) in enumerate(places.signatures)
     )
-    index = jax.ShapeDtypeStruct((len(forms),), np.int32)
+    index = jax.ShapeDtypeStruct((len(layers),), np.int32)
     return stacks[0] if len(stacks) == 1 else MixedStack(stacks, index, index)
 
 

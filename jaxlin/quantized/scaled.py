@@ -1,15 +1,22 @@
-"""8-bit floats with scales: fine-grained FP8, and the FP8 of compressed-tensors."""
+"""Numbers of 8 bits with a scale for each block: fine-grained FP8, and the 8-bit formats of compressed-tensors."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxlin.quantized.base import PackedMatrix, rounded
+from jaxlin.quantized.matrix import PackedMatrix, rounded
+
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
+"""The 8-bit floats of weights, by the names of safetensors."""
+
+
+def clipped_block(block: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """`block`, no larger than the matrix: each scale is repeated over its block before the rest is cut off."""
+    return min(block[0], shape[0]), min(block[1], shape[1])
 
 
 @jax.tree_util.register_dataclass
@@ -31,19 +38,18 @@ class Scaled(PackedMatrix):
     kind: str = field(metadata={"static": True})
 
     @classmethod
-    def of(cls, codes: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> "Scaled":
+    def from_codes(cls, codes: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> "Scaled":
         """The matrix of `codes` in their own dtype."""
         return cls(codes.view(np.uint8), scale, block, codes.dtype.name)
 
     @classmethod
-    def form(cls, shape: tuple[int, int], block: tuple[int, int], dtype: Any) -> "Scaled":
-        """A matrix of `shape` without its values, of 8-bit floats of the usual kind with scales of `dtype`."""
-        grid = tuple(-(-size // part) for size, part in zip(shape, block, strict=True))
-        leaf = jax.ShapeDtypeStruct
-        return cls(leaf(shape, jnp.uint8), leaf(grid, dtype), block, "float8_e4m3fn")
+    def abstract(cls, shape: tuple[int, int], block: tuple[int, int], dtype: Any) -> "Scaled":
+        """A matrix of `shape` without its values: 8-bit floats of the usual kind, with scales of `dtype`."""
+        array, grid = jax.ShapeDtypeStruct, tuple(-(-size // part) for size, part in zip(shape, block, strict=True))
+        return cls(array(shape, jnp.uint8), array(grid, dtype), block, "float8_e4m3fn")
 
     def is_finite(self) -> bool:
-        """Whether codes and scales are."""
+        """Whether the codes and the scales are finite."""
         codes = np.asarray(self.codes).view(jnp.dtype(self.kind))
         return bool(np.isfinite(codes).all() and np.isfinite(self.scale).all())
 
@@ -63,33 +69,6 @@ class Scaled(PackedMatrix):
         return type(self)(codes, scale, (1, self.block[1]), self.kind).unpack()
 
     def rows(self, start: int, stop: int) -> "Scaled":
-        """Some rows, packed; each with scales of its own."""
+        """Some rows, packed; each has scales of its own."""
         scale = np.repeat(self.scale, self.block[0], axis=-2)[start:stop]
         return type(self)(self.codes[start:stop], scale, (1, self.block[1]), self.kind)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class BFloat16(PackedMatrix):
-    """bfloat16 kept as its bits.
-
-    XLA on a CPU converts a stacked bfloat16 array to float32 before the loop over layers, all layers at once (jax
-    0.10); bits are widened in the body.
-
-    Attributes:
-        bits: uint16, ``[..., out, in]``.
-    """
-
-    bits: Any
-
-    def is_finite(self) -> bool:
-        """Whether no exponent is all ones."""
-        return bool(np.isfinite(np.asarray(self.bits).view(ml_dtypes.bfloat16)).all())
-
-    def unpack(self) -> Array:
-        """The values in float32, exactly."""
-        return jax.lax.bitcast_convert_type(jnp.asarray(self.bits).astype(jnp.uint32) << 16, jnp.float32)
-
-    def unpack_rows(self, index: Int[Array, " n"]) -> Array:
-        """The values of some rows."""
-        return type(self)(jnp.asarray(self.bits)[index]).unpack()

@@ -93,7 +93,7 @@ def test_matrices_are_compared_by_rows(rows: int, monkeypatch: pytest.MonkeyPatc
             assert stop - start <= rows
             return self[name][start:stop]
 
-    monkeypatch.setattr(unembedding, "BLOCK", 4 * rows)
+    monkeypatch.setattr(unembedding, "MAX_COMPARED", 4 * rows)
     stub: Any = Stub(matrices)
     assert all(unembedding.are_equal(stub, one, other) for one, other in (("packed", "plain"), ("plain", "wide")))
     assert not any(unembedding.are_equal(stub, "packed", other) for other in ("short", *map(str, range(5))))

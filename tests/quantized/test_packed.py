@@ -37,11 +37,11 @@ import jaxlin
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.errors import CheckpointError, ConfigError
 from jaxlin.quantized import Affine, BFloat16, FourBit, GGUFBlocks, Int8, MixedStack, NestedScales, PackedMatrix, Scaled
-from jaxlin.quantized.base import _rounded_to_float16
 from jaxlin.quantized.codes import codes_of_rows, packed_codes, unpacked_codes
-from jaxlin.quantized.ggml import LAYOUTS
+from jaxlin.quantized.gguf import LAYOUTS
+from jaxlin.quantized.matrix import _rounded_to_float16
 from jaxlin.quantized.methods import quantized_format
-from jaxlin.quantized.mixed import Places, layer_of, split_for_scan
+from jaxlin.quantized.mixed import StackPlaces, layer_of, split_for_scan
 from jaxlin.spectrum.null_baselines import shuffled_weights
 
 
@@ -126,7 +126,7 @@ def test_rows_that_share_a_byte(start: int, stop: int) -> None:
     """Some rows of a matrix of 4 bits are what they are in the whole, wherever they begin."""
     rng = np.random.default_rng(0)
     table, scales = rng.normal(size=16).astype(np.float32), rng.random((7, 2)).astype(np.float32)
-    whole = FourBit.of(rng.integers(0, 256, (7, 64), dtype=np.uint8), scales, table, None, "float32")
+    whole = FourBit.from_pairs(rng.integers(0, 256, (7, 64), dtype=np.uint8), scales, table, None, "float32")
     part = whole.rows(start, stop)
     assert part.shape == (stop - start, 128)
     np.testing.assert_array_equal(part[...], whole[...][start:stop])
@@ -168,7 +168,7 @@ def test_every_bit_of_ggufs_blocks(kind: str) -> None:
     raw = np.random.default_rng(0).integers(0, 256, (13, row_bytes(kind, 512)), dtype=np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
-    blocks = GGUFBlocks.of(raw, kind, 512)
+    blocks = GGUFBlocks.from_bytes(raw, kind, 512)
     with np.errstate(all="ignore"):
         found = np.asarray(jax.jit(GGUFBlocks.unpack)(blocks))
         some = np.asarray(blocks[np.array([12, 3, -2])])
@@ -189,10 +189,10 @@ def test_a_stack_in_several_formats() -> None:
             expected.append(layers[-1].astype(np.float32))
             continue
         raw = rng.integers(0, 60, (4, row_bytes(kind, 256)), dtype=np.uint8)
-        layers.append(GGUFBlocks.of(raw, kind, 256))
+        layers.append(GGUFBlocks.from_bytes(raw, kind, 256))
         expected.append(gguf.dequantize(raw, gguf.GGMLQuantizationType[kind]))
     expected = np.stack(expected)
-    places = Places()
+    places = StackPlaces()
     for layer in layers:
         places.add(layer)
     assert (places.stack, places.place, places.counts) == ([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], [2, 2, 1])
@@ -211,8 +211,8 @@ def test_a_stack_in_several_formats() -> None:
     for i in range(5):
         np.testing.assert_array_equal(one(stack, i), expected[i])
         np.testing.assert_array_equal(layer_of(stack, i)[np.array([3, 1])], expected[i][[3, 1]])
-    numbers = (stacks[0].halves[0].at[1, 2, 0].set(np.inf), *stacks[0].halves[1:])
-    assert not dataclasses.replace(stack, stacks=(dataclasses.replace(stacks[0], halves=numbers),)).is_finite()
+    numbers = (stacks[0].numbers[0].at[1, 2, 0].set(np.inf), *stacks[0].numbers[1:])
+    assert not dataclasses.replace(stack, stacks=(dataclasses.replace(stacks[0], numbers=numbers),)).is_finite()
 
 
 def layered(form: str, depth: int) -> PackedMatrix | jax.Array:
@@ -236,7 +236,7 @@ def layered(form: str, depth: int) -> PackedMatrix | jax.Array:
             "bfloat16",
         ),
         "int8": lambda depth: Int8(codes(np.int8, depth, 256, 256), codes(np.float32, depth, 256)),
-        "FP8": lambda depth: Scaled.of(
+        "FP8": lambda depth: Scaled.from_codes(
             codes(ml_dtypes.float8_e4m3fn, depth, 256, 256), codes(np.float32, depth, 2, 2), (128, 128)
         ),
         "GGUF": lambda depth: GGUFBlocks(

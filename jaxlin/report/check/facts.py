@@ -12,7 +12,7 @@ from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.common.printable import printable, quoted
 from jaxlin.loading.registry import port_for
 from jaxlin.nn.decoder import Decoder
-from jaxlin.quantized.methods import open_quantized
+from jaxlin.quantized import open_quantized
 from jaxlin.tokenizer import Tokenizer
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int
 class PackedMatrix(ABC):
     """A matrix ``[..., out, in]`` whose values are computed from what is stored, exactly as its format says.
 
-    A pytree: leading axes of its leaves are leading axes of the matrix, so a stack of them rides a scan, and one layer
-    at a time is unpacked in its body. It stands where an array would: ``packed[...]`` is the matrix or the stack,
-    ``packed[rows]`` some rows of a single matrix, and nothing else is.
+    It is a pytree. The leading axes of its leaves are the leading axes of the matrix, so that a scan runs over a stack
+    of matrices and unpacks one layer at a time in its body. It stands where an array would: ``packed[...]`` is the
+    matrix or the stack, ``packed[rows]`` some rows of a single matrix, and every other index is refused.
     """
 
     @property
@@ -24,7 +24,7 @@ class PackedMatrix(ABC):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of its values, that of the reference decoder."""
+        """The dtype of its values, which is that of the reference decoder."""
         return jax.eval_shape(type(self).unpack, self).dtype
 
     @property
@@ -34,11 +34,11 @@ class PackedMatrix(ABC):
 
     @property
     def nbytes(self) -> int:
-        """The bytes it takes as it is."""
+        """The bytes it takes while it is packed."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
     def is_finite(self) -> bool:
-        """Whether every value is: whether every float that is stored is, where codes are integers."""
+        """Whether every value is finite: where codes are integers, whether every float that is stored is."""
         floats = (leaf for leaf in map(np.asarray, jax.tree.leaves(self)) if not np.issubdtype(leaf.dtype, np.integer))
         return all(bool(np.isfinite(leaf).all()) for leaf in floats)
 
@@ -48,16 +48,16 @@ class PackedMatrix(ABC):
 
     @abstractmethod
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
-        """The values of some rows of a single matrix, none of them counted from the end."""
+        """The values of some rows of a single matrix; no index counts from the end."""
 
     def rows(self, start: int, stop: int) -> "PackedMatrix":
         """Some rows of a single matrix, packed."""
-        raise NotImplementedError(f"{type(self).__name__}: rows are not taken of what is already in a stack")
+        raise NotImplementedError(f"{type(self).__name__}: rows are not taken from this format while it is packed.")
 
     def __getitem__(self, index: Any) -> Array:
         if index is Ellipsis:
             return self.unpack()
-        shape = self.shape  # traced anew each time that it is asked for
+        shape = self.shape  # each access traces `unpack` anew
         if isinstance(index, tuple) or len(shape) != 2:
             raise IndexError(
                 f"{type(self).__name__} of shape {shape}: expected [...], or rows of a single matrix; "
@@ -71,15 +71,15 @@ class PackedMatrix(ABC):
 
 @jax.jit
 def _unpack_rows(packed: PackedMatrix, index: Int[Array, " n"]) -> Array:
-    """In one program: each of the many small steps would be one of its own where rows are read outside of any."""
+    """One program: outside of `jax.jit`, each small step would be a program of its own."""
     return packed.unpack_rows(index)
 
 
 def rounded(values: Float[Array, "*b"], dtype: Any) -> Float[Array, "*b"]:
-    """`values` of float32 in `dtype`, rounded for certain.
+    """`values` of float32 rounded to `dtype`, even where XLA would not.
 
-    XLA leaves out a conversion to a narrower dtype whose result is widened again: what it takes for excess precision is
-    here another weight than the reference's. On a CPU it does so with bfloat16 alone.
+    XLA leaves out a conversion to a narrower dtype whose result is widened again, as it may keep excess precision. Here
+    that would be another weight than the reference's. On a CPU it does so with bfloat16 alone.
     """
     if jnp.dtype(dtype) == jnp.bfloat16:
         values = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
@@ -89,6 +89,6 @@ def rounded(values: Float[Array, "*b"], dtype: Any) -> Float[Array, "*b"]:
 
 
 def _rounded_to_float16(values: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """`values` of float32 at the float16 nearest to each; below $2^{-14}$ they lie $2^{-24}$ apart."""
+    """`values` of float32, each rounded to the nearest float16; below $2^{-14}$ these lie $2^{-24}$ apart."""
     normal = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=10)
     return jnp.where(jnp.abs(values) < 2**-14, jnp.rint(values * 2**24) * 2**-24, normal)

@@ -1,0 +1,197 @@
+"""`QuantizedFormat`: one way to store quantised weights in safetensors, and the folder that is read through it.
+
+A format is one file beside this one. It says how its tensors lie in a checkpoint (`QuantizedFormat`), what they are in
+memory (a `PackedMatrix`, perhaps that of another format), and what shape that has before anything is read
+(`abstract_matrix`). `jaxlin.quantized.methods` is the registry. Nothing is decoded on the way into memory.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.folder import CheckpointFolder
+from jaxlin.common.errors import CheckpointError
+from jaxlin.common.printable import quoted
+from jaxlin.quantized.matrix import PackedMatrix
+
+
+class ModuleTensors:
+    """The tensors of one module of a checkpoint, each named by what follows the name of the module.
+
+    Attributes:
+        folder: the checkpoint.
+        name: of the module, such as ``model.layers.0.mlp.up_proj``.
+        stem: what follows it in the name of the tensor that has the codes.
+    """
+
+    def __init__(self, folder: CheckpointFolder, name: str, stem: str) -> None:
+        self.folder = folder
+        self.name = name
+        self.stem = stem
+
+    def __contains__(self, suffix: str) -> bool:
+        return f"{self.name}.{suffix}" in self.folder.names()
+
+    def shape(self, suffix: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        return self.folder.shape(f"{self.name}.{suffix}")
+
+    def dtype(self, suffix: str) -> str:
+        """The dtype of a tensor as safetensors names it."""
+        return self.folder.dtype(f"{self.name}.{suffix}")
+
+    def read(self, suffix: str) -> np.ndarray:
+        """The values of a tensor."""
+        return self.folder.read(f"{self.name}.{suffix}")
+
+    def matrix_shape(self) -> tuple[int, int]:
+        """The shape of the tensor ``weight``.
+
+        Raises:
+            CheckpointError: it is no matrix.
+        """
+        shape = self.shape("weight")
+        if len(shape) != 2:
+            raise self.error(
+                "weight",
+                "a matrix, as quantised weights have rows and columns",
+                f"{self.dtype('weight')} of shape {shape}",
+            )
+        return shape[0], shape[1]
+
+    def companion(self, suffix: str, dtypes: tuple[str, ...], *shapes: tuple[int, ...]) -> np.ndarray:
+        """The values of a tensor that the weight needs, which has one of `dtypes` and one of `shapes`.
+
+        Raises:
+            CheckpointError: it is missing, or has another dtype or shape.
+        """
+        name = f"{self.name}.{suffix}"
+        expected = f"a tensor {name} of {' or '.join(dtypes)} and shape {' or '.join(map(str, shapes))}"
+        if suffix not in self:
+            file = self.folder.file_of(f"{self.name}.{self.stem}")
+            raise CheckpointError(f"{file}: expected {expected}, which {self.name}.weight needs; found none.")
+        dtype, shape = self.dtype(suffix), self.shape(suffix)
+        if dtype not in dtypes or shape not in shapes:
+            raise CheckpointError(f"{self.folder.file_of(name)}: expected {expected}; found {dtype} of shape {shape}.")
+        return self.read(suffix)
+
+    def error(self, suffix: str, expected: str, value: str) -> CheckpointError:
+        """An error about a tensor that is there."""
+        name = f"{self.name}.{suffix}"
+        return CheckpointError(f"{self.folder.file_of(name)}, tensor {name}: expected {expected}; found {value}.")
+
+
+class QuantizedFormat(ABC):
+    """How a ``quantization_config`` stores the weights that it quantises.
+
+    Args:
+        config: the ``quantization_config``, of which every key that matters is taken.
+    """
+
+    stem: ClassVar[str] = "weight"
+    """The suffix of the tensor that has the codes of a weight."""
+
+    companions: ClassVar[tuple[str, ...]] = ()
+    """The suffixes of the other tensors that a weight is computed from."""
+
+    unused: ClassVar[tuple[str, ...]] = ()
+    """The suffixes of tensors that quantise activations: the map is that of the weights alone."""
+
+    skipped_modules: tuple[str, ...] = ()
+    """Parts of the names of the modules that are not quantised."""
+
+    @abstractmethod
+    def __init__(self, config: ConfigReader) -> None: ...
+
+    def take_skipped(self, config: ConfigReader, key: str) -> None:
+        """Take the names, or parts of names, of the modules that are not quantised.
+
+        Raises:
+            ConfigError: the value of `key` is not a list of names.
+        """
+        names = config.take(key, list, [])
+        if not all(isinstance(name, str) for name in names):
+            raise config.error(key, "a list of names of modules", quoted(names))
+        self.skipped_modules += tuple(names)
+
+    def quantizes(self, module: str) -> bool:
+        """Whether the config says that the weight of `module`, which is part of a layer, is quantised."""
+        return not any(f".{name}." in f".{module}." for name in self.skipped_modules)
+
+    @abstractmethod
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> PackedMatrix:
+        """A packed matrix without its values, as far as the config says how it is stored.
+
+        Args:
+            shape: ``(out, in)``.
+            dtype: that of the weights which are not quantised.
+        """
+
+    def is_packed(self, module: ModuleTensors) -> bool:
+        """Whether the tensor `stem` of a module, which is there, has codes and not values."""
+        del module
+        return True
+
+    def shape(self, module: ModuleTensors) -> tuple[int, ...]:
+        """The shape of a packed weight."""
+        return module.shape("weight")
+
+    @abstractmethod
+    def read(self, module: ModuleTensors) -> PackedMatrix:
+        """A packed weight."""
+
+
+class QuantizedFolder:
+    """A folder under the names of its weights, those that are quantised read as packed matrices.
+
+    Raises:
+        CheckpointError: a weight that is stored twice, with codes and with values.
+    """
+
+    def __init__(self, folder: CheckpointFolder, layout: QuantizedFormat) -> None:
+        self._folder = folder
+        self._format = layout
+        stem = f".{layout.stem}"
+        stems = (name for name in folder.names() if name.endswith(stem))
+        modules = (ModuleTensors(folder, name.removesuffix(stem), layout.stem) for name in stems)
+        self._packed = {f"{module.name}.weight": module for module in modules if layout.is_packed(module)}
+        if layout.stem != "weight" and (twice := sorted(self._packed.keys() & folder.names())):
+            module = self._packed[twice[0]].name
+            raise CheckpointError(
+                f"{folder.file_of(twice[0])}: expected {module}{stem} alone, which {twice[0]} is unpacked from; "
+                "found both."
+            )
+
+    def names(self) -> frozenset[str]:
+        """The tensors there are, without those that a packed matrix is read from."""
+        suffixes = (self._format.stem, *self._format.companions, *self._format.unused)
+        parts = {f"{module.name}.{suffix}" for module in self._packed.values() for suffix in suffixes}
+        return frozenset(self._folder.names() - parts).union(self._packed)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, that of its values if it is packed."""
+        module = self._packed.get(name)
+        return self._folder.shape(name) if module is None else self._format.shape(module)
+
+    def is_packed(self, name: str) -> bool:
+        """Whether a tensor is read as a packed matrix."""
+        return name in self._packed
+
+    def read(self, name: str) -> np.ndarray | PackedMatrix:
+        """The values of a tensor, or its packed matrix."""
+        module = self._packed.get(name)
+        return self._folder.read(name) if module is None else self._format.read(module)
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | PackedMatrix:
+        """Some rows of a tensor."""
+        module = self._packed.get(name)
+        if module is None:
+            return self._folder.read_rows(name, start, stop)
+        return self._format.read(module).rows(start, stop)
+
+
+def is_pair_of_sizes(value: Any) -> bool:
+    """Whether `value`, from JSON, is a list of two integers of at least 1."""
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)

@@ -1,0 +1,46 @@
+"""Fine-grained FP8: 8-bit floats with a scale for each block of a weight.
+
+The tensors of a module are ``weight``, ``[out, in]``, and ``weight_scale_inv``, a scale for each block of
+``weight_block_size`` or one for the matrix. Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, §3.3.
+
+The values are the codes times their scales, in float32.
+"""
+
+import numpy as np
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.common.printable import quoted
+from jaxlin.quantized.format import ModuleTensors, QuantizedFormat, is_pair_of_sizes
+from jaxlin.quantized.scaled import FLOAT8, Scaled, clipped_block
+
+
+class FineGrainedFP8(QuantizedFormat):
+    """``fp8``."""
+
+    companions = ("weight_scale_inv",)
+    unused = ("activation_scale", "input_scale")
+
+    def __init__(self, config: ConfigReader) -> None:
+        block = config.take("weight_block_size", list, None)
+        if block is not None and not is_pair_of_sizes(block):
+            raise config.error("weight_block_size", "two integers of at least 1", quoted(block))
+        self._block = None if block is None else (block[0], block[1])
+        self.take_skipped(config, "modules_to_not_convert")
+        config.leave_out("activation_scheme", "dequantize", "fmt", "scale_fmt")
+
+    def is_packed(self, module: ModuleTensors) -> bool:
+        """Whether the weight has 8-bit floats."""
+        return module.dtype("weight") in FLOAT8
+
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Scaled:
+        """`Scaled`, in float32."""
+        return Scaled.abstract(shape, clipped_block(self._block or shape, shape), np.float32)
+
+    def read(self, module: ModuleTensors) -> Scaled:
+        """`Scaled`, in float32."""
+        out, width = module.matrix_shape()
+        high, wide = clipped_block(self._block or (out, width), (out, width))
+        grid = (-(-out // high), -(-width // wide))
+        shapes = (grid,) if self._block else (grid, (1,), ())
+        scale = module.companion("weight_scale_inv", ("F32", "BF16", "F16", "F8_E8M0"), *shapes)
+        return Scaled.from_codes(module.read("weight"), scale.astype(np.float32).reshape(grid), (high, wide))
