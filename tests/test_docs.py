@@ -183,7 +183,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_site_asks_for_nothing(site: Path) -> None:
-    """No script, style sheet, font or picture of a page comes from a network, formulas are MathML and tables are tables."""
+    """No page takes a script, style, font or picture from a network; formulas are MathML, tables are tables."""
     pages = list(site.rglob("*.html"))
     assert len(pages) > 25
     for path in pages:
