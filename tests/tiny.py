@@ -1,7 +1,8 @@
 """Tiny random checkpoints of every variant, made by transformers: every parameter drawn, saved as on the hub."""
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Variant:
         stored: the dtype on disk.
         shards: whether the weights are split into shards.
         rewrite: changes config.json after it is saved.
+        biases: whether its text half has additive biases, so that b is not zero.
     """
 
     config: str
@@ -56,6 +58,7 @@ class Variant:
     stored: torch.dtype = torch.float32
     shards: bool = False
     rewrite: Callable[[dict[str, Any]], None] | None = field(default=None, compare=False)
+    biases: bool = False
 
 
 def old_dialect(config: dict[str, Any]) -> None:
@@ -105,7 +108,7 @@ VARIANTS: dict[str, Variant] = {
     "llama, MQA": Variant("LlamaConfig", {**BASE, "num_key_value_heads": 1}),
     "llama, head_dim": Variant("LlamaConfig", {**GQA, "head_dim": 32}),
     "llama, tied": Variant("LlamaConfig", {**GQA, "tie_word_embeddings": True}),
-    "llama, biases": Variant("LlamaConfig", {**GQA, "attention_bias": True, "mlp_bias": True}),
+    "llama, biases": Variant("LlamaConfig", {**GQA, "attention_bias": True, "mlp_bias": True}, biases=True),
     "llama, rope linear": Variant("LlamaConfig", {**GQA, **rope("linear", factor=4.0)}),
     "llama, rope dynamic": Variant("LlamaConfig", {**GQA, **rope("dynamic", factor=4.0)}),
     "llama, rope dynamic, long": Variant("LlamaConfig", {**GQA, **rope("dynamic", factor=4.0)}, tokens=80),
@@ -134,9 +137,11 @@ VARIANTS: dict[str, Variant] = {
             **{"mm_tokens_per_image": 4, "image_token_index": 121, "boi_token_index": 122, "eoi_token_index": 123},
         },
     ),
-    "qwen2": Variant("Qwen2Config", GQA),
+    "qwen2": Variant("Qwen2Config", GQA, biases=True),
     "qwen2, window": Variant(
-        "Qwen2Config", {**GQA, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}
+        "Qwen2Config",
+        {**GQA, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2},
+        biases=True,
     ),
     "qwen3": Variant("Qwen3Config", {**GQA, "head_dim": 32}),
     "qwen3, tied": Variant("Qwen3Config", {**GQA, "head_dim": 32, "tie_word_embeddings": True}),
@@ -147,6 +152,7 @@ VARIANTS: dict[str, Variant] = {
             "text_config": {**GQA, **MROPE},
             "vision_config": {**QWEN_VISION, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
         },
+        biases=True,
     ),
     "qwen2_5_vl": Variant(
         "Qwen2_5_VLConfig",
@@ -154,6 +160,7 @@ VARIANTS: dict[str, Variant] = {
             "text_config": {**GQA, **MROPE, "tie_word_embeddings": True},
             "vision_config": {**QWEN_VISION, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64},
         },
+        biases=True,
     ),
     "qwen3_vl": Variant(
         "Qwen3VLConfig",
@@ -179,8 +186,10 @@ VARIANTS: dict[str, Variant] = {
         tokens=40,
     ),
     "phi4_multimodal": Variant("Phi4MultimodalConfig", {**GQA, **MEDIA, **longrope(6, partial_rotary_factor=0.75)}),
-    "phi": Variant("PhiConfig", BASE),
-    "phi, qk_layernorm": Variant("PhiConfig", {**BASE, "qk_layernorm": True, "partial_rotary_factor": 0.25}),
+    "phi": Variant("PhiConfig", BASE, biases=True),
+    "phi, qk_layernorm": Variant(
+        "PhiConfig", {**BASE, "qk_layernorm": True, "partial_rotary_factor": 0.25}, biases=True
+    ),
     "mistral": Variant("MistralConfig", {**GQA, "head_dim": 32, "sliding_window": None}),
     "mistral, window": Variant("MistralConfig", {**GQA, "sliding_window": 6}),
     "ministral": Variant(
@@ -248,6 +257,11 @@ def build(variant: Variant, folder: Path) -> Path:
         path.write_text(json.dumps(written))
     write_tokenizer(folder)
     return folder
+
+
+def built_once(variants: Mapping[str, Variant], new_folder: Callable[[], Path]) -> Callable[[str], Path]:
+    """A function from the name of a variant to the folder of its checkpoint, which the first call with it writes."""
+    return functools.cache(lambda name: build(variants[name], new_folder()))
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:

@@ -26,15 +26,9 @@ from jaxlin.quantized import GGUFBlocks
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of the checkpoint of one of `VARIANTS`, written once."""
-    made: dict[str, Path] = {}
-
-    def of(name: str) -> Path:
-        if name not in made:
-            made[name] = tiny.build(VARIANTS[name][1], tmp_path_factory.mktemp("checkpoint"))
-        return made[name]
-
-    return of
+    """The folder of the checkpoint of one of `VARIANTS`."""
+    variants = {name: variant for name, (_, variant) in VARIANTS.items()}
+    return tiny.built_once(variants, lambda: tmp_path_factory.mktemp("checkpoint"))
 
 
 def logits(path: Path, ids: list[int], dtype: str) -> np.ndarray:

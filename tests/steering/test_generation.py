@@ -30,22 +30,19 @@ BY_LENGTH = ("dynamic", "longrope", "phi4_multimodal")
 """Names of variants whose rotary frequencies depend on the length of the text."""
 
 
+def with_room(name: str) -> tiny.Variant:
+    """A variant whose context holds a prompt and 64 tokens."""
+    variant = tiny.VARIANTS[name]
+    options = {key: dict(value) if isinstance(value, dict) else value for key, value in variant.options.items()}
+    if "dynamic" not in name:  # the trained length, which it outgrows
+        options.get("text_config", options)["max_position_embeddings"] = 128
+    return dataclasses.replace(variant, options=options)
+
+
 @pytest.fixture(scope="session")
 def roomy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a variant whose context holds a prompt and 64 tokens."""
-    made: dict[str, Path] = {}
-
-    def of(name: str) -> Path:
-        if name not in made:
-            variant = tiny.VARIANTS[name]
-            options = {key: dict(value) if isinstance(value, dict) else value for key, value in variant.options.items()}
-            if "dynamic" not in name:  # the trained length, which it outgrows
-                options.get("text_config", options)["max_position_embeddings"] = 128
-            variant = dataclasses.replace(variant, options=options)
-            made[name] = tiny.build(variant, tmp_path_factory.mktemp("roomy"))
-        return made[name]
-
-    return of
+    """The folder of the checkpoint of `with_room(name)`."""
+    return tiny.built_once({name: with_room(name) for name in tiny.VARIANTS}, lambda: tmp_path_factory.mktemp("roomy"))
 
 
 def uncached(model: Any, ids: list[int]) -> np.ndarray:
