@@ -32,8 +32,8 @@ model, _ = jaxlin.load(folder, mesh=4)
 lmap = jaxlin.local_map(model, model.embed(list(map(int, ids.split(",")))))
 jacobian = lmap.jacobian(out=out, block=4, progress=False)
 mesh = dict(model.embed_tokens.weight.get_value().sharding.mesh.shape)
-said = {"mesh": mesh, "calls": calls, "shape": jacobian.shape, "residual": lmap.residual}
-said |= {method: lmap.svd(4, method=method).s.tolist() for method in ("dense", "krylov")}
-said["stable rank"] = ranks(lmap).whole.stable
-said["tokens"] = jaxlin.attribute(model, lmap.x, 7).tokens.tolist()
-print(json.dumps(said))
+report = {"mesh": mesh, "calls": calls, "shape": jacobian.shape, "residual": lmap.residual}
+report |= {method: lmap.svd(4, method=method).s.tolist() for method in ("dense", "krylov")}
+report["stable rank"] = ranks(lmap).whole.stable
+report["tokens"] = jaxlin.attribute(model, lmap.x, 7).tokens.tolist()
+print(json.dumps(report))

@@ -1,7 +1,7 @@
-"""An oracle that shares no code with jaxlin: unmodified transformers models under PyTorch, seen through function modes.
+"""An oracle that shares no code with jaxlin: unmodified transformers models in PyTorch, run under function modes.
 
 `Lift` makes a float64 model truly float64: transformers casts norms, softmax and rotary tables to float32 inside.
-`Freeze` holds the nonlinear factor of every nonlinearity, so that autograd gives the local linear map.
+`Freeze` freezes the factor of every nonlinearity, so that autograd gives the local linear map.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 SHARES = {"gate": (0.0, 1.0), "up": (1.0, 0.0), "half": (0.5, 0.5)}
-"""How much of a gated MLP's derivative goes through the gate and through the up branch, under each rule."""
+"""For each freeze rule, the shares of a gated MLP's derivative that go through the gate and through the up branch."""
 
 
 class Lift(TorchFunctionMode):
-    """Every cast to float32 becomes a cast to float64."""
+    """Turns every cast to float32 into a cast to float64."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -34,7 +34,7 @@ class Lift(TorchFunctionMode):
 
 @contextlib.contextmanager
 def lifted(model: torch.nn.Module) -> Iterator[None]:
-    """Float64 throughout: casts, the dtype of what is made without one, and the rotary tables, which are made anew."""
+    """Compute in float64 throughout: casts, new tensors without a dtype, and the rotary tables, which are rebuilt."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -49,10 +49,10 @@ def lifted(model: torch.nn.Module) -> Iterator[None]:
 
 
 class Freeze(TorchFunctionMode):
-    """Attention probabilities, inverse norms and slopes of activations are constants to differentiation.
+    """Makes attention probabilities, inverse norms and slopes of activations constants to differentiation.
 
     Args:
-        through_gate: how much of an activation's linear path ``x * (act(x) / x)`` is kept.
+        through_gate: the share of an activation's derivative, ``act(x) / x``, that is taken.
     """
 
     def __init__(self, through_gate: float) -> None:
@@ -99,7 +99,7 @@ def _gelu_slope(x: torch.Tensor, approximate: str) -> torch.Tensor:
 
 
 class Reference(NamedTuple):
-    """What the untouched model gives.
+    """The output of the unmodified model.
 
     Attributes:
         logits: ``[t, vocab]``.
@@ -110,12 +110,12 @@ class Reference(NamedTuple):
     states: np.ndarray
 
 
-class Held(NamedTuple):
+class FrozenRows(NamedTuple):
     """Rows of the local linear map at one position.
 
     Attributes:
-        rows: ``[r, t, d]``, the products of the given directions with J.
-        bias: ``[r]``, the products with b.
+        rows: ``[r, t, d]``, the products of the directions with J.
+        bias: ``[r]``, the products of the directions with b.
         output: ``[d]``.
     """
 
@@ -125,28 +125,28 @@ class Held(NamedTuple):
 
 
 def load(folder: Path, dtype: torch.dtype) -> Any:
-    """The model as transformers loads it, with the attention that is written out."""
+    """The model as transformers loads it, with eager attention, whose operations the modes can see."""
     kind = "ForConditionalGeneration" in (folder / "config.json").read_text()
     auto = AutoModelForImageTextToText if kind else AutoModelForCausalLM
     return auto.from_pretrained(folder, attn_implementation="eager", dtype=dtype).eval()
 
 
 def precision(model: torch.nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Lifted in float64, as transformers computes in everything else."""
+    """`lifted` in float64; in other dtypes nothing, so that transformers computes as it always does."""
     return lifted(model) if dtype is torch.float64 else contextlib.nullcontext()
 
 
 def reference(folder: Path, ids: list[int], dtype: torch.dtype) -> Reference:
     """Logits and final states at every position; in float64 with transformers' casts lifted."""
     model = load(folder, dtype)
-    kept: list[torch.Tensor] = []
-    model.base_model.register_forward_hook(lambda m, i, out: kept.append(out.last_hidden_state[0]))
+    states: list[torch.Tensor] = []
+    model.base_model.register_forward_hook(lambda m, i, out: states.append(out.last_hidden_state[0]))
     with torch.no_grad(), precision(model, dtype):
-        return Reference(model(input_ids=torch.tensor([ids])).logits[0].numpy(), kept[0].numpy())
+        return Reference(model(input_ids=torch.tensor([ids])).logits[0].numpy(), states[0].numpy())
 
 
 def logits(folder: Path, ids: list[int], dtype: torch.dtype) -> np.ndarray:
-    """The logits at every position."""
+    """Logits at every position, ``[t, vocab]``."""
     return reference(folder, ids, dtype).logits
 
 
@@ -159,7 +159,7 @@ def embeddings(folder: Path, ids: list[int], dtype: torch.dtype = torch.float64)
 
 @contextlib.contextmanager
 def frozen(model: torch.nn.Module, rule: str) -> Iterator[None]:
-    """Hold every nonlinear factor; the rule says through which branch of a gated MLP the derivative goes."""
+    """Freeze every nonlinear factor; `rule` says through which branch of a gated MLP the derivative goes."""
     through_gate, through_up = SHARES[rule]
     gated = False
     hooks = []
@@ -178,7 +178,7 @@ def frozen(model: torch.nn.Module, rule: str) -> Iterator[None]:
         elif name.endswith("up_proj"):
             gated = True
             hooks.append(module.register_forward_hook(lambda m, i, output: up(output)))
-        elif type(module).__name__ == "NewGELUActivation":  # its tanh form, written out: the function can be held
+        elif type(module).__name__ == "NewGELUActivation":  # its tanh form, written out; `Freeze` knows the function
             module.forward = lambda x: torch.nn.functional.gelu(x, approximate="tanh")
     try:
         with Freeze(through_gate if gated else 1.0):
@@ -188,47 +188,47 @@ def frozen(model: torch.nn.Module, rule: str) -> Iterator[None]:
             hook.remove()
 
 
-def held_rows(
+def frozen_rows(
     folder: Path,
     ids: list[int],
     position: int,
     directions: np.ndarray,
     rule: str = "gate",
     dtype: torch.dtype = torch.float64,
-) -> Held:
+) -> FrozenRows:
     """Rows of the map by autograd of the frozen model."""
     model = load(folder, dtype)
     with precision(model, dtype), frozen(model, rule):
         return _rows(model, ids, position, torch.as_tensor(directions, dtype=dtype))
 
 
-def held_map(
+def frozen_map(
     folder: Path, ids: list[int], position: int, rule: str = "gate", dtype: torch.dtype = torch.float64
-) -> Held:
-    """The whole map: J ``[d, t, d]``, b and f."""
+) -> FrozenRows:
+    """The dense map: J ``[d, t, d]``, b and f."""
     model = load(folder, dtype)
     with precision(model, dtype), frozen(model, rule):
         return _rows(model, ids, position, torch.eye(model.get_input_embeddings().embedding_dim, dtype=dtype))
 
 
 def ordinary_jacobian(folder: Path, ids: list[int], position: int, dtype: torch.dtype = torch.float64) -> np.ndarray:
-    """The derivative of the model with nothing held, ``[d, t, d]``."""
+    """The derivative of the model with nothing frozen, ``[d, t, d]``."""
     model = load(folder, dtype)
     with precision(model, dtype):
         return _rows(model, ids, position, torch.eye(model.get_input_embeddings().embedding_dim, dtype=dtype)).rows
 
 
-def held_logits(folder: Path, ids: list[int], position: int, tokens: list[int], rule: str = "gate") -> Held:
-    """The map to the logits of some tokens, through the unembedding and its held softcap."""
+def frozen_logits(folder: Path, ids: list[int], position: int, tokens: list[int], rule: str = "gate") -> FrozenRows:
+    """The map to the logits of `tokens`, through the unembedding and its frozen softcap."""
     model = load(folder, torch.float64)
     with precision(model, torch.float64), frozen(model, rule):
         directions = torch.nn.functional.one_hot(torch.tensor(tokens), model.get_output_embeddings().out_features)
-        held = _rows(model, ids, position, directions.double(), of_logits=True)
-        return held._replace(output=held.output[tokens])
+        frozen_rows = _rows(model, ids, position, directions.double(), of_logits=True)
+        return frozen_rows._replace(output=frozen_rows.output[tokens])
 
 
-def _rows(model: Any, ids: list[int], position: int, directions: torch.Tensor, of_logits: bool = False) -> Held:
-    """Backward passes of the model as it stands; b is the sum over additive biases of (df/dbias) bias."""
+def _rows(model: Any, ids: list[int], position: int, directions: torch.Tensor, of_logits: bool = False) -> FrozenRows:
+    """Rows by backward passes of the model, frozen or not; b is the sum over additive biases of (df/dbias) bias."""
     x = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
     outputs = model(inputs_embeds=x).logits if of_logits else model.base_model(inputs_embeds=x).last_hidden_state
     output = outputs[0, position]
@@ -239,4 +239,4 @@ def _rows(model: Any, ids: list[int], position: int, directions: torch.Tensor, o
         rows.append(row[0].numpy())
         pairs = zip(slopes, biases, strict=True)
         offsets.append(sum(float((slope * p.detach()).sum()) for slope, p in pairs if slope is not None))
-    return Held(np.stack(rows), np.array(offsets), output.detach().numpy())
+    return FrozenRows(np.stack(rows), np.array(offsets), output.detach().numpy())

@@ -104,8 +104,8 @@ def test_messages() -> None:
     )
     messages = json.loads(run.stdout)
     assert messages.keys() == WRONG.keys()
-    for call, (known, message) in messages.items():
-        assert known, (call, message)
+    for call, (is_jaxlin_error, message) in messages.items():
+        assert is_jaxlin_error, (call, message)
         assert WRONG[call] in message
 
 

@@ -65,25 +65,25 @@ def measured(checkpoint: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def near_bar(found: dict[str, Any], key: str) -> bool:
+def near_bar(result: dict[str, Any], key: str) -> bool:
     """Whether the ratio `key` meets its bar, or misses it by no more than `SLACK`."""
-    (value,) = [ratio["value"] for ratio in found["ratios"] if ratio["key"] == key]
+    (value,) = [ratio["value"] for ratio in result["ratios"] if ratio["key"] == key]
     bar = BARS[key]
     assert bar.limit is not None
     return value >= bar.limit * (1 - SLACK) if bar.at_least else value <= bar.limit * (1 + SLACK)
 
 
 def test_dense_map_reaches_its_floor(smollm2_gguf: Path) -> None:
-    found = measured(smollm2_gguf)
-    assert near_bar(found, "dense, of floor"), found
-    assert near_bar(found, "dense, depth"), found
+    result = measured(smollm2_gguf)
+    assert near_bar(result, "dense, of floor"), result
+    assert near_bar(result, "dense, depth"), result
 
 
 def test_dense_map_against_its_peers() -> None:
     """All give the same map. In a model this small the fixed costs of a call decide: its ratios meet no bar."""
     with Setting(runs=1, side=256) as setting:
-        found = document(list(dense.at_length(setting, 8)), command="", checkpoint="", dtype="", seeds={}, runs=1)
-    rows = {row["name"]: row for row in found["rows"]}
+        result = document(list(dense.at_length(setting, 8)), command="", checkpoint="", dtype="", seeds={}, runs=1)
+    rows = {row["name"]: row for row in result["rows"]}
     assert list(rows) == [dense.OURS, dense.RECORDED, *dense.OTHERS]
     assert [row["ours"] for row in rows.values()] == [True, True, False, False, False, False]
     assert all(len(row["seconds"]) == 1 and row["floor"] is not None for row in rows.values())
@@ -93,13 +93,13 @@ def test_dense_map_against_its_peers() -> None:
 def test_a_fit_against_its_peer() -> None:
     """Both give the same lenses, of the ordinary derivative and of the local linear map."""
     with Setting(runs=1, side=256) as setting:
-        found = document(
+        result = document(
             list(lens.at_length(setting, 12, skip=4)), command="", checkpoint="", dtype="", seeds={}, runs=1
         )
-    rows = {row["name"]: row for row in found["rows"]}
+    rows = {row["name"]: row for row in result["rows"]}
     assert rows.keys() == {*lens.OURS.values(), *lens.TORCH.values()}
     assert all(rows[name]["figures"]["difference"] <= 1e-5 for name in lens.TORCH.values())
-    assert [ratio["size"]["of"] for ratio in found["ratios"]] == ["the ordinary derivative", "the local linear map"]
+    assert [ratio["size"]["of"] for ratio in result["ratios"]] == ["the ordinary derivative", "the local linear map"]
 
 
 def test_maps_that_differ_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,15 +114,15 @@ def test_products_with_packed_weights() -> None:
     for weights in stacks.values():
         unpacked = jax.jit(lambda weights: weights[...].astype(jnp.float32))(weights)
         expected = np.asarray(unpacked, np.float64).sum(0) @ np.asarray(x)
-        found = jax.jit(packed.products)(weights, x)
-        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+        result = jax.jit(packed.products)(weights, x)
+        np.testing.assert_allclose(result, expected, atol=1e-5 * np.abs(expected).max())
     with Clock(runs=1, side=64) as clock:
-        found = document(list(packed.measure(clock, 256)), command="", checkpoint="", dtype="", seeds={}, runs=1)
-    assert [row["name"] for row in found["rows"]] == list(stacks)
-    assert {row["name"]: row["figures"]["bits a weight"] for row in found["rows"]}["Q4_K"] == pytest.approx(
+        result = document(list(packed.measure(clock, 256)), command="", checkpoint="", dtype="", seeds={}, runs=1)
+    assert [row["name"] for row in result["rows"]] == list(stacks)
+    assert {row["name"]: row["figures"]["bits a weight"] for row in result["rows"]}["Q4_K"] == pytest.approx(
         4.5, rel=1e-3
     )
-    assert [ratio["size"]["format"] for ratio in found["ratios"]] == list(stacks)[1:]
+    assert [ratio["size"]["format"] for ratio in result["ratios"]] == list(stacks)[1:]
 
 
 def test_the_products_of_the_floor() -> None:
@@ -147,12 +147,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_json(written: Path) -> None:
-    said = json.loads(written.read_text())
-    assert said["command"] == "python -m benchmarks --quick --runs 1 --only attribution load --json here.json"
-    assert said["versions"]["jax"] == jax.__version__
-    assert said["device"]["platform"] == "cpu"
-    assert {"python", "checkpoint", "dtype", "seeds", "runs", "quick", "notes"} <= said.keys()
-    for row in said["rows"]:
+    result = json.loads(written.read_text())
+    assert result["command"] == "python -m benchmarks --quick --runs 1 --only attribution load --json here.json"
+    assert result["versions"]["jax"] == jax.__version__
+    assert result["device"]["platform"] == "cpu"
+    assert {"python", "checkpoint", "dtype", "seeds", "runs", "quick", "notes"} <= result.keys()
+    for row in result["rows"]:
         assert row["median"] == pytest.approx(np.median(row["seconds"]))
         assert row["group"] in ("attribution", "load")
         if row["group"] == "attribution":
@@ -161,8 +161,8 @@ def test_json(written: Path) -> None:
         else:
             assert row["resident"] > 0
             assert row["figures"]["weights"] > 2 * 10**6
-    assert {row["name"] for row in said["rows"] if not row["ours"]} == {"torch backward pass", "transformers"}
-    bars = {ratio["key"]: ratio["limit"] for ratio in said["ratios"]}
+    assert {row["name"] for row in result["rows"] if not row["ours"]} == {"torch backward pass", "transformers"}
+    bars = {ratio["key"]: ratio["limit"] for ratio in result["ratios"]}
     assert bars["attribution, over forward"] == 3
     assert bars["attribution, over PyTorch"] is None
 
@@ -188,11 +188,11 @@ def test_the_commit_is_said(tmp_path: Path) -> None:
 def test_an_interrupted_run_keeps_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def found(setting: Setting) -> Iterator[Row]:
+    def interrupted(setting: Setting) -> Iterator[Row]:
         yield row("ours", 8, 1.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(GROUPS, "dense", found)
+    monkeypatch.setitem(GROUPS, "dense", interrupted)
     out = tmp_path / "results" / "here.json"
     assert main(["--only", "dense", "--json", str(out)]) == 130
     assert not out.exists()
@@ -218,10 +218,10 @@ def row(name: str, tokens: int, took: float, ours: bool = True) -> Row:
 def test_report_says_where_we_lose(tmp_path: Path) -> None:
     rows = [row("ours", 8, 1.0), row("theirs", 8, 2.0, False), row("ours", 32, 5.0), row("theirs", 32, 4.0, False)]
     ratios = [Ratio("layers, over one", {"tokens": 8}, 1.7), Ratio("layers, over each", {"tokens": 8}, 0.5)]
-    said = document([*rows, *ratios, "a note"], command="c", checkpoint="m", dtype="float32", seeds={}, runs=1)
-    for ratio in said["ratios"]:  # the bars of an older file do not count
+    result = document([*rows, *ratios, "a note"], command="c", checkpoint="m", dtype="float32", seeds={}, runs=1)
+    for ratio in result["ratios"]:  # the bars of an older file do not count
         ratio |= {"limit": 0.1, "says": "an old name", "met": not ratio["met"]}
-    (tmp_path / "cpu.json").write_text(json.dumps({**said, "commit": "0123456+"}))
+    (tmp_path / "cpu.json").write_text(json.dumps({**result, "commit": "0123456+"}))
     assert report.main(["--results", str(tmp_path), "--out", str(tmp_path / "B.md")]) == 0
     text = (tmp_path / "B.md").read_text()
     lost = text.split("## Where we lose")[1].split("##")[0].strip().splitlines()
@@ -243,42 +243,42 @@ def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 def test_gpu_tasks_at_a_small_shape() -> None:
     tokens = {"dense map": 4, "precision": 4, "attribution": 12, "spectrum": 12}
     with Clock(runs=1, side=64) as clock:
-        found = list(gpu.each(clock, {"small": shapes.tiny(dtype="bfloat16")}, tokens))
-    rows = {row.name: row for row in found if isinstance(row, Row)}
+        findings = list(gpu.each(clock, {"small": shapes.tiny(dtype="bfloat16")}, tokens))
+    rows = {row.name: row for row in findings if isinstance(row, Row)}
     assert list(rows) == ["dense map", ", ".join(PRECISIONS), "attribution", "forward pass", "krylov"]
     assert 0 < rows["dense map"].figures["residual"] <= 3e-6
     assert rows["attribution"].figures["component defect"] <= 3e-6
-    ratios = [ratio.key for ratio in found if isinstance(ratio, Ratio)]
+    ratios = [ratio.key for ratio in findings if isinstance(ratio, Ratio)]
     assert ratios == ["gpu, of floor", "precision, residual", "attribution, over forward"]
 
 
 def test_gpu_tasks_of_two_shapes_in_four_bits() -> None:
-    said = {**shapes.tiny(128), "quantization_config": shapes.NF4}
+    config = {**shapes.tiny(128), "quantization_config": shapes.NF4}
     with Clock(runs=1, side=64) as clock:
-        found = list(gpu.each(clock, {"one": said, "two": said}, {"rows": 4, "precision": 4}))
-    rows = [(row.name, row.size["model"]) for row in found if isinstance(row, Row)]
+        findings = list(gpu.each(clock, {"one": config, "two": config}, {"rows": 4, "precision": 4}))
+    rows = [(row.name, row.size["model"]) for row in findings if isinstance(row, Row)]
     assert rows == [("a block of rows", "one"), (", ".join(PRECISIONS), "one"), ("a block of rows", "two")]
-    assert all(row.fraction for row in found if isinstance(row, Row))
-    assert "all rows at 4 tokens are 1 such blocks" in " ".join(each for each in found if isinstance(each, str))
+    assert all(row.fraction for row in findings if isinstance(row, Row))
+    assert "all rows at 4 tokens are 1 such blocks" in " ".join(each for each in findings if isinstance(each, str))
 
 
 def test_precisions_that_a_device_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TOLD, "cpu", {"high": "BF16_BF16_F32_X3", "fast": "default", "BF16_BF16_F32_X3": "high"})
     with Setting(runs=2, side=64) as setting:
-        found = list(precision.measure_map(setting, setting.model, setting.x(4), {"tokens": 4}))
-    rows = [each for each in found if isinstance(each, Row)]
+        findings = list(precision.measure_map(setting, setting.model, setting.x(4), {"tokens": 4}))
+    rows = [each for each in findings if isinstance(each, Row)]
     assert [row.name for row in rows] == ["highest, BF16_BF16_F32_X6", "high", "fast", "BF16_BF16_F32_X3"]
     assert all(0 < row.figures["residual"] <= 3e-6 and len(row.seconds) == 2 for row in rows)
-    assert found[-1] == Ratio("precision, residual", {"tokens": 4}, rows[0].figures["residual"])
+    assert findings[-1] == Ratio("precision, residual", {"tokens": 4}, rows[0].figures["residual"])
 
 
 @pytest.mark.parametrize(("name", "billions"), [("Llama-3.2-3B", 3.2), ("Qwen3-8B", 8.2), ("Gemma-3-12B", 11.8)])
 def test_large_shapes(name: str, billions: float) -> None:
     """They are those models: as many parameters, and a memory plan."""
-    said = {**shapes.LARGE[name], "num_hidden_layers": 1}
-    whole = {**shapes.LARGE[name]}
-    one, two = (memory_plan({**said, "num_hidden_layers": n}, tokens=2).parameters for n in (1, 2))
-    assert one + (whole["num_hidden_layers"] - 1) * (two - one) == pytest.approx(billions * 1e9, rel=0.02)
+    config = {**shapes.LARGE[name], "num_hidden_layers": 1}
+    shape = {**shapes.LARGE[name]}
+    one, two = (memory_plan({**config, "num_hidden_layers": n}, tokens=2).parameters for n in (1, 2))
+    assert one + (shape["num_hidden_layers"] - 1) * (two - one) == pytest.approx(billions * 1e9, rel=0.02)
 
 
 def test_random_model_is_as_stored() -> None:
@@ -293,26 +293,26 @@ def test_random_model_is_as_stored() -> None:
 
 def test_a_few_layers_say_what_all_take() -> None:
     """Of memory at least: times of so small a model are those of its dispatch."""
-    said = {**large.CHECKED, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 16}
-    said |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = {**large.CHECKED, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 16}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     with Clock(runs=1, side=64) as clock:
-        checked, said_of_all = list(large.check(clock, said)), list(large.extrapolate(clock, said, "small"))
+        checked, extrapolated = list(large.check(clock, config)), list(large.extrapolate(clock, config, "small"))
     ratios = {ratio.key: ratio.value for ratio in checked if isinstance(ratio, Ratio)}
     assert ratios.keys() == {"large, rows", "large, recording", "large, memory"}
     assert ratios["large, memory"] < 0.02
-    assert [each.size["model"] for each in said_of_all if isinstance(each, Row)] == ["small", "small"]
-    assert str(said_of_all[-1]).startswith("large: small, all 16 layers on this device")
+    assert [each.size["model"] for each in extrapolated if isinstance(each, Row)] == ["small", "small"]
+    assert str(extrapolated[-1]).startswith("large: small, all 16 layers on this device")
 
 
 def test_a_long_prompt() -> None:
     with Setting(runs=1, side=64) as setting:
-        found = list(long.at_length(setting, 24))
+        findings = list(long.at_length(setting, 24))
         assert list(long.measure(setting)) == ["long: 4096 tokens are left out of a quick run"]
-    rows = [each for each in found if isinstance(each, Row)]
+    rows = [each for each in findings if isinstance(each, Row)]
     assert [row.name for row in rows] == ["attribution", "top 4 singular values"]
     assert rows[0].figures["defect"] <= 1e-5
     assert rows[1].figures["bound"] <= long.TOL
-    assert all(0 < each.value < 6 for each in found if isinstance(each, Ratio))
+    assert all(0 < each.value < 6 for each in findings if isinstance(each, Ratio))
 
 
 def test_random_four_bits() -> None:
@@ -331,9 +331,9 @@ def test_exponent(power: float) -> None:
 def test_interleaved() -> None:
     order: list[str] = []
     calls: dict[str, Callable[[], Any]] = {name: lambda name=name: order.append(name) for name in "abc"}
-    found = timing.interleaved(3, calls)
+    timings = timing.interleaved(3, calls)
     assert "".join(order) == "abcbcacab"
-    assert {name: len(taken.seconds) for name, taken in found.items()} == {"a": 3, "b": 3, "c": 3}
+    assert {name: len(taken.seconds) for name, taken in timings.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def test_resident_peak() -> None:

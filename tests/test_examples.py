@@ -20,10 +20,10 @@ def printed(name: str, *arguments: str) -> str:
 
 def test_walkthrough() -> None:
     text = printed("walkthrough")
-    held, ordinary = re.search(r"f\(x\)\| = (\S+)", text), re.search(r"reconstructs nothing: (\S+)", text)
-    assert held
+    residual, ordinary = re.search(r"f\(x\)\| = (\S+)", text), re.search(r"reconstructs nothing: (\S+)", text)
+    assert residual
     assert ordinary
-    assert float(held[1]) <= 3e-6 < 0.1 < float(ordinary[1])
+    assert float(residual[1]) <= 3e-6 < 0.1 < float(ordinary[1])
     assert len(re.findall(r"^   layer +\d", text, re.MULTILINE)) == 4
     assert "path (+1.00, +1.00)" in text
 
@@ -40,13 +40,13 @@ def test_attribution() -> None:
 def test_patching() -> None:
     """At first all of it is at the token that differs; by the last layer most has moved to where it is read."""
     text = printed("patching")
-    measured, said = text.split("Predicted by the map")
+    measured, predicted = text.split("Predicted by the map")
     rows = [re.findall(r"·|-?\d\.\d\d", row) for row in re.findall(r"^│ [0-3] +│(.*)│$", measured, re.MULTILINE)]
     assert rows[0] == ["·", "·", "1.00", "·", "·", "·"]
     assert float(rows[3][-1]) > float(rows[3][2]) > 0
-    found = re.search(r"rank correlation (\S+)", said)
-    assert found
-    assert float(found[1]) > 0.9
+    correlation = re.search(r"rank correlation (\S+)", predicted)
+    assert correlation
+    assert float(correlation[1]) > 0.9
 
 
 def test_lens(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def test_a_short_round(name: str) -> None:
 
 def test_an_input_is_made_again(tmp_path: Path) -> None:
     written = []
-    for at in range(2):
-        campaign.run(3, "gguf_header", 7, tmp_path / str(at))
-        written.append((tmp_path / str(at) / "m.gguf").read_bytes())
+    for attempt in range(2):
+        campaign.run(3, "gguf_header", 7, tmp_path / str(attempt))
+        written.append((tmp_path / str(attempt) / "m.gguf").read_bytes())
     assert written[0] == written[1]
     campaign.run(4, "gguf_header", 7, tmp_path / "other")
     assert (tmp_path / "other" / "m.gguf").read_bytes() != written[0]

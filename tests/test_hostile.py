@@ -41,8 +41,8 @@ def write_file(path: Path, entries: dict[str, Any], data: bytes = b"") -> None:
 def test_axes_that_no_file_has(shape: list[int], tmp_path: Path) -> None:
     for name in ("x.safetensors", "lens.safetensors"):
         entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
-        said = {"jaxlin_lens": json.dumps({"layers": [0], "prompts": 1})}
-        write_file(tmp_path / name, {"J": entry, "__metadata__": said})
+        field = {"jaxlin_lens": json.dumps({"layers": [0], "prompts": 1})}
+        write_file(tmp_path / name, {"J": entry, "__metadata__": field})
     with pytest.raises(CheckpointError, match=r"an axis longer than|axes; 32 are possible"):
         SafetensorsFile(tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"an axis longer than|axes; 32 are possible"):

@@ -68,8 +68,8 @@ def test_it_runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     # Appended, so that the installed package comes first; an editable install elsewhere is not followed.
     (Path(site) / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     program = "import jaxlin, jaxlin.models.llama as llama; print(jaxlin.__file__, llama.__file__)"
-    found = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert all(path.startswith(str(tmp_path / "venv")) for path in found.stdout.split())
+    paths = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert all(path.startswith(str(tmp_path / "venv")) for path in paths.stdout.split())
     jaxlin = tmp_path / "venv" / "bin" / "jaxlin"
     usage = subprocess.run([jaxlin, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert usage.returncode == 0, usage.stderr

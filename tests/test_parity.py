@@ -31,7 +31,7 @@ def test_variant(name: str, checkpoint: Callable[[str], Path], parity_row: Calla
     exact = oracle.logits(folder, ids, torch.float64)
     position = len(ids) - 2
     directions = directions_of(np.random.default_rng(0))
-    held = oracle.held_rows(folder, ids, position, directions[:DIRECTIONS])
+    expected_rows = oracle.frozen_rows(folder, ids, position, directions[:DIRECTIONS])
 
     figures = {}
     for dtype, expected in (("float32", reference), ("float64", exact)):
@@ -45,7 +45,8 @@ def test_variant(name: str, checkpoint: Callable[[str], Path], parity_row: Calla
     products = [lmap.T @ directions]
     if "rope" not in name:
         products.append(np.einsum("ro,otd->rtd", directions, lmap.jacobian()))
-    rows = max(np.abs(found[:DIRECTIONS] - held.rows).max() for found in products) / np.abs(held.rows).max()
+    differences = [np.abs(product[:DIRECTIONS] - expected_rows.rows).max() for product in products]
+    rows = max(differences) / np.abs(expected_rows.rows).max()
     bias = float(jnp.linalg.norm(lmap.bias) / jnp.linalg.norm(lmap.output))
     columns = zip(figures["float32"], figures["float64"], strict=True)
     parity_row(name, *(figure for pair in columns for figure in pair), rows, bias)
@@ -56,9 +57,9 @@ def test_variant(name: str, checkpoint: Callable[[str], Path], parity_row: Calla
     assert figures["float64"][0] <= 1e-10
     assert figures["float32"][1] <= 3e-6
     assert figures["float64"][1] <= 1e-13
-    np.testing.assert_allclose(lmap.output, held.output, atol=1e-10)
+    np.testing.assert_allclose(lmap.output, expected_rows.output, atol=1e-10)
     assert rows <= 1e-10
-    np.testing.assert_allclose(directions[:DIRECTIONS] @ np.asarray(lmap.bias), held.bias, atol=1e-10)
+    np.testing.assert_allclose(directions[:DIRECTIONS] @ np.asarray(lmap.bias), expected_rows.bias, atol=1e-10)
     assert (bias > 1e-2) == tiny.VARIANTS[name].biases
 
 
@@ -69,13 +70,13 @@ def test_variant(name: str, checkpoint: Callable[[str], Path], parity_row: Calla
 def test_rules(name: str, rule: str, checkpoint: Callable[[str], Path], x64: None) -> None:
     folder, ids = checkpoint(name), tiny.IDS
     directions = directions_of(np.random.default_rng(0))
-    held = oracle.held_rows(folder, ids, -1, directions[:DIRECTIONS], rule)
+    expected = oracle.frozen_rows(folder, ids, -1, directions[:DIRECTIONS], rule)
     model, _ = jaxlin.load(folder, dtype="float64")
     lmap = jaxlin.local_map(model, model.embed(ids), rule=rule)
     assert lmap.residual <= 1e-13
     for rows in (lmap.T @ directions, np.einsum("ro,otd->rtd", directions, lmap.jacobian())):
-        np.testing.assert_allclose(rows[:DIRECTIONS], held.rows, atol=1e-10 * np.abs(held.rows).max())
-    np.testing.assert_allclose(directions[:DIRECTIONS] @ np.asarray(lmap.bias), held.bias, atol=1e-10)
+        np.testing.assert_allclose(rows[:DIRECTIONS], expected.rows, atol=1e-10 * np.abs(expected.rows).max())
+    np.testing.assert_allclose(directions[:DIRECTIONS] @ np.asarray(lmap.bias), expected.bias, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi"])
@@ -85,7 +86,7 @@ def test_the_oracle_can_tell(name: str, checkpoint: Callable[[str], Path], x64: 
     model, _ = jaxlin.load(folder, dtype="float64")
     x = np.asarray(model.embed(ids))
     u = np.random.default_rng(0).normal(size=(1, 64))
-    held = oracle.held_rows(folder, ids, -1, u)
-    np.testing.assert_allclose((held.rows[0] * x).sum() + held.bias[0], u[0] @ held.output, rtol=1e-12)
+    expected = oracle.frozen_rows(folder, ids, -1, u)
+    np.testing.assert_allclose((expected.rows[0] * x).sum() + expected.bias[0], u[0] @ expected.output, rtol=1e-12)
     ordinary = jax.vjp(lambda x: model(x)[-1], jnp.asarray(x))[1](jnp.asarray(u[0]))[0]
-    assert abs((ordinary * x).sum() + held.bias[0] - u[0] @ held.output) > 1e-3 * abs(u[0] @ held.output)
+    assert abs((ordinary * x).sum() + expected.bias[0] - u[0] @ expected.output) > 1e-3 * abs(u[0] @ expected.output)

@@ -46,11 +46,11 @@ def test_no_family_is_left_out() -> None:
     assert {model_type(name) for name in FAMILIES} == {kind for family in families() for kind in family.types}
 
 
-def corruptions(held: FrozenFactors) -> Iterator[tuple[str, FrozenFactors]]:
+def corruptions(frozen: FrozenFactors) -> Iterator[tuple[str, FrozenFactors]]:
     """The frozen factors with one of one layer 1 % too large, for each factor, and its name."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(held)
-    for i, (path, leaf) in enumerate(leaves):
-        wrong = leaf * 1.01 if path[0].name == "norm" else leaf.at[1].multiply(1.01)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(frozen)
+    for i, (path, array) in enumerate(leaves):
+        wrong = array * 1.01 if path[0].name == "norm" else array.at[1].multiply(1.01)
         arrays = [array for _, array in leaves]
         yield jax.tree_util.keystr(path), jax.tree.unflatten(structure, [*arrays[:i], wrong, *arrays[i + 1 :]])
 
@@ -64,9 +64,9 @@ def test_family(name: str, checkpoint: Checkpoint, x64: None, monkeypatch: pytes
     right = attributed(lmap.frozen)
     assert lmap.residual <= 1e-13
     assert max(right.defect, right.component_defect) <= 1e-12
-    for factor, held in corruptions(lmap.frozen):
-        wrong = attributed(held)
-        assert replace(lmap, frozen=held).residual > GROWN, factor
+    for factor, frozen in corruptions(lmap.frozen):
+        wrong = attributed(frozen)
+        assert replace(lmap, frozen=frozen).residual > GROWN, factor
         assert wrong.defect > GROWN, factor
         # What the parts of the model add is measured, so that the final norm alone stands behind it.
         assert (wrong.component_defect > GROWN) == ("norm[" in factor), factor
@@ -78,15 +78,15 @@ def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[F
     record, target = jaxlin.attribution.components.record, jnp.linspace(-1, 1, lmap.shape[0])
 
     @jax.jit
-    def parts_of(model: jaxlin.Decoder, x: jax.Array, held: FrozenFactors) -> dict[str, jax.Array]:
+    def parts_of(model: jaxlin.Decoder, x: jax.Array, frozen: FrozenFactors) -> dict[str, jax.Array]:
         def corrupted(*args: Any, **options: Any) -> Recording:
-            return record(*args, **options)._replace(frozen=held)
+            return record(*args, **options)._replace(frozen=frozen)
 
         monkeypatch.setattr(jaxlin.attribution.components, "record", corrupted)
-        return jaxlin.attribution.components.contributions.__wrapped__(model, x, len(x) - 1, target, held.rule, 0)
+        return jaxlin.attribution.components.contributions.__wrapped__(model, x, len(x) - 1, target, frozen.rule, 0)
 
-    def attribution(held: FrozenFactors) -> jaxlin.Attribution:
-        parts: dict[str, Any] = {name: np.asarray(a) for name, a in parts_of(lmap.model, lmap.x, held).items()}
+    def attribution(frozen: FrozenFactors) -> jaxlin.Attribution:
+        parts: dict[str, Any] = {name: np.asarray(a) for name, a in parts_of(lmap.model, lmap.x, frozen).items()}
         parts = {name: a if a.ndim else float(a) for name, a in parts.items()}
         return jaxlin.Attribution(neurons=Neurons(parts.pop("neurons"), *2 * [parts.pop("largest")]), **parts)
 
@@ -119,7 +119,7 @@ def biased(checkpoint: Checkpoint, x64: None) -> LocalMap:
 def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
     """As far as `CHECKS` random directions can tell; and with all rows, by its definition."""
     parts = corruptions(biased.frozen)
-    wrong_maps = [replace(biased, frozen=held) for _, held in parts]
+    wrong_maps = [replace(biased, frozen=frozen) for _, frozen in parts]
     for wrong in (*wrong_maps, replace(biased, bias=1.01 * biased.bias), replace(biased, output=-biased.output)):
         jacobian = np.asarray(wrong.jacobian())
         missed = np.einsum("dte,te->d", jacobian, wrong.x) + wrong.bias - wrong.output
@@ -131,26 +131,26 @@ def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
 def test_the_defect_of_an_exact_lens(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("jaxlin.lens.exact_lens")  # the package gives its function of this name
     recorded = module._recorded
-    for factor, held in corruptions(biased.frozen):
-        monkeypatch.setattr(module, "_recorded", lambda *args, held=held: (held, *recorded(*args)[1:]))
-        found = exact(biased.model, biased.x)
-        missed = np.linalg.norm(found.parts.sum(1) + found.bias - found.output[None], axis=1)
-        assert found.defect > GROWN, factor
-        np.testing.assert_allclose(found.defect, missed.max() / np.linalg.norm(found.output), rtol=1e-9)
+    for factor, frozen in corruptions(biased.frozen):
+        monkeypatch.setattr(module, "_recorded", lambda *args, frozen=frozen: (frozen, *recorded(*args)[1:]))
+        lens = exact(biased.model, biased.x)
+        missed = np.linalg.norm(lens.parts.sum(1) + lens.bias - lens.output[None], axis=1)
+        assert lens.defect > GROWN, factor
+        np.testing.assert_allclose(lens.defect, missed.max() / np.linalg.norm(lens.output), rtol=1e-9)
 
 
 def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("jaxlin.attribution.layer_streams")
-    _, held = next(corruptions(biased.frozen))
+    _, frozen = next(corruptions(biased.frozen))
     record = module.record
-    monkeypatch.setattr(module, "record", lambda *args, **sites: record(*args, **sites)._replace(frozen=held))
+    monkeypatch.setattr(module, "record", lambda *args, **sites: record(*args, **sites)._replace(frozen=frozen))
     monkeypatch.setattr(module, "_streams", jax.jit(module._streams.__wrapped__, static_argnames="rule"))
-    found = module.streams(biased.model, biased.x, 9)
-    rows = np.concatenate([found.tokens, found.bias[:, None]], axis=1)
-    scale = np.maximum(np.abs(rows).max(axis=1), abs(found.value))
-    missed = np.abs(rows.sum(axis=1) - found.value) / scale
-    assert found.defect > GROWN
-    np.testing.assert_allclose(found.defect, missed.max(), rtol=1e-9)
+    streams = module.streams(biased.model, biased.x, 9)
+    rows = np.concatenate([streams.tokens, streams.bias[:, None]], axis=1)
+    scale = np.maximum(np.abs(rows).max(axis=1), abs(streams.value))
+    missed = np.abs(rows.sum(axis=1) - streams.value) / scale
+    assert streams.defect > GROWN
+    np.testing.assert_allclose(streams.defect, missed.max(), rtol=1e-9)
 
 
 def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,14 +165,16 @@ def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
     ):
         monkeypatch.setattr(owner, name, property(lambda result, defect=defect: defect))
     for spectrum, residual in (("dense", 0.25), ("krylov", 0.125), ("none", 0.125)):
-        found = jaxlin.explain(model, tokenizer, "The cat", spectrum=spectrum, top=1, with_detail=spectrum == "none")
-        assert (found.residual, found.defect) == (residual, 0.5)
+        explanation = jaxlin.explain(
+            model, tokenizer, "The cat", spectrum=spectrum, top=1, with_detail=spectrum == "none"
+        )
+        assert (explanation.residual, explanation.defect) == (residual, 0.5)
         with io.StringIO() as shown:
-            show(found, Console(file=shown, width=100))
+            show(explanation, Console(file=shown, width=100))
             assert f"= {residual:.1e}" in shown.getvalue()
             assert "off by 5e-01" in shown.getvalue()
-    assert found.detail is not None
-    assert (found.detail.stream_defect, found.detail.component_defect) == (0.625, 0.75)
+    assert explanation.detail is not None
+    assert (explanation.detail.stream_defect, explanation.detail.component_defect) == (0.625, 0.75)
     page = jaxlin.attribute(model, model.embed([3, 4]), 9)._repr_html_()
     assert "off by 5e-01" in page
     assert "8e-01" in page
@@ -181,19 +183,19 @@ def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
 def test_a_defect_is_relative_to_the_largest_part() -> None:
     nothing = np.zeros((1, 1))
     neurons = Neurons(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
-    found = jaxlin.Attribution(
+    attribution = jaxlin.Attribution(
         2.0, np.array([3.0, -8.0]), 4.0, 1.0, np.array([4.0]), np.array([-3.0]), nothing, neurons, nothing, nothing, 2.0
     )
-    assert (found.defect, found.component_defect) == (3 / 8, 2 / 4)
-    assert replace(found, set_aside=3.0).defect == 0
+    assert (attribution.defect, attribution.component_defect) == (3 / 8, 2 / 4)
+    assert replace(attribution, set_aside=3.0).defect == 0
 
 
 def test_a_rank_correlation_is_of_effects_and_predictions() -> None:
     rng = np.random.default_rng(0)
     effects, predicted = rng.normal(size=(2, 3, 5))
-    found = Patching(0.0, 1.0, 2, effects, predicted)
+    patching = Patching(0.0, 1.0, 2, effects, predicted)
     expected: Any = scipy.stats.spearmanr(effects[:, 2:], predicted[:, 2:], axis=None)
-    np.testing.assert_allclose(found.rank_correlation, expected.statistic, atol=1e-12)
+    np.testing.assert_allclose(patching.rank_correlation, expected.statistic, atol=1e-12)
 
 
 def test_the_divergence_of_a_truncation_is_from_the_full_prediction() -> None:

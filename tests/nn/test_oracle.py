@@ -62,7 +62,7 @@ def test_lifted_means_no_float32_anywhere(name: str, checkpoint: Checkpoint) -> 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_frozen_model_reconstructs_the_untouched_one(name: str, rule: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint(name)
-    held = oracle.held_map(folder, tiny.IDS, POSITION, rule)
+    held = oracle.frozen_map(folder, tiny.IDS, POSITION, rule)
     untouched = oracle.reference(folder, tiny.IDS, torch.float64).states[POSITION]
     size = np.linalg.norm(untouched)
     assert np.linalg.norm(held.output - untouched) <= 1e-14 * size
@@ -75,7 +75,7 @@ def test_freezing_leaves_the_forward_pass_bit_identical(checkpoint: Checkpoint) 
     """Where no closed form stands in for a function, not a bit changes."""
     folder = checkpoint("llama, biases")
     for dtype in (torch.float32, torch.float64):
-        held = oracle.held_rows(folder, tiny.IDS, POSITION, np.zeros((1, 64)), "half", dtype)
+        held = oracle.frozen_rows(folder, tiny.IDS, POSITION, np.zeros((1, 64)), "half", dtype)
         np.testing.assert_array_equal(held.output, oracle.reference(folder, tiny.IDS, dtype).states[POSITION])
 
 
@@ -84,7 +84,7 @@ def test_half_is_the_mean_of_gate_and_up(name: str, tmp_path: Path) -> None:
     """Exactly so in a model of one layer, where the held MLP enters once."""
     variant = tiny.VARIANTS[name]
     folder = tiny.build(replace(variant, options={**variant.options, "num_hidden_layers": 1}), tmp_path)
-    gate, up, half = (oracle.held_map(folder, tiny.IDS, POSITION, rule) for rule in ("gate", "up", "half"))
+    gate, up, half = (oracle.frozen_map(folder, tiny.IDS, POSITION, rule) for rule in ("gate", "up", "half"))
     scale = np.abs(half.rows).max()
     np.testing.assert_allclose(half.rows, (gate.rows + up.rows) / 2, atol=1e-13 * scale)
     np.testing.assert_allclose(half.bias, (gate.bias + up.bias) / 2, atol=1e-13 * np.abs(half.output).max())
@@ -94,14 +94,14 @@ def test_half_is_the_mean_of_gate_and_up(name: str, tmp_path: Path) -> None:
 def test_rows_are_products_with_the_map(checkpoint: Checkpoint) -> None:
     folder = checkpoint("llama, biases")
     directions = np.random.default_rng(0).normal(size=(3, 64))
-    whole = oracle.held_map(folder, tiny.IDS, POSITION)
-    rows = oracle.held_rows(folder, tiny.IDS, POSITION, directions)
+    whole = oracle.frozen_map(folder, tiny.IDS, POSITION)
+    rows = oracle.frozen_rows(folder, tiny.IDS, POSITION, directions)
     np.testing.assert_allclose(rows.rows, np.einsum("ro,otd->rtd", directions, whole.rows), atol=1e-12)
     np.testing.assert_allclose(rows.bias, directions @ whole.bias, atol=1e-12)
 
 
 def test_without_biases_there_is_no_b(checkpoint: Checkpoint) -> None:
-    assert not oracle.held_map(checkpoint("gemma2"), tiny.IDS, POSITION).bias.any()
+    assert not oracle.frozen_map(checkpoint("gemma2"), tiny.IDS, POSITION).bias.any()
 
 
 @pytest.mark.parametrize("name", ["llama, biases", "gemma2", "phi"])
@@ -122,7 +122,7 @@ def test_the_ordinary_jacobian(name: str, checkpoint: Checkpoint, x64: None) -> 
     along = np.einsum("otd,td->o", jacobian, v)
     assert np.linalg.norm(along - slope) <= 1e-6 * np.linalg.norm(slope)
 
-    held = oracle.held_map(folder, tiny.IDS, POSITION)
+    held = oracle.frozen_map(folder, tiny.IDS, POSITION)
     assert np.linalg.norm(jacobian - held.rows) > 1e-2 * np.linalg.norm(held.rows)
 
     ported, _ = jaxlin.load(folder, linearize=False, dtype="float64")
@@ -133,7 +133,7 @@ def test_the_ordinary_jacobian(name: str, checkpoint: Checkpoint, x64: None) -> 
 @pytest.mark.parametrize("rule", ["up", "half"])
 def test_rules_of_a_fused_gate(rule: str, checkpoint: Checkpoint, x64: None) -> None:
     """Phi-3 stores gate and up as one matrix: jaxlin splits it when loading, the oracle when running."""
-    held = oracle.held_map(checkpoint("phi3"), tiny.IDS, POSITION, rule)
+    held = oracle.frozen_map(checkpoint("phi3"), tiny.IDS, POSITION, rule)
     model, _ = jaxlin.load(checkpoint("phi3"), dtype="float64")
     lmap = jaxlin.local_map(model, model.embed(tiny.IDS), position=POSITION, rule=rule)
     np.testing.assert_allclose(lmap.T @ np.eye(64), held.rows, atol=1e-10 * np.abs(held.rows).max())
@@ -146,7 +146,7 @@ def test_rules_of_a_fused_gate(rule: str, checkpoint: Checkpoint, x64: None) -> 
 def test_logits_through_a_softcap_and_their_own_bias(name: str, rule: str, checkpoint: Checkpoint, x64: None) -> None:
     """Contributions of tokens to logits: the oracle's sum to the untouched logits, and jaxlin's are the same."""
     folder, tokens = checkpoint(name), [9, 11]
-    held = oracle.held_logits(folder, tiny.IDS, POSITION, tokens, rule)
+    held = oracle.frozen_logits(folder, tiny.IDS, POSITION, tokens, rule)
     untouched = oracle.reference(folder, tiny.IDS, torch.float64).logits[POSITION, tokens]
     x = oracle.embeddings(folder, tiny.IDS)
     contributions = np.einsum("rtd,td->rt", held.rows, x)

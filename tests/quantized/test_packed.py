@@ -66,7 +66,7 @@ def test_format(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x6
     exact = oracle.logits(folder / "values", tiny.IDS, torch.float64)
     np.testing.assert_allclose(logits, exact, atol=1e-10)
     u = np.random.default_rng(0).normal(size=(2, 128))
-    held = oracle.held_rows(folder / "values", tiny.IDS, -1, u)
+    held = oracle.frozen_rows(folder / "values", tiny.IDS, -1, u)
     lmap = jaxlin.local_map(model, x)
     for rows in (lmap.T @ u, np.einsum("ro,otd->rtd", u, lmap.jacobian())):
         np.testing.assert_allclose(rows, held.rows, atol=1e-10 * np.abs(held.rows).max())
@@ -453,7 +453,7 @@ def test_layers_in_different_formats_stay_packed(
     exact = oracle.logits(folder / "values", tiny.IDS, torch.float64)
     np.testing.assert_allclose(model.unembed(jax.jit(lambda m, x: m(x))(model, x)), exact, atol=1e-10)
     lmap = jaxlin.local_map(model, x, remat=form == "int8")
-    held = oracle.held_rows(folder / "values", tiny.IDS, -1, u := np.random.default_rng(0).normal(size=(2, 128)))
+    held = oracle.frozen_rows(folder / "values", tiny.IDS, -1, u := np.random.default_rng(0).normal(size=(2, 128)))
     np.testing.assert_allclose(lmap.T @ u, held.rows, atol=1e-10 * np.abs(held.rows).max())
     assert lmap.residual <= 1e-13
     part = jaxlin.local_map(model, x, source=("resid_post", 0))
