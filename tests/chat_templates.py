@@ -1,4 +1,4 @@
-"""Chat templates built like those of model families: the same marks and turns, in words of these tests."""
+"""Chat templates with the marks and turns of those of model families, written for these tests."""
 
 LLAMA_3 = """{{- bos_token }}
 {%- if not date_string is defined %}

@@ -11,19 +11,19 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 PERMUTED = ("llama", "smollm3", "mistral3", "olmo")
-"""Architectures whose converters move rows of queries and keys."""
+"""Architectures whose converters permute the rows of queries and keys."""
 
 Config = dict[str, Any]
 Kinds = Callable[[str], str]
 
 
 def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Halves of each head become pairs side by side: `LlamaModel.permute` of the converter."""
+    """The rows with the two halves of each head interleaved, as `LlamaModel.permute` of the converter does."""
     return np.ascontiguousarray(rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape))
 
 
 def packed(values: np.ndarray, kind: str) -> np.ndarray:
-    """The bytes of a matrix; K-quants, which the library cannot quantise, are drawn at random."""
+    """The bytes of a matrix in the format `kind`. K-quants, which the library cannot quantise, are drawn at random."""
     if kind not in ("Q4_K", "Q6_K"):
         return gguf.quantize(values, gguf.GGMLQuantizationType[kind])
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
@@ -45,17 +45,17 @@ def write(
     rename: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors,
     split: int = 0,
 ) -> Path:
-    """Write `source` as a GGUF file, and return the folder of a checkpoint with the very values that are in it.
+    """Write the checkpoint `source` as a GGUF file, and return the folder of a checkpoint with the values in that file.
 
     Args:
-        path: of the file.
+        path: the file to write.
         source: the folder of the checkpoint.
         arch: ``general.architecture``.
-        kinds: the type of a matrix, by Hugging Face's name.
-        extra: more tensors.
+        kinds: gives the type of a matrix from its Hugging Face name.
+        extra: tensors to add.
         change: adds metadata.
         rename: changes the tensors under ggml's names.
-        split: how many tensors a file holds at most, of several; 0 for one file.
+        split: the most tensors in one file of several; 0 for a single file.
     """
     config = json.loads((source / "config.json").read_text())
     model = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
@@ -77,10 +77,8 @@ def write(
         else:
             values = packed(values, kind)
             exact[hf] = gguf.dequantize(values, gguf.GGMLQuantizationType[kind])
-        if (arch in ("llama", "smollm3", "mistral3", "olmo") and ".q_proj." in hf) or ".k_proj." in hf:
-            key = "num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"
-            if arch in ("llama", "smollm3", "mistral3", "olmo"):
-                values = permuted(values, config[key])
+        if arch in PERMUTED and (".q_proj." in hf or ".k_proj." in hf):
+            values = permuted(values, config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"])
         tensors[ggml] = (values, kind)
     for name, values in rename({name: values for name, (values, _) in tensors.items()}).items():
         kind = tensors[name][1] if name in tensors else kinds(name) if values.dtype == np.uint8 else "F32"
@@ -128,7 +126,7 @@ def _head_dim(writer: gguf.GGUFWriter, config: Config) -> None:
 
 
 def base(writer: gguf.GGUFWriter, config: Config) -> None:
-    """What the converter writes of most models."""
+    """The metadata that the converter writes for most models."""
     _sizes(writer, config)
     rope = _rope(config)
     kind = rope.get("rope_type")
@@ -158,7 +156,7 @@ def base(writer: gguf.GGUFWriter, config: Config) -> None:
 
 
 def llama(writer: gguf.GGUFWriter, config: Config) -> None:
-    """Llama and what is built on its converter."""
+    """Llama, and models converted as Llama is."""
     base(writer, config)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
@@ -234,4 +232,4 @@ METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": llama, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
     **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
 }
-"""What the converter of each architecture writes."""
+"""The metadata that the converter of each architecture writes."""

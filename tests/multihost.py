@@ -1,4 +1,4 @@
-"""A process of two on loopback that take a dense map together: run by test_parallel, with a death on request."""
+"""One of two processes on loopback that compute a dense map together; test_parallel runs it, and may have it killed."""
 
 import json
 import os
@@ -19,7 +19,7 @@ calls, pull = 0, LocalMap.rmatvec
 
 
 def counted(lmap: LocalMap, u: jax.Array) -> jax.Array:
-    """`LocalMap.rmatvec`, until the process is to die."""
+    """`LocalMap.rmatvec`, which kills the process after `dies_after` calls."""
     global calls
     calls += 1
     if calls > int(dies_after) >= 0 and index == "1":

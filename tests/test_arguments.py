@@ -1,4 +1,4 @@
-"""What a person gets wrong in a call: one message that says what was expected, what was found and what to do."""
+"""Wrong arguments give one message, which says what was expected, what was found and what to do."""
 
 import dataclasses
 import importlib
@@ -74,7 +74,7 @@ WRONG = {
     "load(['a'])": "found ['a']",
     "load(revision=5)": "the name of a branch, tag or commit; found 5",
 }
-"""A call, of a model `m`, its tokenizer `t` and embeddings `x`, and a part of the message."""
+"""Calls with a model `m`, its tokenizer `t` and embeddings `x`, and a part of the message of each."""
 
 SCRIPT = """
 import json, sys
@@ -98,7 +98,7 @@ print(json.dumps(messages))
 
 
 def test_messages() -> None:
-    """In a process of its own: here the types of jaxtyping are checked first."""
+    """The calls run in a process of their own, because in this one jaxtyping checks the types first."""
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT], input=json.dumps(list(WRONG)), capture_output=True, text=True, check=True
     )
@@ -136,7 +136,7 @@ def results() -> list[type]:
 
 @pytest.mark.parametrize("each", results(), ids=lambda each: each.__name__)
 def test_results_can_be_compared(each: type) -> None:
-    """The comparison that Python writes by itself raises NumPy's error, that an array has no one truth value."""
+    """The comparison that Python generates for a dataclass raises an error of NumPy where a field is an array."""
     fields = [f.name for f in dataclasses.fields(each)] if dataclasses.is_dataclass(each) else each._fields
     tuples = hasattr(each, "_fields")
     one, two = (each.__new__(each, *[np.arange(3.0)] * len(fields)) if tuples else each.__new__(each) for _ in "ab")

@@ -1,4 +1,4 @@
-"""A short round of the campaign of `benchmarks.fuzz`; and that it would find what it is for."""
+"""A short round of `benchmarks.fuzz`, and tests that it would see each kind of failure."""
 
 import json
 from collections import Counter
@@ -18,10 +18,10 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.tokenizer import Tokenizer
 
 INPUTS = 15
-"""Of each reader, times its weight; a full round is ``python -m benchmarks.fuzz``."""
+"""Inputs for each reader, times its weight; a full round is ``python -m benchmarks.fuzz``."""
 
 SLOW = {"folder": 8, "quantized": 8, "gguf_load": 8, "tokenizer": 10, "vocabulary": 12, "chat": 4}
-"""Those that load a whole model, or read in a process of its own."""
+"""Readers that take long, because they load a model or run a process."""
 
 
 @pytest.mark.parametrize("name", all_readers())
@@ -42,7 +42,7 @@ def test_an_input_is_made_again(tmp_path: Path) -> None:
 
 
 class TestSamples:
-    """What inputs are changed from is valid: else every input would be refused for one reason."""
+    """The samples that inputs are derived from are valid; otherwise all inputs would be refused for one reason."""
 
     @pytest.mark.parametrize("name", ["llama3", "gemma2", "phi", "olmo3"])
     def test_folders(self, name: str, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ class TestSamples:
 
 
 class Calm(Draw):
-    """Changes nothing."""
+    """A draw that changes nothing."""
 
     def rarely(self, share: float = 0.1) -> bool:
         return False
@@ -128,7 +128,7 @@ def test_what_counts_as_a_failure(read: Callable[[], Any], kind: str, monkeypatc
 
 
 def test_a_worker_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its input is named, and another worker goes on behind it."""
+    """Its input is reported, and another worker continues with the next one."""
     monkeypatch.setattr(campaign, "work", _deadly)
     verdicts = list(campaign.campaign(0, ["config"], first=0, inputs=4, minutes=1))
     assert [(verdict.number, verdict.kind) for verdict in verdicts] == [

@@ -1,4 +1,4 @@
-"""Small files that once took all memory, had no end, or ended in an error that said nothing."""
+"""Small files that once took all memory, never finished, or ended in an error without a message."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def at_once() -> Iterator[None]:
 
 
 def write_file(path: Path, entries: dict[str, Any], data: bytes = b"") -> None:
-    """A safetensors file with this header, whatever it says."""
+    """Write a safetensors file with this header, valid or not."""
     text = json.dumps(entries).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
@@ -130,7 +130,7 @@ def test_layers_of_two_kinds_of_floats(tmp_path: Path) -> None:
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """config.json and one file of weights."""
+    """Write config.json and one file of weights."""
     (folder / "config.json").write_text(json.dumps(config))
     header, data = folders.packed_bytes(folders.with_states(arrays))
     (folder / "model.safetensors").write_bytes(folders.file_bytes(Draw(0), header, data))
@@ -151,7 +151,7 @@ def test_heads_that_no_tensor_has(heads: int, tmp_path: Path) -> None:
 
 
 def test_copies_of_one_list(tmp_path: Path) -> None:
-    """A pickle of 60 KB that would become 4 GB."""
+    """A pickle of 60 KB would take 4 GB in memory."""
     text = b"\x80\x02](" + b"N" * 50_000 + b"eq\1(" + b"ctorch\nSize\nh\1\x85R" * 10_000 + b"t."
     with zipfile.ZipFile(tmp_path / "lens.pt", "w") as archive:
         archive.writestr("archive/data.pkl", text)

@@ -30,7 +30,7 @@ from jaxlin.spectrum.prediction_ranks import KL, _same
 
 Checkpoint = Callable[[str], Path]
 GROWN = 1e-4
-"""What residual and defect are above when one factor is wrong by 1 %."""
+"""The least residual and defect when one factor is wrong by 1 %."""
 
 
 def model_type(name: str) -> str:
@@ -39,7 +39,7 @@ def model_type(name: str) -> str:
 
 
 FAMILIES = [*{model_type(name): name for name in reversed(tiny.VARIANTS)}.values(), "llama, biases", "olmo, clip_qkv"]
-"""A variant of each `model_type`, the last of them with most to be held."""
+"""A variant of each `model_type`, and two that have biases or another factor to freeze."""
 
 
 def test_no_family_is_left_out() -> None:
@@ -47,7 +47,7 @@ def test_no_family_is_left_out() -> None:
 
 
 def corruptions(frozen: FrozenFactors) -> Iterator[tuple[str, FrozenFactors]]:
-    """The frozen factors with one of one layer 1 % too large, for each factor, and its name."""
+    """For each factor, its name and the frozen factors with that factor 1 % too large in one layer."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(frozen)
     for i, (path, array) in enumerate(leaves):
         wrong = array * 1.01 if path[0].name == "norm" else array.at[1].multiply(1.01)
@@ -57,7 +57,7 @@ def corruptions(frozen: FrozenFactors) -> Iterator[tuple[str, FrozenFactors]]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name: str, checkpoint: Checkpoint, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Residual and defects at rounding, past `GROWN` with any factor corrupted; and the replay far from the input."""
+    """Residual and defects are at rounding, or above `GROWN` if a factor is corrupted; the replay is affine."""
     model, _ = jaxlin.load(checkpoint(name), dtype="float64")
     lmap = jaxlin.local_map(model, model.embed(tiny.IDS))
     attributed = attributions(lmap, monkeypatch)
@@ -68,13 +68,13 @@ def test_family(name: str, checkpoint: Checkpoint, x64: None, monkeypatch: pytes
         wrong = attributed(frozen)
         assert replace(lmap, frozen=frozen).residual > GROWN, factor
         assert wrong.defect > GROWN, factor
-        # What the parts of the model add is measured, so that the final norm alone stands behind it.
+        # The parts of the model add measured values to the stream, so only the final norm can make their sum wrong.
         assert (wrong.component_defect > GROWN) == ("norm[" in factor), factor
     check_affine(lmap)
 
 
 def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[FrozenFactors], jaxlin.Attribution]:
-    """What `jaxlin.attribute` gives, with the parts taken from other factors than those of the forward pass."""
+    """A function from frozen factors to the attribution whose parts come from them and not from the forward pass."""
     record, target = jaxlin.attribution.components.record, jnp.linspace(-1, 1, lmap.shape[0])
 
     @jax.jit
@@ -94,7 +94,7 @@ def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[F
 
 
 def check_affine(lmap: LocalMap) -> None:
-    """A factor of degree 0 that is not held would leave the residual at zero: the map is also affine elsewhere."""
+    """The replayed map is affine everywhere: the residual does not show a factor of degree 0 that is not frozen."""
     rng = np.random.default_rng(0)
     y, z = rng.normal(size=(2, *lmap.x.shape))
     points = jnp.stack([lmap.x, y, z, 3 * y - 2 * z, 0 * y], axis=1)
@@ -103,7 +103,7 @@ def check_affine(lmap: LocalMap) -> None:
     np.testing.assert_allclose(at_x, lmap.output, rtol=0, atol=exact)
     np.testing.assert_allclose(bias, lmap.bias, rtol=0, atol=exact)
     np.testing.assert_allclose(3 * at_y - 2 * at_z, mixed, rtol=0, atol=exact)
-    # And it is the map whose rows the transpose gives.
+    # The transpose gives the rows of the same map.
     u = rng.normal(size=(CHECKS, len(bias)))
     rows = np.einsum("rtd,td->r", lmap.T @ u, y)
     np.testing.assert_allclose(rows, u @ np.asarray(at_y - bias), rtol=0, atol=1e-12 * np.abs(rows).max())
@@ -117,7 +117,7 @@ def biased(checkpoint: Checkpoint, x64: None) -> LocalMap:
 
 
 def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
-    """As far as `CHECKS` random directions can tell; and with all rows, by its definition."""
+    """`residual` agrees within what `CHECKS` random directions allow, and `residual_of` all rows agrees to rounding."""
     parts = corruptions(biased.frozen)
     wrong_maps = [replace(biased, frozen=frozen) for _, frozen in parts]
     for wrong in (*wrong_maps, replace(biased, bias=1.01 * biased.bias), replace(biased, output=-biased.output)):
@@ -154,7 +154,7 @@ def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An explanation passes on the residual and the defects, and shows them."""
+    """An explanation has the residual and the defects of its results, and shows them."""
     model, tokenizer = jaxlin.load()
     monkeypatch.setattr(LocalMap, "residual", property(lambda lmap: 0.125))
     monkeypatch.setattr(LocalMap, "residual_of", lambda lmap, jacobian: 0.25)

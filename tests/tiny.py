@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every variant, made by transformers: every parameter drawn, saved as on the hub."""
+"""Tiny random checkpoints of every variant, written by transformers as on the hub, with every parameter drawn."""
 
 import functools
 import json
@@ -44,8 +44,8 @@ class Variant:
 
     Attributes:
         config: the name of transformers' config class; the model class follows from it.
-        options: what differs from its defaults.
-        tokens: how long the prompt is.
+        options: the arguments that differ from its defaults.
+        tokens: the length of the prompt.
         stored: the dtype on disk.
         shards: whether the weights are split into shards.
         rewrite: changes config.json after it is saved.
@@ -231,7 +231,7 @@ WIDE: dict[str, Variant] = {
     "llama, wide": Variant("LlamaConfig", {**GQA, **SIZES}),
     "phi3, wide": Variant("Phi3Config", {**GQA, **SIZES}),
 }
-"""Rows of whole blocks of 64 values, for quantised weights."""
+"""Variants whose rows are whole blocks of 64 values, for quantised weights."""
 
 
 def ids_of(variant: Variant) -> list[int]:
@@ -265,7 +265,7 @@ def built_once(variants: Mapping[str, Variant], new_folder: Callable[[], Path]) 
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Draw every parameter: default norms of one and biases of zero hide what is mapped wrongly."""
+    """Draw every parameter: with norms of one and biases of zero, a wrong mapping of names would not show."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -279,7 +279,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def write_tokenizer(folder: Path, size: int = 128) -> None:
-    """A tokenizer of single characters."""
+    """Write a tokenizer of single characters."""
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {chr(29 + i): i for i in range(3, size)}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     backend.add_special_tokens(["<unk>", "<s>", "</s>"])
