@@ -3,6 +3,7 @@ r"""Gemma: RMSNorm with weights stored as $w - 1$, GeLU-gated MLPs, embeddings s
 Gemma Team, "Gemma", 2024. The block is Llama's; Gemma 2 and 3 build on what is here.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,13 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.nn import layers
+from jaxlin.nn.attention import Attention
+from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.layers import add_to_stream
-from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.nn.mlp import GatedMLP
+from jaxlin.nn.modules import RMSNorm
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
 from jaxlin.porting.gguf_keys import GGUFPort
 from jaxlin.porting.port import Port
@@ -40,29 +43,18 @@ class OffsetRMSNorm(RMSNorm):
         return layers.rms_norm(x, 1 + self.weight[...].astype(wide), self.eps, ctx)
 
 
-class GemmaBlock(nnx.Module):
-    """The block of Gemma 1."""
+def gemma_attention(config: GemmaConfig, rngs: nnx.Rngs) -> Attention:
+    """The attention of Gemma 1 and 2, whose scores may have a scale of their own and a softcap."""
+    bias, scale, softcap = config.attention_bias, config.attention_scale, config.attn_logit_softcapping
+    return Attention(config, scale=scale, softcap=softcap, bias=bias, out_bias=bias, rngs=rngs)
+
+
+class GemmaBlock(PreNorm):
+    """Llama's block with weights of norms stored as their difference from one."""
 
     def __init__(self, config: GemmaConfig, *, rngs: nnx.Rngs) -> None:
-        self.input_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = self.attention(config, rngs)
-        self.post_attention_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = GatedMLP(config, rngs=rngs)
-
-    def attention(self, config: GemmaConfig, rngs: nnx.Rngs) -> Attention:
-        """The attention of this version."""
-        bias, scale, cap = config.attention_bias, config.attention_scale, config.attn_logit_softcapping
-        return Attention(config, scale=scale, softcap=cap, bias=bias, out_bias=bias, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
-        """The residual stream after the block."""
-        x = ctx.hook("resid_pre", x)
-        h = self.input_layernorm(x, ctx.within("input_layernorm"))
-        attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
-        x = ctx.hook("resid_mid", add_to_stream(x, attn))
-        h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
-        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
-        return ctx.hook("resid_post", add_to_stream(x, mlp))
+        norm = functools.partial(OffsetRMSNorm, eps=config.norm_eps)
+        super().__init__(config, norm, gemma_attention(config, rngs), GatedMLP(config, rngs=rngs))
 
 
 class Gemma(Decoder):

@@ -4,41 +4,27 @@ Gemma Team, "Gemma 2", 2024. The softcaps bound attention scores and logits. ``v
 Gemma 1's block: it does not norm what is added ("VaultGemma", 2025).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.models.gemma import Gemma, GemmaBlock, GemmaConfig, OffsetRMSNorm, gemma_numbers
-from jaxlin.nn.context import Context
-from jaxlin.nn.layers import add_to_stream
-from jaxlin.nn.modules import Schedule
+from jaxlin.models.gemma import Gemma, GemmaConfig, OffsetRMSNorm, gemma_attention, gemma_numbers
+from jaxlin.nn.blocks import Sandwich
+from jaxlin.nn.mlp import GatedMLP
 from jaxlin.porting.fields import layer_types, rope_of, windows
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
 from jaxlin.porting.port import Port
 
 
-class Gemma2Block(GemmaBlock):
-    """The sandwich: what is added to the stream is normed too, and a site holds what is really added."""
+class Gemma2Block(Sandwich):
+    """Norms before and after attention and the MLP."""
 
     def __init__(self, config: GemmaConfig, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, rngs=rngs)
-        self.pre_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
-        self.post_feedforward_layernorm = OffsetRMSNorm(config.hidden_size, config.norm_eps)
-
-    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
-        """The residual stream after the block."""
-        x = ctx.hook("resid_pre", x)
-        h = self.input_layernorm(x, ctx.within("input_layernorm"))
-        h = self.self_attn(h, schedule, ctx.within("self_attn"))
-        attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
-        x = ctx.hook("resid_mid", add_to_stream(x, attn))
-        h = self.pre_feedforward_layernorm(x, ctx.within("pre_feedforward_layernorm"))
-        h = self.mlp(h, ctx.within("mlp"))
-        mlp = ctx.hook("mlp_out", self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm")))
-        return ctx.hook("resid_post", add_to_stream(x, mlp))
+        norm = functools.partial(OffsetRMSNorm, eps=config.norm_eps)
+        super().__init__(config, norm, gemma_attention(config, rngs), GatedMLP(config, rngs=rngs))
 
 
 class Gemma2(Gemma):

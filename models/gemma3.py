@@ -6,6 +6,7 @@ Gemma Team, "Gemma 3 Technical Report", 2025.
 - ``gemma3``: the text half of the multimodal wrapper.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,24 +14,23 @@ from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.models.gemma import GemmaConfig, OffsetRMSNorm, gemma_numbers
-from jaxlin.models.gemma2 import Gemma2, Gemma2Block, query_scale, softcap
-from jaxlin.nn.modules import Attention, HeadNormAttention
+from jaxlin.models.gemma2 import Gemma2, query_scale, softcap
+from jaxlin.nn.attention import HeadNormAttention
+from jaxlin.nn.blocks import Sandwich
+from jaxlin.nn.mlp import GatedMLP
 from jaxlin.porting.fields import layer_types, ropes_by_type, windows
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, sliding_types
 from jaxlin.porting.port import Port
 
 
-class Gemma3Block(Gemma2Block):
-    """The sandwich with queries and keys normed in each head."""
+class Gemma3Block(Sandwich):
+    """Gemma 2's block; queries and keys are normed in each head, and scores have no softcap."""
 
-    def attention(self, config: GemmaConfig, rngs: nnx.Rngs) -> Attention:
-        """Attention with head norms."""
-
-        def norm(features: int) -> OffsetRMSNorm:
-            return OffsetRMSNorm(features, config.norm_eps)
-
+    def __init__(self, config: GemmaConfig, *, rngs: nnx.Rngs) -> None:
+        norm = functools.partial(OffsetRMSNorm, eps=config.norm_eps)
         bias, scale = config.attention_bias, config.attention_scale
-        return HeadNormAttention(config, norm=norm, scale=scale, bias=bias, out_bias=bias, rngs=rngs)
+        attention = HeadNormAttention(config, norm=norm, scale=scale, bias=bias, out_bias=bias, rngs=rngs)
+        super().__init__(config, norm, attention, GatedMLP(config, rngs=rngs))
 
 
 class Gemma3(Gemma2):

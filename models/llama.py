@@ -6,18 +6,19 @@ Covers every checkpoint whose `model_type` is ``llama``: Llama 1 to 3.3, SmolLM 
 Queries, keys, values and outputs have biases if `attention_bias`, the MLP if `mlp_bias`.
 """
 
+import functools
 from dataclasses import dataclass
 
 from flax import nnx
-from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.printable import quoted
+from jaxlin.nn.attention import Attention
+from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.config import Config
-from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.layers import add_to_stream
-from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.nn.mlp import GatedMLP
+from jaxlin.nn.modules import RMSNorm
 from jaxlin.nn.ropes import DynamicRope, no_rope
 from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, windows
 from jaxlin.porting.gguf_keys import GGUFPort
@@ -32,25 +33,13 @@ class LlamaConfig(Config):
     mlp_bias: bool
 
 
-class LlamaBlock(nnx.Module):
-    """One block."""
+class LlamaBlock(PreNorm):
+    """RMSNorm before grouped-query attention and before a gated MLP."""
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
-        d = config.hidden_size
-        self.input_layernorm = RMSNorm(d, config.norm_eps)
-        self.self_attn = Attention(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(d, config.norm_eps)
-        self.mlp = GatedMLP(config, bias=config.mlp_bias, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
-        """The residual stream after the block."""
-        x = ctx.hook("resid_pre", x)
-        h = self.input_layernorm(x, ctx.within("input_layernorm"))
-        attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
-        x = ctx.hook("resid_mid", add_to_stream(x, attn))
-        h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
-        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
-        return ctx.hook("resid_post", add_to_stream(x, mlp))
+        norm = functools.partial(RMSNorm, eps=config.norm_eps)
+        attention = Attention(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
+        super().__init__(config, norm, attention, GatedMLP(config, bias=config.mlp_bias, rngs=rngs))
 
 
 class Llama(Decoder):

@@ -8,6 +8,7 @@ Jiang et al., "Mistral 7B", 2023; the Ministral and Mistral 3 model cards, 2024 
 - ``mistral3``: the text half of the multimodal wrapper.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,13 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.common.printable import quoted
 from jaxlin.models.gemma3 import HEADS, TEXT, VISION
-from jaxlin.models.llama import Llama, LlamaBlock
+from jaxlin.models.llama import Llama
+from jaxlin.nn.attention import Attention
+from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.config import Config
-from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.nn.mlp import GatedMLP
+from jaxlin.nn.modules import RMSNorm
+from jaxlin.nn.schedule import Schedule
 from jaxlin.porting.fields import check_uniform, decoder_numbers, layer_types, rope_of, rope_parameters, windows
 from jaxlin.porting.gguf_keys import GGUFPort
 from jaxlin.porting.port import Port
@@ -56,15 +61,13 @@ class GrowingAttention(Attention):
         return q * growth.astype(q.dtype)[:, None, None], k
 
 
-class MistralBlock(LlamaBlock):
+class MistralBlock(PreNorm):
     """Llama's block without biases."""
 
     def __init__(self, config: MistralConfig, *, rngs: nnx.Rngs) -> None:
-        attention = GrowingAttention if config.query_beta else Attention
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = attention(config, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = GatedMLP(config, rngs=rngs)
+        norm = functools.partial(RMSNorm, eps=config.norm_eps)
+        attention = (GrowingAttention if config.query_beta else Attention)(config, rngs=rngs)
+        super().__init__(config, norm, attention, GatedMLP(config, rngs=rngs))
 
 
 class Mistral(Llama):

@@ -3,6 +3,7 @@ r"""OLMo 1: Llama's block with LayerNorms that have no weight and no bias; queri
 Groeneveld et al., "OLMo", 2024.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.models.llama import LlamaBlock
+from jaxlin.nn.attention import Attention
+from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import rows_for
-from jaxlin.nn.modules import Attention, GatedMLP, LayerNorm
+from jaxlin.nn.mlp import GatedMLP
+from jaxlin.nn.modules import LayerNorm
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
 from jaxlin.porting.gguf_keys import GGUFPort
 from jaxlin.porting.port import Port
@@ -49,18 +52,16 @@ class ClippedAttention(Attention):
         return v * rows_for(ratio, v)
 
 
-class OlmoBlock(LlamaBlock):
+class OlmoBlock(PreNorm):
     """Llama's block with LayerNorms that have no parameters."""
 
     def __init__(self, config: OlmoConfig, *, rngs: nnx.Rngs) -> None:
-        bias = config.attention_bias
-        self.input_layernorm = LayerNorm(config.hidden_size, config.norm_eps, affine=False)
+        norm, bias = functools.partial(LayerNorm, eps=config.norm_eps, affine=False), config.attention_bias
         if config.clip_qkv is None:
-            self.self_attn = Attention(config, bias=bias, out_bias=bias, rngs=rngs)
+            attention = Attention(config, bias=bias, out_bias=bias, rngs=rngs)
         else:
-            self.self_attn = ClippedAttention(config, config.clip_qkv, rngs=rngs)
-        self.post_attention_layernorm = LayerNorm(config.hidden_size, config.norm_eps, affine=False)
-        self.mlp = GatedMLP(config, rngs=rngs)
+            attention = ClippedAttention(config, config.clip_qkv, rngs=rngs)
+        super().__init__(config, norm, attention, GatedMLP(config, rngs=rngs))
 
 
 class Olmo(Decoder):

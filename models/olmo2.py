@@ -6,6 +6,7 @@ r"""OLMo 2 and 3: norms stand after attention and MLP, and queries and keys are 
 - ``olmo3``: three sliding layers to a full one; YaRN in the full ones only.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,13 @@ from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.models.olmo import OlmoConfig
+from jaxlin.nn.attention import Attention
+from jaxlin.nn.blocks import PostNorm
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.layers import add_to_stream
-from jaxlin.nn.modules import Attention, GatedMLP, RMSNorm, Schedule
+from jaxlin.nn.mlp import GatedMLP
+from jaxlin.nn.modules import RMSNorm
 from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, ropes_by_type, windows
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, sliding_types
 from jaxlin.porting.port import Port
@@ -38,24 +41,12 @@ class WidthNormAttention(Attention):
         return self.split(self.q_norm(self.q_proj(x), Context())), self.split(self.k_norm(self.k_proj(x), Context()))
 
 
-class Olmo2Block(nnx.Module):
-    """Norms stand after attention and MLP, before what they give is added."""
+class Olmo2Block(PostNorm):
+    """RMSNorm after attention and after the MLP, none before."""
 
     def __init__(self, config: OlmoConfig, *, rngs: nnx.Rngs) -> None:
-        self.self_attn = WidthNormAttention(config, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = GatedMLP(config, rngs=rngs)
-        self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-
-    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
-        """The residual stream after the block."""
-        x = ctx.hook("resid_pre", x)
-        h = self.self_attn(x, schedule, ctx.within("self_attn"))
-        attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
-        x = ctx.hook("resid_mid", add_to_stream(x, attn))
-        h = self.mlp(x, ctx.within("mlp"))
-        mlp = ctx.hook("mlp_out", self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm")))
-        return ctx.hook("resid_post", add_to_stream(x, mlp))
+        norm = functools.partial(RMSNorm, eps=config.norm_eps)
+        super().__init__(config, norm, WidthNormAttention(config, rngs=rngs), GatedMLP(config, rngs=rngs))
 
 
 class Olmo2(Decoder):

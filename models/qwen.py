@@ -4,15 +4,19 @@ r"""Qwen: Llama's pre-norm block with biased queries, keys and values (2), or wi
 DeepSeek-R1 distills, whose `model_type` is ``qwen2`` or ``qwen3``. The value bias makes Qwen 2 affine: $b \ne 0$.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.models.llama import Llama, LlamaBlock
+from jaxlin.models.llama import Llama
+from jaxlin.nn.attention import Attention, HeadNormAttention
+from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.config import Config
-from jaxlin.nn.modules import Attention, GatedMLP, HeadNormAttention, RMSNorm
+from jaxlin.nn.mlp import GatedMLP
+from jaxlin.nn.modules import RMSNorm
 from jaxlin.porting.fields import decoder_numbers, layer_types, rope_of, windows
 from jaxlin.porting.gguf_keys import GGUFPort
 from jaxlin.porting.port import Port
@@ -25,28 +29,21 @@ class QwenConfig(Config):
     attention_bias: bool = False
 
 
-class Qwen2Block(LlamaBlock):
-    """Llama's block: queries, keys and values have biases, outputs none."""
+class Qwen2Block(PreNorm):
+    """Llama's block; queries, keys and values have biases, outputs none."""
 
     def __init__(self, config: QwenConfig, *, rngs: nnx.Rngs) -> None:
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, bias=True, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = GatedMLP(config, rngs=rngs)
+        norm = functools.partial(RMSNorm, eps=config.norm_eps)
+        super().__init__(config, norm, Attention(config, bias=True, rngs=rngs), GatedMLP(config, rngs=rngs))
 
 
-class Qwen3Block(LlamaBlock):
-    """Llama's block: queries and keys are normed in each head."""
+class Qwen3Block(PreNorm):
+    """Llama's block; queries and keys are normed in each head."""
 
     def __init__(self, config: QwenConfig, *, rngs: nnx.Rngs) -> None:
-        def norm(features: int) -> RMSNorm:
-            return RMSNorm(features, config.norm_eps)
-
-        bias = config.attention_bias
-        self.input_layernorm = norm(config.hidden_size)
-        self.self_attn = HeadNormAttention(config, norm=norm, bias=bias, out_bias=bias, rngs=rngs)
-        self.post_attention_layernorm = norm(config.hidden_size)
-        self.mlp = GatedMLP(config, rngs=rngs)
+        norm, bias = functools.partial(RMSNorm, eps=config.norm_eps), config.attention_bias
+        attention = HeadNormAttention(config, norm=norm, bias=bias, out_bias=bias, rngs=rngs)
+        super().__init__(config, norm, attention, GatedMLP(config, rngs=rngs))
 
 
 class Qwen2(Llama):

@@ -17,8 +17,8 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.loading.registry import port_for
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.modules import Schedule
 from jaxlin.nn.ropes import no_rope
+from jaxlin.nn.schedule import Schedule
 
 
 class Ported:

@@ -23,10 +23,10 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, checked_target, without_words
+from jaxlin.nn.attention import OutputProjection
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite, SiteError, is_whole
-from jaxlin.quantized import PackedMatrix
 from jaxlin.tokenizer import Tokenizer
 
 
@@ -118,14 +118,12 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
             )
         remains[pair] = False
 
-    def zero_columns(path: tuple[Any, ...], parameter: Any) -> Any:
-        if [key.name for key in path if key.name != "value"][-2:] != ["o_proj", "weight"]:
-            return parameter
-        weight = parameter[...]
-        columns = remains.repeat(weight.shape[-1] // shape[1], axis=1)
-        return jnp.where(columns[:, None, :], weight, 0)
+    def is_projection(node: Any) -> bool:
+        return isinstance(node, OutputProjection)
 
-    return jax.tree_util.tree_map_with_path(zero_columns, model, is_leaf=lambda node: isinstance(node, PackedMatrix))
+    return jax.tree.map(
+        lambda node: node.with_heads(remains) if is_projection(node) else node, model, is_leaf=is_projection
+    )
 
 
 @jax.jit

@@ -1,11 +1,22 @@
-r"""The attention pattern of queries and keys, dense or, for long prompts, recomputed block by block."""
+r"""Attention: a pattern, which is frozen, and the mixing of values, which is linear."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
+from jaxlin.nn import layers
 from jaxlin.nn.blockwise import blocked_pattern
+from jaxlin.nn.config import Config
+from jaxlin.nn.context import Context
+from jaxlin.nn.modules import Linear
 from jaxlin.nn.patterns import Dense, Pattern, scores, visible
+from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.sites import InnerSite
 
 MAX_DENSE_QUERIES = 1024
 """Patterns of no more queries than this are stored as arrays: 4 MiB a head and layer in float32."""
@@ -30,3 +41,103 @@ def attention_pattern(
     z = scores(q, k, scale, softcap)
     mask = visible(positions, jnp.arange(k.shape[0]), window)
     return Dense(jax.nn.softmax(jnp.where(mask[None], z, -jnp.inf), axis=-1).astype(q.dtype))
+
+
+class OutputProjection(Linear):
+    """The projection that mixes what the query heads give: its columns belong to the heads, in their order."""
+
+    def with_heads(self, remaining: Bool[np.ndarray, "l h"]) -> "OutputProjection":
+        """The same, stacked over layers and unpacked, with zeros in the columns of the heads that do not remain."""
+        weight = self.weight[...]
+        columns = remaining.repeat(weight.shape[-1] // remaining.shape[1], axis=1)
+        other = jax.tree.map(lambda a: a, self)
+        other.weight = nnx.Param(jnp.where(columns[:, None, :], weight, 0))
+        return other
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention: `num_attention_heads` queries share `num_key_value_heads` keys and values.
+
+    The pattern is the only frozen factor: queries, keys, their norms and rotation, the mask and the softmax all drop
+    out of the linear path with it. A family whose queries and keys differ overrides `queries_and_keys`.
+
+    Args:
+        config: of the model.
+        scale: of the scores; one over the root of the features of a head unless given.
+        softcap: the bound of the scores, if they have one.
+        bias: whether queries, keys and values have biases.
+        out_bias: whether the output projection has one.
+        rngs: for the parameters.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        scale: float | None = None,
+        softcap: float | None = None,
+        bias: bool = False,
+        out_bias: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
+        d, k = config.hidden_size, config.head_dim
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = k
+        self.scale = k**-0.5 if scale is None else scale
+        self.softcap = softcap
+        self.q_proj = Linear(d, heads * k, bias=bias, rngs=rngs)
+        self.k_proj = Linear(d, kv_heads * k, bias=bias, rngs=rngs)
+        self.v_proj = Linear(d, kv_heads * k, bias=bias, rngs=rngs)
+        self.o_proj = OutputProjection(heads * k, d, bias=out_bias, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
+        """What attention adds to the stream."""
+        pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
+        values = ctx.cache.extend_values(ctx.hook(InnerSite.VALUES, self.values(x, ctx)))
+        z = ctx.hook(InnerSite.HEADS, pattern.mix(values, ctx.evaluation.last))
+        return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
+
+    def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
+        """The attention probabilities at `x`."""
+        q, k = self.rotated(x, schedule)
+        positions, window = schedule.positions, schedule.window
+        k = ctx.cache.extend_keys(k)
+        return attention_pattern(q, k, positions=positions, scale=self.scale, window=window, softcap=self.softcap)
+
+    def rotated(
+        self, x: Float[Array, "t d"], schedule: Schedule
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries and keys after rotation."""
+        inv_freq, scale, positions = schedule.inv_freq, schedule.rope_scale, schedule.positions
+        q, k = self.queries_and_keys(x)
+        return layers.rope(q, inv_freq, scale, positions), layers.rope(k, inv_freq, scale, positions)
+
+    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries and keys before rotation."""
+        return self.split(self.q_proj(x)), self.split(self.k_proj(x))
+
+    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
+        """What is mixed: the linear path through attention."""
+        return self.split(self.v_proj(x))
+
+    def split(self, x: Float[Array, "t *b hk"]) -> Float[Array, "t *b h k"]:
+        """Features into heads."""
+        return x.reshape(*x.shape[:-1], x.shape[-1] // self.head_dim, self.head_dim)
+
+
+class HeadNormAttention(Attention):
+    """`Attention` whose queries and keys are normed in each head, before rotation.
+
+    Args:
+        norm: makes the norm of a head from its number of features.
+    """
+
+    def __init__(self, config: Config, *, norm: Callable[[int], Any], rngs: nnx.Rngs, **options: Any) -> None:
+        super().__init__(config, rngs=rngs, **options)
+        self.q_norm, self.k_norm = norm(config.head_dim), norm(config.head_dim)
+
+    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries and keys before rotation, normed."""
+        q, k = super().queries_and_keys(x)
+        # The whole pattern is frozen, so that nothing within it needs to be.
+        return self.q_norm(q, Context()), self.k_norm(k, Context())

@@ -24,9 +24,9 @@ from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.freeze_modes import Detach, Plain
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.modules import Embedding, Schedule, Unembedding, value
+from jaxlin.nn.modules import Embedding, Unembedding, value
 from jaxlin.nn.precision import Precision, told
-from jaxlin.nn.sites import KINDS
+from jaxlin.nn.schedule import Schedule
 from jaxlin.quantized.mixed import layer_of, split_for_scan
 
 UNLIMITED = np.iinfo(np.int32).max
@@ -51,8 +51,7 @@ class Decoder(nnx.Module):
         dtype: what is computed in, static.
     """
 
-    Block: ClassVar[Callable[..., Any]]
-    sites: ClassVar[tuple[str, ...]] = KINDS
+    Block: ClassVar[Any]
     head_bias: ClassVar[bool] = False
     config: Any
     layers: Any
@@ -78,6 +77,11 @@ class Decoder(nnx.Module):
         self.layers = jax.vmap(lambda key: type(self).Block(config, rngs=nnx.Rngs(key)))(keys)
         self.norm = self.final_norm(config)
         self.lm_head = Unembedding(config, bias=self.head_bias, rngs=rngs) if config.has_unembedding else None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The kinds of sites that a block has."""
+        return self.Block.sites
 
     def final_norm(self, config: Config) -> Any:
         """The norm between the last block and the unembedding."""

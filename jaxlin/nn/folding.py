@@ -18,6 +18,9 @@ from jaxlin.nn.layers import product
 
 M = TypeVar("M")
 
+Branches = Sequence[tuple[Float[Array, "s f"], Float[Array, "f d"]]]
+"""The factors of hidden neurons, each with the weight whose product with the stream it multiplies."""
+
 
 def folding_pays(rows: int, d: int, f: int) -> bool:
     r"""Whether `fold` takes fewer operations for `rows` vectors: $d^2 f + r d^2 < 2 r d f$."""
@@ -27,7 +30,7 @@ def folding_pays(rows: int, d: int, f: int) -> bool:
 def fold(
     x: Float[Array, "t *b d"],
     down: Float[Array, "d f"],
-    branches: Sequence[tuple[Float[Array, "s f"], Float[Array, "f d"]]],
+    branches: Branches,
 ) -> Float[Array, "t *b d"]:
     r"""$x_t \mapsto \big(D \sum_i \mathrm{diag}(a_{ti})\, W_i\big) x_t$ for the factors and weights $(a_i, W_i)$."""
     factors = [a[-x.shape[0] :] for a, _ in branches]

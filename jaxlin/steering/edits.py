@@ -19,7 +19,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.kv_cache import KeysAndValues, KVCache
-from jaxlin.nn.modules import Schedule
+from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.sites import Site, is_whole, place
 
 E = TypeVar("E", bound="Edit")

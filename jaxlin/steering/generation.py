@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.layers import at_least_float32
-from jaxlin.nn.modules import Schedule
+from jaxlin.nn.schedule import Schedule
 from jaxlin.steering.edits import Edit, Past, checked, forward, no_past, schedule_at
 from jaxlin.steering.samplers import Sampling, SamplingError, chosen, sampling_of
 from jaxlin.tokenizer import Tokenizer, required

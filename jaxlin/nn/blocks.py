@@ -1,0 +1,123 @@
+r"""Blocks: where the norms stand around attention and the MLP. A family chooses one and gives it its parts.
+
+==========  =====================================================  ==================================
+block       what it adds to the stream $x$                         families
+==========  =====================================================  ==================================
+`PreNorm`   attn(norm(x)), then mlp(norm(x))                       Llama, Gemma, Mistral, OLMo, Qwen
+`Sandwich`  norm(attn(norm(x))), then norm(mlp(norm(x)))           Gemma 2 and 3
+`PostNorm`  norm(attn(x)), then norm(mlp(x))                       OLMo 2 and 3
+`Parallel`  attn(norm(x)) and mlp(norm(x)), side by side           Phi
+==========  =====================================================  ==================================
+
+The sites ``attn_out`` and ``mlp_out`` are what is added, after any norm. The parts have the names of the checkpoint's
+tensors.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxlin.nn.config import Config
+from jaxlin.nn.context import Context
+from jaxlin.nn.layers import add_to_stream
+from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.sites import KINDS
+
+MakeNorm = Callable[[int], Any]
+"""Makes a norm from its number of features."""
+
+
+class PreNorm(nnx.Module):
+    """A norm before attention and one before the MLP.
+
+    Args:
+        config: of the model.
+        norm: makes each norm.
+        attention: called as ``attention(x, schedule, ctx)``.
+        mlp: called as ``mlp(x, ctx)``.
+    """
+
+    sites: ClassVar[tuple[str, ...]] = KINDS
+
+    def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
+        self.input_layernorm = norm(config.hidden_size)
+        self.self_attn = attention
+        self.post_attention_layernorm = norm(config.hidden_size)
+        self.mlp = mlp
+
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
+        """The residual stream after the block."""
+        x = ctx.hook("resid_pre", x)
+        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
+        x = ctx.hook("resid_mid", add_to_stream(x, attn))
+        h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
+        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
+        return ctx.hook("resid_post", add_to_stream(x, mlp))
+
+
+class Sandwich(nnx.Module):
+    """Norms before and after attention, and before and after the MLP. Arguments are those of `PreNorm`."""
+
+    sites: ClassVar[tuple[str, ...]] = KINDS
+
+    def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
+        d = config.hidden_size
+        self.input_layernorm, self.post_attention_layernorm = norm(d), norm(d)
+        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(d), norm(d)
+        self.self_attn, self.mlp = attention, mlp
+
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
+        """The residual stream after the block."""
+        x = ctx.hook("resid_pre", x)
+        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        h = self.self_attn(h, schedule, ctx.within("self_attn"))
+        attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
+        x = ctx.hook("resid_mid", add_to_stream(x, attn))
+        h = self.pre_feedforward_layernorm(x, ctx.within("pre_feedforward_layernorm"))
+        h = self.mlp(h, ctx.within("mlp"))
+        mlp = ctx.hook("mlp_out", self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm")))
+        return ctx.hook("resid_post", add_to_stream(x, mlp))
+
+
+class PostNorm(nnx.Module):
+    """A norm after attention and one after the MLP. Arguments are those of `PreNorm`."""
+
+    sites: ClassVar[tuple[str, ...]] = KINDS
+
+    def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
+        self.self_attn = attention
+        self.post_attention_layernorm = norm(config.hidden_size)
+        self.mlp = mlp
+        self.post_feedforward_layernorm = norm(config.hidden_size)
+
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
+        """The residual stream after the block."""
+        x = ctx.hook("resid_pre", x)
+        h = self.self_attn(x, schedule, ctx.within("self_attn"))
+        attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
+        x = ctx.hook("resid_mid", add_to_stream(x, attn))
+        h = self.mlp(x, ctx.within("mlp"))
+        mlp = ctx.hook("mlp_out", self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm")))
+        return ctx.hook("resid_post", add_to_stream(x, mlp))
+
+
+class Parallel(nnx.Module):
+    """One norm, whose result attention and the MLP both read. Arguments are those of `PreNorm`."""
+
+    sites: ClassVar[tuple[str, ...]] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+
+    def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
+        self.input_layernorm = norm(config.hidden_size)
+        self.self_attn = attention
+        self.mlp = mlp
+
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
+        """The residual stream after the block."""
+        x = ctx.hook("resid_pre", x)
+        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
+        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
+        return ctx.hook("resid_post", add_to_stream(add_to_stream(x, attn), mlp))

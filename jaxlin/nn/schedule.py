@@ -1,0 +1,21 @@
+"""The schedule of a block: what differs from layer to layer and is no parameter, and the positions of the tokens."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float, Int
+
+
+class Schedule(NamedTuple):
+    """What a block is told besides the stream and its context; of a whole model, all layers stacked.
+
+    Attributes:
+        inv_freq: the rotary frequencies, radians a token; zeros rotate nothing.
+        rope_scale: the factor of cosine and sine.
+        window: how many tokens a query sees, itself included.
+        positions: the position of each token.
+    """
+
+    inv_freq: Float[Array, " r"]
+    rope_scale: Float[Array, ""]
+    window: Int[Array, ""]
+    positions: Int[Array, " t"]
