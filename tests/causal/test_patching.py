@@ -119,7 +119,7 @@ def test_against_transformers(name: str, kind: Any, checkpoint: Callable[[str], 
     assert np.abs(found.effects - found.predicted).max() > 1e-4  # the model is not its map
 
 
-def test_the_prediction_is_the_held_model(checkpoint: Callable[[str], Path], x64: None) -> None:
+def test_the_prediction_is_the_frozen_model(checkpoint: Callable[[str], Path], x64: None) -> None:
     """The map from a layer to the output, applied to what the other prompt adds there."""
     model, _ = jaxlin.load(checkpoint("llama, biases"), dtype="float64", rule="up")
     x, other = model.embed(tiny.IDS), model.embed(OTHER)

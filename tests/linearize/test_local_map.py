@@ -235,7 +235,7 @@ def test_the_replayed_map_is_linear_at_every_point() -> None:
     assert not np.any(hessian)
 
 
-def test_coefficients_can_be_edited() -> None:
+def test_frozen_factors_can_be_edited() -> None:
     # Silencing every head leaves what the embedding and the MLPs bring: later tokens see nothing of earlier ones.
     model = build(biases=False)
     x = model.embed(IDS)
@@ -441,7 +441,7 @@ def test_no_vectors_are_a_batch_too() -> None:
     assert (lmap.T @ jnp.ones((2, 0, 32))).shape == (2, 0, 7, 32)
 
 
-def test_the_held_model_takes_vectors_of_its_prompt_from_a_site_to_a_later_one() -> None:
+def test_the_frozen_model_takes_vectors_of_its_prompt_from_a_site_to_a_later_one() -> None:
     model = _shared()
     held = jaxlin.freeze(model, model.embed(IDS))
     for shape in ((3, 32), (7, 8)):

@@ -63,7 +63,7 @@ def test_gguf(smollm2_gguf: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["nf4, nested", "int8", "compressed-tensors", "gptq, reordered", "awq"])
-def test_weights_and_coefficients(form: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_weights_and_frozen_factors(form: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """To the byte: the plan knows the formats."""
     write, said, _ = FORMATS[form]
     said = {**said, "bnb_4bit_use_double_quant": "nested" in form} if "nf4" in form else said
