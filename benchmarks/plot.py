@@ -1,4 +1,4 @@
-"""One plot: what a call costs against the length of the prompt."""
+"""The plot of the time of a call against the length of the prompt."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ GROUPS = ("dense", "spectrum", "attribution")
 
 
 def cost_against_tokens(documents: Mapping[str, dict[str, Any]], out: Path) -> bool:
-    """Draw the medians of all methods that were run at several lengths; False, and no file, where none was.
+    """Draw the medians of all methods that were run at several lengths; return False, and write no file, if none was.
 
     Args:
-        documents: of `benchmarks.results.document`, by name; those with such methods get a panel each.
+        documents: what `benchmarks.results.document` gave, by name; each with such methods gets a panel.
         out: the file to write.
     """
     import matplotlib

@@ -1,4 +1,4 @@
-r"""How cost grows: exponents fitted to measured times, beside those fitted to the operations at the same sizes.
+r"""How cost grows: exponents fitted to measured times, beside exponents fitted to the operations at the same sizes.
 
 Random Llamas of which one size is changed at a time; for k the small trained model, as random weights have a flat
 spectrum. All sizes are timed in turn within each round.
@@ -28,7 +28,7 @@ LONG, TOL = 64, 1e-4
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
-    """The dense map over tokens, width and depth, and the Krylov method over k."""
+    """Measure the dense map over tokens, width and depth, and the Krylov method over k."""
     for axis, sizes in AXES.items():
         yield from _grow(setting, axis, sizes, _dense)
     yield from _grow(setting, "k", RANKS, _krylov)

@@ -1,4 +1,4 @@
-"""Models of known shapes with random weights, built where they are computed with."""
+"""Models of known shapes with random weights, drawn on the device that computes with them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -49,7 +49,7 @@ LARGE = {"Llama-3.2-3B": LLAMA_3B, "Qwen3-8B": QWEN_8B, "Gemma-3-12B": GEMMA_12B
 
 
 LEVELS = np.linspace(-1, 1, 16, dtype=np.float32)
-"""Sixteen values in the place of those of NF4."""
+"""Sixteen values that stand for those of NF4."""
 
 
 def tiny(d: int = 64, layers: int = 2, dtype: str = "float32") -> dict[str, Any]:
@@ -62,7 +62,7 @@ def tiny(d: int = 64, layers: int = 2, dtype: str = "float32") -> dict[str, Any]
 
 
 def random_model(config: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
-    """A model of a config.json, its matrices drawn in the format it names and computed with in float32.
+    """A model of a config.json, with random matrices in the format that it names, computed with in float32.
 
     Matrices have entries of variance 1 / fan-in; the weights of norms are one, or zero where one is added to them.
     """
@@ -114,6 +114,6 @@ def _drawn(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 def _by_layer(
     key: jax.Array, shape: tuple[int, ...], draw: Callable[[jax.Array, tuple[int, ...]], jax.Array]
 ) -> jax.Array:
-    """A matrix, or a stack drawn one at a time: all together would take several times their memory."""
+    """A random matrix, or a stack whose matrices are drawn one at a time, which takes a fraction of the memory."""
     stack = (1, *shape) if len(shape) == 2 else shape
     return jax.lax.map(lambda key: draw(key, stack[1:]), jax.random.split(key, stack[0])).reshape(shape)

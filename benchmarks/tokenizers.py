@@ -33,7 +33,7 @@ KINDS = {
     "emoji": "\U0001f642\U0001f469\u200d\U0001f469\u200d\U0001f467 end",
     "cases": "eBay mL NaOH pH CamelCase HTTPServer",
 }
-"""A text of each of ten kinds."""
+"""One text of each of ten kinds."""
 
 DRAWN = 200
 _ALPHABET = (
@@ -49,7 +49,7 @@ _TEXT = (
 
 
 def main() -> None:
-    """Print how many texts have the same ids."""
+    """Print for each tokenizer on how many texts the ids agree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tokenizers", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path)
     print(f"{'path':44} {'ids':>7} {'loaded':>8} {'drawn':>9} {'kinds':>7}  reference")
@@ -75,7 +75,7 @@ def read(path: Path) -> Tokenizer:
 
 
 def reference(path: Path) -> tuple[str, Callable[[str], list[int]]]:
-    """The ids of another program, and its name."""
+    """The name of another program, and a function from a text to its ids."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -92,7 +92,7 @@ def reference(path: Path) -> tuple[str, Callable[[str], list[int]]]:
 
 
 def _sentencepiece(spec: dict[str, Any]) -> Callable[[str], list[int]]:
-    """SentencePiece with the vocabulary and the order of merges of a tokenizer.json, and BOS before its ids."""
+    """A function from a text to SentencePiece's ids, BOS first, with the vocabulary and merges of a tokenizer.json."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as messages
 
@@ -113,7 +113,7 @@ def _sentencepiece(spec: dict[str, Any]) -> Callable[[str], list[int]]:
 
 
 def texts() -> list[str]:
-    """What hypothesis draws, the same each time."""
+    """The texts that hypothesis draws, the same each time."""
     drawn: list[str] = []
 
     @seed(0)

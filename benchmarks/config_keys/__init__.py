@@ -1,1 +1,1 @@
-"""Which keys of a config.json change what a model computes: measured with transformers, not read from its code."""
+"""Measures with transformers which keys of a config.json change the logits of a model."""

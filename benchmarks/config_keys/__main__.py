@@ -30,7 +30,7 @@ TABLE = ROOT / "jaxlin" / "checkpoint" / "config_keys.json"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, and write the rows of the types that were asked for."""
+    """Measure, and write the rows of the types on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("types", nargs="*", metavar="MODEL_TYPE", help="whose rows are measured anew; all if absent")
     parser.add_argument("--odd", type=int, metavar="N", help="compare N odd configs instead")
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def merged(rows: dict[str, Row], classes: dict[str, str], *, fresh: bool) -> dict[str, Any]:
-    """The table with these rows in it. What a kind of rope reads is the union over all families."""
+    """The table with these rows. The keys of a kind of rope are the union over all families."""
     before = {"models": {}, "ropes": {}} if fresh or not TABLE.exists() else json.loads(TABLE.read_text())
     models, ropes = before["models"], before["ropes"]
     for name, row in rows.items():
@@ -87,12 +87,12 @@ def merged(rows: dict[str, Row], classes: dict[str, str], *, fresh: bool) -> dic
 
 
 def sorted_lists(same: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """What is not empty, by key."""
+    """The lists that are not empty, by key."""
     return {key: values for key, values in sorted(same.items()) if values}
 
 
 def written(value: Any, indent: int = 0) -> str:
-    """JSON whose lists fill lines of 120 columns."""
+    """JSON text whose lists fill lines of 120 columns."""
     pad = " " * (indent + 1)
     if isinstance(value, dict) and value and indent < 3:
         rows = ",\n".join(f"{pad}{json.dumps(key)}: {written(each, indent + 1)}" for key, each in value.items())

@@ -1,4 +1,4 @@
-"""The configs in which keys are tried: a key may matter only beside another one, or only where a third is absent."""
+"""The configs in which keys are tried: a key may matter only if another one is present, or only if it is absent."""
 
 import copy
 import json
@@ -36,14 +36,14 @@ BESIDE: dict[str, list[dict[str, Any]]] = {
     "gemma2": [{"layer_types": SLIDING}],
     "phi3": [{"sliding_window": 6}],
 }
-"""What stands beside the key that is tried, for keys that are read in the presence of another."""
+"""Keys to put beside the key that is tried, because some keys are read only if another is present."""
 
 
 class Context(NamedTuple):
     """A config, and where in it keys are tried.
 
     Attributes:
-        name: for people.
+        name: a name for messages.
         config: the config.json.
         places: a path in it, and the name of the row of the table that this path is measured for.
     """
@@ -84,7 +84,7 @@ def contexts() -> Iterator[Context]:
 
 
 def placed(name: str, config: dict[str, Any]) -> Context:
-    """The context of `config`, with the places that it has."""
+    """The context of `config`, with its places."""
     kind, text = config["model_type"], config.get("text_config")
     places: dict[tuple[str, ...], str] = {(): kind}
     if text is not None:
@@ -99,7 +99,7 @@ def placed(name: str, config: dict[str, Any]) -> Context:
 
 
 def fit(parameters: dict[str, Any], parsed: Any) -> dict[str, Any]:
-    """`parameters` with tables as long as the heads of a config are wide."""
+    """`parameters` with tables of the length that the heads of a config need."""
     text = parsed.get_text_config()
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     rotated = int(size * (getattr(text, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)) // 2
@@ -113,7 +113,7 @@ def with_text(config: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
 
 
 def older(config: dict[str, Any]) -> dict[str, Any]:
-    """The config as transformers 4 wrote it: `rope_theta`, and a flat `rope_scaling`."""
+    """The config as transformers 4 would write it, with `rope_theta` and a flat `rope_scaling`."""
     config = copy.deepcopy(config)
     text = config.get("text_config", config)
     parameters, name = text.pop("rope_parameters", {}), "type"

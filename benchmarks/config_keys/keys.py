@@ -1,4 +1,4 @@
-"""Every key that a config.json may carry, and values of it that are unlike its default."""
+"""Every key that a config.json may have, and values that differ from its default."""
 
 import dataclasses
 import typing
@@ -11,13 +11,13 @@ from transformers.modeling_rope_utils import RopeParameters
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 HUB_KEYS = Path(__file__).with_name("hub_keys.txt")
-"""Keys of real files and of what other tools write into them, one a line; ``rope.`` before those of a rope."""
+"""A file with the keys of real configs and of other tools, one on a line; those of a rope begin with ``rope.``."""
 
 NOT_MEASURED = {"model_type", "quantization_config", "quantization", "compression_config", "transformers_weights"}
-"""The port, and how and where weights are stored, which is not asked here."""
+"""Keys that name the port or say how weights are stored, which is not measured here."""
 
 ANYTHING: tuple[Any, ...] = (True, False, 3, 0.5, "x", [1, 2], {"a": 1})
-"""Values of a key of which no class gives a default."""
+"""Values to try for a key without a default in any class."""
 
 VALUES: dict[type, tuple[Any, ...]] = {
     bool: (True, False),
@@ -28,7 +28,7 @@ VALUES: dict[type, tuple[Any, ...]] = {
     tuple: ([1, 2], [0]),
     dict: ({"a": 1}, {}),
 }
-"""Values of a key whose default has this type."""
+"""Values to try for a key whose default has this type."""
 
 KNOWN: dict[str, tuple[Any, ...]] = {
     # Any other value is an error of the class, whatever the model.
@@ -74,11 +74,11 @@ KNOWN: dict[str, tuple[Any, ...]] = {
     "auto_map": ({"AutoModelForCausalLM": "modeling_other.Other"},),
     "generation_config": ({"temperature": 0.5},),
 }  # fmt: skip
-"""Values of keys that say more than their type."""
+"""Values to try for keys where the type alone is not enough."""
 
 
 def config_classes() -> Iterator[Any]:
-    """All config classes of the installed transformers, those of parts of models too."""
+    """All config classes of the installed transformers, including those of parts of models."""
     visited: set[Any] = set()
     pending: list[Any] = list(CONFIG_MAPPING.values())
     while pending:
@@ -107,13 +107,13 @@ def known_keys() -> dict[str, list[Any]]:
 
 
 def known_rope_keys() -> list[str]:
-    """The keys of rope parameters: transformers' and those of real files."""
+    """The keys of rope parameters, those of transformers and those of real files."""
     real = [name.removeprefix("rope.") for name in HUB_KEYS.read_text().split() if name.startswith("rope.")]
     return sorted({*typing.get_type_hints(RopeParameters), *real})
 
 
 def values_of(key: str, defaults: list[Any]) -> list[Any]:
-    """Values of `key`, by what is known of it or by the types of its `defaults`."""
+    """The values to try for `key`: those of `KNOWN`, or else by its name and by the types of its `defaults`."""
     if key in KNOWN:
         return list(KNOWN[key])
     if key.endswith(("_token_id", "_token_ids", "_token_index")):

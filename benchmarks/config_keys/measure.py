@@ -1,4 +1,4 @@
-"""Try every key at every value, many at a time: where nothing changes, none of them matters."""
+"""Tries every key with every value, many keys at once: if nothing changes, none of them matters."""
 
 import copy
 import dataclasses
@@ -10,12 +10,12 @@ from benchmarks.config_keys.keys import known_keys, known_rope_keys, values_of
 from benchmarks.config_keys.reference import Reference, parse
 
 GROUP = 800
-"""Keys that are tried together."""
+"""The number of keys that are tried together."""
 
 
 @dataclass
 class Row:
-    """What is measured of one place: a `model_type`, the text half of a wrapper, or a kind of rope.
+    """The measured keys of one place: a `model_type`, the text half of a wrapper, or a kind of rope.
 
     Attributes:
         changes: keys that change the logits at some value, or that transformers then refuses.
@@ -28,7 +28,7 @@ class Row:
 
 
 def measure(reference: Reference, places: Mapping[tuple[str, ...], str], rows: dict[str, Row]) -> None:
-    """Add to `rows` what one context shows at its `places`."""
+    """Measure one context at its `places`, and add the outcome to `rows`."""
     for path, name in places.items():
         row = rows.setdefault(name, Row())
         own = part_at(reference.config, path)
@@ -58,7 +58,7 @@ def rounds(name: str, own: Mapping[str, Any]) -> Iterator[list[tuple[str, Any]]]
 
 
 def culprits(reference: Reference, path: tuple[str, ...], edits: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Those of `edits` that change something, by halving; a null that transformers refuses is an absent key here."""
+    """The edits that change something, found by halving. A null that transformers refuses counts as an absent key."""
     if not edits:
         return []
     outcome = reference.outcome(edited(reference.config, path, dict(edits)))
@@ -81,7 +81,7 @@ def fields_of(config: Mapping[str, Any], path: tuple[str, ...]) -> set[str]:
 
 
 def edited(config: Mapping[str, Any], path: tuple[str, ...], edits: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `config` with `edits` made in the object at `path`."""
+    """A copy of `config` with `edits` applied to the object at `path`."""
     config = copy.deepcopy(dict(config))
     part_at(config, path).update(copy.deepcopy(dict(edits)))
     return config

@@ -1,4 +1,4 @@
-"""Odd configs: tiny models under one or two drawn edits, in transformers and in jaxlin. No difference may be silent."""
+"""Odd configs: tiny models with one or two random edits, in transformers and in jaxlin. No difference may be silent."""
 
 import copy
 import random
@@ -21,11 +21,11 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.loading.registry import FAMILIES
 
 TOLERANCE = 4e-6
-"""What logits may differ by, as a share of the largest."""
+"""The largest difference of a logit, as a share of the largest logit."""
 
 ROUNDING = 4
-"""How many times what transformers' own logits lose by float32 ours may differ by beside that: an edit may make
-attention so sharp that rounding grows."""
+"""Beyond that, logits may differ by so many times the float32 error of transformers' own: an edit may make attention so
+sharp that rounding grows."""
 
 ATOMS = (
     None,
@@ -54,15 +54,15 @@ ATOMS = (
     {},
 )
 ABSENT = object()
-"""In the place of a value: the key is left out."""
+"""Stands for a key that is left out."""
 
 
 class Case(NamedTuple):
-    """A drawn config.
+    """A randomly edited config.
 
     Attributes:
-        context: what is edited.
-        edits: the paths and what is put there; `ABSENT` where a key is left out.
+        context: the context whose config is edited.
+        edits: new values by path; `ABSENT` for a key that is left out.
     """
 
     context: Context
@@ -86,7 +86,7 @@ class Case(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What one case shows.
+    """The outcome of one case.
 
     Attributes:
         case: the case.
@@ -101,7 +101,7 @@ class Finding(NamedTuple):
 
 
 class Pool:
-    """Contexts with their models in both libraries, made when they are first drawn."""
+    """Contexts with their models in both libraries, which are built when a context is first drawn."""
 
     def __init__(self, types: Sequence[str], folder: Path) -> None:
         self._folder = folder
@@ -141,7 +141,7 @@ def findings(number: int, seed: int, types: Sequence[str]) -> Iterator[Finding]:
 def drawn_edit(
     draw: random.Random, context: Context, matter: Sequence[str], keys: dict[str, list[Any]]
 ) -> tuple[tuple[str, ...], Any]:
-    """A path, of a key that matters somewhere, is there, or may be there, and a value by its type or of any type."""
+    """The path of a key that is measured, present or possible, and a value of its type or of any type."""
     path, row = draw.choice(list(context.places.items()))
     own = part_at(context.config, path)
     if row.startswith("rope."):
@@ -163,7 +163,7 @@ def drawn_edit(
 
 
 def compared(case: Case, reference: Reference, ported: Ported) -> Finding:
-    """What both libraries make of a case."""
+    """Compare both libraries on a case."""
     config, expected, ours, message = case.config(), None, None, ""
     try:
         expected = reference.under(config)
@@ -195,7 +195,7 @@ def difference(expected: Sequence[np.ndarray], ours: Sequence[np.ndarray]) -> fl
 
 
 def report(number: int, seed: int, types: Sequence[str], *, needless: bool = False) -> int:
-    """Print what differs, and how many cases there are of each kind; the number that differ or raise a raw error."""
+    """Print the cases that differ and the count of each kind; return how many differ or raise a foreign error."""
     kinds: Counter[str] = Counter()
     for finding in findings(number, seed, types):
         kinds[finding.kind] += 1

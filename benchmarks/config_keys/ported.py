@@ -1,4 +1,4 @@
-"""The same tiny models in jaxlin: one compiled program serves every config whose layers have the same structure."""
+"""The same tiny models in jaxlin. One compiled program serves every config whose layers have the same structure."""
 
 import dataclasses
 import json
@@ -24,12 +24,12 @@ from jaxlin.nn.schedule import Schedule
 class Ported:
     """The weights of a `Reference` in jaxlin, under its config and others.
 
-    What positions and windows are enters a compiled program as an argument, so that only a config of other widths,
-    biases, scales or activations compiles another.
+    Positions and windows are arguments of a compiled program, so that only a config with other widths, biases, scales
+    or activations compiles another one.
 
     Args:
-        reference: whose weights these are.
-        folder: where the checkpoint is written.
+        reference: the model whose weights these are.
+        folder: the folder that the checkpoint is written to.
     """
 
     def __init__(self, reference: Reference, folder: Path) -> None:
@@ -43,7 +43,7 @@ class Ported:
         """The logits of the same weights under `config`, for each of `PROMPTS`.
 
         Raises:
-            JaxlinError: a config that jaxlin refuses.
+            JaxlinError: jaxlin refuses the config.
         """
         translated = translate(config)
         if translated not in self._logits:
@@ -68,10 +68,10 @@ class Ported:
 
 
 def translate(config: Mapping[str, Any]) -> Any:
-    """Jaxlin's reading of a config.json.
+    """The decoder config that jaxlin translates a config.json to.
 
     Raises:
-        JaxlinError: a config that it refuses.
+        JaxlinError: jaxlin refuses the config.
     """
     reader = ConfigReader(config, "config.json")
     translated = port_for(reader.peek("model_type")).translate(reader)
@@ -81,7 +81,7 @@ def translate(config: Mapping[str, Any]) -> Any:
 
 
 def logits(model: Decoder, config: Any, ids: list[int]) -> np.ndarray:
-    """The logits of a prompt where positions and windows are those of `config`."""
+    """The logits of a prompt with the positions and windows of `config`."""
     schedule = Decoder.schedule(SimpleNamespace(config=config, dtype=model.dtype), len(ids))  # type: ignore[arg-type]
     return np.asarray(_forward(model, model.embed(ids), schedule))
 

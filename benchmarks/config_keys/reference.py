@@ -15,20 +15,20 @@ PROMPTS = (tiny.IDS[:5], (tiny.IDS * 4)[:80])
 """One prompt shorter than every window and trained length of `tiny.VARIANTS`, and one longer."""
 
 TOLERANCE = 1e-5
-"""What logits of order 5 may differ by and still be the same: transformers repeats itself to about 1e-6."""
+"""The largest difference of equal logits of order 5; transformers repeats its own to about 1e-6."""
 
 
 class Reference:
-    """A model of a config with every parameter drawn, to be asked again under other configs.
+    """A model of a config with every parameter drawn, which can be run under other configs.
 
     Args:
         config: the config.json.
 
     Attributes:
-        config: the same.
-        model: transformers' own.
-        weights: its tensors.
-        logits: what it gives for `PROMPTS`.
+        config: the config.json.
+        model: the model of transformers.
+        weights: its tensors by name.
+        logits: its logits for `PROMPTS`.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ class Reference:
         """The logits of the same weights under `config`, for each of `PROMPTS`, computed in `dtype`.
 
         Raises:
-            Exception: whatever transformers raises for a config that it does not take.
+            Exception: whatever transformers raises if it refuses the config.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers warns of keys that it no longer reads
@@ -63,7 +63,7 @@ class Reference:
             return [model(torch.tensor([ids]))[0][0].double().numpy() for ids in PROMPTS]
 
     def outcome(self, config: Mapping[str, Any]) -> Literal["same", "other", "refused"]:
-        """Whether `config` gives the logits of the unchanged one, gives others, or is refused by transformers."""
+        """Whether `config` gives the same logits as the unchanged one, other logits, or is refused by transformers."""
         try:
             logits = self.under(config)
         except Exception:
@@ -72,12 +72,12 @@ class Reference:
 
 
 def agree(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of logits are the same."""
+    """Whether two arrays of logits are equal within `TOLERANCE`."""
     return a.shape == b.shape and bool((np.abs(a - b) <= TOLERANCE).all())
 
 
 def parse(config: Mapping[str, Any]) -> Any:
-    """Transformers' config object of a config.json, as its `AutoConfig` makes it."""
+    """The config object of transformers for a config.json, as `AutoConfig` builds it."""
     kind = config["model_type"]
     if kind == "mistral" and "layer_types" in config:  # the one case in which it takes another class than is named
         kind = "ministral"
@@ -85,7 +85,7 @@ def parse(config: Mapping[str, Any]) -> Any:
 
 
 def model_class(parsed: Any) -> Any:
-    """The class that transformers' `Auto` classes take for a config: the wrapper's, where it has a vision half."""
+    """The class that transformers' `Auto` classes choose for a config: that of the wrapper, if it has a vision half."""
     for auto in (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText):
         if type(parsed) in auto._model_mapping:
             return auto._model_mapping[type(parsed)]

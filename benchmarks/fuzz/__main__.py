@@ -1,4 +1,4 @@
-"""Hold every reader of jaxlin against hostile files.
+"""Run every reader of jaxlin on hostile files.
 
     python -m benchmarks.fuzz --minutes 5                  # all readers in turn
     python -m benchmarks.fuzz --only gguf_load pt --inputs 2000 --seed 7
@@ -23,7 +23,7 @@ from benchmarks.fuzz.readers import all_readers
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, and print what failed."""
+    """Run the readers, and print each failure."""
     readers = all_readers()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ", ".join(readers)

@@ -1,4 +1,4 @@
-"""Running inputs: each in a folder of its own, under an alarm, and judged by what it raised, took and touched."""
+"""Runs inputs, each in a folder of its own under an alarm, and judges the errors, memory and files of each."""
 
 import functools
 import logging
@@ -25,20 +25,20 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import LONGEST_MESSAGE, printable
 
 SECONDS = 10.0
-"""After so many, an input is taken to have no end."""
+"""The seconds after which an input counts as endless."""
 
 GROWTH = 200 * 2**20
-"""Bytes of memory that an input may take beyond forty times its size."""
+"""Bytes of memory that an input may use beyond forty times its size."""
 
 ROOM = 4 * 2**30
-"""Bytes of addresses that a worker may take beyond what it has when it begins."""
+"""Bytes of address space that a worker may use beyond what it has when it starts."""
 
 PREFIX = "jaxlin-fuzz-"
-"""How the folders of inputs are called: each may be read by its own input alone."""
+"""The prefix of the folders of inputs; an input may read its own folder alone."""
 
 
 class Verdict(NamedTuple):
-    """What became of an input.
+    """The outcome of an input.
 
     Attributes:
         reader: which it was for.
@@ -54,12 +54,12 @@ class Verdict(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether it is a fault of jaxlin."""
+        """Whether this outcome is a fault of jaxlin."""
         return self.kind not in ("accepted", "refused")
 
 
 class Endless(BaseException):
-    """The alarm. No `Exception`, so that nothing takes it for a damaged file."""
+    """Raised by the alarm. It is no `Exception`, so that no reader takes it for a damaged file."""
 
 
 def run(seed: int, name: str, number: int, keep: Path | None = None) -> Verdict:
@@ -111,7 +111,7 @@ def _read(read: Any, folder: Path) -> tuple[str, str]:
 
 
 def _where(error: BaseException) -> str:
-    """The innermost line of jaxlin that an error passed."""
+    """The innermost line of jaxlin in the traceback of an error."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/jaxlin/" in frame.filename]
     frames = [frame for frame in frames if "/site-packages/" not in frame.filename]
     return f"at {frames[-1].filename.rsplit('/jaxlin/')[-1]}:{frames[-1].lineno}" if frames else "outside of jaxlin"
@@ -132,10 +132,10 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 
 EVENTS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.connect"}
-"""Of Python's audit: what would run something or ask a network for it."""
+"""Audit events of Python that run something or open a connection."""
 
 _WATCHED: list[tuple[str, list[str]]] = []
-"""The folder of the present input, and what it did that it may not."""
+"""The folder of the present input, and the list of forbidden things that it did."""
 
 
 @functools.cache
@@ -154,7 +154,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def _watched(folder: Path, touched: list[str]) -> Iterator[None]:
-    """Add to `touched` what is done that the input in `folder` may not."""
+    """Add to `touched` everything forbidden that the input in `folder` does."""
     _watch()
     _WATCHED.append((str(folder), touched))
     try:
@@ -164,7 +164,7 @@ def _watched(folder: Path, touched: list[str]) -> Iterator[None]:
 
 
 def _peak(reset: bool = False) -> int:
-    """The most memory that was resident since the last reset, in bytes; 0 where Linux does not say it."""
+    """The peak resident memory since the last reset, in bytes; 0 where Linux does not report it."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -175,7 +175,7 @@ def _peak(reset: bool = False) -> int:
 
 
 def rounds(names: list[str], first: int) -> Iterator[tuple[str, int]]:
-    """Inputs without an end: in each round of every reader as many as its weight."""
+    """An endless sequence of inputs; a round has as many of each reader as its weight."""
     numbers = dict.fromkeys(names, first)
     while True:
         for name in names:
@@ -185,7 +185,7 @@ def rounds(names: list[str], first: int) -> Iterator[tuple[str, int]]:
 
 
 def work(connection: Connection, seed: int, names: list[str], first: int, skip: int) -> None:
-    """A worker: say which input begins, then what became of it."""
+    """The loop of a worker: report which input begins, then its outcome."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["HF_HUB_OFFLINE"] = "1"
     import jaxlin

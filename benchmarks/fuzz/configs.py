@@ -1,4 +1,4 @@
-"""A config.json: by the port that it names, and by the memory plan."""
+"""config.json, read by the port that it names and by the memory plan."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def written(draw: Draw, folder: Path) -> Path:
 
 @reader(4)
 def config(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """What `load` does with config.json before it looks at a tensor."""
+    """Read config.json as `load` does before it looks at a tensor."""
     path = written(draw, folder)
 
     def read() -> None:
@@ -37,6 +37,6 @@ def config(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(1)
 def plan(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """The shapes of a model, as the memory plan takes them from a config alone."""
+    """Compute the shapes of a model from a config alone, as the memory plan does."""
     path = written(draw, folder)
     return lambda: shapes_of(read_json(path), None, "float32", "gate")

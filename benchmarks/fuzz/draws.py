@@ -1,4 +1,4 @@
-"""What is drawn for an input: hostile values, JSON text that no writer would write, and changes of both."""
+"""Random parts of inputs: hostile values, JSON text that no writer would write, and changes of both."""
 
 import copy
 import json
@@ -27,28 +27,28 @@ TEXTS += ["[/INST]", "[bold]", "[link=a]b", "{0!r}", "%n%s", "$A", "$B:1", "<|a|
 
 
 class Verbatim(str):
-    """Text that stands in JSON as it is."""
+    """Text that is put into JSON without quotes."""
 
     __slots__ = ()
 
 
 class Draw(Random):
-    """Random choices, all of them from one seed."""
+    """Random choices from one seed."""
 
     def rarely(self, share: float = 0.1) -> bool:
-        """Whether to do what is done in one of ``1 / share`` cases."""
+        """True with probability `share`."""
         return self.random() < share
 
     def integer(self) -> int:
-        """A number at which something ends, or beside it."""
+        """An integer at or beside a limit, such as a power of two."""
         return self.choice((1, 1, 1, -1)) * self.choice(EDGES) + self.choice((0, 0, 0, 1, -1))
 
     def axis(self) -> int:
-        """The length of an axis: sometimes beyond all files."""
+        """The length of an axis, sometimes longer than any file."""
         return abs(self.choice([0, 1, 2, 3, 4, 8, 32, 64, self.integer()]))
 
     def value(self, depth: int = 0) -> Any:
-        """Any JSON value, or text in the place of one."""
+        """Any JSON value, or text that is none."""
         kinds = [self.integer, lambda: self.choice(FLOATS), lambda: self.choice(TEXTS), self._odd]
         kinds += [] if depth > 2 else [lambda: self._list(depth), lambda: self._object(depth)]
         return self.choice(kinds)()
@@ -123,7 +123,7 @@ class Draw(Random):
         return value
 
     def text_of(self, value: Any) -> bytes:
-        """`value` as JSON text in UTF-8, seldom with a key twice or bytes that are no text."""
+        """`value` as JSON text in UTF-8, at times with a repeated key or with bytes that are no text."""
         text = json_text(value).encode("utf-8", "surrogatepass")
         if self.rarely(0.03) and text.startswith(b"{") and len(text) > 2:
             text = text[:-1] + b"," + text[1:]
@@ -131,7 +131,7 @@ class Draw(Random):
 
 
 def json_text(value: Any) -> str:
-    """`value` as JSON, `Verbatim` text in it as it is."""
+    """`value` as JSON, with `Verbatim` text unquoted."""
     if isinstance(value, Verbatim):
         return str(value)
     if isinstance(value, dict):
@@ -144,7 +144,7 @@ def json_text(value: Any) -> str:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Each part of a JSON value, as what holds it and under which key; of a long list the first few."""
+    """Every part of a JSON value, as its container and its key; of a long list only the first few."""
     places: list[tuple[Any, Any]] = []
     holders = [value]
     while holders:

@@ -36,14 +36,14 @@ def packed_bytes(arrays: Mapping[str, np.ndarray], metadata: Any = None) -> tupl
 
 
 def file_bytes(draw: Draw, header: dict[str, Any], data: bytes) -> bytes:
-    """A file, seldom with a wrong length of its header."""
+    """The bytes of a file, at times with a wrong length of its header."""
     text = draw.text_of(header)
     length = draw.integer() % 2**64 if draw.rarely(0.02) else len(text)
     return struct.pack("<Q", length) + text + data
 
 
 def other_header(draw: Draw, header: dict[str, Any]) -> dict[str, Any]:
-    """A header with a dtype, shape or place that its data do not have, or with names that no model has."""
+    """A header with dtypes, shapes or offsets that its data do not have, or with names that no model has."""
     header = {name: dict(entry) if isinstance(entry, dict) else entry for name, entry in header.items()}
     name = draw.choice(list(header))
     entry, change = header[name], draw.randrange(6)
@@ -90,7 +90,7 @@ def other_arrays(draw: Draw, arrays: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 
 def loading(folder: Path) -> Callable[[], Any]:
-    """`jaxlin.load` of a folder, and one forward pass of what it accepts."""
+    """Load a folder, and run one forward pass if it loads."""
 
     def read() -> None:
         model, _ = jaxlin.load(folder)
@@ -101,7 +101,7 @@ def loading(folder: Path) -> Callable[[], Any]:
 
 @reader(4)
 def safetensors(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """One file: each tensor whole and in parts."""
+    """One file, of which each tensor is read in full and in parts."""
     arrays = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones((2, 0), ml_dtypes.bfloat16)}
     arrays["c"] = np.ones((), np.int8)
     header, data = packed_bytes(arrays, {"format": "pt"} if draw.rarely(0.5) else None)
@@ -125,7 +125,7 @@ def safetensors(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(2)
 def folder(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """A whole checkpoint."""
+    """A checkpoint with its config and tensors."""
     name = draw.choice(list(CONFIGS))
     config, arrays = CONFIGS[name], tensors(name)
     change = draw.randrange(3)
@@ -139,7 +139,7 @@ def folder(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(2)
 def index(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """Shards: names that lead elsewhere or nowhere, links, tensors in two of them."""
+    """Shards whose names lead elsewhere or nowhere, with links, and with tensors in two files."""
     for name, tensor in (("one", "a"), ("two", "b"), ("three", "a")):
         header, data = packed_bytes({tensor: np.ones(2, np.float32)})
         (folder / f"{name}.safetensors").write_bytes(file_bytes(draw, header, data))
@@ -164,7 +164,7 @@ def index(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 
 def quantised(method: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A config and tensors whose matrices of the layers are quantised; a quant state is an object still."""
+    """A config and tensors with the matrices of the layers quantised; quant states are still objects."""
     config = {**CONFIGS["qwen3"], "hidden_size": 64, "head_dim": 32}
     draw = np.random.default_rng(1)
     widths = {"self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64)}
@@ -245,7 +245,7 @@ QUANTISATIONS: dict[str, dict[str, Any]] = {
     "floats": _group("float"),
     "integers": _group("int"),
 }
-"""What config.json says of each method. A new one gets a line here, and its tensors in `quantised`."""
+"""The ``quantization_config`` of each method. A new one gets a line here, and its tensors in `quantised`."""
 
 QUANTISED_KEYS = [
     "quant_method",
@@ -261,7 +261,7 @@ QUANTISED_KEYS = [
 
 @reader(2)
 def quantized(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """Quantised weights: other states, scales, blocks and settings."""
+    """Quantised weights with changed states, scales, blocks and settings."""
     config, arrays = quantised(draw.choice(list(QUANTISATIONS)))
     settings = config["quantization_config"]
     states = [name for name, array in arrays.items() if isinstance(array, dict)]

@@ -23,7 +23,7 @@ ALIGNMENT = 32
 CODES = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<B"), "u64": (10, "<Q"), "f64": (12, "<d")}
 TEXT, ARRAY = 8, 9
 ARCHITECTURES = {"llama": "llama", "qwen3": "qwen3", "gemma2": "gemma2", "phi2": "phi", "olmo2": "olmo2"}
-"""By name, the config of `CONFIGS` that a file of it is made from."""
+"""For each architecture, the name of the config in `CONFIGS` that its file is written from."""
 
 
 class Pair(NamedTuple):
@@ -86,7 +86,7 @@ def sample(architecture: str) -> tuple[list[Pair], list[Tensor]]:
 
 
 def file_bytes(pairs: Sequence[Pair], placed: Sequence[Tensor], counts: tuple[int, int] | None = None) -> bytes:
-    """The file; what does not fit its type is written as something that does."""
+    """The bytes of the file; a value that does not fit its type is replaced by one that does."""
     out = b"GGUF" + struct.pack("<IQQ", 3, *(counts or (len(placed), len(pairs))))
     for pair in pairs:
         out += _text(pair.key) + _typed(pair.kind, pair.value)
@@ -103,7 +103,7 @@ def file_bytes(pairs: Sequence[Pair], placed: Sequence[Tensor], counts: tuple[in
 
 
 def _sound(placed: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors that are said to lie where there can be data."""
+    """The tensors whose offsets can have data."""
     return [tensor for tensor in placed if 0 <= tensor.offset < 2**20]
 
 
@@ -129,7 +129,7 @@ def _typed(kind: str, value: Any) -> bytes:
 
 
 def other_pair(draw: Draw, pairs: list[Pair]) -> None:
-    """A key that is gone, twice, new, or has a value of any type."""
+    """Remove a key, repeat it, add a new one, or give one a value of any type."""
     index = draw.randrange(len(pairs))
     pair, change = pairs[index], draw.randrange(6)
     architecture = str(pairs[0].value) if pairs[0].key == "general.architecture" else "llama"
@@ -164,7 +164,7 @@ def _value(draw: Draw, kind: str) -> Any:
 
 
 def other_tensor(draw: Draw, placed: list[Tensor]) -> None:
-    """A tensor that is gone, new, elsewhere, of another shape or type, or fused of more heads than there are."""
+    """Remove a tensor, rename or move it, give it another shape or type, or fuse more heads than there are."""
     index = draw.randrange(len(placed))
     tensor, change = placed[index], draw.randrange(6)
     if change == 0:
@@ -187,7 +187,7 @@ def other_tensor(draw: Draw, placed: list[Tensor]) -> None:
 
 
 def changed(draw: Draw) -> bytes:
-    """A whole file with one to three changes."""
+    """A file with one to three changes."""
     pairs, placed = sample(draw.choice(list(ARCHITECTURES)))
     for _ in range(draw.choice([1, 1, 2, 3])):
         other_pair(draw, pairs) if draw.rarely(0.6) else other_tensor(draw, placed)
@@ -205,7 +205,7 @@ def changed(draw: Draw) -> bytes:
 
 @reader(4)
 def gguf_header(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """The header, the config that it says, and every tensor."""
+    """Read the header, its config and every tensor."""
     path = folder / "m.gguf"
     path.write_bytes(changed(draw))
 
@@ -223,7 +223,7 @@ def gguf_header(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(2)
 def gguf_tokenizer(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """The vocabulary of a file, and what a text becomes by it."""
+    """Read the vocabulary of a file, and encode a text with it."""
     pairs, _ = sample("llama")
     other, vocabulary = pairs[:-7], pairs[-7:]
     for _ in range(draw.randint(1, 3)):
@@ -241,7 +241,7 @@ def gguf_tokenizer(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(1)
 def gguf_load(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """`jaxlin.load`, or the memory plan of the same file."""
+    """Load the file, or plan its memory."""
     path = folder / "m.gguf"
     path.write_bytes(changed(draw))
     if draw.rarely(0.3):
@@ -251,7 +251,7 @@ def gguf_load(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(1)
 def gguf_shards(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """A checkpoint in two files that may not say the same of each other."""
+    """A checkpoint in two files, which may contradict each other."""
     pairs, placed = sample("llama")
     half = len(placed) // 2
     for number, part in enumerate((placed[:half], placed[half:])):

@@ -1,4 +1,4 @@
-"""Lenses in files: the instructions of a pickle, and safetensors with what is said of them."""
+"""Files of lenses: pickles, instruction by instruction, and safetensors with their metadata."""
 
 import struct
 import zipfile
@@ -18,13 +18,13 @@ CALLS += [b"ccollections\nOrderedDict\n", b"cos\nsystem\n", b"cbuiltins\neval\n"
 
 
 class Instructions(bytes):
-    """Part of a pickle, as it is."""
+    """Bytes that are put into a pickle unchanged."""
 
     __slots__ = ()
 
 
 def pickled(value: Any) -> bytes:
-    """The instructions that make a plain value."""
+    """The instructions of a pickle that build a plain value."""
     if isinstance(value, Instructions):
         return bytes(value)
     if value is None or isinstance(value, bool):
@@ -44,7 +44,7 @@ def pickled(value: Any) -> bytes:
 
 
 def tensor(draw: Draw, key: str, d: int, hostile: bool) -> Instructions:
-    """A matrix of `d` rows and columns; or one that is said to be something else."""
+    """A matrix of `d` rows and columns, or one that is declared as something else."""
     kind, size, start, shape, strides, call = "FloatStorage", d * d, 0, (d, d), (d, 1), CALLS[0]
     if hostile:
         change = draw.randrange(6)
@@ -71,7 +71,7 @@ def tensor(draw: Draw, key: str, d: int, hostile: bool) -> Instructions:
 
 @reader(4)
 def pt(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """A ``.pt``: its archive, its instructions, its storages."""
+    """A ``.pt`` file with changes in its archive, its instructions or its storages."""
     d, layers, change = draw.choice([1, 2, 3]), draw.choice([1, 2]), draw.randrange(6)
     matrices = {layer: tensor(draw, str(layer), d, change == 0) for layer in range(layers)}
     value: dict[Any, Any] = {
@@ -127,7 +127,7 @@ def pt(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(2)
 def lens_file(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """A lens in safetensors."""
+    """A lens in safetensors, with changes."""
     note: Any = {"layers": [0, 1], "prompts": 3, "estimator": "x", "skip_first_positions": 1, "target_layer": 3}
     arrays, change = {"J": np.ones((2, 3, 3), np.float32)}, draw.randrange(4)
     if change == 0:

@@ -1,4 +1,4 @@
-"""The readers that are held against hostile inputs, and how each is given one."""
+"""The registry of readers that are run on hostile inputs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 from benchmarks.fuzz.draws import Draw
 
 Write = Callable[[Draw, Path], Callable[[], Any]]
-"""Writes an input, drawn with the first, into the folder that is the second; returns what reads it."""
+"""Takes a source of random choices and a folder, writes an input into the folder, and returns a call that reads it."""
 
 
 class Reader(NamedTuple):
-    """A way in.
+    """A reader of files from strangers.
 
     Attributes:
-        weight: how often it comes in a round.
-        write: see `Write`.
+        weight: how many inputs a round has for it.
+        write: writes an input, see `Write`.
     """
 
     weight: int
@@ -23,11 +23,11 @@ class Reader(NamedTuple):
 
 
 READERS: dict[str, Reader] = {}
-"""By name. The modules of the formats fill it; `all_readers` imports them."""
+"""All readers by name. The modules of the formats add theirs; `all_readers` imports these modules."""
 
 
 def reader(weight: int) -> Callable[[Write], Write]:
-    """Add a function to `READERS`, under its own name."""
+    """A decorator that adds a function to `READERS` under its own name."""
 
     def add(write: Write) -> Write:
         READERS[write.__name__] = Reader(weight, write)
@@ -37,7 +37,7 @@ def reader(weight: int) -> Callable[[Write], Write]:
 
 
 def all_readers() -> dict[str, Reader]:
-    """Every reader. A module with a new format is imported here."""
+    """All readers. Import a module with a new format here."""
     from benchmarks.fuzz import configs, folders, ggufs, lenses, resumed, tokenizers, vocabularies
 
     del configs, folders, ggufs, lenses, resumed, tokenizers, vocabularies

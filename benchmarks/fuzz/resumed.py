@@ -1,4 +1,4 @@
-"""What lies beside work that was interrupted: whoever goes on with it must not believe it."""
+"""Files of interrupted work: a run that continues it must not trust them."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def _dense(out: Path, pull: Callable[[jax.Array], jax.Array]) -> Any:
 
 @reader(1)
 def rows(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """Rows of a map: a file that is taken for finished, or gone on with, holds the rows of the map."""
+    """Rows of a map: a file that is accepted, finished or not, has the rows of the map in the end."""
     out, calls = folder / "j.npy", 0
 
     def stopped(u: jax.Array) -> jax.Array:
@@ -61,7 +61,7 @@ def rows(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(1)
 def sums(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """Sums of a fit of a lens: what is gone on with is what was written."""
+    """The sums of a lens fit: a file that is accepted gives the values that were written."""
     out = folder / "l.pt"
     first = RunningMean(out, (2, 3), np.float32, "this")
     with first:
@@ -100,7 +100,7 @@ def sums(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(1)
 def paper(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """The folder of a run: a part or an entry that is taken for finished is as it was written."""
+    """The folder of a run: a part or entry that is accepted is as it was written."""
     settings = {"model": "m", "dtype": "float32", "rule": "gate", "seed": 0, "fingerprint": "f"}
     entries = [{"a": 1}, {"a": 2}]
     document = {"settings": settings, "tokens": ["a"], "data": {"x": [1.0]}}

@@ -1,4 +1,4 @@
-"""The smallest valid checkpoint of each kind, which inputs are changed from."""
+"""A small valid checkpoint of each kind, from which inputs are derived."""
 
 import copy
 import functools
@@ -87,7 +87,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 ROPES = [*_YARN, *_LONG, "low_freq_factor", "high_freq_factor", "mscale", "attention_factor", "rope_parameters"]
 OTHERS = ["quantization_config", "text_config", "dtype", "architectures", "is_decoder", "eos_token_id", "mlp_bias"]
 KEYS = sorted({*ROPES, *OTHERS, *(key for config in CONFIGS.values() for key in config)})
-"""Keys that mean something to some port."""
+"""Keys that some port reads."""
 
 
 @functools.cache

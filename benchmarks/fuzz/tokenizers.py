@@ -73,7 +73,7 @@ LISTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder
 
 
 def use(tokenizer: Tokenizer) -> None:
-    """What a person does next: ids of texts, texts of ids."""
+    """Use a tokenizer as a person does: texts to ids and back."""
     repr(tokenizer)
     for text in PROMPTS:
         try:
@@ -86,7 +86,7 @@ def use(tokenizer: Tokenizer) -> None:
 
 @reader(3)
 def tokenizer(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """tokenizer.json with other parts, other values, or with settings beside it that are none."""
+    """tokenizer.json with other parts or values, or with wrong settings in the files beside it."""
     value = dict(SAMPLE)
     if draw.rarely(0.6):
         place = draw.choice(list(PARTS))

@@ -42,7 +42,7 @@ TEMPLATES = [
 
 
 def _field(number: int, value: bytes | int) -> bytes:
-    """A field of a protocol buffer; integers are of seven bits."""
+    """A field of a protocol buffer; integers have at most seven bits."""
     if isinstance(value, int):
         return bytes([number << 3, value])
     return bytes([number << 3 | 2, len(value)]) + value
@@ -66,7 +66,7 @@ PIECES = b"".join(
 
 @reader(2)
 def vocabulary(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """tekken.json, tokenizer.model or tokenizer.json with what stands beside them, any of it changed."""
+    """tekken.json, tokenizer.model or tokenizer.json and the files beside them, any of these changed."""
     kind = draw.choice(["tekken.json", "tokenizer.model", "tokenizer.json"])
     if kind == "tokenizer.model":
         (folder / kind).write_bytes(PIECES if draw.rarely(0.2) else draw.bytes_like(PIECES))
@@ -91,7 +91,7 @@ def vocabulary(draw: Draw, folder: Path) -> Callable[[], Any]:
 
 @reader(1)
 def chat(draw: Draw, folder: Path) -> Callable[[], Any]:
-    """A chat template: a text with changes, or what is none."""
+    """A chat template with changes, or a value that is none."""
     (folder / "tokenizer.json").write_bytes(draw.text_of(SAMPLE))
     template: Any = draw.choice(TEMPLATES)
     if draw.rarely(0.5):
