@@ -15,7 +15,7 @@ import numpy as np
 
 import jaxlin
 from jaxlin.causal import deletion, head_ablation
-from jaxlin.linearize.targets import without_words
+from jaxlin.linearize.targets import resolve_target
 
 WIDTH = 30
 
@@ -40,7 +40,7 @@ def main() -> None:
     ids = tokenizer.encode(args.text)
     x, names = model.embed(ids), tokenizer.to_str_tokens(ids)
     words = (args.target, args.over) if args.over else args.target
-    target = without_words(model, tokenizer, words, x, -1)
+    target = resolve_target(model, words, x, -1, tokenizer)
     attribution = jaxlin.attribute(model, x, target)
 
     print(f"{args.text!r} -> {words!r}: {attribution.value:.4f}")

@@ -17,7 +17,7 @@ from benchmarks.fuzz.folders import other_arrays
 from benchmarks.fuzz.readers import reader
 from jaxlin.common.errors import JaxlinError
 from jaxlin.lens.running_mean import RunningMean
-from jaxlin.linearize.rows import dense
+from jaxlin.linearize.rows import dense_from_rows
 from jaxlin.report.paper.run_folder import RunFolder
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(6, 2) + 1
@@ -29,7 +29,7 @@ def _pull(u: jax.Array) -> jax.Array:
 
 
 def _dense(out: Path, pull: Callable[[jax.Array], jax.Array]) -> Any:
-    return dense(pull, MATRIX.shape, MATRIX.dtype, block=2, out=out, identity="this", progress=False)
+    return dense_from_rows(pull, MATRIX.shape, MATRIX.dtype, block=2, out=out, identity="this", progress=False)
 
 
 @reader(1)

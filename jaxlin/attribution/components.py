@@ -9,11 +9,12 @@ from jaxtyping import Array, Float
 
 from jaxlin.attribution.head_sources import sources as of_positions
 from jaxlin.linearize.backward import pull_back, transpose
-from jaxlin.linearize.frozen import FrozenFactors, Recording, record
+from jaxlin.linearize.frozen import FrozenFactors, record
+from jaxlin.linearize.targets import ResolvedTarget, target_direction
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Record, Replay
+from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
@@ -25,7 +26,7 @@ def contributions(
     model: Decoder,
     x: Float[Array, "t d"],
     position: Any,
-    target: Array,
+    target: ResolvedTarget,
     rule: Rule,
     neurons: int,
     sources: bool = False,
@@ -48,13 +49,12 @@ def contributions(
     recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
     held, seen = recording.frozen, recording.sites
     heads, hidden = seen[InnerSite.HEADS], seen[InnerSite.NEURONS]
-    value, final_bias, direction = read_back(model, recording, position, target)
+    value, final_bias, direction = target_direction(model, recording, target, position)
 
     def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
         return jnp.einsum("...d,d->...", rows, direction[position], precision=HIGHEST)
 
     gradients = pull_back(model, held, direction, biases=True)
-    assert gradients.biases is not None
     head_slopes, neuron_slopes = _slopes(model, held, x, heads, hidden, position, direction)
     if has_biases(model):
         zeros = map(jnp.zeros_like, (x, heads, hidden))
@@ -78,31 +78,6 @@ def contributions(
         "final_bias": final_bias,
     }
     return found | {"sources": of_positions(model, held, x, head_slopes, position)} if sources else found
-
-
-def read_back(
-    model: Decoder, recording: Recording, position: Any, target: Array
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "t d"]]:
-    """The value of `target`, what is added to it after the blocks, and its direction in the stream after the blocks."""
-    held = recording.frozen
-    head = Record(held.rule)
-    value = read(model, recording.output[position], target, Context(head))
-
-    def after(stream: Array) -> Array:
-        output = model.norm(stream, Context(Replay(held.norm)))
-        return read(model, output[position], target, Context(Replay(head.factors)))
-
-    # Affine: its value at zero is what is added after the blocks.
-    final_bias, pull = jax.vjp(after, jnp.zeros_like(recording.stream))
-    return value, final_bias, pull(jnp.ones_like(final_bias))[0]
-
-
-def read(model: Decoder, output: Float[Array, " d"], target: Array, ctx: Context) -> Float[Array, ""]:
-    """What `target` reads of a point after the final norm."""
-    if jnp.issubdtype(target.dtype, jnp.floating):
-        return jnp.dot(target, output, precision=HIGHEST)
-    logits = model.unembed(output, ctx, target)
-    return logits[0] - jnp.sum(logits[1:])
 
 
 def _slopes(

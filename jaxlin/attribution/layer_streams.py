@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.attribution.components import read_back
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record, rule_of
-from jaxlin.linearize.targets import Target, checked_target
+from jaxlin.linearize.targets import ResolvedTarget, Target, resolve_target, target_direction
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
@@ -72,19 +71,18 @@ def streams(
     check_model(model)
     model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
-    value, tokens, bias = jax.device_get(_streams(model, x, at, checked_target(model, target, x.dtype), chosen))
+    value, tokens, bias = jax.device_get(_streams(model, x, at, resolve_target(model, target, x, at), chosen))
     return Streams(float(value), tokens, bias)
 
 
 @functools.partial(jax.jit, static_argnames="rule")
 def _streams(
-    model: Decoder, x: Float[Array, "t d"], position: Any, target: Array, rule: Rule
+    model: Decoder, x: Float[Array, "t d"], position: Any, target: ResolvedTarget, rule: Rule
 ) -> tuple[Float[Array, ""], Float[Array, "n t"], Float[Array, " n"]]:
     recording = record(model, x, ("resid_pre",), rule=rule)
     held, entering = recording.frozen, recording.sites["resid_pre"]
-    value, final_bias, direction = read_back(model, recording, position, target)
+    value, final_bias, direction = target_direction(model, recording, target, position)
     gradients = pull_back(model, held, direction, {"resid_pre": entering}, biases=True)
-    assert gradients.biases is not None
     later = jnp.cumsum(gradients.biases[::-1])[::-1] + final_bias[None]
     tokens = jnp.einsum(
         "ltd,ltd->lt",

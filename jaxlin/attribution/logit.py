@@ -16,7 +16,7 @@ from jaxlin.attribution.components import contributions
 from jaxlin.attribution.result import Attribution, Neurons
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.frozen import rule_of
-from jaxlin.linearize.targets import Target, Words, checked_target, without_words
+from jaxlin.linearize.targets import Target, Words, resolve_target
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
@@ -72,7 +72,7 @@ def attribute(
         raise JaxlinError(f"Neurons: expected a number in 0..{hidden}; found {neurons}.")
     model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
-    read = checked_target(model, without_words(model, tokenizer, target, x, at), x.dtype)
+    read = resolve_target(model, target, x, at, tokenizer)
     parts: dict[str, Any] = contributions(model, x, at, read, chosen, neurons, sources, remat)
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
         parts = {name: a if a.ndim else float(a) for name, a in jax.device_get(parts).items()}

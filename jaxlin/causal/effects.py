@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.attribution.components import read
+from jaxlin.linearize.targets import read_target
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -46,7 +46,7 @@ def read_edited(
         return Context(hooks=hooks)
 
     stream, _ = model.scan(x, make_context, jnp.arange(model.config.num_hidden_layers))
-    return read(model, model.norm(stream, Context())[-1], target, Context())
+    return read_target(model, model.norm(stream, Context())[-1], target, Context())
 
 
 def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:

@@ -15,14 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from jaxlin.attribution.components import read_back
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to, read_edited, spearman
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
-from jaxlin.linearize.targets import Target, Words, checked_target, without_words
+from jaxlin.linearize.targets import Target, Words, resolve_target, target_direction
 from jaxlin.nn.attention import OutputProjection
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
@@ -86,11 +85,11 @@ def head_ablation(
         TokenizerError: a word that is not one token.
     """
     x = prompt_up_to(model, x, position)
-    ids = without_words(model, tokenizer, target, x, -1)
-    checked, attribution = checked_target(model, ids, x.dtype), attribute(model, x, ids, neurons=0)
-    paths = np.asarray(_by_all_paths(model, x, checked))
+    resolved = resolve_target(model, target, x, -1, tokenizer)
+    attribution = attribute(model, x, resolved, neurons=0)
+    paths = np.asarray(_by_all_paths(model, x, resolved))
     layers = tqdm(range(len(paths)), unit="layer", desc="heads", delay=1, disable=None if progress else True)
-    values = np.stack([np.asarray(_without_each_head(model, x, layer, checked)) for layer in layers])
+    values = np.stack([np.asarray(_without_each_head(model, x, layer, resolved)) for layer in layers])
     return HeadAblation(attribution.value, attribution.value - values, paths, attribution.heads)
 
 
@@ -131,7 +130,7 @@ def _by_all_paths(model: Decoder, x: Float[Array, "t d"], target: Array) -> Floa
     """The gradient of the target in the heads of the frozen model at all positions, times their output."""
     recording = record(model, x, (InnerSite.HEADS,))
     heads = recording.sites[InnerSite.HEADS]
-    _, _, direction = read_back(model, recording, -1, target)
+    _, _, direction = target_direction(model, recording, target, -1)
     gradients = pull_back(model, recording.frozen, direction, {InnerSite.HEADS: heads}).added[InnerSite.HEADS]
     return jnp.einsum("lthk,lthk->lh", gradients, heads, precision=HIGHEST)
 

@@ -18,13 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from jaxlin.attribution.components import read, read_back
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to, read_edited, spearman
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
-from jaxlin.linearize.targets import Target, Words, checked_target, without_words
+from jaxlin.linearize.targets import Target, Words, read_target, resolve_target, target_direction
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -104,7 +103,7 @@ def activation_patching(
     if x.shape != other.shape:
         raise JaxlinError(f"Patching: expected prompts of as many tokens; found {x.shape[0]} and {other.shape[0]}.")
     x, other = (prompt_up_to(model, prompt, position) for prompt in (x, other))
-    checked = checked_target(model, without_words(model, tokenizer, target, x, -1), x.dtype)
+    checked = resolve_target(model, target, x, -1, tokenizer)
     value, other_value, other_sites, predicted = _predict(model, x, other, checked, kind)
     differing = np.flatnonzero(np.any(np.asarray(x != other), axis=1))
     first = int(differing[0]) if len(differing) else len(x)
@@ -122,11 +121,11 @@ def _predict(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "l p d"], Float[Array, "l p"]]:
     """The values of `target` in both prompts, the values at the sites of the other, and their predicted effects."""
     there, here = (record(model, prompt, (kind,)) for prompt in (other, x))
-    value, _, direction = read_back(model, here, -1, target)
+    value, _, direction = target_direction(model, here, target, -1)
     other_sites = there.sites[kind]
     gradients = pull_back(model, here.frozen, direction, {kind: other_sites}).added[kind]
     predicted = jnp.einsum("lpd,lpd->lp", gradients, other_sites - here.sites[kind], precision=HIGHEST)
-    return value, read(model, there.output[-1], target, Context()), other_sites, predicted
+    return value, read_target(model, there.output[-1], target, Context()), other_sites, predicted
 
 
 @functools.partial(jax.jit, static_argnames="kind")

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.attribution.components import read
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to, spearman
 from jaxlin.common.arrays import ShapesRepr, relative_error
@@ -18,7 +17,7 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
-from jaxlin.linearize.targets import Target, Words, checked_target, without_words
+from jaxlin.linearize.targets import Target, Words, read_target, resolve_target
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -119,9 +118,9 @@ def deletion(
     x = prompt_up_to(model, x, position)
     if len(x) < 2:
         raise JaxlinError("Deletion: expected a position with a token before it; found the first.")
-    ids = without_words(model, tokenizer, target, x, -1)
-    attribution = attribute(model, x, ids, neurons=0)
-    values = _without_each_token(model, x, checked_target(model, ids, x.dtype))
+    resolved = resolve_target(model, target, x, -1, tokenizer)
+    attribution = attribute(model, x, resolved, neurons=0)
+    values = _without_each_token(model, x, resolved)
     return Deletion(attribution.value, attribution.value - np.asarray(values), attribution.tokens)
 
 
@@ -173,7 +172,7 @@ def removal(
     if samples < 0:
         raise JaxlinError(f"Removal: expected 0 random removals or more; found {samples}.")
     index = position_in(x.shape[0], position)
-    checked = checked_target(model, without_words(model, tokenizer, target, x, index), x.dtype)
+    checked = resolve_target(model, target, x, index, tokenizer)
     if side == "right":
         point, directions = x, jnp.asarray(triplets.v[:count], x.dtype)
     else:
@@ -232,7 +231,7 @@ def _without_each_token(model: Decoder, x: Float[Array, "p d"], target: Array) -
 
     def without(token: Array) -> Array:
         # The tokens after the deleted one move up.
-        return read(model, model(x[indices + (indices >= token)])[-1], target, Context())
+        return read_target(model, model(x[indices + (indices >= token)])[-1], target, Context())
 
     return jax.lax.map(without, jnp.arange(x.shape[0]), batch_size=BATCH_SIZE)
 
@@ -245,7 +244,7 @@ def _predictions(
     outputs = jax.lax.map(lambda x: model(x)[position], points, batch_size=BATCH_SIZE) if side == "right" else points
     log_p = jax.nn.log_softmax(model.unembed(outputs), axis=-1)
     kl = jnp.sum(jnp.exp(log_p[:1]) * (log_p[:1] - log_p), axis=-1)
-    return kl, jax.vmap(lambda output: read(model, output, target, Context()))(outputs)
+    return kl, jax.vmap(lambda output: read_target(model, output, target, Context()))(outputs)
 
 
 @functools.partial(jax.jit, static_argnames="tokens")

@@ -29,12 +29,23 @@ class Gradients(NamedTuple):
     Attributes:
         stream: the gradient in the stream that enters the first block, ``[t, *b, d]``.
         added: the gradients in what was added at the sites, of the shapes of `added`.
-        biases: what the additive biases of each block contribute to the value, ``[l]``; None unless asked for.
+        bias_terms: `biases`, or None where they were not asked for.
     """
 
     stream: Float[Array, "t *b d"]
     added: Any
-    biases: Float[Array, " l"] | None
+    bias_terms: Float[Array, " l"] | None
+
+    @property
+    def biases(self) -> Float[Array, " l"]:
+        """What the additive biases of each block contribute to the value, ``[l]``.
+
+        Raises:
+            TypeError: `pull_back` was called without ``biases=True``.
+        """
+        if self.bias_terms is None:
+            raise TypeError("Gradients: expected pull_back(..., biases=True) before the biases are read.")
+        return self.bias_terms
 
 
 def transpose(function: Callable[..., Any], model: Decoder, *inputs: Any) -> Callable[[Any], tuple[Any, ...]]:

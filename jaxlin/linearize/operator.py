@@ -24,7 +24,7 @@ from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.frozen import FrozenFactors, replay_between
 from jaxlin.linearize.linalg.lanczos import cheaper, check_options, krylov
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, check_count, check_dtype
-from jaxlin.linearize.rows import default_block, dense, path_of, sizes
+from jaxlin.linearize.rows import default_block, dense_from_rows, path_of, sizes
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
@@ -182,7 +182,7 @@ class LocalMap:
         Raises:
             JaxlinError: a block without rows; or `out` is there, cannot be written, or was begun for another map.
         """
-        return dense(
+        return dense_from_rows(
             self.rmatvec,
             self.shape,
             self.output.dtype,

@@ -57,7 +57,7 @@ def default_block(rows: int, tokens: int, token_bytes: int) -> int:
     return math.ceil(rows / math.ceil(rows / largest))
 
 
-def dense(
+def dense_from_rows(
     pull: Callable[[jax.Array], jax.Array],
     shape: tuple[int, ...],
     dtype: Any,

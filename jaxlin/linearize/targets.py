@@ -1,7 +1,12 @@
-"""What an attribution is of: a token, the difference of two, or any direction of the output."""
+r"""Targets: what an analysis explains, from words to a direction of the residual stream.
+
+A target is one number read from the output $f$: the logit of a token, the difference of the logits of two, or
+$u \cdot f$ for a direction $u$. `resolve_target` makes an array of what a user gives, `read_target` evaluates it, and
+`target_direction` follows it back through the frozen final norm to the stream after the last block.
+"""
 
 import contextlib
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -11,87 +16,159 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.common.errors import JaxlinError, TokenizerError
 from jaxlin.common.printable import quoted
+from jaxlin.linearize.frozen import Recording
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.freeze_modes import Record, Replay
+from jaxlin.nn.layers import HIGHEST
 from jaxlin.tokenizer import Tokenizer
 
 Token = int | Int[Array, ""]
-"""A token id; an array of one, perhaps traced, within a transform."""
+"""A token id: an integer, or an array of one, which may be traced within a transform."""
 
-Target = Token | tuple[Token, Token] | Float[Array | np.ndarray, " k"]
-"""A token id; a pair of them, for the difference of their logits; or a direction of the output."""
+Target = Token | tuple[Token, Token] | Int[Array | np.ndarray, "2"] | Float[Array | np.ndarray, " k"]
+"""A token id; a pair of them, for the difference of their logits; or a direction of the output, of its width."""
 
 Words = str | tuple[str | int, str | int]
-"""A word that is one token, or a pair of them, of which one may be an id."""
+"""A word that is one token, or a pair, of which one may be a token id."""
+
+ResolvedTarget = Int[Array, ""] | Int[Array, "2"] | Float[Array, " d"]
+"""A target as an array, from `resolve_target`."""
 
 
-def checked_target(model: Decoder, target: Target, dtype: Any) -> Float[Array, " d"] | Int[Array, " n"]:
-    """A direction, or the ids of one token or two; of those within a transform, which have no values, the shape."""
-    traced = any(isinstance(each, jax.core.Tracer) for each in jax.tree.leaves(target))
-    given: Any = jnp.asarray(target) if traced else np.asarray(target)
-    if jnp.issubdtype(given.dtype, jnp.floating) and given.ndim:
-        features = model.config.hidden_size
-        if given.shape != (features,):
-            raise JaxlinError(f"Target: expected a direction of shape ({features},); found {given.shape}.")
-        if not traced and not np.isfinite(given).all():
-            raise JaxlinError("Target: expected a direction of finite numbers; found NaN or infinity.")
-        return jnp.asarray(given, dtype)
-    if given.dtype.kind not in "iu" or given.shape not in ((), (2,)):
-        found = f"{given.dtype} of shape {given.shape}" if given.size > 2 else repr(target)
-        raise JaxlinError(
-            f"Target: expected a token id, a pair of them, or a direction of floats; found {found}. "
-            "tokenizer.to_single_token gives the id of a word."
-        )
-    vocab, ids = model.config.vocab_size, given.reshape(-1)
-    if traced:
-        return ids
-    if (ids < 0).any() or (ids >= vocab).any():
-        raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {quoted(target)}.")
-    if len(set(ids.tolist())) < len(ids):
-        raise JaxlinError(f"Target: expected two different tokens; found {ids[0]} twice.")
-    return jnp.asarray(ids)
+class TargetDirection(NamedTuple):
+    r"""A target as a function of the stream $h$ after the last block: ``value`` $= \sum_t g_t \cdot h_t +$ ``bias``.
+
+    Attributes:
+        value: the value of the target, from the forward pass.
+        bias: what the biases of the final norm and of the unembedding add to it.
+        direction: $g$, zero at all positions but the one that is read.
+    """
+
+    value: Float[Array, ""]
+    bias: Float[Array, ""]
+    direction: Float[Array, "t d"]
 
 
-def without_words(
-    model: Decoder, tokenizer: Tokenizer | None, target: Target | Words, x: Float[Array, "t d"], position: int
-) -> Target:
-    """`target`, or the ids of its words, each the likelier of its spellings after `position`.
+def resolve_target(
+    model: Decoder,
+    target: Target | Words,
+    x: Float[Array, "t d"],
+    position: int,
+    tokenizer: Tokenizer | None = None,
+) -> ResolvedTarget:
+    """The token id, the two ids or the direction that `target` names, as an array. Resolved again it stays the same.
+
+    A word is looked up as written and with a space before it; if both are single tokens, the one that the model finds
+    likelier after `position` of `x` is taken. Words are resolved outside of `jax.jit` and `jax.vmap`; of a target that
+    is traced within them only the shape is checked.
+
+    Args:
+        model: the decoder.
+        target: a token id, a word, a pair of these, or a direction of the output.
+        x: the input embeddings.
+        position: the position whose logits choose between two spellings.
+        tokenizer: the model's, for words.
 
     Raises:
-        JaxlinError: no tokenizer to read words with.
-        TokenizerError: a word that is not one token, in neither spelling.
+        JaxlinError: an id outside the vocabulary, two equal tokens, a direction of another width or with NaN or
+            infinity; words without a tokenizer.
+        TokenizerError: a word that is not a single token in either spelling.
     """
-    given = tuple(target) if isinstance(target, tuple | list) else (target,)
-    if not any(isinstance(each, str) for each in given):
-        return cast(Target, target)
-    if tokenizer is None:
-        raise JaxlinError(
-            f"Target: expected a token id; found {quoted(target)}. "
-            "Give tokenizer.to_single_token of a word, or tokenizer= where that is taken."
-        )
-    logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[position]))
-    ids = spelled(tokenizer, given, logits)
-    if len(ids) == 2 and ids[0] == ids[1]:
-        raise JaxlinError(f"Target: expected two different words; found {quoted(tokenizer.token(ids[0]))} for both.")
-    return ids[0] if isinstance(target, str) else cast(Target, ids)
+    parts: tuple[Any, ...] = tuple(target) if isinstance(target, tuple | list) else (target,)
+    if any(isinstance(part, str) for part in parts):
+        ids = _ids_after(model, tokenizer, parts, x, position)
+        return _checked(model, ids[0] if isinstance(target, str) else ids, x.dtype)
+    return _checked(model, target, x.dtype)
 
 
-def spelled(tokenizer: Tokenizer, words: tuple[Any, ...], logits: Float[np.ndarray, " vocab"]) -> tuple[Any, ...]:
-    """The id of each of `words`, see `likelier_spelling`; what is no text stays as it is."""
+def read_target(model: Decoder, output: Float[Array, " d"], target: ResolvedTarget, ctx: Context) -> Float[Array, ""]:
+    """The value of `target` at an output, after the final norm; `ctx` computes the softcap of the logits, if any."""
+    if jnp.issubdtype(target.dtype, jnp.floating):
+        return jnp.dot(target, output, precision=HIGHEST)
+    logits = model.unembed(output, ctx, target.reshape(-1))
+    return logits[0] - jnp.sum(logits[1:])
+
+
+def target_direction(model: Decoder, recording: Recording, target: ResolvedTarget, position: Any) -> TargetDirection:
+    """The direction of the stream after the last block that reads `target` at `position`.
+
+    It goes through the frozen final norm, the unembedding and, if the model caps its logits, the frozen ratio of a
+    capped logit to the uncapped one.
+    """
+    frozen = recording.frozen
+    head = Record(frozen.rule)
+    value = read_target(model, recording.output[position], target, Context(head))
+
+    def after_blocks(stream: Float[Array, "t d"]) -> Float[Array, ""]:
+        output = model.norm(stream, Context(Replay(frozen.norm)))
+        return read_target(model, output[position], target, Context(Replay(head.factors)))
+
+    # An affine function: its value at zero is what the biases add.
+    bias, pull = jax.vjp(after_blocks, jnp.zeros_like(recording.stream))
+    return TargetDirection(value, bias, pull(jnp.ones_like(bias))[0])
+
+
+def ids_of_words(tokenizer: Tokenizer, words: tuple[Any, ...], logits: Float[np.ndarray, " vocab"]) -> tuple[Any, ...]:
+    """The token id of each of `words`, see `likelier_spelling`; ids among them stay as they are."""
     return tuple(likelier_spelling(tokenizer, word, logits) if isinstance(word, str) else word for word in words)
 
 
 def likelier_spelling(tokenizer: Tokenizer, word: str, logits: Float[np.ndarray, " vocab"]) -> int:
-    """The id of `word`, as written or with a space before it: of those that are one token, the likelier.
+    """The token id of `word`, as written or with a space before it; of two single tokens, the likelier.
 
     Raises:
-        TokenizerError: neither is one token.
+        TokenizerError: neither spelling is a single token.
     """
     ids = []
-    for form in (word, f" {word}"):
+    for spelling in (word, f" {word}"):
         with contextlib.suppress(TokenizerError):
-            ids.append(tokenizer.to_single_token(form))
-    # A tokenizer may have tokens that the model has no logit for; `checked_target` names the id of one.
+            ids.append(tokenizer.to_single_token(spelling))
+    # A tokenizer may have tokens that the model has no logit for; `resolve_target` names the id of one in its error.
     with_logits = [token for token in ids if token < len(logits)]
     if with_logits:
         return max(with_logits, key=lambda token: logits[token])
-    return ids[0] if ids else tokenizer.to_single_token(word)  # to say what it is instead
+    return ids[0] if ids else tokenizer.to_single_token(word)  # raises the error that says which tokens it is
+
+
+def _ids_after(
+    model: Decoder, tokenizer: Tokenizer | None, words: tuple[Any, ...], x: Float[Array, "t d"], position: int
+) -> tuple[Any, ...]:
+    """The ids of `words`, of which one at least is a text, by the logits at `position`."""
+    if tokenizer is None:
+        raise JaxlinError(
+            f"Target: expected a token id; found {quoted(words[0] if len(words) == 1 else words)}. "
+            "Give tokenizer.to_single_token of a word, or tokenizer= where that is taken."
+        )
+    logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[position]))
+    ids = ids_of_words(tokenizer, words, logits)
+    if len(ids) == 2 and ids[0] == ids[1]:
+        raise JaxlinError(f"Target: expected two different words; found {quoted(tokenizer.token(ids[0]))} for both.")
+    return ids
+
+
+def _checked(model: Decoder, target: Any, dtype: Any) -> ResolvedTarget:
+    """`target` as an array of checked values; within a transform, where it has none, of a checked shape."""
+    traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(target))
+    array: Any = jnp.asarray(target) if traced else np.asarray(target)
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.ndim:
+        features = model.config.hidden_size
+        if array.shape != (features,):
+            raise JaxlinError(f"Target: expected a direction of shape ({features},); found {array.shape}.")
+        if not traced and not np.isfinite(array).all():
+            raise JaxlinError("Target: expected a direction of finite numbers; found NaN or infinity.")
+        return jnp.asarray(array, dtype)
+    if array.dtype.kind not in "iu" or array.shape not in ((), (2,)):
+        description = f"{array.dtype} of shape {array.shape}" if array.size > 2 else quoted(target)
+        raise JaxlinError(
+            f"Target: expected a token id, a pair of them, or a direction of floats; found {description}. "
+            "tokenizer.to_single_token gives the id of a word."
+        )
+    if traced:
+        return array
+    vocab, ids = model.config.vocab_size, array.reshape(-1)
+    if (ids < 0).any() or (ids >= vocab).any():
+        raise JaxlinError(f"Target: expected token ids in 0..{vocab - 1}; found {quoted(target)}.")
+    if len(set(ids.tolist())) < len(ids):
+        raise JaxlinError(f"Target: expected two different tokens; found {ids[0]} twice.")
+    return jnp.asarray(array)

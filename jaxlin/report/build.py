@@ -15,7 +15,7 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.linalg.triplets import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
-from jaxlin.linearize.targets import Target, spelled
+from jaxlin.linearize.targets import Target, ids_of_words
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.sites import is_whole
@@ -79,7 +79,7 @@ def explain(
     likeliest = np.argsort(-logits)[:top]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     asked = int(likeliest[0]) if target is None else target
-    read = spelled(tokenizer, (asked,) if over is None else (asked, over), logits)
+    read = ids_of_words(tokenizer, (asked,) if over is None else (asked, over), logits)
     if over is not None and read[0] == read[1]:
         raise JaxlinError(
             f"Over: expected another word than the target; found {quoted(tokenizer.token(read[0]))} for both."

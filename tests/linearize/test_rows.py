@@ -15,7 +15,7 @@ import pytest
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_lock
 from jaxlin.linearize import rows
-from jaxlin.linearize.rows import default_block, dense, sizes
+from jaxlin.linearize.rows import default_block, dense_from_rows, sizes
 
 MATRIX = jax.random.normal(jax.random.key(0), (10, 3, 4))
 
@@ -30,7 +30,7 @@ def write(out: Path | None, *, block: int = 3, stop_after: int | None = None, id
             raise KeyboardInterrupt
         return jnp.einsum("bd,dte->bte", u, MATRIX)
 
-    found = dense(pull, MATRIX.shape, MATRIX.dtype, block=block, out=out, identity=identity, progress=False)
+    found = dense_from_rows(pull, MATRIX.shape, MATRIX.dtype, block=block, out=out, identity=identity, progress=False)
     return found
 
 
