@@ -45,7 +45,7 @@ class Floor:
 
 
 def square_product(side: int, algorithm: str = "highest") -> Callable[[], Any]:
-    """A product of a large random matrix with itself, multiplied as `jaxlin.nn.precision.told` says."""
+    """A product of a large random matrix with itself, multiplied as `jaxlin.nn.precision.matmul_precision` says."""
     square = jax.random.normal(jax.random.key(0), (side, side))
     multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=algorithm))
     multiply(square).block_until_ready()

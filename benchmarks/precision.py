@@ -11,7 +11,7 @@ import jaxlin
 from benchmarks.floor import map_products, nbytes, square_product
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, Setting
-from jaxlin.nn.precision import PRECISIONS, Precision, told
+from jaxlin.nn.precision import PRECISIONS, Precision, matmul_precision
 
 
 def measure(setting: Setting) -> Iterator[Finding]:
@@ -31,7 +31,7 @@ def measure_map(
     """
     alike: dict[str, list[Precision]] = {}
     for precision in PRECISIONS:
-        alike.setdefault(told(precision, model.dtype), []).append(precision)
+        alike.setdefault(matmul_precision(precision, model.dtype), []).append(precision)
     calls, residuals = {}, {}
     for algorithm, names in alike.items():
         clock.say(f"the map in precision {names[0]}")
@@ -49,7 +49,7 @@ def measure_map(
             floor=dataclasses.replace(floor, rate=rate),
             figures={"residual": residuals[algorithm], "products a second": rate},
         )
-    yield Ratio("precision, residual", size, residuals[told(model.precision, model.dtype)])
+    yield Ratio("precision, residual", size, residuals[matmul_precision(model.precision, model.dtype)])
 
 
 def _in_precision(model: jaxlin.Decoder, precision: Precision) -> jaxlin.Decoder:

@@ -38,7 +38,7 @@ from benchmarks.results import Ratio, Row, commit, document
 from benchmarks.setting import Clock, Setting
 from jaxlin.common.errors import JaxlinError
 from jaxlin.loading.plan import memory_plan
-from jaxlin.nn.precision import PRECISIONS, TOLD
+from jaxlin.nn.precision import MATMUL_PRECISIONS, PRECISIONS
 from jaxlin.quantized import FourBit
 
 SLACK = 0.25
@@ -263,7 +263,9 @@ def test_gpu_tasks_of_two_shapes_in_four_bits() -> None:
 
 
 def test_precisions_that_a_device_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TOLD, "cpu", {"high": "BF16_BF16_F32_X3", "fast": "default", "BF16_BF16_F32_X3": "high"})
+    monkeypatch.setitem(
+        MATMUL_PRECISIONS, "cpu", {"high": "BF16_BF16_F32_X3", "fast": "default", "BF16_BF16_F32_X3": "high"}
+    )
     with Setting(runs=2, side=64) as setting:
         findings = list(precision.measure_map(setting, setting.model, setting.x(4), {"tokens": 4}))
     rows = [each for each in findings if isinstance(each, Row)]

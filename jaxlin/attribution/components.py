@@ -118,7 +118,7 @@ def _written(
         replacements: dict[str, Any] = {InnerSite.HEADS: placed(heads), InnerSite.NEURONS: placed(neurons)}
         return Context(Replay(factors), Hooks(replacements=replacements))
 
-    def keep(ctx: Context) -> Any:
+    def collect(ctx: Context) -> Any:
         return ctx.hooks.values["attn_out"][position], ctx.hooks.values["mlp_out"][position]
 
-    return model.scan(stream, make_context, (held.layers, heads, neurons), keep=keep)[1]
+    return model.scan(stream, make_context, (held.layers, heads, neurons), collect=collect)[1]

@@ -45,7 +45,7 @@ def sources(
 
         return Context(Replay(factors), Hooks(readers={InnerSite.VALUES: pulled}))
 
-    def keep(ctx: Context) -> Float[Array, "h t"]:
+    def collect(ctx: Context) -> Float[Array, "h t"]:
         return ctx.hooks.values[InnerSite.PATTERN].row(position) * ctx.hooks.values[InnerSite.VALUES]
 
-    return model.scan(x, make_context, (frozen.layers, slopes), keep=keep)[1]
+    return model.scan(x, make_context, (frozen.layers, slopes), collect=collect)[1]

@@ -25,7 +25,7 @@ from jaxlin.linearize.targets import Target, Words, resolve_target, target_direc
 from jaxlin.nn.attention import OutputProjection
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
-from jaxlin.nn.sites import InnerSite, SiteError, is_whole
+from jaxlin.nn.sites import InnerSite, SiteError, is_integer
 from jaxlin.tokenizer import Tokenizer
 
 
@@ -110,7 +110,7 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
     shape = (config.num_hidden_layers, config.num_attention_heads)
     remains = np.ones(shape, bool)
     for pair in heads:
-        is_pair = isinstance(pair, tuple) and len(pair) == 2 and all(map(is_whole, pair))
+        is_pair = isinstance(pair, tuple) and len(pair) == 2 and all(map(is_integer, pair))
         if not is_pair or any(not -n <= i < n for i, n in zip(pair, shape, strict=True)):
             raise SiteError(
                 f"Heads: expected pairs of a layer below {shape[0]} and a head below {shape[1]}; found {quoted(pair)}."

@@ -28,7 +28,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
-from jaxlin.nn.sites import Kind, known_kinds
+from jaxlin.nn.sites import Kind, checked_kinds
 from jaxlin.tokenizer import Tokenizer
 
 
@@ -99,7 +99,7 @@ def activation_patching(
     check_model(model)
     for prompt in (x, other):
         model.check_embeddings(prompt)
-    known_kinds((kind,), model.sites)
+    checked_kinds((kind,), model.sites)
     if x.shape != other.shape:
         raise JaxlinError(f"Patching: expected prompts of as many tokens; found {x.shape[0]} and {other.shape[0]}.")
     x, other = (prompt_up_to(model, prompt, position) for prompt in (x, other))

@@ -37,7 +37,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.sites import is_whole
+from jaxlin.nn.sites import is_integer
 
 MIN_PROMPTS = 10
 """The number of prompts before which a `tolerance` does not end a fit."""
@@ -90,9 +90,9 @@ def fit(
     if not frozen and rule is not None:
         raise JaxlinError("Fit: a rule says which factors are frozen; give frozen=True with it.")
     for name, number, least in (("skip_first", skip_first, 0), ("max_seq_len", max_seq_len, skip_first + 2)):
-        if not is_whole(number) or number < least:
+        if not is_integer(number) or number < least:
             raise JaxlinError(f"Fit, {name}: expected an integer of at least {least}; found {quoted(number)}.")
-    if dim_batch is not None and (not is_whole(dim_batch) or dim_batch < 1):
+    if dim_batch is not None and (not is_integer(dim_batch) or dim_batch < 1):
         raise JaxlinError(f"Fit, dim_batch: expected at least 1 row; found {quoted(dim_batch)}.")
     if tolerance is not None and not (is_number(tolerance) and tolerance >= 0):
         raise JaxlinError(f"Fit, tolerance: expected a number of at least 0; found {quoted(tolerance)}.")
@@ -145,7 +145,7 @@ def _layer_indices(source_layers: Sequence[int] | None, depth: int) -> tuple[int
     if source_layers is None:
         return tuple(range(depth - 1))
     layers = list(source_layers)
-    if not len(layers) or not all(is_whole(each) and -depth <= each < depth - 1 and each != -1 for each in layers):
+    if not len(layers) or not all(is_integer(each) and -depth <= each < depth - 1 and each != -1 for each in layers):
         raise JaxlinError(f"Fit, source_layers: expected some of 0..{depth - 2}; found {quoted(layers)}.")
     return tuple(sorted({int(layer) % depth for layer in layers}))
 

@@ -17,7 +17,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.layers import HIGHEST
-from jaxlin.nn.sites import is_whole, position_in
+from jaxlin.nn.sites import is_integer, position_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -73,10 +73,10 @@ def read(
     check_model(model)
     model.check_embeddings(x)
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
-    if not is_whole(k) or not 1 <= k <= vocab:
+    if not is_integer(k) or not 1 <= k <= vocab:
         raise JaxlinError(f"Read: expected a number of tokens in 1..{vocab}; found {quoted(k)}.")
     chosen = _listed(tokens)
-    if unknown := [token for token in chosen if not is_whole(token) or not 0 <= token < vocab]:
+    if unknown := [token for token in chosen if not is_integer(token) or not 0 <= token < vocab]:
         raise JaxlinError(f"Read: expected token ids in 0..{vocab - 1}; found {quoted(unknown[0])}.")
     asked = range(len(x)) if positions is None else _listed(positions)
     at = tuple(position_in(len(x), position) for position in asked)
@@ -117,7 +117,7 @@ def _read(
     layers: tuple[int, ...],
     k: int,
 ) -> tuple[Int[Array, "n p k"], Float[Array, "n p k"], Int[Array, "n p m"]]:
-    _, streams = model.scan(x, lambda _: Context(), keep=lambda ctx: ctx.hooks.values["resid_post"][positions])
+    _, streams = model.scan(x, lambda _: Context(), collect=lambda ctx: ctx.hooks.values["resid_post"][positions])
     read = streams[np.asarray(layers)]
     if maps is not None:
         moved = jnp.einsum("lde,lpe->lpd", maps, read[: len(maps)], precision=HIGHEST)

@@ -11,7 +11,7 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.backward import pull_back, stream_direction
 from jaxlin.linearize.frozen import FrozenFactors, check_frozen
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.sites import known_kinds, position_in
+from jaxlin.nn.sites import checked_kinds, position_in
 
 
 def sweep(
@@ -42,7 +42,7 @@ def sweep(
         JaxlinError: no frozen factors, or directions of another width.
     """
     check_frozen(frozen)
-    kinds, at = known_kinds(kinds, model.sites), position_in(frozen.tokens, position)
+    kinds, at = checked_kinds(kinds, model.sites), position_in(frozen.tokens, position)
     d = model.config.hidden_size
     if u.shape[-1:] != (d,):
         raise JaxlinError(f"Sweep: expected directions of shape (..., {d}); found {u.shape}.")
@@ -78,7 +78,7 @@ def layer_maps(
     """
     check_frozen(frozen)
     d = model.config.hidden_size
-    count, kinds = d if block is None else block, known_kinds(kinds, model.sites)
+    count, kinds = d if block is None else block, checked_kinds(kinds, model.sites)
     at = position_in(frozen.tokens, position)
     if count < 1:
         raise JaxlinError(f"Block: expected at least 1 row; found {block}.")

@@ -18,7 +18,7 @@ from jaxlin.nn.freeze_modes import Record, RematFactors, Replay
 from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.patterns import first_tokens
-from jaxlin.nn.sites import Place, Site, ends, known_kinds
+from jaxlin.nn.sites import Place, Site, checked_kinds, ends
 
 
 @jax.tree_util.register_dataclass
@@ -115,12 +115,12 @@ def record(
     model.check_embeddings(x)
     chosen = rule_of(model, rule)
 
-    def keep(ctx: Context) -> Any:
-        sites = {kind: ctx.hooks.values[kind] for kind in known_kinds(kinds, tuple(ctx.hooks.values))}
+    def collect(ctx: Context) -> Any:
+        sites = {kind: ctx.hooks.values[kind] for kind in checked_kinds(kinds, tuple(ctx.hooks.values))}
         held = ctx.hooks.values["resid_pre"] if remat else ctx.mode.factors
         return held, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 
-    stream, (factors, sites) = model.scan(x, lambda _: Context(Record(chosen)), keep=keep)
+    stream, (factors, sites) = model.scan(x, lambda _: Context(Record(chosen)), collect=collect)
     if remat:
         factors = RematFactors(factors, biases_of(model.layers), chosen)
     last = Record(chosen)

@@ -30,7 +30,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
 from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.sharding import mesh_of, rows_over, spread
+from jaxlin.nn.sharding import mesh_of, row_parts, spread_rows
 from jaxlin.nn.sites import Place
 
 CHECKS = 32
@@ -106,18 +106,18 @@ class LocalMap:
     def matvec(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
         """$J v$ for each `v` on the leading axes."""
         v, batch = self._shaped(v, self.shape[1:])
-        return _push(self, spread(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
+        return _push(self, spread_rows(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
 
     def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
         r"""$J^\top u$ for each `u` on the leading axes: the gradient of $u \cdot f$ with every factor held."""
         u, batch = self._shaped(u, self.shape[:1])
-        out = _pull(self, spread(u, mesh_of(self.model)), fold=self._folds(u.shape[0]))
+        out = _pull(self, spread_rows(u, mesh_of(self.model)), fold=self._folds(u.shape[0]))
         return out.reshape(*batch, *self.x.shape)
 
     def _folds(self, rows: int) -> bool:
         """Whether it saves operations to fold MLPs for as many rows, of which every device has a part."""
         d, f = self.model.config.hidden_size, self.model.config.intermediate_size
-        return folding_pays(rows // rows_over(mesh_of(self.model)), d, f)
+        return folding_pays(rows // row_parts(mesh_of(self.model)), d, f)
 
     def _shaped(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
         """`a` with one leading axis, and the axes that it had in its place."""
@@ -208,7 +208,7 @@ class LocalMap:
         the weights.
         """
         (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.frozen.tokens
-        parts = rows_over(mesh_of(self.model))
+        parts = row_parts(mesh_of(self.model))
         if rows * tokens * d * size <= sizes().whole and self._folds(rows):
             return -(-rows // parts) * parts
         return parts * default_block(-(-rows // parts), tokens, max(d, self.model.config.intermediate_size) * size)

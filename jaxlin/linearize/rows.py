@@ -17,8 +17,8 @@ from jaxlin.common.devices import physical_memory
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.rows_file import RowsFile
-from jaxlin.nn.sharding import gathered
-from jaxlin.nn.sites import is_whole
+from jaxlin.nn.sharding import gather
+from jaxlin.nn.sites import is_integer
 
 REPAYING = 512
 """Vectors, of all rows and tokens, for which it pays to read and perhaps unpack a layer's weights."""
@@ -83,7 +83,7 @@ def dense_from_rows(
         JaxlinError: `out` exists, is not a ``.npy`` path, cannot be written, or is begun with something else.
     """
     rows = shape[0]
-    if not is_whole(block) or block < 1:
+    if not is_integer(block) or block < 1:
         raise JaxlinError(f"Block: expected an integer of at least 1 row; found {quoted(block)}.")
     result = _InMemory(rows) if out is None else RowsFile(out, shape, dtype, identity)
     bar = tqdm(total=rows, initial=result.done, unit="row", desc="J", delay=1, disable=None if progress else True)
@@ -93,7 +93,7 @@ def dense_from_rows(
                 count = min(block, rows - start)
                 # One shape for all blocks: past the end the rows of the identity are zero.
                 units = jax.nn.one_hot(jnp.arange(start, start + block), rows, dtype=dtype)
-                result.write(start, gathered(pull(units))[:count])
+                result.write(start, gather(pull(units))[:count])
                 bar.update(count)
         except KeyboardInterrupt as interruption:
             if isinstance(result, RowsFile):

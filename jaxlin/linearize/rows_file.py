@@ -23,7 +23,7 @@ from jaxlin.common.files import (
     write_atomically,
     write_lock,
 )
-from jaxlin.nn.sharding import said_by_first
+from jaxlin.nn.sharding import broadcast_from_first
 
 
 class RowsFile:
@@ -45,9 +45,9 @@ class RowsFile:
                 self._open()
         except Exception:
             self.stack.close()
-            said_by_first(-1)
+            broadcast_from_first(-1)
             raise
-        self.done = said_by_first(self.done)
+        self.done = broadcast_from_first(self.done)
         if self.done < 0:
             raise JaxlinError(f"Output: {out} cannot be written; the error of process 0 says why.")
 
@@ -146,7 +146,7 @@ class RowsFile:
             except OSError as error:
                 raise self._write_error(error) from error
             self.record.unlink(missing_ok=True)
-        said_by_first(self.done)
+        broadcast_from_first(self.done)
         return np.load(self.partial.out, mmap_mode="r")
 
     @property

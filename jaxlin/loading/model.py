@@ -88,7 +88,7 @@ def load(
     port = port if gguf is None else gguf.adapted(port)
     config = dataclasses.replace(port.translate(reader), ignored_config_keys=tuple(ignore_config_keys))
     reader.finish()
-    devices = None if mesh is None else checked_mesh(mesh, config)
+    devices = None if mesh is None else checked_mesh(mesh, config.split_sizes)
     config = with_unembedding(config, tensors, port, reader.peek("architectures"), checkpoint.source)
 
     def build(dtype: str) -> Decoder:

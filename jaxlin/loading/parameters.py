@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxlin.checkpoint.safetensors import FLOATS
 from jaxlin.common.errors import CheckpointError
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.sharding import Placed, sharding_of
+from jaxlin.nn.sharding import ShardedArray, sharding_of
 from jaxlin.porting.port import Port
 from jaxlin.quantized import BFloat16, MixedStack, PackedMatrix
 from jaxlin.quantized.mixed import StackPlaces, common_dtype
@@ -166,7 +166,7 @@ def _stacked(name: str, stored: Callable[[int], Any], shape: tuple[int, ...], me
         vectors = list(map(stored, range(shape[0])))
         stack = _placed(name, shape, common_dtype(vector.dtype for vector in vectors), mesh)
         for layer, vector in enumerate(vectors):
-            stack.take(vector, layer)
+            stack.write(vector, layer)
         return stack.array()
     places, stacks = StackPlaces(), []
     for layer in range(shape[0]):
@@ -177,7 +177,7 @@ def _stacked(name: str, stored: Callable[[int], Any], shape: tuple[int, ...], me
             # There is room for all layers that may follow, of which only what is written takes memory.
             stacks.append([_placed(name, (shape[0] - layer, *array.shape), array.dtype, mesh) for array in arrays])
         for placed, array in zip(stacks[index], arrays, strict=True):
-            placed.take(array, place)
+            placed.write(array, place)
     matrices = tuple(
         structure.unflatten(placed.array(places.counts[i]) for placed in stacks[i])
         for i, (structure, _) in enumerate(places.signatures)
@@ -191,9 +191,9 @@ def _stacked(name: str, stored: Callable[[int], Any], shape: tuple[int, ...], me
 def _unstacked(name: str, part: Any, mesh: Mesh | None) -> jax.Array:
     """The values of an array without a leading axis of layers."""
     placed = _placed(name, part.shape, part.dtype, mesh)
-    placed.take(part)
+    placed.write(part)
     return placed.array()
 
 
-def _placed(name: str, shape: tuple[int, ...], dtype: Any, mesh: Mesh | None) -> Placed:
-    return Placed(sharding_of(mesh, name, shape), shape, dtype)
+def _placed(name: str, shape: tuple[int, ...], dtype: Any, mesh: Mesh | None) -> ShardedArray:
+    return ShardedArray(sharding_of(mesh, name, shape), shape, dtype)

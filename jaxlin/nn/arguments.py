@@ -1,4 +1,4 @@
-"""Arguments that are in each other's place: said before they fail deep within."""
+"""Checks that the model and the tokenizer were passed in their places, before anything is computed."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from jaxlin.nn.decoder import Decoder
 
 
 def check_model(model: Any) -> None:
-    """Refuse a first argument that is no model.
+    """Refuse a first argument that is not a model.
 
     Raises:
-        JaxlinError: saying what it is.
+        JaxlinError: `model` is something else.
     """
     if not isinstance(model, Decoder):
         raise JaxlinError(
@@ -19,10 +19,10 @@ def check_model(model: Any) -> None:
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse what is no tokenizer in the place of one; None stands for none.
+    """Refuse anything but a tokenizer, or None where there is none.
 
     Raises:
-        JaxlinError: saying what it is.
+        JaxlinError: `tokenizer` is something else.
     """
     if tokenizer is not None and not (hasattr(tokenizer, "encode") and hasattr(tokenizer, "decode")):
         raise JaxlinError(

@@ -13,7 +13,7 @@ def has_biases(model: object) -> bool:
 
 
 def without_biases(model: M) -> M:
-    """`model` with nothing added anywhere: held, it is linear where the whole model is affine."""
+    """`model` without its additive biases: with them the frozen model is affine, without them linear."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: None if _is_bias(path) else leaf, model)
 
 

@@ -1,4 +1,4 @@
-"""`Config`: what a decoder is, in numbers."""
+"""`Config`: the sizes and numbers that define a decoder."""
 
 from dataclasses import dataclass, field
 
@@ -17,11 +17,11 @@ class Config:
         num_attention_heads: query heads.
         num_key_value_heads: key-value heads.
         head_dim: features of a head.
-        norm_eps: what is added under the root of a norm.
+        norm_eps: the number added under the root of a norm.
         hidden_act: a key of `jaxlin.nn.layers.SLOPES`.
         max_position_embeddings: the longest prompt; None where the model sets no limit.
         tie_word_embeddings: whether the unembedding is the embedding matrix. A config.json claims it; of a loaded model
-            it is what the file holds, see `jaxlin.loading.unembedding`.
+            it says what the checkpoint has, see `jaxlin.loading.unembedding`.
         ropes: the rotary frequencies of each layer.
         windows: how many tokens a query of each layer sees, itself included; None for all.
         final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.
@@ -45,3 +45,9 @@ class Config:
     final_logit_softcapping: float | None = None
     has_unembedding: bool = True
     ignored_config_keys: tuple[str, ...] = ()
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """The sizes that the mesh axis ``"model"`` must divide, by name: see `jaxlin.nn.sharding`."""
+        names = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+        return {name: getattr(self, name) for name in names}

@@ -24,8 +24,8 @@ from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.freeze_modes import Detach, Plain
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.modules import Embedding, Unembedding, value
-from jaxlin.nn.precision import Precision, told
+from jaxlin.nn.modules import Embedding, Unembedding, parameter_value
+from jaxlin.nn.precision import Precision, matmul_precision
 from jaxlin.nn.schedule import Schedule
 from jaxlin.quantized.mixed import layer_of, split_for_scan
 
@@ -34,7 +34,7 @@ UNLIMITED = np.iinfo(np.int32).max
 
 
 class PromptError(JaxlinError):
-    """A prompt that the model cannot take."""
+    """A prompt that does not fit the model."""
 
 
 class Decoder(nnx.Module):
@@ -48,7 +48,7 @@ class Decoder(nnx.Module):
         linearize: whether nonlinear factors are constants to differentiation, static: see `jaxlin.load`.
         rule: the freeze rule of gated MLPs, static.
         precision: how float32 matrices are multiplied, static.
-        dtype: what is computed in, static.
+        dtype: the dtype of activations, static.
     """
 
     Block: ClassVar[Any]
@@ -93,11 +93,11 @@ class Decoder(nnx.Module):
         Raises:
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
         """
-        known = ids if isinstance(ids, jax.core.Tracer) else self.check_ids(ids)
-        return self.embed_tokens.weight[jnp.asarray(known)].astype(self.dtype)
+        checked = ids if isinstance(ids, jax.core.Tracer) else self.check_ids(ids)
+        return self.embed_tokens.weight[jnp.asarray(checked)].astype(self.dtype)
 
     def check_ids(self, ids: Any) -> np.ndarray:
-        """`ids` as an array, if they are a prompt.
+        """Return `ids` as an array if they are a prompt.
 
         Raises:
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
@@ -112,10 +112,10 @@ class Decoder(nnx.Module):
         if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
             raise PromptError(f"Prompt: expected a list of one token id or more; found shape {ids.shape}, {ids.dtype}.")
         if ids.min() < 0 or ids.max() >= config.vocab_size:
-            found = int(ids.min() if ids.min() < 0 else ids.max())
+            unknown = int(ids.min() if ids.min() < 0 else ids.max())
             raise PromptError(
                 f"Prompt: expected token ids in 0..{config.vocab_size - 1}, those the model has embeddings for; "
-                f"found {found}. A tokenizer may have more, as of images or of a fine-tune: leave its token out."
+                f"found {unknown}. A tokenizer may have more, as of images or of a fine-tune: leave its token out."
             )
         if config.max_position_embeddings is not None and ids.size > config.max_position_embeddings:
             raise PromptError(
@@ -125,7 +125,7 @@ class Decoder(nnx.Module):
         return ids
 
     def check_embeddings(self, x: Any) -> None:
-        """Refuse what is no embeddings of one token or more, and numbers that would spoil all that follow from them.
+        """Refuse anything but embeddings of one token or more, of finite numbers in a dtype that is wide enough.
 
         Raises:
             PromptError: `x` is not of shape ``[t, d]``, its dtype is narrower than what the model computes in, or,
@@ -133,9 +133,9 @@ class Decoder(nnx.Module):
         """
         shape, d = getattr(x, "shape", None), self.config.hidden_size
         if shape is None or len(shape) != 2 or shape[0] == 0 or shape[1] != d:
-            found = f"a {type(x).__name__}" if shape is None else f"shape {tuple(shape)}"
+            received = f"a {type(x).__name__}" if shape is None else f"shape {tuple(shape)}"
             raise PromptError(
-                f"Embeddings: expected shape (t, {d}), one token or more, as model.embed(ids) gives; found {found}."
+                f"Embeddings: expected shape (t, {d}), one token or more, as model.embed(ids) gives; found {received}."
             )
         if not jnp.issubdtype(getattr(x, "dtype", object), jnp.floating):
             raise PromptError(f"Embeddings: expected floats, as model.embed(ids) gives; found {x.dtype}.")
@@ -178,20 +178,20 @@ class Decoder(nnx.Module):
         """
         head = self.unembedding
         weight = (self.embed_tokens.weight if head.weight is None else head.weight)[... if ids is None else ids]
-        bias = value(head.bias)
+        bias = parameter_value(head.bias)
         if ids is not None and bias is not None:
             bias = bias[ids]
-        with self.products():
+        with self.at_precision():
             logits = layers.affine(h, weight, bias)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else layers.softcap(logits, cap, ctx or Context())
 
     @property
     def unembedding(self) -> Unembedding:
-        """What gives the logits.
+        """The matrix and the bias that give the logits.
 
         Raises:
-            UnembeddingError: the checkpoint has none.
+            UnembeddingError: the checkpoint has no unembedding.
         """
         if self.lm_head is None:
             raise UnembeddingError(
@@ -210,7 +210,7 @@ class Decoder(nnx.Module):
         schedule: Schedule | None = None,
         start: int = 0,
         stop: int | None = None,
-        keep: Callable[[Context], Any] = lambda ctx: None,
+        collect: Callable[[Context], Any] = lambda ctx: None,
     ) -> tuple[Float[Array, "t *b d"], Any]:
         """`x` through the blocks from `start` to before `stop`.
 
@@ -221,40 +221,40 @@ class Decoder(nnx.Module):
             schedule: of all layers, stacked; that of a prompt of these tokens unless given.
             start: the first block.
             stop: the block after the last; None for all.
-            keep: what is returned of the context of a block that has run, stacked over the blocks.
+            collect: what is returned of the context of a block that has run, stacked over the blocks.
         """
         depth = self.config.num_hidden_layers
         stop = depth if stop is None else stop
-        whole = (start, stop) == (0, depth)
+        all_layers = (start, stop) == (0, depth)
         stack = (self.layers, self.schedule(x.shape[0]) if schedule is None else schedule, rows)
-        riding, layer = split_for_scan(stack)
+        scanned, layer = split_for_scan(stack)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def body(x: Array, row: Any) -> tuple[Array, Any]:
-            # A slice of the stack would be a second copy of the weights; an index, taken here, is not.
-            block, own_schedule, own_row = layer(row) if whole else layer_of(stack, row)
+            # To slice the stack before the scan would copy the weights of these layers; to index it here does not.
+            block, own_schedule, own_row = layer(row) if all_layers else layer_of(stack, row)
             ctx = make_context(own_row)
             ctx.enter(block, own_schedule)
-            return block(x, own_schedule, ctx), keep(ctx)
+            return block(x, own_schedule, ctx), collect(ctx)
 
-        with self.products():
-            return jax.lax.scan(body, x, riding if whole else jnp.arange(start, stop))
+        with self.at_precision():
+            return jax.lax.scan(body, x, scanned if all_layers else jnp.arange(start, stop))
 
     def block(self, layer: int | Int[Array, ""], x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b d"]:
         """`x` through one block."""
         block, schedule = layer_of((self.layers, self.schedule(x.shape[0])), layer)
-        with self.products():
+        with self.at_precision():
             ctx.enter(block, schedule)
             return block(x, schedule, ctx)
 
-    def products(self) -> contextlib.AbstractContextManager[Any]:
-        """Within it, `jaxlin.nn.layers.product` is as precise as this model says."""
-        return jax.default_matmul_precision(told(self.precision, self.dtype))
+    def at_precision(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which `jaxlin.nn.layers.product` has the precision of this model."""
+        return jax.default_matmul_precision(matmul_precision(self.precision, self.dtype))
 
     def same_frequencies(self, tokens: int, others: int) -> bool:
-        """Whether prompts of both lengths are rotated alike: some kinds of rope depend on the length."""
+        """Whether prompts of both lengths have the same rotary frequencies: of some ropes they depend on the length."""
         pairs = [(rope.frequencies(tokens), rope.frequencies(others)) for rope in self.config.ropes]
-        return all(np.array_equal(a, b) and scale == other for (a, scale), (b, other) in pairs)
+        return all(np.array_equal(a, b) and a_scale == b_scale for (a, a_scale), (b, b_scale) in pairs)
 
     def schedule(self, tokens: int) -> Schedule:
         """The schedules of all blocks for a prompt of `tokens`, stacked."""

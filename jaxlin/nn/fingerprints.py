@@ -1,4 +1,4 @@
-"""What tells one model from another: a number of every parameter, from each bit of it."""
+"""Fingerprints of models: a hash of the configuration and of every bit of every parameter."""
 
 import dataclasses
 import hashlib
@@ -10,15 +10,15 @@ from jaxtyping import Array, UInt32
 
 from jaxlin.nn.decoder import Decoder
 
-SPREAD = 2_654_435_761
+MULTIPLIER = 2_654_435_761
 """Odd, and far from every power of two: $2^{32}$ over the golden ratio. Source: Knuth, The Art of Computer Programming,
 volume 3, section 6.4."""
 
 
 def fingerprint(model: Decoder) -> str:
-    """A hash of the configuration and of every parameter: where one bit differs, so does the hash.
+    """A hash that differs if one bit of a parameter or one entry of the configuration differs.
 
-    The arithmetic is that of integers, so that it is the same on every device.
+    It is computed with integers, so that every device gives the same.
     """
     digest = hashlib.sha256(repr((type(model).__name__, dataclasses.asdict(model.config))).encode())
     leaves = jax.tree.leaves(model)
@@ -29,7 +29,7 @@ def fingerprint(model: Decoder) -> str:
 
 @jax.jit
 def _sums(leaves: list[Array]) -> UInt32[Array, " n"]:
-    r"""$\sum_i b_i m_i \bmod 2^{32}$ of the bits $b$ of each array: each place has an odd $m_i$ of its own."""
+    r"""$\sum_i b_i m_i \bmod 2^{32}$ over the words $b_i$ of each array, with another odd $m_i$ at each index $i$."""
     return jnp.stack([_sum(leaf) for leaf in leaves])
 
 
@@ -44,4 +44,4 @@ def _sum(leaf: Array) -> UInt32[Array, ""]:
     for axis, stride in enumerate(np.cumprod((1, *bits.shape[:0:-1]), dtype=np.uint64)[::-1]):
         steps = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place = place + steps * jnp.uint32(int(stride) % 2**32)
-    return jnp.sum(bits.astype(jnp.uint32) * (place * jnp.uint32(SPREAD) * 2 + 1), dtype=jnp.uint32)
+    return jnp.sum(bits.astype(jnp.uint32) * (place * jnp.uint32(MULTIPLIER) * 2 + 1), dtype=jnp.uint32)

@@ -1,8 +1,8 @@
 r"""The layers of a decoder, each written as $A(x)\,x$: what is nonlinear goes through `ctx.freeze`, the rest is linear.
 
 Shapes are for one sequence: ``t`` tokens (``s`` for the tokens attended to), ``d`` features, ``h`` query heads, ``n``
-key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch is a `jax.vmap`. What is linear takes
-one between the tokens and the features too, ``*b``: the vectors of a held map are multiplied as they lie.
+key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch is a `jax.vmap`. Linear operations also
+take batch axes ``*b`` between the tokens and the features, so that the vectors of a map need no transposition.
 """
 
 import functools
@@ -16,28 +16,28 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.freeze_rules import branch_factors
 
 HIGHEST = jax.lax.Precision.HIGHEST
-"""float32 products in float32, whatever the device would rather do."""
+"""Products of float32 in float32, also on devices whose default is less."""
 
 
 def product(subscripts: str, *operands: Array) -> Array:
-    """`jnp.einsum` as precise as the model around it says (`jaxlin.nn.precision`), or in full where nothing is said."""
-    said = getattr(jax.config, "jax_default_matmul_precision", None) is not None
-    return jnp.einsum(subscripts, *operands, precision=None if said else HIGHEST)
+    """`jnp.einsum` in the precision of the model that calls it (`jaxlin.nn.precision`), or in full outside of one."""
+    is_set = getattr(jax.config, "jax_default_matmul_precision", None) is not None
+    return jnp.einsum(subscripts, *operands, precision=None if is_set else HIGHEST)
 
 
 def at_least_float32(x: Array) -> Array:
-    """`x` in float32, or as it is when it is wider: float64 must not die on the way."""
+    """`x` in float32, or in its own dtype if that is wider: a cast to float32 would take the digits of float64."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def add_to_stream(x: Float[Array, "t *b d"], update: Float[Array, "u *b d"]) -> Float[Array, "v *b d"]:
-    """`x + update`, at the positions that both have: the last ones, where queries stand when some are asked for."""
+    """`x + update` at the last positions, which both have: attention may have been computed at these alone."""
     positions = min(x.shape[0], update.shape[0])
     return x[-positions:] + update[-positions:]
 
 
 def rows_for(factor: Array, x: Array) -> Array:
-    """The rows of a held `factor` that belong to the positions of `x`, which are the last ones, alike for a batch."""
+    """The rows of a frozen `factor` at the positions of `x`, which are the last ones, the same for a whole batch."""
     rows = factor[-x.shape[0] :]
     return rows.reshape(rows.shape[0], *(1,) * (x.ndim - rows.ndim), *rows.shape[1:])
 
@@ -47,17 +47,17 @@ def affine(
 ) -> Float[Array, "*b o"]:
     r"""$x \mapsto W x + \beta$; the parameters are widened or narrowed to the dtype of `x`."""
     y = product("...i,oi->...o", x, weight.astype(x.dtype))
-    return y if bias is None else y + along_last(bias.astype(x.dtype), y)
+    return y if bias is None else y + broadcast_last(bias.astype(x.dtype), y)
 
 
 def rms_norm(x: Float[Array, "*b d"], weight: Float[Array, " d"], eps: float, ctx: Context) -> Float[Array, "*b d"]:
-    r"""$x \mapsto w \odot x / \sqrt{\overline{x^2} + \epsilon}$; the root is held.
+    r"""$x \mapsto w \odot x / \sqrt{\overline{x^2} + \epsilon}$; the inverse root is frozen.
 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
     wide = at_least_float32(x)
     inv_rms = ctx.freeze("inv_rms", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps))
-    return (wide * rows_for(inv_rms, x)).astype(x.dtype) * along_last(weight.astype(x.dtype), x)
+    return (wide * rows_for(inv_rms, x)).astype(x.dtype) * broadcast_last(weight.astype(x.dtype), x)
 
 
 def layer_norm(
@@ -67,7 +67,7 @@ def layer_norm(
     eps: float,
     ctx: Context,
 ) -> Float[Array, "*b d"]:
-    r"""$x \mapsto w \odot (x - \bar x) / \sqrt{\mathrm{var}(x) + \epsilon} + \beta$; the root is held.
+    r"""$x \mapsto w \odot (x - \bar x) / \sqrt{\mathrm{var}(x) + \epsilon} + \beta$; the inverse root is frozen.
 
     Centring is linear.
 
@@ -78,14 +78,14 @@ def layer_norm(
     inv_std = ctx.freeze("inv_std", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps))
     y = centred * rows_for(inv_std, x)
     if weight is not None:
-        y = y * along_last(weight.astype(y.dtype), y)
+        y = y * broadcast_last(weight.astype(y.dtype), y)
     if bias is not None:
-        y = y + along_last(bias.astype(y.dtype), y)
+        y = y + broadcast_last(bias.astype(y.dtype), y)
     return y.astype(x.dtype)
 
 
 def softcap(z: Float[Array, "*b"], cap: float, ctx: Context) -> Float[Array, "*b"]:
-    r"""$z \mapsto c \tanh(z / c)$ as $z$ times a held ratio, which is 1 at 0."""
+    r"""$z \mapsto c \tanh(z / c)$ as $z$ times a frozen ratio, which is 1 at 0."""
 
     def ratio() -> Array:
         y = z / cap
@@ -98,9 +98,9 @@ def softcap(z: Float[Array, "*b"], cap: float, ctx: Context) -> Float[Array, "*b
 def rope(
     x: Float[Array, "t h k"], inv_freq: Float[Array, " r"], scale: Float[Array, ""], positions: Int[Array, " t"]
 ) -> Float[Array, "t h k"]:
-    r"""Rotate the first $2r$ features of each head by the angles $p\,\omega_i$, half-split; the others pass.
+    r"""Rotate the first $2r$ features of each head by the angles $p\,\omega_i$; the others stay.
 
-    Feature $i$ is paired with feature $i + r$, as in transformers' `rotate_half`. `scale` multiplies cosine and sine
+    Feature $i$ forms a pair with feature $i + r$, as in transformers' `rotate_half`. `scale` multiplies cosine and sine
     (YaRN's attention factor). Source: Su et al., "RoFormer", 2021.
     """
     r = inv_freq.shape[0]
@@ -123,11 +123,11 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
     "mish": lambda x: jnp.tanh(jax.nn.softplus(x)),
     "tanh": lambda x: jnp.where(x == 0, 1, jnp.tanh(x) / jnp.where(x == 0, 1, x)),
 }
-r"""$\mathrm{act}(x)/x$ of each activation, in closed form: only tanh divides, and treats 0 apart."""
+r"""$\mathrm{act}(x)/x$ of each activation, in closed form; only that of tanh divides, and so treats 0 apart."""
 
 
 def ungated(x: Float[Array, "t *b f"], act: str, ctx: Context) -> Float[Array, "t *b f"]:
-    r"""$\mathrm{act}(x)$ as $x$ times its slope $\mathrm{act}(x) / x$, which is held."""
+    r"""$\mathrm{act}(x)$ as $x$ times its slope $\mathrm{act}(x) / x$, which is frozen."""
     return x * rows_for(ctx.freeze("slope", lambda: SLOPES[act](x)), x)
 
 
@@ -149,6 +149,6 @@ def gated(
     return ctx.reconstruct(lambda: gate() * slope() * up(), linear)
 
 
-def along_last(vector: Float[Array, " d"], like: Array) -> Array:
-    """`vector` with leading axes of one, so that no rank is promoted silently."""
+def broadcast_last(vector: Float[Array, " d"], like: Array) -> Array:
+    """`vector` with leading axes of size one, because JAX may be set to refuse arrays of different ranks."""
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

@@ -27,8 +27,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        """`x` through it."""
-        return layers.affine(x, self.weight[...], value(self.bias))
+        r"""$W x + \beta$."""
+        return layers.affine(x, self.weight[...], parameter_value(self.bias))
 
 
 class Embedding(nnx.Module):
@@ -69,9 +69,9 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b d"], ctx: Context) -> Float[Array, "*b d"]:
         """`x`, normed."""
-        return layers.layer_norm(x, value(self.weight), value(self.bias), self.eps, ctx)
+        return layers.layer_norm(x, parameter_value(self.weight), parameter_value(self.bias), self.eps, ctx)
 
 
-def value(parameter: nnx.Param | None) -> Array | None:
+def parameter_value(parameter: nnx.Param | None) -> Array | None:
     """The value of a parameter that may be absent, or that `jaxlin.nn.biases.without_biases` has emptied."""
     return None if parameter is None else parameter.get_value()

@@ -1,6 +1,6 @@
-r"""How float32 matrices are multiplied: said once, at loading, and meant by every product of a model and its map.
+r"""The precision of products of float32 matrices: chosen once, at loading, for every product of a model and its map.
 
-GPUs and TPUs have units that multiply numbers of 8 or 11 significant bits, and JAX uses them for float32 unless told:
+GPUs and TPUs have units that multiply numbers of 8 or 11 significant bits. JAX uses them for float32 by default, and
 the map is then wrong in its third digit. Each factor may instead be split into several such numbers, and the products
 of the parts added up.
 
@@ -15,7 +15,7 @@ precision             GPU                         TPU                           
 ====================  ==========================  ============================  ====
 
 The last two are named as in `jax.lax.DotAlgorithmPreset`, for GPUs whose bfloat16 units are the fastest by far. Only
-float32 is meant: other dtypes are multiplied as they are.
+float32 is affected: other dtypes are multiplied in their own precision.
 
 On an H200 the dense map of a random model of Llama-3.2-3B's shape at 8 tokens took 1.35 s at a residual of 2.3e-6 in
 ``highest``, 0.71 s at 1.9e-5 in ``high``, 0.26 s at 1.3e-3 in ``fast``, 0.66 s at 8.2e-6 in six and 0.35 s at 3.6e-5 in
@@ -34,7 +34,7 @@ Precision = Literal["highest", "high", "fast", "BF16_BF16_F32_X6", "BF16_BF16_F3
 
 PRECISIONS: tuple[Precision, ...] = ("highest", "high", "fast", "BF16_BF16_F32_X6", "BF16_BF16_F32_X3")
 
-TOLD: dict[str, dict[Precision, str]] = {
+MATMUL_PRECISIONS: dict[str, dict[Precision, str]] = {
     "gpu": {
         "high": "TF32_TF32_F32_X3",
         "fast": "TF32_TF32_F32",
@@ -43,19 +43,19 @@ TOLD: dict[str, dict[Precision, str]] = {
     },
     "tpu": {"high": "high", "fast": "default", "BF16_BF16_F32_X3": "high"},
 }
-"""What `jax.default_matmul_precision` is told; ``"highest"`` where nothing stands here."""
+"""The argument of `jax.default_matmul_precision` on each backend; ``"highest"`` for a precision without an entry."""
 
 
 def checked_precision(precision: str) -> Precision:
-    """`precision`, if there is one of that name.
+    """Return `precision` if it is the name of one.
 
     Raises:
-        JaxlinError: there is none.
+        JaxlinError: no precision has this name.
     """
     return one_of("Precision", precision, PRECISIONS)
 
 
-def told(precision: Precision, dtype: str) -> str:
-    """What `jax.default_matmul_precision` is told for products of `dtype` on the present backend."""
-    backend = TOLD.get(jax.default_backend(), {})
+def matmul_precision(precision: Precision, dtype: str) -> str:
+    """The argument of `jax.default_matmul_precision` for products of `dtype` on the backend in use."""
+    backend = MATMUL_PRECISIONS.get(jax.default_backend(), {})
     return backend.get(precision, "highest") if dtype == "float32" else "highest"

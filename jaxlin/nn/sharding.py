@@ -1,14 +1,16 @@
-"""Meshes: how a model's parameters, and the rows of its map, lie on several devices.
+"""Meshes: how the parameters of a model, and the rows of its map, are laid out on several devices.
 
-A mesh has an axis ``"model"``, over which matrices are split by one table, and may have an axis ``"rows"``, over which
-the vectors that pass a local linear map are spread: the first makes room, the second saves time without any exchange
-between devices. Several processes take part in one mesh as JAX has it (`jax.distributed.initialize`); each holds its
-own parts, and all of them call the same functions. What NumPy gets is whole in each; what a map makes of many vectors
-stays spread, until `jax.experimental.multihost_utils.process_allgather`.
+A mesh has an axis ``"model"``, over which matrices are split as one table says, and may have an axis ``"rows"``, over
+which the vectors that pass through a local linear map are divided. The first makes room; the second saves time and
+needs no exchange between devices. Several processes take part in one mesh as they do in JAX
+(`jax.distributed.initialize`): each holds its own parts, and all of them call the same functions. NumPy arrays are
+complete in each process. The product of a map with many vectors stays divided until
+`jax.experimental.multihost_utils.process_allgather` puts it together.
 """
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -18,66 +20,67 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding,
 
 from jaxlin.common.arrays import aligned_empty
 from jaxlin.common.errors import JaxlinError
-from jaxlin.nn.config import Config
 
-AXIS, ROWS = "model", "rows"
-"""The mesh axis over which matrices are split, and the one over which vectors are spread."""
+MODEL_AXIS, ROWS_AXIS = "model", "rows"
+"""The mesh axis over which matrices are split, and the one over which vectors are divided."""
 
-SPLIT: dict[str, Literal["rows", "columns"]] = {
+SPLITS: dict[str, Literal["rows", "columns"]] = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "fc1"), "rows"),
     **dict.fromkeys(("o_proj", "down_proj", "fc2"), "columns"),
     **dict.fromkeys(("embed_tokens", "lm_head"), "rows"),
 }
-"""How the matrix of each module is split: heads and hidden features lie apart, so that one sum over the devices ends
-attention and one ends the MLP. What is not named is on every device."""
+"""How the matrix of each module is split. Heads and hidden features are divided among the devices, so that attention
+and the MLP each end in one sum over the devices. A parameter that is not named here is on every device."""
 
 
-DIVIDED = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
-"""What the axis ``"model"`` must divide."""
+def mesh_over(devices: int, sizes: Mapping[str, int]) -> Mesh:
+    """A mesh of `devices` of the devices that there are.
 
+    Its axis ``"model"`` is as long as the sizes allow, and its axis ``"rows"`` takes the rest.
 
-def mesh_over(devices: int, config: Config) -> Mesh:
-    """A mesh of `devices` of the devices there are, for a model.
-
-    Its axis ``"model"`` is as long as the heads and hidden features allow, and its axis ``"rows"`` takes the rest.
+    Args:
+        devices: how many.
+        sizes: the sizes of the model that ``"model"`` must divide, by name: `jaxlin.nn.Config.split_sizes`.
 
     Raises:
         JaxlinError: there are fewer devices.
     """
-    there = jax.devices()
-    if not 1 <= devices <= len(there):
+    available = jax.devices()
+    if not 1 <= devices <= len(available):
         raise JaxlinError(
-            f"Devices: expected a number in 1..{len(there)}, the devices there are; found {devices}. On a CPU, "
+            f"Devices: expected a number in 1..{len(available)}, the devices there are; found {devices}. On a CPU, "
             f'jax.config.update("jax_num_cpu_devices", {devices}) makes as many, before anything is computed.'
         )
-    split = math.gcd(devices, *(getattr(config, key) for key in DIVIDED))
+    split = math.gcd(devices, *sizes.values())
     axes = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((devices // split, split), (ROWS, AXIS), axis_types=axes, devices=there[:devices])
+    return jax.make_mesh(
+        (devices // split, split), (ROWS_AXIS, MODEL_AXIS), axis_types=axes, devices=available[:devices]
+    )
 
 
-def checked_mesh(mesh: Mesh | int, config: Config) -> Mesh:
+def checked_mesh(mesh: Mesh | int, sizes: Mapping[str, int]) -> Mesh:
     """`mesh` with axes whose sharding XLA decides, or that of `mesh_over` for a number of devices.
 
     Raises:
-        JaxlinError: no axis ``"model"``, or one that does not divide the heads; an axis that is neither it nor
+        JaxlinError: no axis ``"model"``, or one that does not divide the `sizes`; an axis that is neither it nor
             ``"rows"``; or fewer devices than asked for.
     """
     if isinstance(mesh, int):
-        return mesh_over(mesh, config)
-    if AXIS not in mesh.axis_names or set(mesh.axis_names) - {AXIS, ROWS}:
-        found = ", ".join(map(str, mesh.axis_names))
-        raise JaxlinError(f'Mesh: expected an axis "{AXIS}", and "{ROWS}" or none beside it; found {found}.')
-    size = mesh.shape[AXIS]
-    for key in DIVIDED:
-        if getattr(config, key) % size:
+        return mesh_over(mesh, sizes)
+    if MODEL_AXIS not in mesh.axis_names or set(mesh.axis_names) - {MODEL_AXIS, ROWS_AXIS}:
+        names = ", ".join(map(str, mesh.axis_names))
+        raise JaxlinError(f'Mesh: expected an axis "{MODEL_AXIS}", and "{ROWS_AXIS}" or none beside it; found {names}.')
+    length = mesh.shape[MODEL_AXIS]
+    for name, size in sizes.items():
+        if size % length:
             raise JaxlinError(
-                f'Mesh: expected an axis "{AXIS}" whose size divides {key} = {getattr(config, key)}; found {size}.'
+                f'Mesh: expected an axis "{MODEL_AXIS}" whose size divides {name} = {size}; found {length}.'
             )
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
 
 
 def sharding_of(mesh: Mesh | None, name: str, shape: tuple[int, ...]) -> Sharding:
-    """Where an array lies that is a parameter, or a part of a packed one.
+    """The sharding of an array that is a parameter, or a part of a packed one.
 
     Args:
         mesh: None for the default device.
@@ -86,56 +89,56 @@ def sharding_of(mesh: Mesh | None, name: str, shape: tuple[int, ...]) -> Shardin
     """
     if mesh is None:
         return SingleDeviceSharding(jax.devices()[0])
-    how = next((SPLIT[part] for part in name.split(".") if part in SPLIT), None)
+    split = next((SPLITS[part] for part in name.split(".") if part in SPLITS), None)
     first = int(name.startswith("layers."))
-    axis = {"rows": first, "columns": first + 1, None: len(shape)}[how]
-    if axis >= len(shape) or shape[axis] % mesh.shape[AXIS]:
+    axis = {"rows": first, "columns": first + 1, None: len(shape)}[split]
+    if axis >= len(shape) or shape[axis] % mesh.shape[MODEL_AXIS]:
         return NamedSharding(mesh, PartitionSpec())
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, MODEL_AXIS))
 
 
 def mesh_of(model: Any) -> Mesh | None:
-    """The mesh that a model was loaded to; None if there is none, and within a transform, which knows no places."""
+    """The mesh that a model was loaded to; None if there is none, or within a transform, where arrays have no place."""
     parameter = jax.tree.leaves(model)[0]
     sharding = None if isinstance(parameter, jax.core.Tracer) else getattr(parameter, "sharding", None)
     return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
 
 
-def rows_over(mesh: Mesh | None) -> int:
-    """Over how many parts of a mesh vectors are spread."""
-    return 1 if mesh is None else mesh.shape.get(ROWS, 1)
+def row_parts(mesh: Mesh | None) -> int:
+    """Into how many parts a mesh divides vectors."""
+    return 1 if mesh is None else mesh.shape.get(ROWS_AXIS, 1)
 
 
-def spread(u: Any, mesh: Mesh | None) -> Any:
-    """Vectors, ``[b, ...]``, in their places on a mesh; on each device all of them where `b` cannot be divided."""
+def spread_rows(u: Any, mesh: Mesh | None) -> Any:
+    """Vectors, ``[b, ...]``, divided over a mesh; every device has all of them where `b` cannot be divided."""
     if mesh is None or isinstance(u, jax.core.Tracer):
         return u
-    parts = rows_over(mesh)
-    spec = PartitionSpec(ROWS) if parts > 1 and u.shape[0] % parts == 0 else PartitionSpec()
+    parts = row_parts(mesh)
+    spec = PartitionSpec(ROWS_AXIS) if parts > 1 and u.shape[0] % parts == 0 else PartitionSpec()
     values = np.asarray(u)
     return jax.make_array_from_callback(values.shape, NamedSharding(mesh, spec), lambda index: values[index])
 
 
-def gathered(a: jax.Array) -> jax.Array:
-    """`a`, whole in every process; within a transform, which knows no places, as it is."""
+def gather(a: jax.Array) -> jax.Array:
+    """`a`, complete in every process; within a transform, where arrays have no place, `a` itself."""
     if isinstance(a, jax.core.Tracer) or a.is_fully_addressable or a.is_fully_replicated:
         return a
     assert isinstance(a.sharding, NamedSharding)
-    return _gather(a.sharding.mesh)(a)
+    return _replicate(a.sharding.mesh)(a)
 
 
-def on_host(a: Any) -> np.ndarray:
-    """`a` as an array of NumPy, whole in every process."""
-    return np.asarray(gathered(a) if isinstance(a, jax.Array) else a)
+def to_numpy(a: Any) -> np.ndarray:
+    """`a` as an array of NumPy, complete in every process."""
+    return np.asarray(gather(a) if isinstance(a, jax.Array) else a)
 
 
 @functools.cache
-def _gather(mesh: Any) -> Any:
+def _replicate(mesh: Any) -> Any:
     return jax.jit(lambda a: a, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def said_by_first(number: int) -> int:
-    """The `number` of the first process, in every process, once all of them have called this."""
+def broadcast_from_first(number: int) -> int:
+    """The `number` of the first process, in every process; it returns once all processes have called it."""
     if jax.process_count() == 1:
         return number
     from jax.experimental import multihost_utils
@@ -143,10 +146,10 @@ def said_by_first(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-class Placed:
-    """An array that is put, whole or layer by layer, into the parts that the present process's devices hold.
+class ShardedArray:
+    """An array that is written, at once or layer by layer, into the parts that this process's devices hold.
 
-    No more is in memory at a time than the parts and the rows at hand.
+    At any time only these parts and the rows that are being written are in memory.
     """
 
     def __init__(self, sharding: Sharding, shape: tuple[int, ...], dtype: Any) -> None:
@@ -156,14 +159,14 @@ class Placed:
         }
         self._parts: dict[str, np.ndarray] = {}
 
-    def take(self, value: Any, layer: int | None = None) -> None:
-        """The parts of the array, or of one layer of the stack, whose rows ``value[rows]`` gives."""
-        rows, found = None, None
+    def write(self, value: Any, layer: int | None = None) -> None:
+        """Store the parts of the array, or of one layer of the stack, whose rows ``value[rows]`` gives."""
+        rows, block = None, None
         for key, index in {str(index): index for index in self._devices.values()}.items():
-            wanted = index if layer is None else index[1:]
-            if wanted and wanted[0] != rows:
-                rows, found = wanted[0], value[wanted[0]]
-            part = value if found is None else found[(slice(None), *wanted[1:])]
+            part_index = index if layer is None else index[1:]
+            if part_index and part_index[0] != rows:
+                rows, block = part_index[0], value[part_index[0]]
+            part = value if block is None else block[(slice(None), *part_index[1:])]
             if layer is None:
                 self._parts[key] = np.ascontiguousarray(part).reshape(np.shape(part))
             else:
@@ -172,7 +175,7 @@ class Placed:
                 self._parts[key][layer] = part
 
     def array(self, layers: int | None = None) -> jax.Array:
-        """The array, on its devices; of a stack perhaps only the first `layers`, where no others were put."""
+        """The array, on its devices; of a stack only the first `layers`, if no others were written."""
         parts = [
             jax.device_put(
                 self._parts[str(index)][:layers] if self.shape else self._parts[str(index)], device, may_alias=True

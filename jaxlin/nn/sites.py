@@ -1,4 +1,4 @@
-"""Sites: named places on the residual stream, as users write them and as the scan over blocks needs them."""
+"""Sites: named values on the way through a model, as users write them and as the scan over blocks needs them."""
 
 import operator
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Place:
 
     @property
     def is_cut(self) -> bool:
-        """Whether everything that reaches the output passes here: true of the stream, not of what is added to it."""
+        """Whether everything that reaches the output passes here: the stream does, what is added to it does not."""
         return self.kind not in ("attn_out", "mlp_out")
 
 
@@ -78,7 +78,7 @@ EMBED = Place(0)
 
 
 def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
-    """Find `site` in a model of `layers` blocks that have the given `kinds` of sites.
+    """The place of `site` in a model of `layers` blocks that have these `kinds` of sites.
 
     Raises:
         SiteError: no such site or layer.
@@ -87,7 +87,7 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
         return EMBED
     if site == "final":
         return Place(layers, final=True)
-    if not (isinstance(site, tuple) and len(site) == 2 and site[0] in kinds and is_whole(site[1])):
+    if not (isinstance(site, tuple) and len(site) == 2 and site[0] in kinds and is_integer(site[1])):
         raise SiteError(
             f'Site: expected "embed", "final" or a pair of a kind and a layer, as ("{kinds[0]}", 1); '
             f"found {quoted(site)}. Kinds are {', '.join(kinds)}."
@@ -99,8 +99,8 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
     return Place(layer + 1) if kind == "resid_post" else Place(layer, KINDS.index(kind))
 
 
-def is_whole(number: Any) -> bool:
-    """Whether `number` is an integer of Python, NumPy or JAX, and no truth value."""
+def is_integer(number: Any) -> bool:
+    """Whether `number` is an integer of Python, NumPy or JAX, and not a bool."""
     if isinstance(number, bool):
         return False
     try:
@@ -124,23 +124,23 @@ def ends(source: Site, target: Site, layers: int, kinds: tuple[str, ...] = KINDS
     return start, end
 
 
-def known_kinds(kinds: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
-    """`kinds`, each of which is `there`.
+def checked_kinds(kinds: tuple[str, ...], available: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `kinds` if all of them are `available`.
 
     Raises:
-        SiteError: one that is not.
+        SiteError: one of them is not.
     """
-    if isinstance(kinds, str) or not set(kinds) <= set(there):
-        raise SiteError(f"Sites: expected kinds of {', '.join(there)}; found {quoted(kinds)}.")
+    if isinstance(kinds, str) or not set(kinds) <= set(available):
+        raise SiteError(f"Sites: expected kinds of {', '.join(available)}; found {quoted(kinds)}.")
     return tuple(kinds)
 
 
 def position_in(tokens: int, position: int) -> int:
-    """`position` in a prompt of `tokens`, counted from the first; a negative one counts from the last.
+    """The index from the first token of `position`, which counts from the last one of `tokens` if it is negative.
 
     Raises:
         SiteError: no such position.
     """
-    if not is_whole(position) or not -tokens <= position < tokens:
+    if not is_integer(position) or not -tokens <= position < tokens:
         raise SiteError(f"Position: expected one in 0..{tokens - 1} (or from -{tokens}); found {quoted(position)}.")
     return int(position) % tokens

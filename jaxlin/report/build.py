@@ -18,7 +18,7 @@ from jaxlin.linearize.operator import LocalMap
 from jaxlin.linearize.targets import Target, ids_of_words
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
-from jaxlin.nn.sites import is_whole
+from jaxlin.nn.sites import is_integer
 from jaxlin.report.details import detail
 from jaxlin.report.explanation import SPECTRA, Explanation, Spectrum, SpectrumRanks, Triplet
 from jaxlin.spectrum.words import nearest_embeddings, promoted
@@ -67,7 +67,7 @@ def explain(
     check_model(model)
     check_tokenizer(tokenizer)
     tokenizer, vocab = required(tokenizer, "An explanation"), model.config.vocab_size
-    if not is_whole(top) or not 1 <= top <= vocab:
+    if not is_integer(top) or not 1 <= top <= vocab:
         raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {quoted(top)}.")
     how: Spectrum = one_of("Spectrum", spectrum, SPECTRA)
     if len(text) == 0:

@@ -25,7 +25,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_modes import Record, Replay
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.sites import SiteError, known_kinds, position_in
+from jaxlin.nn.sites import SiteError, checked_kinds, position_in
 
 CONTRIBUTIONS = ("resid_post", "attn_out", "mlp_out")
 """The residual stream after a block, and what attention and the MLP add to it."""
@@ -183,7 +183,7 @@ def to_output(
 
 def _checked(model: Decoder, x: Float[Array, "t d"], kinds: tuple[str, ...], position: int) -> int:
     model.check_embeddings(x)
-    known_kinds(kinds, model.sites)
+    checked_kinds(kinds, model.sites)
     return position_in(x.shape[0], position)
 
 
@@ -239,7 +239,7 @@ def _push_to_sites(
         jnp.moveaxis(v, 1, 0),
         lambda row: Context(Replay(row), evaluation=evaluation),
         held.layers,
-        keep=lambda ctx: {kind: ctx.hooks.values[kind][position] for kind in kinds},
+        collect=lambda ctx: {kind: ctx.hooks.values[kind][position] for kind in kinds},
     )
     normed = {kind: bare.norm(sites[kind], Context(Replay(norms[kind]))) for kind in kinds}
     return {kind: jnp.moveaxis(value, 1, 0) for kind, value in normed.items()}

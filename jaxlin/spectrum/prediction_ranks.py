@@ -12,7 +12,7 @@ from jaxlin.linearize.linalg.gram_matrix import MEMORY, gram, left_vectors
 from jaxlin.linearize.linalg.triplets import effective_rank, stable_rank
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.sharding import on_host
+from jaxlin.nn.sharding import to_numpy
 
 KL = 0.01
 """Nats by which a truncated prediction may differ from the whole one and still count as the same."""
@@ -75,7 +75,7 @@ def ranks(lmap: LocalMap, *, memory: int = MEMORY) -> MapRanks:
     """
     found = gram(lmap.rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block, memory=memory)
     x = np.asarray(lmap.x)
-    parts = on_host(lmap.matvec(np.stack([np.where(np.arange(len(x))[:, None] == 0, x, 0), x]))).astype(np.float64)
+    parts = to_numpy(lmap.matvec(np.stack([np.where(np.arange(len(x))[:, None] == 0, x, 0), x]))).astype(np.float64)
     first, whole = parts
 
     def count(matrix: Float[np.ndarray, "d d"], y: Float[np.ndarray, " d"], rest: Float[np.ndarray, " d"]) -> Ranks:

@@ -14,7 +14,7 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.layers import HIGHEST, along_last
+from jaxlin.nn.layers import HIGHEST, broadcast_last
 
 BATCH = 64
 """Directions decoded together: of each there are as many scores as tokens."""
@@ -211,7 +211,7 @@ def _nearest(model: Decoder, inverse: Float[Array, " vocab"], v: Float[Array, "*
     table = model.embed_tokens.weight[...].astype(v.dtype)
     dots = jnp.einsum("...d,vd->...v", v, table, precision=HIGHEST)
     length = jnp.linalg.norm(v, axis=-1, keepdims=True)
-    along = along_last(inverse.astype(v.dtype), dots)
+    along = broadcast_last(inverse.astype(v.dtype), dots)
     cosines = jnp.where(along > 0, dots * along / jnp.where(length > 0, length, 1), -jnp.inf)
     scores, ids = jax.lax.top_k(cosines, k)
     return Nearest(ids, scores)

@@ -13,7 +13,7 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.frozen import record
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.sites import Place, Site, is_whole, place
+from jaxlin.nn.sites import Place, Site, is_integer, place
 from jaxlin.steering.edits import SteeringError
 
 
@@ -64,6 +64,6 @@ def token_direction(model: Decoder, token: int) -> Float[Array, " d"]:
     """
     check_model(model)
     vocab = model.config.vocab_size
-    if not is_whole(token) or not 0 <= token < vocab:
+    if not is_integer(token) or not 0 <= token < vocab:
         raise JaxlinError(f"Token: expected an id in 0..{vocab - 1}; found {quoted(token)}.")
     return jax.grad(lambda h: model.unembed(h)[token])(jnp.zeros(model.config.hidden_size, model.dtype))

@@ -20,7 +20,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.kv_cache import KeysAndValues, KVCache
 from jaxlin.nn.schedule import Schedule
-from jaxlin.nn.sites import Site, is_whole, place
+from jaxlin.nn.sites import Site, is_integer, place
 
 E = TypeVar("E", bound="Edit")
 Where = Literal["all", "new"] | tuple[int, ...]
@@ -132,7 +132,7 @@ def checked_where(where: Any) -> Where:
         return where
     several = isinstance(where, Sequence) and not isinstance(where, str)
     positions: tuple[Any, ...] = tuple(where) if several else (where,)
-    if not positions or not all(is_whole(each) and each >= 0 for each in positions):
+    if not positions or not all(is_integer(each) and each >= 0 for each in positions):
         raise SteeringError(
             f'Edit, where: expected "all", "new" or positions counted from the first token, as (0, 3); '
             f"found {quoted(where)}."
@@ -223,7 +223,7 @@ def forward(
         lambda row: Context(hooks=Hooks(edits=in_block(row[0])), cache=KVCache(row[1], start)),
         (jnp.arange(depth), past.cache),
         schedule=at,
-        keep=lambda ctx: ctx.cache.new,
+        collect=lambda ctx: ctx.cache.new,
     )
     output = model.norm(stream, Context())
     for where, step in zip(places, steps, strict=True):

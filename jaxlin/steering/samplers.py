@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.nn.sites import is_whole
+from jaxlin.nn.sites import is_integer
 
 
 class SamplingError(JaxlinError):
@@ -38,7 +38,7 @@ def sampling_of(vocab: int, temperature: Any, top_k: Any, top_p: Any) -> Samplin
     """
     if not _is_real(temperature) or temperature < 0:
         raise SamplingError(f"Temperature: expected 0 (the likeliest token) or more; found {quoted(temperature)}.")
-    if top_k is not None and (not is_whole(top_k) or top_k < 1):
+    if top_k is not None and (not is_integer(top_k) or top_k < 1):
         raise SamplingError(f"top_k: expected an integer of 1 or more; found {quoted(top_k)}.")
     if top_p is not None and not (_is_real(top_p) and 0 < top_p <= 1):
         raise SamplingError(f"top_p: expected a probability, above 0 and at most 1; found {quoted(top_p)}.")

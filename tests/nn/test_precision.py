@@ -12,7 +12,7 @@ import jaxlin
 from jaxlin.attribution.components import contributions
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.layers import product
-from jaxlin.nn.precision import PRECISIONS, TOLD, told
+from jaxlin.nn.precision import MATMUL_PRECISIONS, PRECISIONS, matmul_precision
 
 
 def products(function: Any, *arguments: Any, **static: Any) -> set[str]:
@@ -59,9 +59,9 @@ def test_every_product(precision: Any, expected: str, monkeypatch: pytest.Monkey
 
 
 def test_other_dtypes_and_backends_are_multiplied_as_they_are() -> None:
-    assert {told(precision, "float64") for precision in PRECISIONS} == {"highest"}
-    assert {told(precision, "float32") for precision in PRECISIONS} == {"highest"}  # this machine's CPU
-    assert all(set(table) < set(PRECISIONS) for table in TOLD.values())
+    assert {matmul_precision(precision, "float64") for precision in PRECISIONS} == {"highest"}
+    assert {matmul_precision(precision, "float32") for precision in PRECISIONS} == {"highest"}  # this machine's CPU
+    assert all(set(table) < set(PRECISIONS) for table in MATMUL_PRECISIONS.values())
 
 
 def test_a_layer_alone_is_in_full() -> None:

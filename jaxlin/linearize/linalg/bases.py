@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.common.devices import free_memory
-from jaxlin.nn.sharding import on_host
+from jaxlin.nn.sharding import to_numpy
 
 Rows = Array | np.ndarray
 
@@ -68,7 +68,7 @@ class Basis:
 
     def held(self, rows: Any) -> Float[Rows, "b n"]:
         """Products of a map, ``[b, ...]``, where the basis is."""
-        return on_host(rows).reshape(len(rows), -1)
+        return to_numpy(rows).reshape(len(rows), -1)
 
     def norm(self, rows: Float[Rows, "b n"]) -> float:
         """The norm of a block as a matrix (Frobenius)."""

@@ -20,8 +20,8 @@ from jaxtyping import Float, Shaped
 
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.nn.sharding import on_host
-from jaxlin.nn.sites import is_whole
+from jaxlin.nn.sharding import to_numpy
+from jaxlin.nn.sites import is_integer
 
 MEMORY = 2**30
 """Bytes of rows that are kept together."""
@@ -88,7 +88,7 @@ def gram(
         JaxlinError: `memory` does not hold one block of rows.
     """
     for name, number in (("block", block), ("memory", memory)):
-        if not is_whole(number) or number < 1:
+        if not is_integer(number) or number < 1:
             raise JaxlinError(f"Gram, {name}: expected an integer of at least 1; found {quoted(number)}.")
     d, tokens = shape[0], shape[1]
     row = math.prod(shape[1:]) * np.dtype(dtype).itemsize
@@ -103,7 +103,7 @@ def gram(
     def rows(start: int) -> Shaped[np.ndarray, "b t e"]:
         blocks = range(start, min(start + step, d), block)
         units = [jax.nn.one_hot(jnp.arange(row, row + block), d, dtype=dtype) for row in blocks]
-        return np.concatenate([on_host(pull(u)) for u in units])[: d - start]
+        return np.concatenate([to_numpy(pull(u)) for u in units])[: d - start]
 
     for top in range(0, d, height):
         end = min(top + height, d)

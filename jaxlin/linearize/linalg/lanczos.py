@@ -20,8 +20,8 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.linalg.bases import Basis, Rows, basis_beside, orthonormal, split
 from jaxlin.linearize.linalg.triplets import SVD, check_count
-from jaxlin.nn.sharding import on_host
-from jaxlin.nn.sites import is_whole
+from jaxlin.nn.sharding import to_numpy
+from jaxlin.nn.sites import is_integer
 
 FULL = 128
 """Positions in one product from which its cost is in proportion to them: below, reading the weights costs more."""
@@ -98,7 +98,7 @@ def check_options(tol: Any, seed: Any) -> None:
     """
     if tol is not None and not (isinstance(tol, Real) and not isinstance(tol, bool) and 0 < float(tol) < 1):
         raise JaxlinError(f"SVD: expected a tolerance between 0 and 1, of each value relative; found {quoted(tol)}.")
-    if not is_whole(seed) or seed < 0:
+    if not is_integer(seed) or seed < 0:
         raise JaxlinError(f"SVD: expected a seed that is an integer of 0 or more; found {quoted(seed)}.")
 
 
@@ -122,7 +122,7 @@ def _run(
         fresh = bases.add_left(block, pulled)
         # What random vectors do not reach is not there.
         exhausted = len(bases.p) == d or (drawn and not len(fresh))
-        pushed = on_host(matvec(bases.q.padded(fresh, width).reshape(width, *right)))[: len(fresh)]
+        pushed = to_numpy(matvec(bases.q.padded(fresh, width).reshape(width, *right)))[: len(fresh)]
         block, drawn = bases.add_right(fresh, pushed)[: d - len(bases.p)], False
         rank = len(bases.q)
         if exhausted and rank < k:

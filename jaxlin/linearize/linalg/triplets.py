@@ -14,8 +14,8 @@ from jaxtyping import Float, Shaped
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.nn.sharding import on_host
-from jaxlin.nn.sites import is_whole
+from jaxlin.nn.sharding import to_numpy
+from jaxlin.nn.sites import is_integer
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -73,7 +73,7 @@ def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], A
     if k > rank:
         raise JaxlinError(f"SVD: expected k in 1..{rank}, the rank of this map; found {k}.")
     u, s, v = whole.u[:, :k], whole.s[:k], whole.v[:k]
-    right = on_host(matvec(v)) - s[:, None] * u.T
+    right = to_numpy(matvec(v)) - s[:, None] * u.T
     left = u.T @ jacobian.reshape(len(jacobian), -1) - s[:, None] * v.reshape(k, -1)
     squares = np.sum(np.square(right), axis=-1) + np.sum(np.square(left), axis=-1)
     residual = np.sqrt(squares / 2)
@@ -101,7 +101,7 @@ def check_count(k: int | None, shape: tuple[int, ...]) -> int:
     """
     rank = min(shape[0], math.prod(shape[1:]))
     kept = rank if k is None else k
-    if not is_whole(kept) or not 1 <= kept <= rank:
+    if not is_integer(kept) or not 1 <= kept <= rank:
         raise JaxlinError(f"SVD: expected k in 1..{rank}, the largest rank this map can have; found {quoted(k)}.")
     return kept
 
