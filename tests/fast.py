@@ -17,6 +17,7 @@ FAST = (
     "test_proofs.py::test_a_defect_is_relative_to_the_largest_part",
     "nn/test_activations.py",
     "nn/test_fingerprint.py",
+    "nn/test_freeze_rules.py::test_the_ends_of_the_mix_are_the_named_rules",
     "nn/test_precision.py::test_bad_input",
     "linearize/test_local_map.py::test_jacfwd_jacrev_and_rows_agree",
     "linearize/test_local_map.py::test_linearize_does_not_change_the_output",
@@ -75,6 +76,7 @@ FAST = (
     "test_arguments.py",
     "test_hostile.py::test_how_deep_json_may_be",
     "test_hostile.py::test_names_of_checkpoints",
+    "test_fast.py",
     "test_package.py::test_small_model_is_small",
     "test_benchmarks.py::test_report",
 )
