@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import jaxlin_command
 
 import jaxlin
 
@@ -170,6 +171,17 @@ def resolved(name: str) -> Any:
             importlib.import_module(path)
         value = getattr(value, part)
     return value
+
+
+def test_the_check() -> None:
+    """What `jaxlin check` prints stands in one page, and what each of its lines means in another."""
+    printed = jaxlin_command("check", COLUMNS="100")
+    assert printed.returncode == 0, printed.stderr
+    shown = next(block for _, block in BLOCK.findall((DOCS / "numerics.md").read_text()) if "$ jaxlin check" in block)
+    assert_same_text(printed.stdout, shown.partition("\n")[2])
+    meanings = re.findall(r"^\| (.*?) \|", (DOCS / "check.md").read_text(), re.MULTILINE)
+    for line in re.findall(r"^  pass  (.*?)  ", printed.stdout, re.MULTILINE):
+        assert any(line.startswith(name) for name in meanings), line
 
 
 @pytest.fixture(scope="module")
