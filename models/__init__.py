@@ -1,1 +1,1 @@
-"""The ports: one file a family, each thin over `jaxlin.nn.decoder` and `jaxlin.nn.modules`."""
+"""The ports, one file a family: its config, its block from `jaxlin.nn.blocks`, and its names in checkpoints."""

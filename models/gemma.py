@@ -1,6 +1,6 @@
 r"""Gemma: RMSNorm with weights stored as $w - 1$, GeLU-gated MLPs, embeddings scaled by $\sqrt d$, tied.
 
-Gemma Team, "Gemma", 2024. The block is Llama's; Gemma 2 and 3 build on what is here.
+Gemma Team, "Gemma", 2024. The block is Llama's. Gemma 2 and 3 use parts of this file.
 """
 
 import functools
@@ -67,7 +67,7 @@ class Gemma(Decoder):
         return OffsetRMSNorm(config.hidden_size, config.norm_eps)
 
     def embed(self, ids: Any | Int[Array, " t"]) -> Float[Array, "t d"]:
-        """The scaled embeddings: what the blocks see, and what the map is linear in."""
+        """The scaled embeddings, which enter the first block: the local linear map is linear in them."""
         x = super().embed(ids)
         return x * jnp.asarray(self.config.hidden_size**0.5, x.dtype)
 
@@ -75,7 +75,7 @@ class Gemma(Decoder):
 def gemma_numbers(
     json: ConfigReader, max_position_embeddings: int, act_key: str = "hidden_activation", **defaults: Any
 ) -> dict[str, Any]:
-    """What all versions of Gemma write alike."""
+    """The fields that all versions of Gemma have in common."""
     json.expect("use_bidirectional_attention", False)
     numbers = decoder_numbers(
         json, hidden_act="gelu_pytorch_tanh", act_key=act_key, head_dim=256, tied=True,
@@ -84,8 +84,8 @@ def gemma_numbers(
     return {**numbers, "attention_bias": json.take("attention_bias", bool, False)}
 
 
-def translate(json: ConfigReader) -> GemmaConfig:
-    """Gemma 1."""
+def gemma_config(json: ConfigReader) -> GemmaConfig:
+    """The config of Gemma 1."""
     # The first files say gelu, and mean its tanh form, which transformers computes.
     if json.peek("hidden_act") == "gelu":
         json.override("hidden_act", "gelu_pytorch_tanh")
@@ -97,6 +97,6 @@ def translate(json: ConfigReader) -> GemmaConfig:
     return GemmaConfig(**numbers, ropes=(rope,) * depth, windows=(None,) * depth, attention_scale=scale)
 
 
-PORTS = {"gemma": Port(Gemma, translate)}
+PORTS = {"gemma": Port(Gemma, gemma_config)}
 
 GGUF = {"gemma": GGUFPort(model_type="gemma", norm_offset=1.0)}

@@ -1,7 +1,7 @@
 r"""Gemma 2: a norm before and after attention and MLP (sandwich), softcaps, and a window in every other layer.
 
 Gemma Team, "Gemma 2", 2024. The softcaps bound attention scores and logits. ``vaultgemma`` has Gemma 2's attention in
-Gemma 1's block: it does not norm what is added ("VaultGemma", 2025).
+Gemma 1's block: it has no norms after attention and MLP ("VaultGemma", 2025).
 """
 
 import functools
@@ -34,12 +34,12 @@ class Gemma2(Gemma):
 
 
 def softcap(json: ConfigReader, key: str, default: float | None) -> float | None:
-    """The bound under `key`; null says that there is none."""
+    """The softcap under `key`; None where the file has null."""
     return json.above_zero(key, json.optional(key, float, default))
 
 
-def translate2(json: ConfigReader) -> GemmaConfig:
-    """Gemma 2."""
+def gemma2_config(json: ConfigReader) -> GemmaConfig:
+    """The config of Gemma 2."""
     numbers = gemma_numbers(json, 8192, num_attention_heads=8, num_key_value_heads=4)
     depth = numbers["num_hidden_layers"]
     types = layer_types(json, depth, lambda i: i % 2 == 0)
@@ -55,9 +55,11 @@ def translate2(json: ConfigReader) -> GemmaConfig:
 
 
 PORTS = {
-    "gemma2": Port(Gemma2, translate2),
+    "gemma2": Port(Gemma2, gemma2_config),
     "vaultgemma": Port(
-        Gemma, translate2, names=lambda config: {"post_attention_layernorm.weight": "pre_feedforward_layernorm.weight"}
+        Gemma,
+        gemma2_config,
+        names=lambda config: {"post_attention_layernorm.weight": "pre_feedforward_layernorm.weight"},
     ),
 }
 
@@ -65,8 +67,8 @@ PORTS = {
 def query_scale(depth_of_27b: int) -> Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]:
     """`query_pre_attn_scalar`, which files leave out: `head_dim`, or in the 27B model hidden size over heads."""
 
-    def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-        del given
+    def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        del metadata
         is_27b = config["num_hidden_layers"] == depth_of_27b
         mean = config["hidden_size"] // config["num_attention_heads"]
         return {"query_pre_attn_scalar": mean if is_27b else config["head_dim"]}

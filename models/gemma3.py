@@ -39,8 +39,8 @@ class Gemma3(Gemma2):
     Block = Gemma3Block
 
 
-def translate3(json: ConfigReader, *, wrapped: bool = False) -> GemmaConfig:
-    """Gemma 3, text; the wrapper's text_config leaves out what is transformers' default.
+def gemma3_config(json: ConfigReader, *, wrapped: bool = False) -> GemmaConfig:
+    """The config of the text model; the wrapper's text_config leaves out the defaults of transformers.
 
     As in transformers, neither computes `attn_logit_softcapping`, and the wrapper no softcap of logits either.
     """
@@ -62,13 +62,13 @@ def translate3(json: ConfigReader, *, wrapped: bool = False) -> GemmaConfig:
     )
 
 
-def translate3_wrapper(json: ConfigReader) -> GemmaConfig:
-    """The text half of the multimodal wrapper, whose own `tie_word_embeddings` decides."""
+def gemma3_wrapper_config(json: ConfigReader) -> GemmaConfig:
+    """The config of the text half of the multimodal wrapper, whose own `tie_word_embeddings` counts."""
     json.leave_out("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index")
     json.leave_out("boi_token_id", "eoi_token_id", "image_token_id")
     text = json.part("text_config")
     text.override("tie_word_embeddings", json.optional("tie_word_embeddings", bool, True) or False)
-    return translate3(text, wrapped=True)
+    return gemma3_config(text, wrapped=True)
 
 
 VISION = {
@@ -82,14 +82,14 @@ HEADS = ("lm_head.", "language_model.lm_head.")
 """Where wrappers keep their text half: today, before transformers 4.52, saved without a head, and from 5.10 to 5.23."""
 
 PORTS = {
-    "gemma3_text": Port(Gemma3, translate3),
-    "gemma3": Port(Gemma3, translate3_wrapper, bodies=TEXT, heads=HEADS, left_out=VISION),
+    "gemma3_text": Port(Gemma3, gemma3_config),
+    "gemma3": Port(Gemma3, gemma3_wrapper_config, bodies=TEXT, heads=HEADS, left_out=VISION),
 }
 
 
-def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The scale of queries and which layers slide, neither of which files say."""
-    return {**query_scale(62)(given, config), **sliding_types(given, config, period=6)}
+def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The scale of queries and the layers that slide, which GGUF files leave out."""
+    return {**query_scale(62)(metadata, config), **sliding_types(metadata, config, period=6)}
 
 
 GGUF = {

@@ -52,8 +52,8 @@ class Llama(Decoder):
         return RMSNorm(config.hidden_size, config.norm_eps)
 
 
-def translate(json: ConfigReader) -> LlamaConfig:
-    """`LlamaConfig` from config.json, with transformers' defaults."""
+def llama_config(json: ConfigReader) -> LlamaConfig:
+    """The config of Llama, with transformers' defaults."""
     numbers = decoder_numbers(json, max_position_embeddings=2048)
     depth = numbers["num_hidden_layers"]
     one_layer_type(json, depth)
@@ -69,8 +69,8 @@ def translate(json: ConfigReader) -> LlamaConfig:
     )
 
 
-def translate_smollm3(json: ConfigReader) -> LlamaConfig:
-    """SmolLM3: Llama without rotation in every fourth layer ("NoPE")."""
+def smollm3_config(json: ConfigReader) -> LlamaConfig:
+    """The config of SmolLM3, which is Llama without rotation in every fourth layer ("NoPE")."""
     numbers = decoder_numbers(json, num_key_value_heads=4, max_position_embeddings=32768, tied=True)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
     interval = json.positive("no_rope_layer_interval", 4)
@@ -92,8 +92,8 @@ def translate_smollm3(json: ConfigReader) -> LlamaConfig:
 
 
 PORTS = {
-    "llama": Port(Llama, translate),
-    "smollm3": Port(Llama, translate_smollm3),
+    "llama": Port(Llama, llama_config),
+    "smollm3": Port(Llama, smollm3_config),
 }
 
 BIASES = {"attention_bias": "self_attn.q_proj.bias", "mlp_bias": "mlp.up_proj.bias"}

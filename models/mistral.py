@@ -46,7 +46,7 @@ class MistralConfig(Config):
 
 
 class GrowingAttention(Attention):
-    """Attention whose queries grow with their position, after rotation: far keys keep their weight."""
+    """Attention whose queries grow with their position, after rotation, so that far keys do not lose their weight."""
 
     def __init__(self, config: MistralConfig, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)
@@ -76,8 +76,8 @@ class Mistral(Llama):
     Block = MistralBlock
 
 
-def translate(json: ConfigReader, *, wrapped: bool = False) -> MistralConfig:
-    """Mistral and Ministral; a window that is null means none, an absent one the family's default."""
+def mistral_config(json: ConfigReader, *, wrapped: bool = False) -> MistralConfig:
+    """The config of Mistral and Ministral. A window of null means none; without the key there is the default one."""
     numbers = decoder_numbers(json, num_key_value_heads=8, max_position_embeddings=131_072)
     depth = numbers["num_hidden_layers"]
     window = json.positive_or_none("sliding_window", 4096)
@@ -88,8 +88,8 @@ def translate(json: ConfigReader, *, wrapped: bool = False) -> MistralConfig:
     return MistralConfig(**numbers, ropes=(rope,) * depth, windows=windows(json, types, window))
 
 
-def translate3(json: ConfigReader) -> MistralConfig:
-    """Ministral 3."""
+def ministral3_config(json: ConfigReader) -> MistralConfig:
+    """The config of Ministral 3."""
     numbers = decoder_numbers(json, norm_eps=1e-5, num_key_value_heads=8, head_dim=128, max_position_embeddings=262_144)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
     default = {
@@ -118,8 +118,8 @@ def translate3(json: ConfigReader) -> MistralConfig:
     )
 
 
-def translate_wrapper(json: ConfigReader) -> MistralConfig:
-    """The text half of the multimodal wrapper, whose own `tie_word_embeddings` decides."""
+def mistral3_config(json: ConfigReader) -> MistralConfig:
+    """The config of the text half of the multimodal wrapper, whose own `tie_word_embeddings` counts."""
     json.leave_out("vision_config", "image_token_index", "image_token_id", "multimodal_projector_bias")
     json.leave_out("projector_hidden_act", "spatial_merge_size", "vision_feature_layer")
     text = json.part("text_config")
@@ -127,21 +127,21 @@ def translate_wrapper(json: ConfigReader) -> MistralConfig:
     kind = text.take("model_type", str, "mistral")
     if kind not in ("mistral", "ministral", "ministral3"):
         raise text.error("model_type", "mistral, ministral or ministral3", repr(kind))
-    return translate3(text) if kind == "ministral3" else translate(text, wrapped=kind == "mistral")
+    return ministral3_config(text) if kind == "ministral3" else mistral_config(text, wrapped=kind == "mistral")
 
 
 PORTS = {
-    "mistral": Port(Mistral, translate),
-    "ministral": Port(Mistral, translate),
-    "ministral3": Port(Mistral, translate3),
-    "mistral3": Port(Mistral, translate_wrapper, bodies=TEXT, heads=HEADS, left_out=VISION),
+    "mistral": Port(Mistral, mistral_config),
+    "ministral": Port(Mistral, mistral_config),
+    "ministral3": Port(Mistral, ministral3_config),
+    "mistral3": Port(Mistral, mistral3_config, bodies=TEXT, heads=HEADS, left_out=VISION),
 }
 
 
-def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rope parameters in the words of Ministral 3, which stand for a Mistral without any of them too."""
+def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rope parameters under the names of Ministral 3, whose defaults are those of a Mistral without them."""
     parameters = {"rope_type": "default", **config.get("rope_scaling", {})}
-    parameters["llama_4_scaling_beta"] = given.get("attention.temperature_scale", 0.0)
+    parameters["llama_4_scaling_beta"] = metadata.get("attention.temperature_scale", 0.0)
     return {"rope_parameters": parameters, "rope_scaling": None}
 
 

@@ -34,7 +34,7 @@ class OlmoConfig(Config):
 
 
 class ClippedAttention(Attention):
-    r"""Attention whose queries, keys and values are clipped to $[-c, c]$: a value times a held ratio."""
+    r"""Attention whose queries, keys and values are clipped to $[-c, c]$: a value times a frozen ratio."""
 
     def __init__(self, config: OlmoConfig, clip: float, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
@@ -74,8 +74,8 @@ class Olmo(Decoder):
         return LayerNorm(config.hidden_size, config.norm_eps, affine=False)
 
 
-def translate(json: ConfigReader) -> OlmoConfig:
-    """OLMo 1, whose norms add 1e-5 under the root whatever a config says."""
+def olmo_config(json: ConfigReader) -> OlmoConfig:
+    """The config of OLMo 1, whose norms add 1e-5 under the root whatever the file says."""
     numbers = decoder_numbers(json, norm_eps=1e-5, eps_key=None, max_position_embeddings=2048)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"])
     depth = numbers["num_hidden_layers"]
@@ -89,7 +89,7 @@ def translate(json: ConfigReader) -> OlmoConfig:
     )
 
 
-PORTS = {"olmo": Port(Olmo, translate)}
+PORTS = {"olmo": Port(Olmo, olmo_config)}
 
 GGUF = {
     "olmo": GGUFPort(

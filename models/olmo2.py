@@ -37,7 +37,7 @@ class WidthNormAttention(Attention):
 
     def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation, normed."""
-        # The whole pattern is held, so nothing within it needs to be.
+        # The whole pattern is frozen, so that nothing within it needs to be.
         return self.split(self.q_norm(self.q_proj(x), Context())), self.split(self.k_norm(self.k_proj(x), Context()))
 
 
@@ -59,8 +59,8 @@ class Olmo2(Decoder):
         return RMSNorm(config.hidden_size, config.norm_eps)
 
 
-def translate2(json: ConfigReader) -> OlmoConfig:
-    """OLMo 2."""
+def olmo2_config(json: ConfigReader) -> OlmoConfig:
+    """The config of OLMo 2."""
     numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=2048)
     depth = numbers["num_hidden_layers"]
     one_layer_type(json, depth)
@@ -69,8 +69,8 @@ def translate2(json: ConfigReader) -> OlmoConfig:
     return OlmoConfig(**numbers, ropes=(rope,) * depth, windows=(None,) * depth, attention_bias=bias)
 
 
-def translate3(json: ConfigReader) -> OlmoConfig:
-    """Olmo 3."""
+def olmo3_config(json: ConfigReader) -> OlmoConfig:
+    """The config of Olmo 3."""
     numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=2048)
     types = layer_types(json, numbers["num_hidden_layers"], lambda i: (i + 1) % 4 != 0)
     # In transformers a `rope_theta` beside the parameters is the full layers' alone.
@@ -84,16 +84,16 @@ def translate3(json: ConfigReader) -> OlmoConfig:
     )
 
 
-PORTS = {"olmo2": Port(Olmo2, translate2), "olmo3": Port(Olmo2, translate3)}
+PORTS = {"olmo2": Port(Olmo2, olmo2_config), "olmo3": Port(Olmo2, olmo3_config)}
 
 
-def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One architecture for both: Olmo 3 is the one with a window."""
-    if not given.get("attention.sliding_window"):
+def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """GGUF has one architecture for both versions: a file with a window is Olmo 3."""
+    if not metadata.get("attention.sliding_window"):
         return {"sliding_window": None}
-    base = given.get("rope.freq_base_swa", config.get("rope_theta"))
+    base = metadata.get("rope.freq_base_swa", config.get("rope_theta"))
     ropes = {"rope_parameters": {"sliding_attention": {"rope_theta": base}}}
-    return {"model_type": "olmo3", **ropes, **sliding_types(given, config, period=4)}
+    return {"model_type": "olmo3", **ropes, **sliding_types(metadata, config, period=4)}
 
 
 GGUF = {

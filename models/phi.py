@@ -50,8 +50,8 @@ class Phi(Decoder):
         return LayerNorm(config.hidden_size, config.norm_eps)
 
 
-def translate(json: ConfigReader) -> PhiConfig:
-    """Phi-1, 1.5 and 2."""
+def phi_config(json: ConfigReader) -> PhiConfig:
+    """The config of Phi-1, 1.5 and 2."""
     numbers = decoder_numbers(
         json, hidden_act="gelu_new", norm_eps=1e-5, eps_key="layer_norm_eps", max_position_embeddings=2048
     )
@@ -77,7 +77,7 @@ NAMES = {
     "norm.bias": "final_layernorm.bias",
 }
 
-PORTS = {"phi": Port(Phi, translate, names=lambda config: NAMES)}
+PORTS = {"phi": Port(Phi, phi_config, names=lambda config: NAMES)}
 
 GGUF = {
     "phi2": GGUFPort(
@@ -90,6 +90,6 @@ GGUF = {
             "ffn_down": "mlp.fc2",
             "output_norm": "model.final_layernorm",
         },
-        derive=lambda given, config: {"partial_rotary_factor": config.get("partial_rotary_factor", 1.0)},
+        derive=lambda metadata, config: {"partial_rotary_factor": config.get("partial_rotary_factor", 1.0)},
     ),
 }

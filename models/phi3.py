@@ -1,7 +1,7 @@
-r"""Phi-3, 3.5, Phi-4, Phi-4-mini and their reasoning models: Llama with fused projections.
+r"""Phi-3, 3.5, Phi-4, Phi-4-mini and their reasoning models: Llama with fused_rows projections.
 
-"Phi-3 Technical Report", 2024; "Phi-4 Technical Report", 2024. A checkpoint of ``phi3`` keeps queries, keys and values
-as one tensor, gate and up as another. Split, it is Llama, with partial rotation and LongRoPE where the config says so.
+"Phi-3 Technical Report", 2024; "Phi-4 Technical Report", 2024. A checkpoint of ``phi3`` has queries, keys and values
+in one tensor, gate and up in another. Split, it is Llama, with partial rotation and LongRoPE where the config says so.
 """
 
 from collections.abc import Mapping
@@ -15,27 +15,27 @@ from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
 from jaxlin.porting.port import Port, TensorRows, stacked_rows
 
 
-def translate3(json: ConfigReader) -> MistralConfig:
-    """Phi-3 and 4: Llama without biases, perhaps with a window, as Mistral."""
+def phi3_config(json: ConfigReader) -> MistralConfig:
+    """The config of Phi-3 and 4: Llama without biases, and with a window if the file has one, as Mistral."""
     numbers = decoder_numbers(json, norm_eps=1e-5, max_position_embeddings=4096)
     original = json.positive("original_max_position_embeddings", 4096)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
     window = json.positive_or_none("sliding_window", None)
     one_layer_type(json, depth)
     # The first files call LongRoPE "su" or "yarn"; the trained length stands outside the rope parameters.
-    given: dict[str, Any] = {"original_max_position_embeddings": original}
+    changes: dict[str, Any] = {"original_max_position_embeddings": original}
     parameters = rope_parameters(json)
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if kind in ("su", "yarn"):
-        given["rope_type"] = "longrope"
+        changes["rope_type"] = "longrope"
     elif kind not in ("default", "longrope"):
         raise json.error("rope_scaling", "a rope_type default or longrope, which phi3 knows", quoted(kind))
-    rope = rope_of(json, numbers["head_dim"], length, partial=1.0, replace=given)
+    rope = rope_of(json, numbers["head_dim"], length, partial=1.0, replace=changes)
     return MistralConfig(**numbers, ropes=(rope,) * depth, windows=(window,) * depth)
 
 
-def fused(config: MistralConfig) -> Mapping[str, TensorRows]:
-    """Which rows of a checkpoint's tensors are queries, keys and values, gate and up."""
+def fused_rows(config: MistralConfig) -> Mapping[str, TensorRows]:
+    """The rows of the fused tensors of a checkpoint that are queries, keys, values, gate and up."""
     q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     f = config.intermediate_size
     return {
@@ -44,26 +44,26 @@ def fused(config: MistralConfig) -> Mapping[str, TensorRows]:
     }
 
 
-def translate4_multimodal(json: ConfigReader) -> MistralConfig:
-    """The text half of Phi-4-multimodal, without the adapters that its files use for images and speech."""
+def phi4_multimodal_config(json: ConfigReader) -> MistralConfig:
+    """The config of the text half of Phi-4-multimodal, without the adapters for images and speech."""
     json.leave_out("vision_config", "audio_config")
-    return translate3(json)
+    return phi3_config(json)
 
 
 MEDIA = {f"{body}embed_tokens_extend.*": "the vision and speech halves of the model" for body in ("", "model.")}
 
 PORTS = {
-    "phi3": Port(Mistral, translate3, names=fused),
-    "phi4_multimodal": Port(Mistral, translate4_multimodal, names=fused, left_out=MEDIA),
+    "phi3": Port(Mistral, phi3_config, names=fused_rows),
+    "phi4_multimodal": Port(Mistral, phi4_multimodal_config, names=fused_rows, left_out=MEDIA),
 }
 
 
-def derive(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """A window of 0 is none; the trained length stands outside the rope parameters."""
+def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The window, where 0 means none, and the trained length, which stands outside the rope parameters."""
     del config
-    original = given.get("rope.scaling.original_context_length")
+    original = metadata.get("rope.scaling.original_context_length")
     return {
-        "sliding_window": given.get("attention.sliding_window") or None,
+        "sliding_window": metadata.get("attention.sliding_window") or None,
         "original_max_position_embeddings": original,
     }
 

@@ -61,7 +61,7 @@ class Qwen3(Llama):
 def sliding_numbers(
     json: ConfigReader, *, theta: float = 1e4, full_layers: int = 28, **defaults: Any
 ) -> dict[str, Any]:
-    """What all versions of Qwen write alike; `full_layers` is the default of `max_window_layers`."""
+    """The fields that all versions of Qwen have in common; `full_layers` is the default of `max_window_layers`."""
     numbers = decoder_numbers(json, max_position_embeddings=32768, **{"num_key_value_heads": 32, **defaults})
     depth = numbers["num_hidden_layers"]
     slides = json.take("use_sliding_window", bool, False)
@@ -74,17 +74,17 @@ def sliding_numbers(
     return {**numbers, "ropes": (rope,) * depth, "windows": windows(json, types, window)}
 
 
-def translate2(json: ConfigReader) -> QwenConfig:
-    """Qwen 2 and 2.5."""
+def qwen2_config(json: ConfigReader) -> QwenConfig:
+    """The config of Qwen 2 and 2.5."""
     return QwenConfig(**sliding_numbers(json))
 
 
-def translate3(json: ConfigReader) -> QwenConfig:
-    """Qwen 3."""
+def qwen3_config(json: ConfigReader) -> QwenConfig:
+    """The config of Qwen 3."""
     return QwenConfig(**sliding_numbers(json, head_dim=128), attention_bias=json.take("attention_bias", bool, False))
 
 
-PORTS = {"qwen2": Port(Qwen2, translate2), "qwen3": Port(Qwen3, translate3)}
+PORTS = {"qwen2": Port(Qwen2, qwen2_config), "qwen3": Port(Qwen3, qwen3_config)}
 
 GGUF = {
     "qwen2": GGUFPort(model_type="qwen2"),

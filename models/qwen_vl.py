@@ -13,7 +13,7 @@ from jaxlin.porting.fields import decoder_numbers, rope_of
 from jaxlin.porting.port import Port
 
 SECTIONS = ("mrope_section", "mrope_interleaved")
-"""Which pairs turn with which axis: for text it makes no difference."""
+"""The keys that say which pairs turn with which axis: for text they make no difference."""
 
 
 def text_half(json: ConfigReader) -> ConfigReader:
@@ -45,19 +45,19 @@ TEXT_KEYS = (
 
 
 def _without_sections(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Rope parameters without the axes; older files give them as a kind of rope."""
+    """Rope parameters without the keys of the axes, which older files give as a kind of rope."""
     plain = {key: value for key, value in parameters.items() if key not in SECTIONS}
     return {key: value for key, value in plain.items() if not (key in ("type", "rope_type") and value == "mrope")}
 
 
-def translate2(json: ConfigReader) -> QwenConfig:
-    """Qwen 2-VL and 2.5-VL."""
+def qwen2_vl_config(json: ConfigReader) -> QwenConfig:
+    """The config of the text half of Qwen 2-VL and 2.5-VL."""
     defaults = {"num_key_value_heads": 8, "norm_eps": 1e-5}
     return QwenConfig(**sliding_numbers(text_half(json), theta=1e6, full_layers=80, **defaults))
 
 
-def translate3(json: ConfigReader) -> QwenConfig:
-    """Qwen 3-VL, whose layers never slide."""
+def qwen3_vl_config(json: ConfigReader) -> QwenConfig:
+    """The config of the text half of Qwen 3-VL, whose layers never slide."""
     text = text_half(json)
     numbers = decoder_numbers(text, head_dim=128, num_key_value_heads=32, max_position_embeddings=128_000)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
@@ -71,6 +71,6 @@ BODIES = ("model.language_model.", "model.", "language_model.")
 """Where Qwen 2 and 2.5-VL keep their text half: today, before transformers 4.52, and saved without a head."""
 
 PORTS = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), Port(Qwen2, translate2, bodies=BODIES, left_out=VISION)),
-    "qwen3_vl": Port(Qwen3, translate3, bodies=("model.language_model.", "language_model."), left_out=VISION),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), Port(Qwen2, qwen2_vl_config, bodies=BODIES, left_out=VISION)),
+    "qwen3_vl": Port(Qwen3, qwen3_vl_config, bodies=("model.language_model.", "language_model."), left_out=VISION),
 }

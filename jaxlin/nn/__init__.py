@@ -1,7 +1,7 @@
 """A decoder written as `A(x)·x`: its layers, the places where they can be read and changed, and its shards.
 
-Every nonlinear factor is computed through one function, so that a forward pass can freeze, keep or replay it. Families
-build their models from what is here; everything above takes a finished `Decoder`.
+Every nonlinear factor is computed through one function, so that a forward pass can detach, record or replay it. Family
+files build their models from the blocks and layers of this package; the packages above it take a finished `Decoder`.
 """
 
 from jaxlin.nn.config import Config

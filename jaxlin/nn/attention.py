@@ -63,7 +63,7 @@ class Attention(nnx.Module):
 
     Args:
         config: of the model.
-        scale: of the scores; one over the root of the features of a head unless given.
+        scale: the factor of the scores; by default one over the root of the features of a head.
         softcap: the bound of the scores, if they have one.
         bias: whether queries, keys and values have biases.
         out_bias: whether the output projection has one.
@@ -117,7 +117,7 @@ class Attention(nnx.Module):
         return self.split(self.q_proj(x)), self.split(self.k_proj(x))
 
     def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
-        """What is mixed: the linear path through attention."""
+        """The values, which the pattern mixes: the linear path through attention."""
         return self.split(self.v_proj(x))
 
     def split(self, x: Float[Array, "t *b hk"]) -> Float[Array, "t *b h k"]:

@@ -25,8 +25,8 @@ class Config:
         ropes: the rotary frequencies of each layer.
         windows: how many tokens a query of each layer sees, itself included; None for all.
         final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.
-        has_unembedding: whether there are logits; files of embedding models and classifiers may hold no unembedding.
-        ignored_config_keys: keys of the file that `jaxlin.load` was told to read as if they were absent.
+        has_unembedding: whether there are logits; files of embedding models and classifiers may have no unembedding.
+        ignored_config_keys: keys of the file that the caller of `jaxlin.load` had it ignore.
     """
 
     vocab_size: int

@@ -1,4 +1,4 @@
-"""The context: the four things that a block is told besides the stream and its schedule."""
+"""The context that a block runs in: freeze mode, hooks, cache and way of evaluation, each a piece of its own."""
 
 import copy
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxlin.nn.kv_cache import KVCache
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a block is evaluated: neither choice changes what it computes.
+    """How a block is evaluated. No choice changes its result, except which positions it has.
 
     Attributes:
         last: at how many of the last positions the block's output is needed; 0 for all.
@@ -29,10 +29,10 @@ class Evaluation:
 
 
 class Context:
-    """What one block, or one layer, is run with. It is made anew for each block, whose results it collects.
+    """The context of one block, or one layer. Each block gets a new one, which collects what the block gives.
 
     Args:
-        mode: what happens to nonlinear factors; the ordinary model unless given.
+        mode: what happens to nonlinear factors; by default that of the ordinary model.
         hooks: what happens at named sites.
         cache: the keys and values of earlier tokens.
         evaluation: how the block is evaluated.

@@ -2,7 +2,7 @@ r"""`Decoder`: embed, a scan of blocks, final norm, unembed.
 
 The forward pass is one `jax.lax.scan` over blocks whose parameters are stacked on a leading layer axis. Its body is
 always under `jax.checkpoint`: without it, partial evaluation hoists what does not depend on the linear input (every
-widened weight, every attention pattern) out of the transposed scan and keeps it for all layers at once.
+widened weight, every attention pattern) out of the transposed scan, and stores it for all layers at once.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ class Decoder(nnx.Module):
         raise TypeError(f"{type(self).__name__} defines no final norm")
 
     def embed(self, ids: Sequence[int] | Int[Array, " t"]) -> Float[Array, "t d"]:
-        """The input embeddings of token `ids`: what the local linear map is linear in.
+        """The input embeddings of token `ids`, in which the local linear map is linear.
 
         Raises:
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
@@ -170,8 +170,8 @@ class Decoder(nnx.Module):
 
         Args:
             h: the residual stream after the final norm.
-            ctx: what the softcap is run with, which some models apply to their logits; plain unless given.
-            ids: the tokens whose logits are computed; all unless given.
+            ctx: the context of the softcap that some models apply to their logits; by default a plain one.
+            ids: the tokens whose logits are computed; by default all.
 
         Raises:
             UnembeddingError: the checkpoint has no unembedding.
@@ -218,10 +218,10 @@ class Decoder(nnx.Module):
             x: the residual stream before block `start`.
             make_context: makes the context of a block from its row of `rows`.
             rows: a pytree stacked over all layers.
-            schedule: of all layers, stacked; that of a prompt of these tokens unless given.
+            schedule: of all layers, stacked; by default that of a prompt of these tokens.
             start: the first block.
             stop: the block after the last; None for all.
-            collect: what is returned of the context of a block that has run, stacked over the blocks.
+            collect: takes from the context of a block that has run what is returned, stacked over the blocks.
         """
         depth = self.config.num_hidden_layers
         stop = depth if stop is None else stop

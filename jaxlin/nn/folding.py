@@ -37,7 +37,7 @@ def fold(
     weights = [w.astype(x.dtype) for _, w in branches]
     down = down.astype(x.dtype)
 
-    # Under a checkpoint, or the matrices of all positions would be kept for the transpose.
+    # Without the checkpoint the matrices of all positions would be stored for the transpose.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def apply_to_token(token: tuple[list[Array], Array]) -> Array:
         a, x = token

@@ -139,8 +139,7 @@ def branch_factors(
     Raises:
         JaxlinError: it gives anything else than `BranchFactors` with a factor of the shape of `g`.
     """
-    known: Any = RULES
-    factors = (known[rule] if isinstance(rule, str) else rule).factors(g, u, slope)
+    factors = (RULES[rule] if isinstance(rule, str) else rule).factors(g, u, slope)
     arrays = jax.tree.leaves(factors)
     if not isinstance(factors, BranchFactors) or not arrays or any(jnp.shape(a) != g.shape for a in arrays):
         shapes = jax.tree.map(jnp.shape, factors)

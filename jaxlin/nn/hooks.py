@@ -1,11 +1,11 @@
-"""Hooks: what is read, added, replaced or edited at the named sites that a block passes."""
+"""Hooks, which read, replace, add to or edit the values at the named sites of a block."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 
 class Hooks:
-    """What happens at the sites of one block, in the order replacement, probe, edit, reader.
+    """The hooks of one block. At each site they apply in this order: replacement, probe, edit, reader.
 
     A site is a named value: the residual stream and what is added to it (`jaxlin.nn.sites.Kind`), or a value within
     attention or the MLP (`jaxlin.nn.sites.InnerSite`). Each argument is a dictionary by the name of the site.
@@ -18,7 +18,7 @@ class Hooks:
         readers: functions of the value, whose result is stored in `values` in its place.
 
     Attributes:
-        values: the value, or what its reader gave, at each site that the block has passed so far.
+        values: the value, or the result of its reader, at each site that the block has passed so far.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-r"""Attention patterns $p_{hts}$: what mixes the values of the keys $s$ for the query $t$ in head $h$.
+r"""Attention patterns $p_{hts}$, which mix the values of the tokens $s$ for the query $t$ in head $h$.
 
 A pattern is a frozen factor with two axes of tokens, so it is a type that knows them. `Dense` stores the numbers;
 `jaxlin.nn.blockwise.Blocked` computes them again, block by block. A new kind of pattern is another subclass.

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 
 class Schedule(NamedTuple):
-    """What a block is told besides the stream and its context; of a whole model, all layers stacked.
+    """An input of a block besides the stream and the context. That of a model has all layers stacked.
 
     Attributes:
         inv_freq: the rotary frequencies, radians a token; zeros rotate nothing.

@@ -48,7 +48,7 @@ attribution = jaxlin.attribute(model, x, 7)
 np.savez(
     out, jacobian=lmap.jacobian(progress=False), logits=model.unembed(lmap.output), residual=lmap.residual,
     values=lmap.svd(4, method="krylov").s, tokens=attribution.tokens, heads=attribution.heads,
-    text=jaxlin.generate(model, tokenizer, ids, 8, stop=()).tokens,
+    text=jaxlin.generate(model, tokenizer, ids, 8, stop_token_ids=()).tokens,
 )
 """
 
@@ -86,7 +86,7 @@ def test_four_devices_give_what_one_gives(form: str, split: int, tmp_path: Path)
     ):
         np.testing.assert_allclose(found[name], expected, atol=1e-5 * np.abs(expected).max())
     model, tokenizer = jaxlin.load(folder)
-    assert found["text"].tolist() == generate(model, tokenizer, ids, 8, stop=()).tokens
+    assert found["text"].tolist() == generate(model, tokenizer, ids, 8, stop_token_ids=()).tokens
 
 
 def test_two_processes(tmp_path: Path) -> None:
