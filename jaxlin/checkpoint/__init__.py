@@ -1,4 +1,8 @@
-"""Checkpoints: what a file says, never what it means. Nothing here knows a model, and nothing is ever unpickled."""
+"""Files of checkpoints: config.json, safetensors and GGUF, from a directory or the hub.
+
+This package reads what a file contains and knows no model. Every file is a stranger's: nothing is unpickled, no code of
+a file is run, no path leads out of its folder, and every count is checked against the size of the file.
+"""
 
 import os
 from pathlib import Path
@@ -13,13 +17,13 @@ from jaxlin.checkpoint.hub import locate
 
 @runtime_checkable
 class Checkpoint(Protocol):
-    """A checkpoint that is open: its words are read, its weights are not.
+    """An open checkpoint, whose config is read, and whose weights are read on demand.
 
     Attributes:
-        source: where it is, for messages.
-        format: of its weights, ``"safetensors"`` or ``"gguf"``.
-        config: config.json as it is, or the metadata of a GGUF file.
-        tokenizer_files: the files of its tokenizer and generation_config.json, those that are there, by name.
+        source: its path, for messages.
+        format: the format of its weights, ``"safetensors"`` or ``"gguf"``.
+        config: the contents of config.json, or the metadata of a GGUF file.
+        tokenizer_files: its files of `jaxlin.checkpoint.folder.TOKENIZER_FILES`, by name.
     """
 
     source: str
@@ -48,7 +52,7 @@ class Checkpoint(Protocol):
         ...
 
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, one slice an axis; what leading axes leave out is not read."""
+        """A part of a tensor, with a slice for each axis; what the slices of leading axes leave out is not read."""
         ...
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -60,7 +64,10 @@ def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -
     """Open a directory, a ``.gguf`` file, or what a hub id names, which is downloaded if it is not in the cache.
 
     Raises:
-        CheckpointError: it cannot be had, or is damaged.
+        CheckpointError: there is none, it cannot be downloaded, or it is damaged.
     """
     path = locate(name, revision)
     return GGUFFile(path) if path.is_file() else CheckpointFolder(path)
+
+
+__all__ = ["Checkpoint", "CheckpointFolder", "GGUFFile", "open_checkpoint"]

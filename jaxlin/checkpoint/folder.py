@@ -11,7 +11,7 @@ from jaxlin.common.files import path_exists, read_json
 from jaxlin.common.printable import quoted
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-"""Weights whose format runs code when it is read."""
+"""Files of weights in a format that can run code when it is read."""
 
 LOG = logging.getLogger("jaxlin")
 
@@ -25,7 +25,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-"""The files beside config.json that say how text becomes ids and ids text."""
+"""The files beside config.json that turn text into ids and ids into text."""
 
 
 class CheckpointFolder:
@@ -38,9 +38,9 @@ class CheckpointFolder:
         self.config = read_json(path / "config.json")
         self.tokenizer_files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
         self._files: dict[str, SafetensorsFile] = {}
-        for file, named in _weights(path).items():
+        for file, index_names in _weights(path).items():
             opened = SafetensorsFile(path / file)
-            if missing := sorted((named or set()) - set(opened.names())):
+            if missing := sorted((index_names or set()) - set(opened.names())):
                 raise CheckpointError(
                     f"{opened.path}: expected tensor {missing[0]}, which the index names; found none."
                 )
@@ -49,21 +49,22 @@ class CheckpointFolder:
                     f"{opened.path}: expected each tensor in one shard; found {twice[0]} in another too."
                 )
             self._files.update(dict.fromkeys(opened.names(), opened))
+        self._names = frozenset(self._files)
 
     def names(self) -> frozenset[str]:
         """The tensors there are."""
-        return frozenset(self._files)
+        return self._names
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
         return self._files[name].shape(name)
 
     def dtype(self, name: str) -> str:
-        """The format's name of a tensor's dtype."""
+        """The dtype of a tensor as safetensors names it."""
         return self._files[name].dtype(name)
 
     def is_packed(self, name: str) -> bool:
-        """No tensor is, as it lies there: see `jaxlin.quantized.methods`."""
+        """Whether a tensor is read as a packed matrix: none is here, see `jaxlin.quantized.open_quantized`."""
         return False
 
     def file_of(self, name: str) -> Path:
@@ -71,7 +72,7 @@ class CheckpointFolder:
         return self._files[name].path
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor, in its stored dtype."""
+        """The values of a tensor, in its stored dtype."""
         return self._files[name].read(name)
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -79,12 +80,12 @@ class CheckpointFolder:
         return self.read_slice(name, (slice(start, stop),))
 
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, one slice an axis; what leading axes leave out is not read."""
+        """A part of a tensor, with a slice for each axis; what the slices of leading axes leave out is not read."""
         return self._files[name].read_slice(name, index)
 
 
 def _weights(path: Path) -> dict[str, set[str] | None]:
-    """The files to open, and the tensors that an index says are in each; a single file goes before an index."""
+    """The files to open, and the tensors of each according to the index; a single file takes precedence."""
     index, single = path / "model.safetensors.index.json", path / "model.safetensors"
     if single.is_file():
         if path_exists(index):
@@ -97,27 +98,27 @@ def _weights(path: Path) -> dict[str, set[str] | None]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: expected an object under 'weight_map'; found {type(weight_map).__name__}.")
     for tensor, file in weight_map.items():
-        # Names are judged as written: in the hub's cache the files themselves are links out of the folder.
+        # The name is checked as it is written: in the hub's cache the files themselves are links out of the folder.
         if not isinstance(file, str) or Path(file).name != file or set(file) & {"\\", "\0"} or file in ("", ".", ".."):
             raise CheckpointError(
                 f"{index}, {tensor}: expected the name of a file in the same folder; found {quoted(file)}."
             )
         if not path_exists(path / file) or not (path / file).is_file():
             raise CheckpointError(f"{index}: expected the shard {file} beside it; found none. Download it again.")
-        named = shards.setdefault(file, set())
-        assert named is not None
-        named.add(tensor)
+        index_names = shards.setdefault(file, set())
+        assert index_names is not None
+        index_names.add(tensor)
     return shards
 
 
 def _no_weights(path: Path) -> CheckpointError:
-    pickles = sorted(found.name for pattern in PICKLES for found in path.glob(pattern))
+    pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
     if pickles:
         return CheckpointError(
             f"{path}: expected model.safetensors; found only {pickles[0]}, a pickle, which could run code "
             "and is never opened. Convert it to safetensors, or take a revision that has them."
         )
     message = f"{path}: expected model.safetensors or model.safetensors.index.json; found neither."
-    if packed := sorted(found.name for found in path.glob("*.gguf")):
-        message += f" To load the GGUF file in it, name that file: {path / packed[0]}."
+    if gguf_files := sorted(file.name for file in path.glob("*.gguf")):
+        message += f" To load the GGUF file in it, name that file: {path / gguf_files[0]}."
     return CheckpointError(message)

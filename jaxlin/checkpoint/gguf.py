@@ -13,20 +13,20 @@ import gguf
 import ml_dtypes
 import numpy as np
 
-from jaxlin.checkpoint.gguf_header import Tensor, read_header
+from jaxlin.checkpoint.gguf_header import GGUFEntry, read_header
 from jaxlin.checkpoint.gguf_shards import KEYS, check_shards, shard_paths
 from jaxlin.common.arrays import read_aligned
 from jaxlin.common.errors import CheckpointError
 
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-"""The types that are not packed, and are read as they are stored."""
+"""The types that are not packed, whose values are read as they are stored."""
 
 CHUNK = 2**22
-"""How many values are decoded at once: the library needs several times their memory meanwhile."""
+"""How many values are decoded at a time: the gguf library needs several times their memory meanwhile."""
 
 
 class GGUFFile:
-    """A GGUF checkpoint: its metadata is read and checked; its tensors are read, and decoded, when asked for.
+    """A GGUF checkpoint: its metadata is read and checked, its tensors are read and decoded on demand.
 
     Args:
         path: the file, or any of the files that it is split into.
@@ -47,15 +47,15 @@ class GGUFFile:
         self._paths = {name: shard for shard, each in zip(paths, tensors, strict=True) for name in each}
 
     def forget(self, prefix: str) -> None:
-        """Let go of the metadata below `prefix`: a vocabulary takes as much memory as a layer."""
+        """Drop the metadata whose keys begin with `prefix`: a vocabulary takes as much memory as a layer."""
         self.config = {key: value for key, value in self.config.items() if not key.startswith(prefix)}
 
     def names(self) -> frozenset[str]:
-        """The tensors there are, by ggml's names."""
+        """The tensors there are, under ggml's names."""
         return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, ``[out, in]``: the file counts its fastest axis first."""
+        """The shape of a tensor, ``(out, in)``: in the file the fastest axis comes first."""
         return self._tensors[name].shape
 
     def dtype(self, name: str) -> str:
@@ -71,11 +71,11 @@ class GGUFFile:
         return self.read_slice(name, ())
 
     def read_raw(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """The bytes of a tensor as they are packed, ``[..., out, bytes]``: one row of blocks for each row of values.
+        """The stored bytes of a tensor, ``[..., out, bytes]``: one row of blocks for each row of values.
 
         Args:
-            name: of the tensor.
-            rows: those of its first axis that are read, if it has two axes or more.
+            name: the tensor.
+            rows: the rows of its first axis that are read, if it has two axes or more.
         """
         _, shape, start, size = self._tensors[name]
         leading, width = list(shape[:-1]), size // max(1, math.prod(shape[:-1]))
@@ -85,19 +85,19 @@ class GGUFFile:
             leading[0] = max(0, last - first)
         count = math.prod(leading) * width
         try:
-            found = read_aligned(self._paths[name], start, count)
+            raw = read_aligned(self._paths[name], start, count)
         except OSError as error:
             raise CheckpointError(f"{self._paths[name]}, tensor {name}: cannot be read: {error.strerror}.") from error
-        if found.size != count:
+        if raw.size != count:
             raise CheckpointError(f"{self._paths[name]}, tensor {name}: the file became shorter while it was open.")
-        return found.reshape(*leading, width)
+        return raw.reshape(*leading, width)
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Some rows of a tensor; the others are not decoded."""
         return self.read_slice(name, (slice(start, stop),))
 
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, one slice an axis; what leading axes leave out is not decoded."""
+        """A part of a tensor, with a slice for each axis; what the slices of leading axes leave out is not decoded."""
         kind, shape, _, _ = self._tensors[name]
         width = shape[-1]
         if index and len(shape) > 1 and index[0].step in (None, 1):
@@ -106,7 +106,7 @@ class GGUFFile:
             raw = self.read_raw(name)
         if kind.name in FLOATS:
             return raw.view(FLOATS[kind.name])[(*index, ...)]
-        # A block spans the last axis, so that one is cut after decoding.
+        # Blocks run along the last axis, which is therefore sliced after decoding.
         leading = index[: len(shape) - 1]
         packed = raw[leading]
         try:
@@ -115,14 +115,13 @@ class GGUFFile:
             raise CheckpointError(
                 f"{self._paths[name]}, tensor {name}: expected a type that the gguf library decodes; found {kind.name}."
             ) from error
-        whole = (slice(None),) * len(leading)
-        return decoded.reshape(*packed.shape[:-1], width)[whole + index[len(leading) :]]
+        return decoded.reshape(*packed.shape[:-1], width)[(slice(None),) * len(leading) + index[len(leading) :]]
 
 
-def _header(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, GGUFEntry]]:
     """The metadata and the tensors of one file."""
     try:
-        # Mapped for its header alone: of a mapped file only what is looked at is read.
+        # The header alone is read: of a mapped file only the pages that are accessed are.
         data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
         return read_header(data.data)
     except (ValueError, OSError) as error:
@@ -135,7 +134,7 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _decoded(rows: np.ndarray, kind: gguf.GGMLQuantizationType, width: int) -> np.ndarray:
     decoded = np.empty((len(rows), width), np.float32)
     step = max(1, CHUNK // width)
-    # A damaged scale may be infinite: whoever loads the values refuses them by name.
+    # A damaged scale may be infinite: loading refuses such values, and names the tensor.
     with np.errstate(all="ignore"):
         for start in range(0, len(rows), step):
             decoded[start : start + step] = gguf.dequantize(rows[start : start + step], kind)
@@ -158,24 +157,24 @@ _BLOCK = {
     "ffn_down": "mlp.down_proj",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-"""ggml's names within a block. `ffn_norm` is the norm before the MLP, which Gemma names pre_feedforward_layernorm;
-Phi-3 keeps gate and up fused in `ffn_up`: such an architecture gives its own name as an override."""
+"""ggml's names within a block, and Hugging Face's. An architecture overrides those that differ: `ffn_norm`, the norm
+before the MLP, is pre_feedforward_layernorm in Gemma, and Phi-3 keeps gate and up fused in `ffn_up`."""
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.(?P<kind>weight|bias)")
 
 
 def hf_name(name: str, overrides: Mapping[str, str] | None = None) -> str:
-    """Hugging Face's name of a tensor that ggml calls `name`; `name` itself where there is none, as for rope_freqs.
+    """Hugging Face's name of the tensor that ggml calls `name`; `name` itself if it has none, as for rope_freqs.
 
     Args:
-        name: as the GGUF file gives it.
+        name: the name in the GGUF file.
         overrides: parts that an architecture names differently, such as ``{"ffn_norm": "pre_feedforward_layernorm"}``.
     """
-    found = _NAME.fullmatch(name)
-    if not found:
+    match = _NAME.fullmatch(name)
+    if not match:
         return name
-    layer, part, kind = found["layer"], found["part"], found["kind"]
+    layer, part, kind = match["layer"], match["part"], match["kind"]
     table = {**(_TOP if layer is None else _BLOCK), **(overrides or {})}
     if part not in table:
         return name
@@ -183,8 +182,8 @@ def hf_name(name: str, overrides: Mapping[str, str] | None = None) -> str:
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Undo llama.cpp's order of the rows of queries and keys: pairs side by side become halves of each head.
+    """The rows of queries and keys in Hugging Face's order: neighbouring pairs become the two halves of each head.
 
-    Whole rows move, so it serves weights, biases and the packed rows of `GGUFFile.read_raw` alike.
+    Whole rows move, so that this serves weights, biases and the packed rows of `GGUFFile.read_raw` alike.
     """
     return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

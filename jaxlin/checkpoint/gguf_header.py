@@ -1,7 +1,7 @@
-"""The header of a GGUF file, read within bounds: metadata as plain values, and where each tensor lies.
+"""The header of a GGUF file, read within bounds: metadata as plain values, and the place of each tensor.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every count and length is held against the size of
-the file before it is believed. The reader of the `gguf` library does not: an array length with one wrong bit makes it
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every count and length is compared with the size of
+the file before it is used. The reader of the `gguf` library does not do so: an array length with one wrong bit makes it
 loop until memory ends. It also makes a NumPy array of every token, which takes seconds for a vocabulary.
 """
 
@@ -34,8 +34,8 @@ _SCALARS: dict[GGUFValueType, np.dtype[Any]] = {
 }
 
 
-class Tensor(NamedTuple):
-    """What the header says of one tensor: its shape, slowest axis first, and the bytes of the file it takes."""
+class GGUFEntry(NamedTuple):
+    """The entry of one tensor in the header: its type, its shape, slowest axis first, and its bytes in the file."""
 
     kind: GGMLQuantizationType
     shape: tuple[int, ...]
@@ -43,23 +43,23 @@ class Tensor(NamedTuple):
     size: int
 
 
-def read_header(data: memoryview) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_header(data: memoryview) -> tuple[dict[str, Any], dict[str, GGUFEntry]]:
     """The metadata and the tensors of a whole GGUF file.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: the header is damaged; the message says where.
     """
     return _Cursor(data).header()
 
 
 class _Cursor:
-    """A place in the file, and what is read there."""
+    """A position in the file, from which values are read one after another."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
-        self._at = 0
+        self._position = 0
 
-    def header(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def header(self) -> tuple[dict[str, Any], dict[str, GGUFEntry]]:
         magic = bytes(self._take(min(4, len(self._data))))
         if magic != b"GGUF":
             raise ValueError(f"expected the magic bytes GGUF; found {magic!r}")
@@ -74,48 +74,48 @@ class _Cursor:
             if key in metadata:
                 raise ValueError(f"the key {key} is given twice")
             metadata[key] = self._value(self._number("<I"))
-        found: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int]] = {}
+        entries: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int]] = {}
         for _ in range(tensors):
             name = self._string()
-            if name in found:
+            if name in entries:
                 raise ValueError(f"tensor {name} is given twice")
-            found[name] = self._tensor(name)
-        # Numbers become Python values last: a wrong length has taken no memory before it is found out.
-        return {key: _plain(value) for key, value in metadata.items()}, self._placed(metadata, found)
+            entries[name] = self._tensor(name)
+        # Arrays become Python lists last, so that a wrong length is noticed before it takes memory.
+        return {key: _plain(value) for key, value in metadata.items()}, self._placed(metadata, entries)
 
     def _take(self, size: int) -> memoryview:
-        if size > len(self._data) - self._at:
-            raise ValueError(f"it ends within what byte {self._at} begins, {size} bytes long")
-        self._at += size
-        return self._data[self._at - size : self._at]
+        if size > len(self._data) - self._position:
+            raise ValueError(f"it ends within what byte {self._position} begins, {size} bytes long")
+        self._position += size
+        return self._data[self._position - size : self._position]
 
     def _number(self, code: str) -> int:
         return struct.unpack(code, self._take(struct.calcsize(code)))[0]
 
     def _string(self) -> str:
-        at = self._at
+        start = self._position
         try:
             return str(self._take(self._number("<Q")), "utf-8")
         except UnicodeDecodeError:
-            raise ValueError(f"the string at byte {at} is not UTF-8") from None
+            raise ValueError(f"the string at byte {start} is not UTF-8") from None
 
     def _value(self, code: int, depth: int = 0) -> Any:
         try:
             kind = GGUFValueType(code)
         except ValueError:
-            raise ValueError(f"a value of unknown type {code} before byte {self._at}") from None
+            raise ValueError(f"a value of unknown type {code} before byte {self._position}") from None
         if kind is GGUFValueType.STRING:
             return self._string()
         if kind is not GGUFValueType.ARRAY:
             return self._numbers(kind, 1)[0]
         if depth == MAX_AXES:
-            raise ValueError(f"arrays nested more than {MAX_AXES} deep before byte {self._at}")
+            raise ValueError(f"arrays nested more than {MAX_AXES} deep before byte {self._position}")
         code, length = self._number("<I"), self._number("<Q")
         if code in _SCALARS:
             return self._numbers(GGUFValueType(code), length)
-        # A string takes 8 bytes at least, an array 12.
-        if length * 8 > len(self._data) - self._at:
-            raise ValueError(f"an array of {length} values before byte {self._at}, more than the file can hold")
+        # A string takes at least 8 bytes, an array 12.
+        if length * 8 > len(self._data) - self._position:
+            raise ValueError(f"an array of {length} values before byte {self._position}, more than the file can hold")
         return [self._value(code, depth + 1) for _ in range(length)]
 
     def _numbers(self, kind: GGUFValueType, count: int) -> np.ndarray:
@@ -138,16 +138,16 @@ class _Cursor:
         return kind, shape, offset
 
     def _placed(
-        self, metadata: dict[str, Any], found: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int]]
-    ) -> dict[str, Tensor]:
-        """The tensors at their places in the file, none beyond its end or within another."""
+        self, metadata: dict[str, Any], entries: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int]]
+    ) -> dict[str, GGUFEntry]:
+        """The tensors at their places in the file, none of them past its end or overlapping another."""
         alignment = _plain(metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT))
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"general.alignment {quoted(alignment)}, which is no power of two")
-        base = -(-self._at // alignment) * alignment
-        tensors: dict[str, Tensor] = {}
+        base = -(-self._position // alignment) * alignment
+        tensors: dict[str, GGUFEntry] = {}
         end = base
-        for name, (kind, shape, offset) in sorted(found.items(), key=lambda item: item[1][2]):
+        for name, (kind, shape, offset) in sorted(entries.items(), key=lambda item: item[1][2]):
             block, block_size = gguf.GGML_QUANT_SIZES[kind]
             size = math.prod(shape) // block * block_size
             start = base + offset
@@ -156,7 +156,7 @@ class _Cursor:
             end = start + size
             if end > len(self._data):
                 raise ValueError(f"tensor {name} ends at byte {end} of {len(self._data)}")
-            tensors[name] = Tensor(kind, shape, start, size)
+            tensors[name] = GGUFEntry(kind, shape, start, size)
         return tensors
 
 

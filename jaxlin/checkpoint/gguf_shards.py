@@ -1,7 +1,7 @@
-"""The files of a GGUF checkpoint that is split: their names, and what each says of the whole.
+"""The files of a split GGUF checkpoint: their names, and the counts that each has of all of them.
 
-``NAME-00002-of-00003.gguf`` is the second of three. Each file counts itself from 0 in ``split.no`` and says how many
-files (``split.count``) and tensors (``split.tensors.count``) there are; the first alone has the model's metadata.
+``NAME-00002-of-00003.gguf`` is the second of three. Each file has its index from 0 in ``split.no``, and the
+numbers of files and tensors in ``split.count`` and ``split.tensors.count``; only the first has the model's metadata.
 Source: ``gguf-split`` of https://github.com/ggml-org/llama.cpp.
 """
 
@@ -16,11 +16,11 @@ from jaxlin.common.printable import quoted
 _NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 KEYS = ("split.no", "split.count", "split.tensors.count")
-"""What a file says of the whole."""
+"""The metadata of a file about the split."""
 
 
 def shard_names(name: str) -> list[str]:
-    """The names of all files of the checkpoint that the file `name` belongs to; itself alone if it is not split."""
+    """The names of all files of the checkpoint that the file `name` belongs to; `name` alone if it is not split."""
     match = _NAME.fullmatch(name)
     if not match or not 1 <= int(match["number"]) <= int(match["count"]):
         return [name]
@@ -31,18 +31,18 @@ def shard_paths(path: Path, metadata: Mapping[str, Any]) -> list[Path]:
     """All files of the checkpoint that `path`, a file with this `metadata`, belongs to.
 
     Raises:
-        CheckpointError: its name does not say what its metadata does, or a file is missing.
+        CheckpointError: its name and its metadata disagree, or a file is missing.
     """
     count = metadata.get("split.count", 1)
     if type(count) is not int or not 0 <= count <= 99999:
-        raise CheckpointError(f"{path}, split.count: expected a number of files; found {_brief(count)}.")
+        raise CheckpointError(f"{path}, split.count: expected a number of files; found {_value(count)}.")
     if count in (0, 1):
         return [path]
     names = shard_names(path.name)
     if len(names) != count:
         raise CheckpointError(
             f"{path}, split.count: expected a name that ends in -0000N-of-{count:05}.gguf, by which the other files "
-            f"are looked for; found {path.name}. Give the file the name that it was published under."
+            f"are found; it is {path.name}. Give the file the name that it was published under."
         )
     paths = [path.with_name(name) for name in names]
     for shard in paths:
@@ -60,12 +60,12 @@ def check_shards(
     """Refuse files that do not make up one checkpoint.
 
     Args:
-        paths: all of them, in order.
-        metadata: of each.
-        names: the tensors of each.
+        paths: all files, in order.
+        metadata: the metadata of each file.
+        names: the tensors of each file.
 
     Raises:
-        CheckpointError: a file that counts otherwise, or a tensor that is in two files.
+        CheckpointError: the counts of a file are wrong, or a tensor is in two files.
     """
     if len(paths) == 1:
         return
@@ -75,17 +75,17 @@ def check_shards(
             if type(keys.get(key)) is not int or keys[key] != value:
                 raise CheckpointError(
                     f"{path}, {key}: expected {value}, as this is file {place + 1} of {expected[0]}, which have "
-                    f"{expected[1]} tensors together; found {_brief(keys.get(key))}. Download all files again."
+                    f"{expected[1]} tensors together; found {_value(keys.get(key))}. Download all files again."
                 )
     places: dict[str, Path] = {}
     for path, tensors in zip(paths, names, strict=True):
         for name in tensors:
             if name in places:
                 raise CheckpointError(
-                    f"{path}: expected each tensor in one file; found {_brief(name)} in {places[name].name} too."
+                    f"{path}: expected each tensor in one file; found {_value(name)} in {places[name].name} too."
                 )
             places[name] = path
 
 
-def _brief(value: Any) -> str:
+def _value(value: Any) -> str:
     return "none" if value is None else quoted(value)

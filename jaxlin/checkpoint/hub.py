@@ -10,7 +10,7 @@ from jaxlin.common.errors import CheckpointError
 from jaxlin.common.files import path_exists
 from jaxlin.common.printable import quoted
 
-NEEDED = (
+DOWNLOADED = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -23,43 +23,43 @@ NEEDED = (
     "model.safetensors.index.json",
     "*.safetensors",
 )
-"""The files of a repository that are downloaded."""
+"""Patterns of the files of a repository that are downloaded."""
 
-NOT_NEEDED = ("*/*", "consolidated*", "adapter_model*")
-"""Of those, the files that hold the weights a second time in another layout, or only a change of them."""
+NOT_DOWNLOADED = ("*/*", "consolidated*", "adapter_model*")
+"""Patterns of the exceptions: files that have the weights again in another layout, or only a change of them."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)[/:](?P<file>[\w.-]+\.gguf)")
 
 
 def locate(name: str | os.PathLike[str], revision: str | None) -> Path:
-    """The directory or GGUF file that `name` names.
+    """The path of the directory or GGUF file that `name` names.
 
     A hub id is ``org/name``; ``org/name/file.gguf`` or ``org/name:file.gguf`` is one file of a repository, or, where
     its name says so, one of the files of a split checkpoint, all of which are downloaded. The usual environment
-    variables of huggingface_hub hold (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
+    variables of huggingface_hub apply (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
 
     Raises:
-        CheckpointError: nothing of this name, or it cannot be downloaded.
+        CheckpointError: nothing has this name, or it cannot be downloaded.
     """
     text = _as_text(name)
     if not isinstance(revision, str | None):
         raise CheckpointError(f"Checkpoint: expected the name of a branch, tag or commit; found {quoted(revision)}.")
     try:
         path = Path(text).expanduser()
-        there = text != "" and (path.is_dir() or path.is_file())
-    # No such home directory, or a name that the file system cannot hold.
+        is_local = text != "" and (path.is_dir() or path.is_file())
+    # There is no such home directory, or the file system allows no such name.
     except (RuntimeError, OSError):
-        path, there = Path(text), False
-    if there:
+        path, is_local = Path(text), False
+    if is_local:
         if path.is_file() and path.suffix != ".gguf":
             raise CheckpointError(f"{path}: expected a directory or a .gguf file; found another kind of file.")
         return path
     repository, file = text, None
-    if found := _HUB_FILE.fullmatch(text):
-        repository, file = found["repository"], found["file"]
-    a_path = text.startswith((".", "~", os.sep)) or (file is None and text.endswith(".gguf"))
-    if a_path or not _HUB_ID.fullmatch(repository):
+    if match := _HUB_FILE.fullmatch(text):
+        repository, file = match["repository"], match["file"]
+    looks_local = text.startswith((".", "~", os.sep)) or (file is None and text.endswith(".gguf"))
+    if looks_local or not _HUB_ID.fullmatch(repository):
         raise _no_such(text)
     if file is None:
         return download(repository, None, revision)
@@ -71,7 +71,7 @@ def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
     """The config.json, or the ``.gguf`` file, that `name` names; of a hub id nothing else is downloaded.
 
     Raises:
-        CheckpointError: nothing of this name, or it cannot be downloaded.
+        CheckpointError: nothing has this name, or it cannot be downloaded.
     """
     text = _as_text(name)
     if _HUB_ID.fullmatch(text) and not text.endswith(".gguf") and not path_exists(Path(text)):
@@ -87,7 +87,7 @@ def _as_text(name: Any) -> str:
 
 
 def download(repository: str, file: str | None, revision: str | None) -> Path:
-    """One `file` of a repository on the hub, or, if it is None, those of `NEEDED` that it has.
+    """The path of one `file` of a repository on the hub, or, if it is None, of the folder of its `DOWNLOADED` files.
 
     Raises:
         CheckpointError: it cannot be downloaded.
@@ -100,7 +100,7 @@ def download(repository: str, file: str | None, revision: str | None) -> Path:
             return Path(hub.hf_hub_download(repository, file, revision=revision))
         return Path(
             hub.snapshot_download(
-                repository, revision=revision, allow_patterns=list(NEEDED), ignore_patterns=list(NOT_NEEDED)
+                repository, revision=revision, allow_patterns=list(DOWNLOADED), ignore_patterns=list(NOT_DOWNLOADED)
             )
         )
     except errors.GatedRepoError as error:
@@ -121,7 +121,7 @@ def download(repository: str, file: str | None, revision: str | None) -> Path:
         raise _no_such(repository) from error
     except (OSError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError) as error:
         raise _unreachable(repository) from error
-    # What the client below huggingface_hub raises depends on its version, and on HF_ENDPOINT being an address at all.
+    # The HTTP client of huggingface_hub raises errors that depend on its version, and on whether HF_ENDPOINT is a URL.
     except Exception as error:
         raise CheckpointError(
             f"{repository}: the download failed ({type(error).__name__}: {error}). "[:300]

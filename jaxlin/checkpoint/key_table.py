@@ -17,13 +17,13 @@ TABLE = Path(__file__).with_name("config_keys.json")
 
 @dataclass(frozen=True)
 class MeasuredKeys:
-    """What is measured of one `model_type`, or of the text half of a wrapper.
+    """The measurements of one `model_type`, or of the text part of a wrapper.
 
     Attributes:
-        stem: what the names of its classes in transformers begin with; None for a half.
-        known: keys that were measured.
-        changes: those of them that change the logits at some value.
-        same: of these, the values among true, false and null that change nothing.
+        stem: the beginning of the names of its classes in transformers; None for a part.
+        known: the keys that were measured.
+        changes: the keys of `known` that change the logits at some value.
+        same: for keys of `changes`, the values among true, false and null that change nothing.
     """
 
     stem: str | None
@@ -40,9 +40,10 @@ class MeasuredKeys:
 
 @functools.cache
 def measured_keys(row: str | None) -> MeasuredKeys:
-    """What is measured of `row`: a `model_type`, or ``"gemma3.text_config"`` for the half of a wrapper.
+    """The measurements of `row`: a `model_type`, or ``"gemma3.text_config"`` for the text part of a wrapper.
 
-    Of a model or half that was not measured, only what matters to none is known; of any other part, nothing is.
+    For a model or text part that was not measured, the keys are known that change no measured model. For any other
+    part, no key is.
     """
     table = _table()
     models, known = table["models"], frozenset(table["keys"])
@@ -50,9 +51,9 @@ def measured_keys(row: str | None) -> MeasuredKeys:
         return MeasuredKeys(None, frozenset(), frozenset(), {})
     if row not in models:
         return MeasuredKeys(None, known.difference(*(each["changes"] for each in models.values())), frozenset(), {})
-    of_row = models[row]
-    same = {key: tuple(values) for key, values in of_row["same"].items()}
-    return MeasuredKeys(of_row.get("class"), known, frozenset(of_row["changes"]), same)
+    entry = models[row]
+    same = {key: tuple(values) for key, values in entry["same"].items()}
+    return MeasuredKeys(entry.get("class"), known, frozenset(entry["changes"]), same)
 
 
 @functools.cache

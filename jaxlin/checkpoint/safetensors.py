@@ -1,10 +1,10 @@
-"""One safetensors file: a strict header, and tensors that are read when asked for.
+"""One safetensors file: a header read strictly, and tensors that are read on demand.
 
 Format: https://huggingface.co/docs/safetensors/index#format. Eight bytes give the length of a JSON header, which gives
 the dtype, shape and place of every tensor; the tensors fill the rest of the file without gap or overlap.
 
-The header is parsed here and then once more by the safetensors library, so that what either refuses is refused. The
-values are read here, because the NumPy side of the library has no float8.
+The header is parsed here and then again by the safetensors library, so that a file which either refuses is refused. The
+values are read here, because the library reads no float8 into NumPy.
 """
 
 import math
@@ -43,20 +43,20 @@ DTYPES: dict[str, np.dtype[Any]] = {
         "C64": np.complex64,
     }.items()
 }
-"""The dtypes that are read, by the format's names; those below one byte are not among them."""
+"""The dtypes that are read, by the names of the format; those of less than one byte are not."""
 
 FLOATS = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
-"""The dtypes of weights that are computed with as they are stored."""
+"""The dtypes of weights that are not quantised."""
 
-MOST_AXES = 32
-"""Of a tensor: those of the first NumPy."""
+MAX_AXES = 32
+"""The axes that a tensor may have: the bound of the first NumPy."""
 
-LONGEST_HEADER = 100_000_000
-"""The bound of the safetensors library: what is longer is damaged or hostile."""
+MAX_HEADER_BYTES = 100_000_000
+"""The bound of the safetensors library: a longer header is damaged or hostile."""
 
 
 class Entry(NamedTuple):
-    """What the header says of one tensor; `start` counts from the beginning of the file."""
+    """The entry of one tensor in the header; `start` and `stop` count from the beginning of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -65,7 +65,7 @@ class Entry(NamedTuple):
 
 
 class SafetensorsFile:
-    """One file: its header is checked when it is opened, its tensors are read when asked for."""
+    """One file, whose header is checked when it is opened, and whose tensors are read on demand."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,18 +90,18 @@ class SafetensorsFile:
         return self._entries[name].shape
 
     def dtype(self, name: str) -> str:
-        """The format's name of a tensor's dtype."""
+        """The dtype of a tensor as the format names it."""
         return self._entries[name].dtype
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor, in its stored dtype."""
+        """The values of a tensor, in its stored dtype."""
         return self.read_slice(name, ())
 
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, one slice an axis; trailing axes that are left out are whole.
+        """A part of a tensor, with a slice for each axis; trailing axes may be left out.
 
-        Of the file, only the span between the first and the last element of the slices is read, as far as leading axes
-        narrow it down.
+        Only the span of the file from the first to the last element of the slices is read, as far as the slices of
+        leading axes bound it.
         """
         dtype, shape, start, _ = self._entries[name]
         kind = DTYPES[dtype]
@@ -109,13 +109,13 @@ class SafetensorsFile:
         # The span is contiguous as long as every axis before the one sliced holds a single element.
         narrowed, span = list(index), list(shape)
         for axis, (part, size) in enumerate(zip(index, shape, strict=True)):
-            wanted = range(size)[part]
-            ends = sorted((wanted[0], wanted[-1])) if wanted else (0, -1)
+            elements = range(size)[part]
+            ends = sorted((elements[0], elements[-1])) if elements else (0, -1)
             low, high = ends[0], ends[1] + 1
             start += low * math.prod(shape[axis + 1 :]) * kind.itemsize
             span[axis] = high - low
-            stop = wanted.stop - low if wanted.step > 0 else None
-            narrowed[axis] = slice(wanted.start - low, stop, wanted.step) if wanted else slice(0, 0)
+            stop = elements.stop - low if elements.step > 0 else None
+            narrowed[axis] = slice(elements.start - low, stop, elements.step) if elements else slice(0, 0)
             if span[axis] > 1:
                 break
         count = math.prod(span)
@@ -132,12 +132,12 @@ def _header(file: BinaryIO) -> dict[str, Entry]:
     """Parse the header of a file, and check that its tensors fill the rest.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: the header is damaged; the message says where.
     """
     size = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, LONGEST_HEADER):
+    if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
         raise ValueError(f"a header of {length} bytes in a file of {size} bytes")
     try:
         header = parse_object(file.read(length))
@@ -146,7 +146,7 @@ def _header(file: BinaryIO) -> dict[str, Entry]:
     notes = header.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
         raise ValueError("a __metadata__ that does not map strings to strings")
-    entries = {name: _entry(name, found, 8 + length, size) for name, found in header.items()}
+    entries = {name: _entry(name, fields, 8 + length, size) for name, fields in header.items()}
     place = 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != place:
@@ -157,19 +157,19 @@ def _header(file: BinaryIO) -> dict[str, Entry]:
     return entries
 
 
-def _entry(name: str, found: Any, base: int, size: int) -> Entry:
-    if not isinstance(found, dict) or not {"dtype", "shape", "data_offsets"} <= found.keys():
+def _entry(name: str, fields: Any, base: int, size: int) -> Entry:
+    if not isinstance(fields, dict) or not {"dtype", "shape", "data_offsets"} <= fields.keys():
         raise ValueError(f"tensor {name} without dtype, shape and data_offsets")
-    dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"tensor {name} of dtype {quoted(dtype)}; known are {', '.join(DTYPES)}")
     for numbers in (shape, offsets):
-        # A bool is an int to Python, not to the format.
+        # A bool is an int in Python, but not in the format.
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             raise ValueError(f"tensor {name} with shape {quoted(shape)} and data_offsets {quoted(offsets)}")
-    if len(shape) > MOST_AXES:
-        raise ValueError(f"tensor {name} of {len(shape)} axes; {MOST_AXES} are possible")
-    # Only a tensor without values could have longer axes, and whoever goes along one would have no end.
+    if len(shape) > MAX_AXES:
+        raise ValueError(f"tensor {name} of {len(shape)} axes; {MAX_AXES} are possible")
+    # Only a tensor without values could have a longer axis, and a loop along it would take forever.
     if any(n > size for n in shape):
         raise ValueError(f"tensor {name} of shape {quoted(shape)}, an axis longer than the {size} bytes of the file")
     expected = math.prod(shape) * DTYPES[dtype].itemsize

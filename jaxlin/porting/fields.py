@@ -22,7 +22,7 @@ ACTIVATIONS = {
 }
 """transformers' names of activations, and ours."""
 
-MOST = 2**16
+MAX_COUNT = 2**16
 """Layers, and features of a head: what is listed for each of them is made before any tensor is looked for, so that a
 config could take all memory by a number alone."""
 
@@ -60,14 +60,14 @@ def decoder_numbers(
     kv_heads = json.positive_or_none("num_key_value_heads", num_key_value_heads) or heads
     if heads % kv_heads:
         raise json.error("num_key_value_heads", f"a divisor of num_attention_heads ({heads})", str(kv_heads))
-    k = json.positive("head_dim", head_dim or d // heads, most=MOST)
+    k = json.positive("head_dim", head_dim or d // heads, maximum=MAX_COUNT)
     if k % 2:
         raise json.error("head_dim", "an even number, as rotary positions pair features", str(k))
     return {
         "vocab_size": number("vocab_size", vocab_size),
         "hidden_size": d,
         "intermediate_size": json.positive("intermediate_size"),
-        "num_hidden_layers": json.positive("num_hidden_layers", most=MOST),
+        "num_hidden_layers": json.positive("num_hidden_layers", maximum=MAX_COUNT),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": k,
