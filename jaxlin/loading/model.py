@@ -1,4 +1,4 @@
-"""`load`: a checkpoint, the port of its `model_type` and its tokenizer become a model."""
+"""`load`: a checkpoint becomes a model and a tokenizer."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ from jaxlin.quantized import PackedMatrix, open_quantized
 from jaxlin.tokenizer import Tokenizer, tokenizer_of
 
 SMALL = Path(__file__).parent / "small"
-"""The trained model that ships in the wheel."""
+"""The folder of the trained model that ships in the wheel."""
 
 
 def load(
@@ -47,31 +47,32 @@ def load(
     Args:
         name: a hub id (``"meta-llama/Llama-3.2-3B"``), a directory, or a ``.gguf`` file; the small model that ships
             with jaxlin unless given.
-        linearize: hold every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map. They are
-            then constants to every derivative: the gradient of a loss is that of the held model, not one to train by,
-            and what is made of the map, as a singular value of what `jax.jacfwd` gives, has a gradient of zero. For
-            those load without it: `jaxlin.local_map` works, and is differentiated, either way.
+        linearize: freeze every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map. The
+            factors are then constants to every derivative: the gradient of a loss is that of the frozen model, which is
+            not one to train by, and a quantity computed from the map, such as a singular value of the result of
+            `jax.jacfwd`, has a gradient of zero. For those gradients load without it: `jaxlin.local_map` works, and is
+            differentiable, either way.
         rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.nn.freeze_rules`.
-        dtype: what is computed in; the stored dtype, at least float32, unless given. The weights stay as stored.
+        dtype: the dtype of the computation; None for the stored dtype, at least float32. The weights stay as stored.
         precision: how float32 matrices are multiplied, ``"highest"``, ``"high"``, ``"fast"`` or by a named algorithm:
             see `jaxlin.nn.precision`.
         revision: a branch, tag or commit of a hub id.
         mesh: how many devices to use, or a mesh of them with an axis ``"model"``, over which the weights are split,
             and perhaps ``"rows"``, over which the rows of a map are spread: see `jaxlin.nn.sharding`.
-        ignore_config_keys: keys of config.json, or of GGUF metadata, that are read as if they were absent, where jaxlin
-            refuses a file for a key that you know to be harmless; ``"text_config.key"`` for one within an object. They
-            are kept as ``model.config.ignored_config_keys``.
+        ignore_config_keys: keys of config.json, or of GGUF metadata, that are treated as absent, for a file that jaxlin
+            refuses because of a key that you know to be harmless; ``"text_config.key"`` is a key within an object.
+            ``model.config.ignored_config_keys`` lists them.
 
     Raises:
-        CheckpointError: a checkpoint that cannot be had, is damaged, or whose tensors are not the model's.
-        ConfigError: a config.json, or GGUF metadata, with a key or value that no port understands.
-        TokenizerError: a tokenizer that cannot be read.
-        JaxlinError: no such rule, dtype or precision, float64 without x64, a mesh that does not divide the heads, or
-            more devices than there are.
+        CheckpointError: there is no such checkpoint, it is damaged, or its tensors are not those of the model.
+        ConfigError: no port understands a key or value of the config.json, or of the GGUF metadata.
+        TokenizerError: the tokenizer cannot be read.
+        JaxlinError: there is no such rule, dtype or precision; the dtype is float64 without x64; the mesh does not
+            divide the heads; or there are fewer devices.
     """
     rule = checked_rule(rule)
-    exactness = checked_precision(precision)
-    computed = None if dtype is None else checked_dtype(dtype)
+    precision_mode = checked_precision(precision)
+    compute_dtype = None if dtype is None else checked_dtype(dtype)
     checkpoint = open_checkpoint(SMALL if name is None else name, revision)
     checkpoint.config = without_keys(checkpoint.config, ignore_config_keys, checkpoint.source)
     gguf = None
@@ -92,22 +93,22 @@ def load(
     config = with_unembedding(config, tensors, port, reader.peek("architectures"), checkpoint.source)
 
     def build(dtype: str) -> Decoder:
-        modes = {"linearize": linearize, "rule": rule, "precision": exactness, "dtype": dtype}
+        modes = {"linearize": linearize, "rule": rule, "precision": precision_mode, "dtype": dtype}
         return port.model(config, rngs=nnx.Rngs(0), **modes)
 
-    # The first pass only asks for the parameters; the dtype is known once one of them is read.
+    # The first model only names the parameters: the dtype is known when one of them has been read.
     model = read_parameters(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, devices)
     stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
-    structure = jax.tree.structure(jax.eval_shape(lambda: build(computed or checked_dtype(stored))))
+    structure = jax.tree.structure(jax.eval_shape(lambda: build(compute_dtype or checked_dtype(stored))))
     parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
     return jax.tree.unflatten(structure, parameters), tokenizer
 
 
 def checked_dtype(dtype: Any) -> str:
-    """The name of a dtype that can be computed in.
+    """The name of `dtype`, if models can compute in it.
 
     Raises:
-        JaxlinError: no such dtype, or float64 without x64.
+        JaxlinError: they cannot, or it is float64 without x64.
     """
     try:
         name = jnp.dtype(dtype).name

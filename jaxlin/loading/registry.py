@@ -1,4 +1,4 @@
-"""`model_type` to port: the only place in ``jaxlin/`` that names a family."""
+"""The family file of each `model_type` and of each GGUF architecture: only this file of ``jaxlin/`` names families."""
 
 import importlib
 from typing import NamedTuple
@@ -30,16 +30,16 @@ GGUF_ARCHITECTURES: dict[str, str] = {
     "phi2": "phi",
     "mistral3": "mistral",
 }
-"""llama.cpp's ``general.architecture``, and the family file that says how to read it."""
+"""The family file that reads each ``general.architecture`` of llama.cpp."""
 
 
 class Family(NamedTuple):
-    """What a family file supports.
+    """The checkpoints that a family file supports.
 
     Attributes:
-        name: of the file.
-        types: the `model_type`s it ports.
-        gguf: the GGUF architectures it reads.
+        name: the name of the file.
+        types: the `model_type`s that it ports.
+        gguf: the GGUF architectures that it reads.
     """
 
     name: str
@@ -48,20 +48,20 @@ class Family(NamedTuple):
 
 
 def families() -> list[Family]:
-    """What is supported, as it is loaded."""
-    found = []
+    """The families that are supported, imported from their files."""
+    supported = []
     for name in FAMILIES:
         module = importlib.import_module(f"jaxlin.models.{name}")
         gguf = tuple(arch for arch, file in GGUF_ARCHITECTURES.items() if file == name)
-        found.append(Family(name, tuple(module.PORTS), gguf))
-    return found
+        supported.append(Family(name, tuple(module.PORTS), gguf))
+    return supported
 
 
 def port_for(model_type: object) -> Port:
     """The port of `model_type`.
 
     Raises:
-        ConfigError: no port; the message lists those there are.
+        ConfigError: there is none; the message lists the `model_type`s that have one.
     """
     for family, types in FAMILIES.items():
         if isinstance(model_type, str) and model_type in types:
@@ -71,13 +71,14 @@ def port_for(model_type: object) -> Port:
 
 
 def gguf_port_for(arch: object) -> GGUFPort:
-    """How GGUF files of an architecture are read.
+    """The GGUF port of an architecture.
 
     Raises:
-        ConfigError: an unknown one; the message lists those there are.
+        ConfigError: there is none; the message lists the architectures that have one.
     """
     if not isinstance(arch, str) or arch not in GGUF_ARCHITECTURES:
         known = ", ".join(GGUF_ARCHITECTURES)
-        found = f"{quoted(arch)}, which jaxlin cannot read"
-        raise ConfigError(f"general.architecture: expected one of {known}; found {found}.")
+        raise ConfigError(
+            f"general.architecture: expected one of {known}; found {quoted(arch)}, which jaxlin cannot read."
+        )
     return importlib.import_module(f"jaxlin.models.{GGUF_ARCHITECTURES[arch]}").GGUF[arch]

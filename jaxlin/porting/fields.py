@@ -1,4 +1,4 @@
-"""The fields of a config.json that most families share, each read with transformers' default and checked."""
+"""The fields of a config.json that most families share, each checked, and read with transformers' default."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,11 +20,11 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     **{name: name for name in ("quick_gelu", "relu", "relu2", "leaky_relu", "hardswish", "mish", "tanh")},
 }
-"""transformers' names of activations, and ours."""
+"""The activation of `jaxlin.nn.layers` that each of transformers' names means."""
 
 MAX_COUNT = 2**16
-"""Layers, and features of a head: what is listed for each of them is made before any tensor is looked for, so that a
-config could take all memory by a number alone."""
+"""The bound of layers and of the features of a head. Lists of that length are made before any tensor is read, so that a
+number in a config could otherwise take all memory."""
 
 
 def decoder_numbers(
@@ -41,15 +41,15 @@ def decoder_numbers(
     vocab_size: int | None = None,
     tied: bool = False,
 ) -> dict[str, Any]:
-    """The fields of `Config` that most families write alike.
+    """The fields of `jaxlin.nn.config.Config` that most families share.
 
     Args:
         json: the config.
         act_key: the key of the activation.
-        eps_key: the key of `norm_eps`; None if the family writes none.
+        eps_key: the key of `norm_eps`; None if the family has no such key.
         tied: the default of `tie_word_embeddings`.
         max_position_embeddings, hidden_act, norm_eps, head_dim, num_attention_heads, num_key_value_heads, vocab_size:
-            transformers' defaults for the family, where it has one.
+            transformers' defaults for the family; None for a key that it requires.
     """
 
     def number(key: str, default: int | None) -> int:
@@ -99,17 +99,17 @@ def rope_of(
 ) -> Rope:
     """The rope of a config in either dialect: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``.
 
-    A trained length beside the parameters stands above the one among them, as in transformers.
+    A trained length beside the parameters takes precedence over the one among them, as in transformers.
 
     Args:
         json: the config.
-        head_dim: features of a head.
-        max_position_embeddings: the config's.
+        head_dim: the features of a head.
+        max_position_embeddings: that of the config.
         theta: the family's default base.
-        partial: the family's default share of a head that is rotated; None if it always rotates all of it.
+        partial: the family's default share of a head that is rotated; None if it always rotates whole heads.
         default: the family's default parameters.
-        replace: parameters that stand above those of the config.
-        extra: parameters that say something else than frequencies.
+        replace: parameters that replace those of the config.
+        extra: parameters that do not concern frequencies, and are left to the family.
     """
     theta = json.take("rope_theta", float, theta)
     share = json.optional("partial_rotary_factor", float, partial)
@@ -136,7 +136,7 @@ def rope_of(
 
 
 def rope_parameters(json: ConfigReader) -> dict[str, Any]:
-    """The rope parameters of a config in either dialect, of which ``rope_scaling`` stands above ``rope_parameters``."""
+    """The rope parameters of a config in either dialect; ``rope_scaling`` takes precedence over ``rope_parameters``."""
     parameters = json.take("rope_parameters", dict, None)
     return dict(json.take("rope_scaling", dict, None) or parameters or {})
 
@@ -154,7 +154,7 @@ def ropes_by_type(
         raise json.error(
             "rope_parameters",
             f"one object for each of {', '.join(theta)}",
-            quoted(", ".join(unknown)) + ", which transformers drops without a word. Write "
+            quoted(", ".join(unknown)) + ", which transformers ignores silently. Write "
             '{"full_attention": {these}, "sliding_attention": {"rope_type": "default", "rope_theta": ...}} instead',
         )
     for kind, parameters in nested.items():
@@ -164,7 +164,7 @@ def ropes_by_type(
         raise json.error(
             "rope_scaling",
             "its kind under 'rope_type'",
-            quoted(scaling["type"]) + " under 'type' alone, which transformers overlooks in this family",
+            quoted(scaling["type"]) + " under 'type' alone, which transformers ignores in this family",
         )
     full = {**(nested.get("full_attention") or {}), **(scaling or {})}
     return {
@@ -174,14 +174,20 @@ def ropes_by_type(
             theta=base,
             max_position_embeddings=max_position_embeddings,
             path=json.path_of("rope_scaling" if kind == "full_attention" and scaling else f"rope_parameters.{kind}"),
-            truncate=True,  # transformers looks for it beside the objects, where no file has it
+            truncate=True,  # transformers reads it beside the objects, where no file has it
         )
         for kind, base in theta.items()
     }
 
 
 def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool]) -> tuple[str, ...]:
-    """The key `layer_types`: full or sliding attention in each layer; `default` says which slide if it is absent."""
+    """The kind of attention of each layer, ``"full_attention"`` or ``"sliding_attention"``.
+
+    Args:
+        json: the config, with these names under `layer_types`.
+        layers: how many layers there are.
+        default: whether a layer slides, by its index, if the key is absent.
+    """
     types = json.take("layer_types", list, None)
     if types is None:
         return tuple("sliding_attention" if default(i) else "full_attention" for i in range(layers))
@@ -193,7 +199,7 @@ def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool])
 
 
 def one_layer_type(json: ConfigReader, layers: int) -> None:
-    """Refuse `layer_types` that are not all full, for a family whose layers transformers masks alike."""
+    """Refuse sliding layers, for a family in which transformers gives every layer the same mask."""
     types = set(layer_types(json, layers, lambda i: False))
     if types != {"full_attention"}:
         raise json.error("layer_types", "full_attention in every layer, as this family has one kind", "sliding layers")
@@ -207,7 +213,7 @@ def windows(json: ConfigReader, types: Sequence[str], window: int | None) -> tup
 
 
 def check_uniform(json: ConfigReader, types: Sequence[str], window: int | None) -> None:
-    """Refuse `layer_types` that the window contradicts: transformers' mask has it in every layer, or in none."""
+    """Refuse `layer_types` that contradict the window, which transformers' mask has in every layer or in none."""
     kind = "full_attention" if window is None else "sliding_attention"
     if set(types) != {kind}:
         raise json.error(

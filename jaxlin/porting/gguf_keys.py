@@ -1,7 +1,7 @@
-"""What llama.cpp's converter makes of a checkpoint: metadata for config.json, ggml's names, rows in another order.
+"""`GGUFPort`: how to undo llama.cpp's converter, which writes metadata for config.json and reorders rows.
 
 Sources: ``conversion/*.py`` of https://github.com/ggml-org/llama.cpp, which writes the files, and ``src/models/*.cpp``,
-which gives what they leave out.
+which has the constants that the files leave out.
 """
 
 import math
@@ -15,35 +15,32 @@ from jaxlin.checkpoint.gguf import unpermute
 from jaxlin.common.printable import quoted
 
 LONGROPE = {"rope_factors_short": "short_factor", "rope_factors_long": "long_factor"}
-"""Tensors that divide rotary frequencies, for prompts within the trained length and for longer ones."""
+"""Tensors that divide rotary frequencies, for prompts within the trained length and for longer ones, and their keys."""
 
 RMS_NORM = {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 """The epsilon of an RMSNorm."""
 
 
-def _nothing(given: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
-    del given, config
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class GGUFPort:
-    """How GGUF files of one architecture say what config.json and a Hugging Face checkpoint would.
+    """How GGUF files of one architecture become the config.json and the tensors of a Hugging Face checkpoint.
 
-    Nothing here needs the values of a matrix: rows move or are picked, and vectors are shifted, so packed weights can
-    stay packed.
+    A family file in ``models/`` lists its own in ``GGUF``, by architecture, and `jaxlin.loading.registry` names the
+    file. Nothing here needs the values of a matrix: rows are moved or selected, and vectors are shifted, so that packed
+    weights stay packed.
 
     Attributes:
         model_type: the `model_type` that the files are read as.
-        keys: metadata below ``{arch}.`` that is a key of config.json, besides what all architectures write.
+        keys: metadata below ``{arch}.``, and the key of config.json that it is, besides what all architectures have.
         read: metadata that `derive` reads, besides that of ropes.
-        fixed: metadata that is understood at one value only.
-        parts: what Hugging Face calls a part of a tensor's name, where it is not what `hf_name` says.
-        flags: keys of config.json that are true where a tensor is there.
-        derive: from the metadata and what is known of config.json, the keys that need more than a renaming, None to
-            remove one.
-        pairs: whether the rows of queries and keys stand in interleaved pairs, for ggml's first kind of rotation.
-        norm_offset: what the converter adds to the weights of norms.
+        fixed: metadata that must have the given value if it is there.
+        parts: Hugging Face's names of parts of the names of tensors, where `hf_name` has another.
+        flags: keys of config.json that are true if a tensor is there.
+        derive: makes the keys that need more than a renaming, from the metadata and the other keys of config.json; a
+            value None removes a key. It refuses metadata by a ValueError whose message begins with its key.
+        pairs: whether the two features that rotate together are neighbouring rows in queries and keys, as ggml's first
+            kind of rotation needs; in Hugging Face's order they are half a head apart.
+        norm_offset: the number that the converter adds to the weights of norms.
         fused: whether Hugging Face, too, keeps queries, keys and values in one tensor.
         partial: whether a part of each head may be rotated.
     """
@@ -54,37 +51,37 @@ class GGUFPort:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
-    derive: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = _nothing
+    derive: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda metadata, config: {}
     pairs: bool = False
     norm_offset: float = 0.0
     fused: bool = False
     partial: bool = False
 
 
-def halves(rows: int, heads: int) -> np.ndarray:
-    """Which row of a file each row of queries or keys is: pairs side by side become halves of each head."""
+def unpermuted_rows(rows: int, heads: int) -> np.ndarray:
+    """The row of a file that each row of queries or keys comes from, see `unpermute`."""
     return unpermute(np.arange(rows), heads)
 
 
 def decimal(value: Any) -> Any:
-    """A float as it was written: GGUF keeps 1e-05 as the float32 nearest to it."""
+    """A float as it was written in decimals: GGUF stores 1e-05 as the nearest float32."""
     if isinstance(value, list):
-        return [decimal(one) for one in value]
+        return [decimal(number) for number in value]
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def sliding_types(given: Mapping[str, Any], config: Mapping[str, Any], period: int) -> dict[str, Any]:
-    """`sliding_window` and `layer_types`: no layer slides without a window; `period` layers end with a full one.
+def sliding_types(metadata: Mapping[str, Any], config: Mapping[str, Any], period: int) -> dict[str, Any]:
+    """The keys `sliding_window` and `layer_types`: every `period`-th layer is full; without a window every layer is.
 
-    A file may say the pattern itself: a period (0: all slide), or whether each layer slides.
+    A file may have a pattern of its own: a period (0: all layers slide), or whether each layer slides.
 
     Raises:
-        ValueError: a pattern that is neither.
+        ValueError: the pattern is neither.
     """
     depth = config["num_hidden_layers"]
-    if not given.get("attention.sliding_window"):
+    if not metadata.get("attention.sliding_window"):
         return {"sliding_window": None, "layer_types": ["full_attention"] * depth}
-    pattern = given.get("attention.sliding_window_pattern", period)
+    pattern = metadata.get("attention.sliding_window_pattern", period)
     if len(pattern) != depth if isinstance(pattern, list) else type(pattern) is not int:
         raise ValueError(
             f"attention.sliding_window_pattern: expected a period or {depth} layers; found {quoted(pattern)}"
@@ -93,21 +90,21 @@ def sliding_types(given: Mapping[str, Any], config: Mapping[str, Any], period: i
     return {"layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides]}
 
 
-def rope_scaling(given: Mapping[str, Any], tensors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """`rope_scaling` of config.json; empty where positions are not scaled.
+def rope_scaling(metadata: Mapping[str, Any], tensors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """The `rope_scaling` of config.json, empty if positions are not scaled.
 
     Args:
-        given: the metadata.
-        tensors: ``rope_freqs``, ``rope_factors_short`` and ``rope_factors_long``, those there are.
+        metadata: that of the file, without the name of the architecture.
+        tensors: those of ``rope_freqs``, ``rope_factors_short`` and ``rope_factors_long`` that the file has.
 
     Raises:
-        ValueError: saying which key is not understood.
+        ValueError: the metadata is not understood; the message begins with its key.
     """
-    numbers = {key for key in given if key.startswith("rope.scal")} - {"rope.scaling.type", "rope.scaling.finetuned"}
+    numbers = {key for key in metadata if key.startswith("rope.scal")} - {"rope.scaling.type", "rope.scaling.finetuned"}
     for key in sorted(numbers):
-        if type(given[key]) not in (int, float) or not 0 <= given[key] < math.inf:
-            raise ValueError(f"{key}: expected a number; found {quoted(given[key])}")
-    kind = given.get("rope.scaling.type", "none")
+        if type(metadata[key]) not in (int, float) or not 0 <= metadata[key] < math.inf:
+            raise ValueError(f"{key}: expected a number; found {quoted(metadata[key])}")
+    kind = metadata.get("rope.scaling.type", "none")
     if kind not in (known := ("none", "linear", "yarn", "longrope")):
         raise ValueError(f"rope.scaling.type: expected one of {', '.join(known)}; found {quoted(kind)}")
     parameters: dict[str, Any] = {"rope_type": kind}
@@ -119,8 +116,8 @@ def rope_scaling(given: Mapping[str, Any], tensors: Mapping[str, Sequence[float]
                 f"found {quoted(kind)} and {', '.join(factors) or 'none of them'}"
             )
         parameters = {"rope_type": "longrope"} | {LONGROPE[name]: values for name, values in factors.items()}
-        factor, computed = given.get("rope.scaling.attn_factor"), _longrope_factor(given)
-        # The file rounds to float32 what is computed from the two lengths.
+        factor, computed = metadata.get("rope.scaling.attn_factor"), _longrope_factor(metadata)
+        # The factor follows from the two lengths, and the file has it rounded to float32.
         if factor is not None and not math.isclose(factor, computed, rel_tol=1e-6):
             parameters["attention_factor"] = factor
         return parameters
@@ -129,39 +126,41 @@ def rope_scaling(given: Mapping[str, Any], tensors: Mapping[str, Sequence[float]
     if tensors:
         beside = ", ".join(tensors)
         raise ValueError(f"rope.scaling.type: expected none beside tensors of {beside}; found {quoted(kind)}")
-    if given.get("rope.scaling.attn_factor", 1.0) != 1.0:
-        raise ValueError(f"rope.scaling.attn_factor: expected 1; found {quoted(given['rope.scaling.attn_factor'])}")
-    linear = given.get("rope.scale_linear", 1.0)  # how files of 2023 say it
+    if metadata.get("rope.scaling.attn_factor", 1.0) != 1.0:
+        raise ValueError(f"rope.scaling.attn_factor: expected 1; found {quoted(metadata['rope.scaling.attn_factor'])}")
+    linear = metadata.get("rope.scale_linear", 1.0)  # the key of files of 2023
     if kind == "none":
         return {} if linear == 1.0 else {"rope_type": "linear", "factor": linear}
-    parameters["factor"] = given.get("rope.scaling.factor")
+    parameters["factor"] = metadata.get("rope.scaling.factor")
     if kind == "yarn":
         names = {"original_context_length": "original_max_position_embeddings"}
         names |= {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow", "yarn_log_multiplier": "mscale_all_dim"}
-        found = {name: given[f"rope.scaling.{key}"] for key, name in names.items() if f"rope.scaling.{key}" in given}
-        parameters |= found
-        if "mscale_all_dim" in found:
-            parameters["mscale"] = 1.0  # the runtime's
-        _check_yarn_factor(given)
+        parameters |= {
+            name: metadata[f"rope.scaling.{k}"] for k, name in names.items() if f"rope.scaling.{k}" in metadata
+        }
+        if "mscale_all_dim" in parameters:
+            parameters["mscale"] = 1.0  # that of llama.cpp
+        _check_yarn_factor(metadata)
     return parameters
 
 
-def _longrope_factor(given: Mapping[str, Any]) -> float:
-    length = given.get("context_length") or 1
-    original = given.get("rope.scaling.original_context_length") or length
+def _longrope_factor(metadata: Mapping[str, Any]) -> float:
+    length = metadata.get("context_length") or 1
+    original = metadata.get("rope.scaling.original_context_length") or length
     return math.sqrt(1 + math.log(length / original) / math.log(original)) if length > original > 1 else 1.0
 
 
-def _check_yarn_factor(given: Mapping[str, Any]) -> None:
-    """The converter writes `attention_factor` and the misspelt `attn_factor` under one key, which the runtime ignores.
+def _check_yarn_factor(metadata: Mapping[str, Any]) -> None:
+    """Refuse a factor that might change transformers' logits.
 
-    What YaRN gives by itself says nothing new; its inverse is what DeepSeek-R1-0528-Qwen3-8B misspells, and what
+    The converter writes `attention_factor`, and the misspelt `attn_factor`, under one key, which llama.cpp ignores. The
+    factor that YaRN computes changes nothing. Its inverse is the misspelt value of DeepSeek-R1-0528-Qwen3-8B, which
     transformers ignores too.
     """
-    factor, stretch = given.get("rope.scaling.yarn_attn_factor"), given.get("rope.scaling.factor") or 1.0
+    factor, stretch = metadata.get("rope.scaling.yarn_attn_factor"), metadata.get("rope.scaling.factor") or 1.0
     usual = 1 + 0.1 * math.log(max(stretch, 1.0))
-    if factor is not None and not any(math.isclose(factor, known, rel_tol=1e-5) for known in (usual, 1 / usual)):
+    if factor is not None and not any(math.isclose(factor, f, rel_tol=1e-5) for f in (usual, 1 / usual)):
         raise ValueError(
-            f"rope.scaling.yarn_attn_factor: expected {usual:.6g}, what YaRN gives for a factor of {stretch:g}; "
+            f"rope.scaling.yarn_attn_factor: expected {usual:.6g}, which YaRN computes for a factor of {stretch:g}; "
             f"found {factor:g}, which llama.cpp does not use and transformers might"
         )
