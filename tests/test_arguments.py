@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxlin
-from jaxlin.steering.samplers import SamplingError, sampling_of
+from jaxlin.steering.samplers import SamplingError, make_sampling
 
 WRONG = {
     "explain(t, m, 'a')": "a model, as jaxlin.load gives, as the first argument; found a Tokenizer",
@@ -111,10 +111,10 @@ def test_messages() -> None:
 
 def test_numbers_of_numpy_and_jax_are_numbers() -> None:
     for one in (1, 0.5, np.float32(0.5), np.float64(0.5), jnp.float32(0.5)):
-        assert sampling_of(10, one, np.int64(3), one) is not None
+        assert make_sampling(10, one, np.int64(3), one) is not None
     for none in ("1", True, [1.0], math.inf, 1j, 10**400):
         with pytest.raises(SamplingError, match="Temperature: expected 0"):
-            sampling_of(10, none, None, None)
+            make_sampling(10, none, None, None)
 
 
 def results() -> list[type]:

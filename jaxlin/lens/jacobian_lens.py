@@ -72,7 +72,7 @@ class JacobianLens:
 
     def __repr__(self) -> str:
         return (
-            f"JacobianLens(maps of shape {jnp.shape(self.maps)}, source_layers={spans(self.source_layers)}, "
+            f"JacobianLens(maps of shape {jnp.shape(self.maps)}, source_layers={layer_ranges(self.source_layers)}, "
             f"n_prompts={self.n_prompts}, estimator={self.estimator!r})"
         )
 
@@ -95,7 +95,7 @@ class JacobianLens:
             JaxlinError: a layer that this lens has no matrix for.
         """
         if layer not in self.source_layers:
-            raise JaxlinError(f"Lens: expected a layer of {spans(self.source_layers)}; found {quoted(layer)}.")
+            raise JaxlinError(f"Lens: expected a layer of {layer_ranges(self.source_layers)}; found {quoted(layer)}.")
         return self.maps[self.source_layers.index(layer)]
 
     def transport(self, h: Float[Array | np.ndarray, "*b d"], layer: int) -> Float[Array, "*b d"]:
@@ -180,7 +180,7 @@ def check_lens(model: Decoder, lens: Any) -> None:
     if jnp.shape(lens.maps) != expected or not all(0 <= layer < depth for layer in lens.source_layers):
         raise JaxlinError(
             f"Lens: expected matrices of shape {expected} for layers in 0..{depth - 1}, as this model has; "
-            f"found {jnp.shape(lens.maps)} for {spans(lens.source_layers)}. It belongs to another model."
+            f"found {jnp.shape(lens.maps)} for {layer_ranges(lens.source_layers)}. It belongs to another model."
         )
     if lens.target_layer not in (None, depth - 1, -1):
         raise JaxlinError(
@@ -220,7 +220,7 @@ def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
     return replace(first, maps=np.asarray(maps, dtype), n_prompts=n_prompts, squared_deviations=total)
 
 
-def spans(layers: Sequence[int]) -> str:
+def layer_ranges(layers: Sequence[int]) -> str:
     """Layers in words: ``0..4, 7``."""
     ranges: list[list[int]] = []
     for layer in sorted(layers):

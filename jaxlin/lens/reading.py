@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.lens.jacobian_lens import JacobianLens, check_lens, spans
+from jaxlin.lens.jacobian_lens import JacobianLens, check_lens, layer_ranges
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder, PromptError
@@ -40,7 +40,7 @@ class Reading:
     ranks: Int[np.ndarray, "n p m"]
 
     def __repr__(self) -> str:
-        layers, (_, positions, k) = spans(self.layers), self.ids.shape
+        layers, (_, positions, k) = layer_ranges(self.layers), self.ids.shape
         return f"Reading(layers={layers}, {positions} positions, {k} tokens at each, ranks of {self.ranks.shape[2]})"
 
 

@@ -1,4 +1,4 @@
-r"""Directions to steer along, from prompts and from tokens."""
+r"""Directions for steering, from pairs of prompts and from tokens."""
 
 import functools
 from collections.abc import Sequence
@@ -20,47 +20,47 @@ from jaxlin.steering.edits import SteeringError
 def mean_difference(
     model: Decoder, towards: Sequence[Sequence[int]], away: Sequence[Sequence[int]], site: Site
 ) -> Float[Array, " d"]:
-    r"""$\overline{h}_\text{towards} - \overline{h}_\text{away}$: a direction to `add`, from prompts that differ by it.
+    r"""$\overline{h}_\text{towards} - \overline{h}_\text{away}$: a direction to `add`, from two groups of prompts.
 
-    $h$ is the value at `site` at the last token of each prompt. Source: Rimsky et al., "Steering Llama 2 via
-    Contrastive Activation Addition", 2024.
+    $h$ is the value at `site` at the last token of each prompt, and the bar is the mean over a group. Source: Rimsky et
+    al., "Steering Llama 2 via Contrastive Activation Addition", 2024.
 
     Args:
         model: any decoder.
-        towards: token ids of prompts that have what is wanted.
-        away: those that have not.
-        site: where the values are read.
+        towards: the token ids of prompts that have the property to steer towards.
+        away: the token ids of prompts that do not have it.
+        site: the site at which the values are read.
 
     Raises:
         PromptError: an empty prompt, or one longer than the model's context.
         SiteError: a site that the model does not have.
-        SteeringError: no prompts, or one alone that is in no list.
+        SteeringError: no prompts, or a single prompt that is not in a list.
     """
     check_model(model)
-    for side in (towards, away):
-        if not len(side) or any(np.ndim(ids) != 1 for ids in side):
+    for prompts in (towards, away):
+        if not len(prompts) or any(np.ndim(ids) != 1 for ids in prompts):
             raise SteeringError(
                 "Mean difference: expected a list of prompts on both sides, each a list of token ids; "
-                f"found {quoted(side)}."
+                f"found {quoted(prompts)}."
             )
-    spot = place(site, model.config.num_hidden_layers, model.sites)
+    source = place(site, model.config.num_hidden_layers, model.sites)
 
-    def mean(side: Sequence[Sequence[int]]) -> Array:
-        return jnp.mean(jnp.stack([_last_value(model, model.embed(ids), spot) for ids in side]), axis=0)
+    def mean(prompts: Sequence[Sequence[int]]) -> Array:
+        return jnp.mean(jnp.stack([_last_value(model, model.embed(ids), source) for ids in prompts]), axis=0)
 
     return mean(towards) - mean(away)
 
 
-@functools.partial(jax.jit, static_argnames="spot")
-def _last_value(model: Decoder, x: Float[Array, "t d"], spot: Place) -> Float[Array, " d"]:
-    return record(model, x, () if spot.final else (spot.kind,)).at(spot)[-1]
+@functools.partial(jax.jit, static_argnames="source")
+def _last_value(model: Decoder, x: Float[Array, "t d"], source: Place) -> Float[Array, " d"]:
+    return record(model, x, () if source.final else (source.kind,)).at(source)[-1]
 
 
 def token_direction(model: Decoder, token: int) -> Float[Array, " d"]:
-    """The row of the unembedding that reads the logit of `token`: the plainest direction to `add` for a word.
+    """The row of the unembedding for `token`, whose product with an output is the logit: a direction to `add`.
 
     Raises:
-        JaxlinError: no token id. `tokenizer.to_single_token` gives that of a word.
+        JaxlinError: not a token id. `tokenizer.to_single_token` gives the id of a word.
     """
     check_model(model)
     vocab = model.config.vocab_size

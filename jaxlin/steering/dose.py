@@ -1,4 +1,4 @@
-r"""Dose curves: what an edit does to the texts of a model as its strength grows, and what it costs."""
+r"""Dose curves: the effect of an edit on generated texts as its strength grows, and its side effects."""
 
 import re
 from collections.abc import Sequence
@@ -14,31 +14,32 @@ from jaxlin.common.printable import quoted
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import at_least_float32
-from jaxlin.steering.edits import Edit, SteeringError, Where, checked, schedule_at, whole
-from jaxlin.steering.generation import Generation, Prompt, generate_batch, rounded, spans
+from jaxlin.steering.edited_model import full_pass, schedule_at
+from jaxlin.steering.edits import Edit, SteeringError, Where, check_edits
+from jaxlin.steering.generation import Generation, Prompt, frequency_spans, generate_batch, round_up
 from jaxlin.tokenizer import Tokenizer, required
 
 
 @dataclass(frozen=True, eq=False)
 class DoseCurve:
-    r"""What an edit does at each of ``s`` strengths, over the same ``n`` prompts.
+    r"""The effect of an edit at each of ``s`` strengths, on the same ``n`` prompts.
 
-    All but the texts are means over the prompts. $p_s$ and $p_0$ are the edited and the untouched model's distributions
-    of the next token after the same prefix, the prompt and the edited model's own text so far; what is measured of them
-    is the mean over that text.
+    The numbers are means over the prompts, and those of distributions also over the positions of the new text. $p_s$
+    and $p_0$ are the distributions of the next token by the edited and by the ordinary model, after the same prefix:
+    the prompt and the text that the edited model has generated so far.
 
     Attributes:
-        edit: the name of the edit.
-        site: where it is made.
-        where: at which positions.
+        edit: the name of the edit's class.
+        site: the site of the edit.
+        where: the positions that it applies to.
         target: the target word.
         strengths: the strengths, ``[s]``.
-        target_rate: the share of texts that hold the target as a word of its own, in upper or lower case, ``[s]``.
+        target_rate: the share of texts in which the target is a whole word, in upper or lower case, ``[s]``.
         target_probability: $p_s$ of the target's token, ``[s]``.
-        kl: $D_\text{KL}(p_s \,\Vert\, p_0)$, nats, ``[s]``.
-        surprise: $-\ln p_0$ of the text's tokens, nats: how odd the untouched model finds it, ``[s]``.
-        repetition: the share of a text's 3-grams of tokens that stood in it before, ``[s]``.
-        prompts: the prompts as texts, ``n`` of them.
+        kl: $D_\text{KL}(p_s \,\Vert\, p_0)$ in nats, ``[s]``.
+        surprise: $-\ln p_0$ of the new tokens in nats, ``[s]``: how unlikely the text is to the ordinary model.
+        repetition: the share of 3-grams of tokens in a text that occurred in it before, ``[s]``.
+        prompts: the prompts as text, ``n`` of them.
         texts: the new text after each prompt, at each strength.
     """
 
@@ -76,17 +77,17 @@ def dose_curve(
     Args:
         model: any decoder.
         tokenizer: its tokenizer.
-        edit: what is done; its own strength is not used.
+        edit: the edit; its own strength is not used.
         prompts: texts or token ids.
-        target: a word, which with the space before it must be one token; or the id of a token that is a word.
-        strengths: the strengths; 0 among them gives the untouched model's row.
-        max_new_tokens: how long the texts are at most.
-        options: as for `jaxlin.generate_batch`: temperature, top_k, top_p, seed, stop_token_ids.
+        target: a word, which must be one token with a space before it; or the id of a token that is a word.
+        strengths: the strengths. At 0 the ordinary model is measured.
+        max_new_tokens: the largest number of new tokens for each prompt.
+        options: options of `jaxlin.generate_batch`: temperature, top_k, top_p, seed, stop_token_ids.
 
     Raises:
-        TokenizerError: a target that is not one token, or an id of no word.
-        SteeringError: no prompts or strengths, or a strength that is not finite; or as for `generate_batch`.
-        PromptError, SamplingError, SiteError: as for `generate_batch`.
+        TokenizerError: a target that is not one token, or an id that is not a word.
+        SteeringError: no prompts, no strengths, or a strength that is not finite; and as `generate_batch`.
+        PromptError, SamplingError, SiteError: as `generate_batch`.
     """
     check_model(model)
     check_tokenizer(tokenizer)
@@ -100,10 +101,10 @@ def dose_curve(
     word, token = _target(tokenizer, target)
     rows, texts = [], []
     for dose in doses.tolist():
-        edits = [edit.at_strength(dose)] if isinstance(edit, Edit) else [edit]
-        found = generate_batch(model, tokenizer, prompts, max_new_tokens, edits=edits, return_logits=True, **options)
-        rows.append(np.mean([_measured(model, generation, word, token) for generation in found], axis=0))
-        texts.append([generation.text for generation in found])
+        edits = [edit.at_strength(dose)] if isinstance(edit, Edit) else [edit]  # generate_batch refuses other objects
+        batch = generate_batch(model, tokenizer, prompts, max_new_tokens, edits=edits, return_logits=True, **options)
+        rows.append(np.mean([_measurements(model, generation, word, token) for generation in batch], axis=0))
+        texts.append([generation.text for generation in batch])
     rate, probability, kl, surprise, repeated = np.stack(rows, axis=1)
     return DoseCurve(
         edit=type(edit).__name__,
@@ -122,6 +123,10 @@ def dose_curve(
 
 
 def _target(tokenizer: Tokenizer, target: str | int) -> tuple[str, int]:
+    """The target word and its token.
+
+    A new word of a text has a space before it, so only that spelling is meant, whichever is likelier after a prompt.
+    """
     if isinstance(target, str):
         return target.strip(), tokenizer.to_single_token(f" {target.strip()}")
     word = tokenizer.token(target).strip() if 0 <= target < tokenizer.vocab_size else ""
@@ -130,26 +135,26 @@ def _target(tokenizer: Tokenizer, target: str | int) -> tuple[str, int]:
     return word, target
 
 
-def _measured(model: Decoder, generation: Generation, word: str, token: int) -> tuple[float, ...]:
-    """Target rate and probability, KL, surprise and repetition of one text."""
+def _measurements(model: Decoder, generation: Generation, word: str, token: int) -> tuple[float, ...]:
+    """Target rate and probability, KL divergence, surprise and repetition of one text."""
+    # Imported here because scipy.special takes a quarter of a second to import, and few users need it.
+    from scipy.special import log_softmax
+
     assert generation.logits is not None
-    steered = _log_probabilities(generation.logits)
-    plain = _log_probabilities(continuation_logits(model, generation.prompt, generation.tokens))
-    kl = np.mean(np.sum(np.exp(steered) * (steered - plain), axis=-1))
-    surprise = -np.mean(plain[np.arange(len(plain)), generation.tokens])
-    hit = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", generation.text, re.IGNORECASE) is not None
-    probability = np.mean(np.exp(steered[:, token]))
-    return float(hit), float(probability), float(kl), float(surprise), repetition(generation.tokens)
-
-
-def _log_probabilities(logits: Array | np.ndarray) -> Float[np.ndarray, "n vocab"]:
-    wide = np.asarray(logits, np.float64)  # rounded to float32, a divergence of nearly nothing may come out negative
-    wide = wide - wide.max(axis=-1, keepdims=True)
-    return wide - np.log(np.sum(np.exp(wide), axis=-1, keepdims=True))
+    ordinary_logits = continuation_logits(model, generation.prompt, generation.tokens)
+    # In float64, because a divergence near zero could round to a negative number in float32.
+    edited, ordinary = (
+        log_softmax(np.asarray(logits, np.float64), axis=-1) for logits in (generation.logits, ordinary_logits)
+    )
+    kl = np.mean(np.sum(np.exp(edited) * (edited - ordinary), axis=-1))
+    surprise = -np.mean(ordinary[np.arange(len(ordinary)), generation.tokens])
+    is_hit = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", generation.text, re.IGNORECASE) is not None
+    probability = np.mean(np.exp(edited[:, token]))
+    return float(is_hit), float(probability), float(kl), float(surprise), repetition(generation.tokens)
 
 
 def repetition(tokens: Sequence[int], n: int = 3) -> float:
-    """The share of the `n`-grams of `tokens` that stood before: 0 if each is new, near 1 in a loop."""
+    """The share of the `n`-grams of `tokens` that occurred before: 0 if all are new, near 1 in a loop."""
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -157,15 +162,15 @@ def repetition(tokens: Sequence[int], n: int = 3) -> float:
 def continuation_logits(
     model: Decoder, prompt: Sequence[int], tokens: Sequence[int], edits: Sequence[Edit] = ()
 ) -> Float[Array, "n vocab"]:
-    """The logits that each of `tokens` would be chosen by after `prompt` and those before it: one pass, no cache.
+    """The logits of each of `tokens` after `prompt` and the tokens before it, without a cache.
 
-    Where the rotary frequencies depend on the length of the text, it is one pass for each set of them.
+    It takes one pass, or where the rotary frequencies depend on the length of the text, one for each set of them.
     """
     ids = [*prompt, *tokens]
     x = model.embed(ids)
-    x = jnp.pad(x, ((0, rounded(len(ids)) - len(ids)), (0, 0)))  # texts of about one length share a program
-    edits, rows = checked(model, edits), []
-    for start, stop in spans(model, len(prompt), len(ids)):
-        outputs = whole(model, x, schedule_at(model, start), edits, len(prompt) - 1)
+    x = jnp.pad(x, ((0, round_up(len(ids)) - len(ids)), (0, 0)))  # texts of about the same length share a program
+    checked, rows = check_edits(model, edits), []
+    for start, stop in frequency_spans(model, len(prompt), len(ids)):
+        outputs = full_pass(model, x, schedule_at(model, start), checked, len(prompt) - 1)
         rows.append(model.unembed(outputs[start - 1 : stop - 1]))
     return at_least_float32(jnp.concatenate(rows))

@@ -13,16 +13,16 @@ from jaxlin.nn.sites import is_integer
 
 
 class SamplingError(JaxlinError):
-    """A temperature, top-k or top-p that says nothing."""
+    """An invalid temperature, top-k, top-p or number of tokens."""
 
 
 class Sampling(NamedTuple):
     """How a token is drawn.
 
     Attributes:
-        temperature: what logits are divided by.
-        top_k: only the `top_k` likeliest tokens, and those as likely as the last of them.
-        top_p: of these, only the likeliest that together hold this probability: the one that reaches it is in.
+        temperature: the logits are divided by it.
+        top_k: only the `top_k` likeliest tokens are drawn, and those that are as likely as the last of them.
+        top_p: of these, only the likeliest whose probabilities sum to `top_p`, including the token that reaches it.
     """
 
     temperature: Any
@@ -30,11 +30,11 @@ class Sampling(NamedTuple):
     top_p: Any
 
 
-def sampling_of(vocab: int, temperature: Any, top_k: Any, top_p: Any) -> Sampling | None:
-    """How tokens of a vocabulary are drawn; None for the likeliest.
+def make_sampling(vocab: int, temperature: Any, top_k: Any, top_p: Any) -> Sampling | None:
+    """How tokens are drawn from a vocabulary; None at temperature 0, which takes the likeliest token.
 
     Raises:
-        SamplingError: no such temperature, top-k or top-p.
+        SamplingError: an invalid temperature, top-k or top-p.
     """
     if not _is_real(temperature) or temperature < 0:
         raise SamplingError(f"Temperature: expected 0 (the likeliest token) or more; found {quoted(temperature)}.")
@@ -48,7 +48,7 @@ def sampling_of(vocab: int, temperature: Any, top_k: Any, top_p: Any) -> Samplin
 
 
 def _is_real(number: Any) -> bool:
-    """Whether `number` is a finite number of Python, NumPy or JAX, and neither a text nor a truth value."""
+    """Whether `number` is a finite number of Python, NumPy or JAX, and neither a string nor a bool."""
     if isinstance(number, str | bool):
         return False
     try:
@@ -57,8 +57,8 @@ def _is_real(number: Any) -> bool:
         return False
 
 
-def chosen(sampling: Sampling | None, logits: Float[Array, " vocab"], key: Array) -> Int[Array, ""]:
-    """The likeliest token, the first among equals; or one drawn as `sampling` says."""
+def sample_token(sampling: Sampling | None, logits: Float[Array, " vocab"], key: Array) -> Int[Array, ""]:
+    """A token drawn by `sampling`; if it is None, the likeliest token, and the first of equally likely ones."""
     if sampling is None:
         return jnp.argmax(logits)
     scaled = logits / sampling.temperature
@@ -66,7 +66,7 @@ def chosen(sampling: Sampling | None, logits: Float[Array, " vocab"], key: Array
     rank = jnp.arange(ordered.shape[0])
     probabilities = jax.nn.softmax(jnp.where(rank < sampling.top_k, ordered, -jnp.inf))
     before = jnp.cumsum(probabilities) - probabilities
-    # A sum over a vocabulary may round to above one, and then would cut the tail of a draw that asks for all.
-    kept = (rank < sampling.top_k) & ((before < sampling.top_p) | (sampling.top_p >= 1))
-    least = jnp.min(jnp.where(kept, ordered, jnp.inf))
-    return jax.random.categorical(key, jnp.where(scaled >= least, scaled, -jnp.inf))
+    # A sum over a vocabulary may round to above one, which would cut the tail although top_p is 1.
+    is_candidate = (rank < sampling.top_k) & ((before < sampling.top_p) | (sampling.top_p >= 1))
+    threshold = jnp.min(jnp.where(is_candidate, ordered, jnp.inf))
+    return jax.random.categorical(key, jnp.where(scaled >= threshold, scaled, -jnp.inf))

@@ -1,4 +1,4 @@
-"""Edits along given vectors: what the operators of the paper have to be measured against."""
+"""Edits along given vectors: addition, ablation and swap, which are the baselines of the paper's operators."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,53 +12,53 @@ from jaxtyping import Array, Float
 from jaxlin.common.arrays import Leaf
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import Site
-from jaxlin.steering.edits import Edit, SteeringError, checked_where
+from jaxlin.steering.edits import Edit, SteeringError, check_where
 
 
-def direction(values: Any, name: str = "direction") -> Float[Array, " d"]:
-    """`values` as a unit vector.
+def unit_vector(values: Any, name: str = "direction") -> Float[Array, " d"]:
+    """`values`, divided by their norm.
 
     Raises:
-        SteeringError: they are no vector, or one without a direction.
+        SteeringError: not a vector, or one of zero or infinite length.
     """
-    given = np.asarray(values)
-    given = given.astype(np.promote_types(given.dtype, np.float32))
-    length = np.linalg.norm(given)
-    if given.ndim != 1 or not 0 < length < np.inf:
+    vector = np.asarray(values)
+    vector = vector.astype(np.promote_types(vector.dtype, np.float32))
+    length = np.linalg.norm(vector)
+    if vector.ndim != 1 or not 0 < length < np.inf:
         raise SteeringError(
-            f"{name}: expected a vector of finite, positive length; found shape {given.shape}, {length}."
+            f"{name}: expected a vector of finite, positive length; found shape {vector.shape}, {length}."
         )
-    return jnp.asarray(given / length)
+    return jnp.asarray(vector / length)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Add(Edit):
-    r"""$h \mapsto h + s\,\lVert h \rVert\, a$: vector addition, its strength in units of the norm of the stream there.
+    r"""$h \mapsto h + s\,\lVert h \rVert\, a$: vector addition, with a strength in units of the norm of the stream.
 
-    $\lVert h \rVert$ is that of the value at each position. Source: Turner et al., "Activation Addition", 2023; the
+    $\lVert h \rVert$ is the norm of the value at each position. Source: Turner et al., "Activation Addition", 2023; the
     unit is Neuronpedia's.
 
     Attributes:
-        along: $a$, a unit vector: see `add`.
+        direction: $a$, a unit vector, ``[d]``: see `add`.
     """
 
-    along: Leaf
+    direction: Leaf
 
     def __call__(self, h: Float[Array, "t d"], drive: Float[Array, "t e"]) -> Float[Array, "t d"]:
-        """`h` and a share of its norm along the direction."""
+        """`h` plus a share of its norm along the direction."""
         size = self.strength * jnp.linalg.norm(h, axis=-1, keepdims=True)
-        return (h + size * self.along[None, :]).astype(h.dtype)
+        return (h + size * self.direction[None, :]).astype(h.dtype)
 
     def vectors(self) -> Mapping[str, Array]:
         """The direction."""
-        return {"along": self.along}
+        return {"direction": self.direction}
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Ablate(Edit):
-    r"""$h \mapsto h - s\,Q Q^\top h$: the components along some directions are removed; at $s = 1$ a projection.
+    r"""$h \mapsto h - s\,Q Q^\top h$: components along some directions are removed; at $s = 1$ this is a projection.
 
     Source: Arditi et al., "Refusal in Language Models Is Mediated by a Single Direction", 2024.
 
@@ -69,9 +69,9 @@ class Ablate(Edit):
     basis: Leaf
 
     def __call__(self, h: Float[Array, "t d"], drive: Float[Array, "t e"]) -> Float[Array, "t d"]:
-        """`h` less its components."""
-        found = jnp.einsum("td,kd->tk", h, self.basis, precision=HIGHEST)
-        return (h - self.strength * jnp.einsum("tk,kd->td", found, self.basis, precision=HIGHEST)).astype(h.dtype)
+        """`h` minus the share $s$ of its components."""
+        coordinates = jnp.einsum("td,kd->tk", h, self.basis, precision=HIGHEST)
+        return (h - self.strength * jnp.einsum("tk,kd->td", coordinates, self.basis, precision=HIGHEST)).astype(h.dtype)
 
     def vectors(self) -> Mapping[str, Array]:
         """The basis."""
@@ -83,64 +83,64 @@ class Ablate(Edit):
 class Swap(Edit):
     r"""$h \mapsto h + s\,(\alpha - \beta)(b - a)$ with $h = \alpha a + \beta b + \text{rest}$: two components exchange.
 
-    $\alpha$ and $\beta$ are the coordinates of $h$ in the plane of the unit vectors $a$ and $b$, from its
-    pseudo-inverse, and the rest is orthogonal to both. At $s = 1$, swapping twice is the identity; at $s = 1/2$ the
-    two become equal.
+    $\alpha$ and $\beta$ are the coordinates of $h$ in the plane of the unit vectors $a$ and $b$, by their
+    pseudo-inverse, and the rest is orthogonal to both. At $s = 1$, swapping twice is the identity; at $s = 1/2$ the two
+    coordinates become equal.
 
     Attributes:
-        apart: $b - a$, ``[d]``: see `swap`.
-        reads: $p_a - p_b$, ``[d]``, the difference of the rows of the pseudo-inverse: it reads $\alpha - \beta$.
+        read: $p_a - p_b$, ``[d]``, the difference of the rows of the pseudo-inverse; its product with $h$ is
+            $\alpha - \beta$. See `swap`.
+        write: $b - a$, ``[d]``.
     """
 
-    apart: Leaf
-    reads: Leaf
+    read: Leaf
+    write: Leaf
 
     def __call__(self, h: Float[Array, "t d"], drive: Float[Array, "t e"]) -> Float[Array, "t d"]:
         """`h` with the components exchanged."""
-        difference = jnp.einsum("td,d->t", h, self.reads, precision=HIGHEST)
-        return (h + self.strength * difference[:, None] * self.apart[None, :]).astype(h.dtype)
+        difference = jnp.einsum("td,d->t", h, self.read, precision=HIGHEST)
+        return (h + self.strength * difference[:, None] * self.write[None, :]).astype(h.dtype)
 
     def vectors(self) -> Mapping[str, Array]:
-        """What is read and what is written."""
-        return {"apart": self.apart, "reads": self.reads}
+        """The vector that is read and the vector that is written."""
+        return {"read": self.read, "write": self.write}
 
 
-def add(site: Site, along: Any, strength: float = 1.0, *, where: Any = "all") -> Add:
-    """`Add` along a vector of any length, ``[d]``, at the positions of `where`: see `jaxlin.steering.Where`.
-
-    Raises:
-        SteeringError: no vector, one without a direction, or no positions.
-    """
-    return Add(site=site, strength=strength, where=checked_where(where), along=direction(along))
-
-
-def ablate(site: Site, along: Any, strength: float = 1.0, *, where: Any = "all") -> Ablate:
-    """`Ablate` one direction, ``[d]``, or the span of several, ``[k, d]``, at the positions of `where`.
+def add(site: Site, direction: Any, strength: float = 1.0, *, where: Any = "all") -> Add:
+    """`Add` along a vector ``[d]`` of any length, at the positions `where`: see `jaxlin.steering.Where`.
 
     Raises:
-        SteeringError: a vector without a direction, directions that are linearly dependent, or no positions.
+        SteeringError: not a vector, one of zero or infinite length, or no positions.
     """
-    rows = np.stack([direction(row) for row in np.atleast_2d(np.asarray(along))])
+    return Add(site=site, strength=strength, where=check_where(where), direction=unit_vector(direction))
+
+
+def ablate(site: Site, directions: Any, strength: float = 1.0, *, where: Any = "all") -> Ablate:
+    """`Ablate` one direction, ``[d]``, or the span of several, ``[k, d]``, at the positions `where`.
+
+    Raises:
+        SteeringError: a vector of zero or infinite length, directions that are linearly dependent, or no positions.
+    """
+    rows = np.stack([unit_vector(row) for row in np.atleast_2d(np.asarray(directions))])
     _, s, basis = np.linalg.svd(rows, full_matrices=False)
-    _refuse_dependent(s, len(rows))
-    return Ablate(site=site, strength=strength, where=checked_where(where), basis=jnp.asarray(basis))
+    _check_independent(s, len(rows))
+    return Ablate(site=site, strength=strength, where=check_where(where), basis=jnp.asarray(basis))
 
 
 def swap(site: Site, a: Any, b: Any, strength: float = 1.0, *, where: Any = "all") -> Swap:
-    """`Swap` the components along two vectors of any length, ``[d]``, at the positions of `where`.
+    """`Swap` the components along two vectors ``[d]`` of any length, at the positions `where`.
 
     Raises:
-        SteeringError: a vector without a direction, two that are parallel, or no positions.
+        SteeringError: a vector of zero or infinite length, two that are parallel, or no positions.
     """
-    plane = np.stack([direction(a, "a"), direction(b, "b")], axis=1)
-    _refuse_dependent(np.linalg.svd(plane, compute_uv=False), 2)
+    plane = np.stack([unit_vector(a, "a"), unit_vector(b, "b")], axis=1)
+    _check_independent(np.linalg.svd(plane, compute_uv=False), 2)
     inverse = np.linalg.pinv(plane)
-    apart, reads = plane[:, 1] - plane[:, 0], inverse[0] - inverse[1]
-    return Swap(
-        site=site, strength=strength, where=checked_where(where), apart=jnp.asarray(apart), reads=jnp.asarray(reads)
-    )
+    read, write = jnp.asarray(inverse[0] - inverse[1]), jnp.asarray(plane[:, 1] - plane[:, 0])
+    return Swap(site=site, strength=strength, where=check_where(where), read=read, write=write)
 
 
-def _refuse_dependent(s: np.ndarray, count: int) -> None:
+def _check_independent(s: Float[np.ndarray, " k"], count: int) -> None:
+    """Raise an error unless `count` unit vectors with the singular values `s` are linearly independent."""
     if len(s) < count or s[-1] <= 1e-5 * s[0]:
         raise SteeringError(f"Directions: expected {count} that are linearly independent; found fewer.")

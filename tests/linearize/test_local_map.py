@@ -456,7 +456,7 @@ import numpy as np
 import jaxlin
 from jaxlin.attribution import layer_streams as streams
 from jaxlin.spectrum import layer_spectra as depth
-from jaxlin.steering import edits
+from jaxlin.steering import edited_model
 
 model, tokenizer = jaxlin.load()
 x = model.embed([1, 2, 3])
@@ -468,7 +468,7 @@ uses = (
     lambda x: jaxlin.attribute(model, x, 3),
     lambda x: depth.to_output(model, x),
     lambda x: streams.streams(model, x, 3),
-    lambda x: edits.edited(model, x, ()),
+    lambda x: edited_model.edited(model, x, ()),
 )
 for use in uses:
     for given in ([1, 2, 3], x[None], x[:, :8], x[:0]):

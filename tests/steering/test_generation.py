@@ -15,8 +15,8 @@ import torch
 
 import jaxlin
 from jaxlin.nn.decoder import PromptError
-from jaxlin.steering.generation import generate, generate_batch, spans
-from jaxlin.steering.samplers import Sampling, SamplingError, chosen
+from jaxlin.steering.generation import frequency_spans, generate, generate_batch
+from jaxlin.steering.samplers import Sampling, SamplingError, sample_token
 
 NEW = 64
 FAMILIES = [
@@ -64,7 +64,7 @@ def test_every_family(name: str, roomy: Callable[[str], Path], x64: None) -> Non
         rows = [oracle.logits(folder, ids[:end], torch.float64)[-1] for end in range(last + 1, len(ids), 7)]
         np.testing.assert_allclose(found.logits[::7], rows, atol=1e-10)
         np.testing.assert_array_equal(found.tokens[::7], np.argmax(rows, axis=-1))
-        assert len(list(spans(model, last + 1, len(ids)))) > (name != "phi3, longrope, long")
+        assert len(list(frequency_spans(model, last + 1, len(ids)))) > (name != "phi3, longrope, long")
     else:
         rows = uncached(model, ids)[last:-1]
         np.testing.assert_allclose(found.logits, rows, atol=1e-12 * np.abs(rows).max())
@@ -149,7 +149,7 @@ def test_distribution(sampling: Sampling, expected: list[float]) -> None:
     """Frequencies of 40,000 draws."""
     logits = jnp.log(jnp.asarray([0.4, 0.1, 0.3, 0.15, 0.05])) + 3
     keys = jax.random.split(jax.random.key(0), 40_000)
-    drawn = jax.jit(jax.vmap(lambda key: chosen(sampling, logits, key)))(keys)
+    drawn = jax.jit(jax.vmap(lambda key: sample_token(sampling, logits, key)))(keys)
     share = np.bincount(np.asarray(drawn), minlength=5) / len(keys)
     wanted = np.asarray(expected) / np.sum(expected)
     assert ((share > 0) == (wanted > 0)).all()

@@ -205,7 +205,7 @@ def test_mean_difference(llama: tuple[Any, Any]) -> None:
 def test_what_an_edit_shows() -> None:
     """No vector number by number."""
     assert repr(add(("resid_post", 1), np.ones(64), 0.3)) == (
-        "Add(site=('resid_post', 1), strength=0.3, where='all', along of shape (64,))"
+        "Add(site=('resid_post', 1), strength=0.3, where='all', direction of shape (64,))"
     )
 
 
@@ -224,7 +224,7 @@ def test_errors(llama: tuple[Any, Any]) -> None:
         ("rotate", SteeringError, "add, ablate, swap, paper_equation or paper_code.*'rotate'"),
         (add(("resid_post", 7), a), SiteError, "found 7"),
         (add("attn", a), SiteError, "'attn'"),
-        (add("embed", a[:5]), SteeringError, "Add, along: expected 64 features.*found 5"),
+        (add("embed", a[:5]), SteeringError, "Add, direction: expected 64 features.*found 5"),
         (ablate("embed", a[:5]), SteeringError, "Ablate, basis: expected 64.*found 5"),
         (dataclasses.replace(add("embed", a), where="some"), SteeringError, "where.*'some'"),
         (dataclasses.replace(add("embed", a), where=(1, -1)), SteeringError, r"where.*\(1, -1\)"),

@@ -1,0 +1,161 @@
+"""The model with edits: the forward pass of a text at once, or of the next tokens of a text with a cache."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxlin.nn.arguments import check_model
+from jaxlin.nn.context import Context
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.kv_cache import KeysAndValues, KVCache
+from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.sites import place
+from jaxlin.steering.edits import Edit, SteeringError, check_edits
+
+ValueEdit = Callable[[Array], Array]
+"""An edit of a value at a site, restricted to the positions that it applies to."""
+
+
+class State(NamedTuple):
+    """What the earlier tokens of a text leave for the next ones.
+
+    Attributes:
+        cache: the keys and values of each layer, one slot for each position, ``[l, s, n, k]``; None before a text.
+        drives: the drive of each edit at the last position.
+    """
+
+    cache: KeysAndValues | None
+    drives: tuple[Float[Array, " e"], ...]
+
+
+def initial_state(model: Decoder, edits: Sequence[Edit]) -> State:
+    """The state before the first token of a text."""
+    return State(None, tuple(jnp.zeros(edit.drive_features, model.dtype) for edit in edits))
+
+
+class ForwardResult(NamedTuple):
+    """The result of `forward` at some tokens.
+
+    Attributes:
+        output: the residual stream after the final norm.
+        new: the keys and values of these tokens, ``[l, t, n, k]``.
+        drives: the drive of each edit.
+    """
+
+    output: Float[Array, "t d"]
+    new: KeysAndValues
+    drives: tuple[Float[Array, "t e"], ...]
+
+
+def forward(
+    model: Decoder,
+    x: Float[Array, "t d"],
+    schedule: Schedule,
+    state: State,
+    edits: Sequence[Edit],
+    *,
+    start: Int[Array, ""] | int,
+    first_new: Int[Array, ""] | int,
+) -> ForwardResult:
+    """The edited model at the tokens that follow a `state`.
+
+    Args:
+        model: the decoder.
+        x: the input embeddings of the tokens.
+        schedule: the schedule of all layers, stacked; its positions are not read.
+        state: what the earlier tokens have left.
+        edits: edits from `check_edits`; those at one site are applied in this order.
+        start: the position of the first token of `x`.
+        first_new: the first position that an edit with ``where="new"`` applies to.
+    """
+    depth = model.config.num_hidden_layers
+    positions = start + jnp.arange(x.shape[0])
+    schedule = schedule._replace(positions=jnp.broadcast_to(positions[None, :], (depth, x.shape[0])))
+    drives = tuple(edit.drive(x, positions, before) for edit, before in zip(edits, state.drives, strict=True))
+    functions = [_value_edit(edit, drive, positions, first_new) for edit, drive in zip(edits, drives, strict=True)]
+    sites = [place(edit.site, depth, model.sites) for edit in edits]
+    placed = list(zip(sites, functions, strict=True))
+
+    def block_edits(layer: Array) -> dict[str, ValueEdit]:
+        by_kind: dict[str, list[tuple[int, ValueEdit]]] = {}
+        for site, edit in placed:
+            if not site.final:
+                # The stream before a block is edited after the block before it, because no block follows the last.
+                between = not site.inside and site.layer > 0
+                kind, index = ("resid_post", site.layer - 1) if between else (site.kind, site.layer)
+                by_kind.setdefault(kind, []).append((index, edit))
+
+        def in_this_layer(indexed: list[tuple[int, ValueEdit]]) -> ValueEdit:
+            def apply(value: Array) -> Array:
+                for index, edit in indexed:
+                    value = jax.lax.cond(layer == index, edit, lambda unchanged: unchanged, value)
+                return value
+
+            return apply
+
+        return {kind: in_this_layer(indexed) for kind, indexed in by_kind.items()}
+
+    stream, new = model.scan(
+        x,
+        lambda row: Context(hooks=Hooks(edits=block_edits(row[0])), cache=KVCache(row[1], start)),
+        (jnp.arange(depth), state.cache),
+        schedule=schedule,
+        collect=lambda ctx: ctx.cache.new,
+    )
+    output = model.norm(stream, Context())
+    for site, edit in placed:
+        if site.final:
+            output = edit(output)
+    return ForwardResult(output, new, drives)
+
+
+def _value_edit(
+    edit: Edit, drive: Float[Array, "t e"], positions: Int[Array, " t"], first_new: Int[Array, ""] | int
+) -> ValueEdit:
+    if edit.where == "all":
+        return lambda value: edit(value, drive)
+    applies = positions >= first_new if edit.where == "new" else jnp.isin(positions, jnp.asarray(edit.where))
+    return lambda value: jnp.where(applies[:, None], edit(value, drive), value)
+
+
+def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prompt: int | None = None) -> Array:
+    """The residual stream after the final norm, ``[t, d]``, of `model` with `edits`, in one pass without a cache.
+
+    Args:
+        model: any decoder.
+        x: the input embeddings.
+        edits: the edits; those at one site are applied in this order.
+        prompt: how many of the tokens are the prompt, for edits with ``where="new"``; all by default.
+
+    Raises:
+        PromptError: `x` is not of shape ``[t, d]``.
+        SiteError: a site that the model does not have.
+        SteeringError: an object that is not an edit, an edit for a residual stream of another width, or one at a
+            position past the last.
+    """
+    check_model(model)
+    model.check_embeddings(x)
+    tokens, checked = x.shape[0], check_edits(model, edits)
+    for edit in checked:
+        if isinstance(edit.where, tuple) and max(edit.where) >= tokens:
+            raise SteeringError(f"Edit, where: expected positions in 0..{tokens - 1}; found {max(edit.where)}.")
+    first_new = (tokens if prompt is None else prompt) - 1
+    return full_pass(model, x, schedule_at(model, tokens), checked, first_new)
+
+
+@jax.jit
+def full_pass(
+    model: Decoder, x: Float[Array, "t d"], schedule: Schedule, edits: tuple[Edit, ...], first_new: Int[Array, ""]
+) -> Float[Array, "t d"]:
+    """The output of `forward` for a full text."""
+    return forward(model, x, schedule, initial_state(model, edits), edits, start=0, first_new=first_new).output
+
+
+def schedule_at(model: Decoder, tokens: int) -> Schedule:
+    """The schedule of a text of `tokens`, for `forward`. Its shape does not depend on `tokens`."""
+    schedule = model.schedule(tokens)
+    return schedule._replace(positions=schedule.positions[:, :1])
