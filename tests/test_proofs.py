@@ -172,7 +172,7 @@ def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
         with io.StringIO() as shown:
             show(explanation, Console(file=shown, width=100))
             assert f"= {residual:.1e}" in shown.getvalue()
-            assert "off by 5e-01" in shown.getvalue()
+            assert "relative error 5e-01" in shown.getvalue()
     assert explanation.detail is not None
     assert (explanation.detail.stream_defect, explanation.detail.component_defect) == (0.625, 0.75)
     page = jaxlin.attribute(model, model.embed([3, 4]), 9)._repr_html_()
