@@ -78,7 +78,8 @@ FAST = (
     "test_hostile.py::test_names_of_checkpoints",
     "test_fast.py",
     "test_package.py::test_small_model_is_small",
-    "test_benchmarks.py::test_report",
+    "test_benchmarks.py::test_report_says_where_we_lose",
+    "test_benchmarks.py::test_exponent",
 )
 
 
