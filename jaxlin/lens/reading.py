@@ -1,4 +1,4 @@
-"""What a lens reads of a prompt: at every layer and position the tokens that the stream is nearest to saying."""
+"""Reading a lens: the tokens with the largest logits at each layer and position of a prompt."""
 
 import functools
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ from jaxlin.nn.sites import is_integer, position_in
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Reading:
-    """The best tokens at each layer and position, and where chosen tokens stand among all.
+    """The tokens with the largest logits at each layer and position, and the ranks of some tokens.
 
     Attributes:
-        layers: the layers read, counted from 0: the stream after that block. Where no matrix stands for the last, it is
-            read as it is: the model's own answer.
-        positions: the positions read, counted from the first token.
-        ids: the best tokens, the best first, ``[n, p, k]``.
-        logits: their logits, after a softcap if the model has one, ``[n, p, k]``.
-        ranks: how many tokens have a larger logit than each of the chosen ones, ``[n, p, m]``: 0 is the best.
+        layers: the layers, counted from 0, after whose block the stream is read. The last is always among them, and is
+            read without a matrix if the lens has none for it: these are the model's own logits.
+        positions: the positions, counted from the first token.
+        ids: the tokens with the largest logits, the largest first, ``[n, p, k]``.
+        logits: the logits of `ids`, after the softcap if the model has one, ``[n, p, k]``.
+        ranks: for each of the `tokens` given to `read`, how many tokens have a larger logit, ``[n, p, m]``.
     """
 
     layers: tuple[int, ...]
@@ -55,48 +55,48 @@ def read(
 ) -> Reading:
     r"""The tokens with the largest $\operatorname{unembed}(\operatorname{norm}(J_l\,h_{l,t}))$, by layer and position.
 
-    One forward pass, and one product with the unembedding for each layer.
+    It takes one forward pass, and one product with the unembedding for each layer.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings.
-        lens: of this model; the logit lens, at every layer, unless given.
-        k: how many tokens at each layer and position.
-        tokens: ids of tokens whose ranks are given.
-        positions: where to read; negative ones count from the last token. All unless given.
+        lens: a lens of this model; the logit lens at every layer by default.
+        k: the number of tokens at each layer and position.
+        tokens: ids of tokens whose ranks are returned.
+        positions: the positions to read; negative ones count from the last token. All by default.
 
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
         SiteError: no such position.
-        JaxlinError: a lens of another model, `k` not in 1..vocabulary, or no token ids.
+        JaxlinError: a lens of another model, `k` not in 1..vocabulary, or an id that no token has.
     """
     check_model(model)
     model.check_embeddings(x)
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
     if not is_integer(k) or not 1 <= k <= vocab:
         raise JaxlinError(f"Read: expected a number of tokens in 1..{vocab}; found {quoted(k)}.")
-    chosen = _listed(tokens)
-    if unknown := [token for token in chosen if not is_integer(token) or not 0 <= token < vocab]:
-        raise JaxlinError(f"Read: expected token ids in 0..{vocab - 1}; found {quoted(unknown[0])}.")
-    asked = range(len(x)) if positions is None else _listed(positions)
-    at = tuple(position_in(len(x), position) for position in asked)
+    ranked = _as_list(tokens)
+    if invalid := [token for token in ranked if not is_integer(token) or not 0 <= token < vocab]:
+        raise JaxlinError(f"Read: expected token ids in 0..{vocab - 1}; found {quoted(invalid[0])}.")
+    requested = range(len(x)) if positions is None else _as_list(positions)
+    indices = tuple(position_in(len(x), position) for position in requested)
     if lens is None:
         layers, maps = tuple(range(depth - 1)), None
     else:
         check_lens(model, lens)
         layers, maps = lens.source_layers, jnp.asarray(lens.maps, x.dtype)
     last = () if depth - 1 in layers else (depth - 1,)
-    where, of = (np.asarray(each, np.int32).reshape(len(each)) for each in (at, chosen))
-    found = _read(model, x, maps, where, of, layers=layers + last, k=int(k))
-    return Reading(layers + last, at, *jax.device_get(found))
+    arrays = (np.asarray(each, np.int32).reshape(len(each)) for each in (indices, ranked))
+    fields = _read(model, x, maps, *arrays, layers=layers + last, k=int(k))
+    return Reading(layers + last, indices, *jax.device_get(fields))
 
 
-def _listed(given: Any) -> list[Any]:
-    return [given] if np.ndim(given) == 0 else list(given)
+def _as_list(value: Any) -> list[Any]:
+    return [value] if np.ndim(value) == 0 else list(value)
 
 
 def logits(model: Decoder, h: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
-    """The logits of streams before the final norm, of any layer or of `JacobianLens.transport`: norm, then unembedding.
+    """The logits of streams before the final norm, of any layer or from `JacobianLens.transport`.
 
     Raises:
         PromptError: vectors of another width.
@@ -118,16 +118,16 @@ def _read(
     k: int,
 ) -> tuple[Int[Array, "n p k"], Float[Array, "n p k"], Int[Array, "n p m"]]:
     _, streams = model.scan(x, lambda _: Context(), collect=lambda ctx: ctx.hooks.values["resid_post"][positions])
-    read = streams[np.asarray(layers)]
+    h = streams[np.asarray(layers)]
     if maps is not None:
-        moved = jnp.einsum("lde,lpe->lpd", maps, read[: len(maps)], precision=HIGHEST)
-        read = jnp.concatenate([moved, read[len(maps) :]])
+        transported = jnp.einsum("lde,lpe->lpd", maps, h[: len(maps)], precision=HIGHEST)
+        h = jnp.concatenate([transported, h[len(maps) :]])
 
-    def at(h: Float[Array, "p d"]) -> tuple[Any, Any, Any]:
-        found = logits(model, h)
-        best, ids = jax.lax.top_k(found, k)
-        larger = found[:, None, :] > found[:, tokens][:, :, None]
-        return ids, best, jnp.sum(larger, axis=-1)
+    def read_layer(h: Float[Array, "p d"]) -> tuple[Any, Any, Any]:
+        scores = logits(model, h)
+        largest, ids = jax.lax.top_k(scores, k)
+        is_larger = scores[:, None, :] > scores[:, tokens][:, :, None]
+        return ids, largest, jnp.sum(is_larger, axis=-1)
 
-    # One layer at a time: of each position there are as many logits as tokens.
-    return jax.lax.map(at, read)
+    # One layer at a time, because each position has as many logits as the vocabulary has tokens.
+    return jax.lax.map(read_layer, h)
