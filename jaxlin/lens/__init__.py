@@ -28,13 +28,13 @@ from jaxlin.lens.exact_lens import ExactLens, exact
 from jaxlin.lens.files import ORDINARY
 from jaxlin.lens.fitting import fit
 from jaxlin.lens.jacobian_lens import JacobianLens, load, merge, save
-from jaxlin.lens.reading import Reading, logits, read
+from jaxlin.lens.reading import LensReading, logits, read
 
 __all__ = [
     "ORDINARY",
     "ExactLens",
     "JacobianLens",
-    "Reading",
+    "LensReading",
     "exact",
     "fit",
     "load",

@@ -21,7 +21,7 @@ from jaxlin.nn.sites import is_integer, position_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Reading:
+class LensReading:
     """The tokens with the largest logits at each layer and position, and the ranks of some tokens.
 
     Attributes:
@@ -41,7 +41,9 @@ class Reading:
 
     def __repr__(self) -> str:
         layers, (_, positions, k) = layer_ranges(self.layers), self.ids.shape
-        return f"Reading(layers={layers}, {positions} positions, {k} tokens at each, ranks of {self.ranks.shape[2]})"
+        return (
+            f"LensReading(layers={layers}, {positions} positions, {k} tokens at each, ranks of {self.ranks.shape[2]})"
+        )
 
 
 def read(
@@ -52,7 +54,7 @@ def read(
     k: int = 8,
     tokens: int | Sequence[int] = (),
     positions: int | Sequence[int] | None = None,
-) -> Reading:
+) -> LensReading:
     r"""The tokens with the largest $\operatorname{unembed}(\operatorname{norm}(J_l\,h_{l,t}))$, by layer and position.
 
     It takes one forward pass, and one product with the unembedding for each layer.
@@ -88,7 +90,7 @@ def read(
     last = () if depth - 1 in layers else (depth - 1,)
     arrays = (np.asarray(each, np.int32).reshape(len(each)) for each in (indices, ranked))
     fields = _read(model, x, maps, *arrays, layers=layers + last, k=int(k))
-    return Reading(layers + last, indices, *jax.device_get(fields))
+    return LensReading(layers + last, indices, *jax.device_get(fields))
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -98,7 +98,7 @@ def generate_batch(
         top_k: only the `top_k` likeliest tokens are drawn; all by default. See `Sampling`.
         top_p: only the likeliest tokens that sum to this probability are drawn; all by default. See `Sampling`.
         seed: the seed of the draws. Those of a prompt also depend on its index in `prompts`, and on nothing else.
-        stop_token_ids: the ids that end a text; the tokenizer's `stop_ids` unless given.
+        stop_token_ids: the ids that end a text; the tokenizer's `stop_ids` by default.
         edits: edits of the residual stream, see `jaxlin.steering`.
         return_logits: whether each `Generation` has its logits.
 

@@ -567,7 +567,7 @@ def test_refused(checkpoint: Callable[[str], Path], fitted: lenses.JacobianLens)
         repr(fitted)
         == "JacobianLens(maps of shape (3, 64, 64), source_layers=0..2, n_prompts=2, estimator='jacobian_lens')"
     )
-    assert repr(lenses.read(model, x)) == "Reading(layers=0..3, 20 positions, 8 tokens at each, ranks of 0)"
+    assert repr(lenses.read(model, x)) == "LensReading(layers=0..3, 20 positions, 8 tokens at each, ranks of 0)"
 
 
 @pytest.mark.parametrize("name", ["llama, biases", "gemma3_text", "phi", "mistral, window", "olmo2"])
