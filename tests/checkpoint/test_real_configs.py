@@ -86,8 +86,8 @@ def test_quirks(
     [
         ("ministral3", (), {"sliding_window": 6, "layer_types": SLIDING}, "sliding_attention in every layer"),
         ("mistral3", ("text_config",), {"sliding_window": 6, "layer_types": SLIDING}, "sliding_attention in every"),
-        ("olmo3", (), {"rope_parameters": YARN}, r"transformers drops without a word. Write .\"full_attention\": "),
-        ("olmo3", (), {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'type' alone, which transformers overlooks"),
+        ("olmo3", (), {"rope_parameters": YARN}, r"transformers ignores silently. Write .\"full_attention\": "),
+        ("olmo3", (), {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'type' alone, which transformers ignores"),
         ("gemma2", (), {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("qwen2", (), {"layer_types": SLIDING, "sliding_window": 6}, "sliding_window.*some layers slide"),
         ("llama", (), {"rope_scaling": "linear"}, "rope_scaling.*type dict"),
