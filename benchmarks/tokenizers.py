@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.folder import TOKENIZER_FILES
-from jaxlin.tokenizer import Tokenizer, tokenizer_of
+from jaxlin.tokenizer import Tokenizer, read_tokenizer
 
 KINDS = {
     "words": "The bridge out of Marin is the",
@@ -69,7 +69,7 @@ def read(path: Path) -> Tokenizer:
     if path.is_file():
         return Tokenizer.from_gguf(open_checkpoint(path).config, str(path))
     files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
-    tokenizer = tokenizer_of(files, str(path))
+    tokenizer = read_tokenizer(files, str(path))
     assert tokenizer is not None, f"{path}: expected a tokenizer"
     return tokenizer
 

@@ -113,7 +113,7 @@ def explain(
     from jaxlin.report import check_writable, write
     from jaxlin.report.build import explain as explain_prediction
     from jaxlin.report.terminal import show
-    from jaxlin.tokenizer import required
+    from jaxlin.tokenizer import require_tokenizer
 
     if html is not None:
         check_writable(html)
@@ -123,7 +123,7 @@ def explain(
     prompt: str | list[int] = text
     if chat:
         messages = [{"role": "user", "content": text}]
-        prompt = required(tokenizer, "A chat").chat(messages, add_generation_prompt=True)
+        prompt = require_tokenizer(tokenizer, "A chat").chat(messages, add_generation_prompt=True)
     explanation = explain_prediction(
         loaded,
         tokenizer,

@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 
 from jaxlin.checkpoint.folder import TOKENIZER_FILES
-from jaxlin.tokenizer import Tokenizer, tokenizer_of
+from jaxlin.tokenizer import Tokenizer, read_tokenizer
 
 BYTES = tokenizers.pre_tokenizers.ByteLevel
 CORPUS = [(Path(__file__).parent / "tokenizer" / "test_tokenizer.py").read_text(encoding="utf-8")]
@@ -69,7 +69,7 @@ def learned(pre: tokenizers.pre_tokenizers.PreTokenizer, alphabet: list[str]) ->
 
 def read(folder: Path) -> Tokenizer:
     """The tokenizer of a folder."""
-    tokenizer = tokenizer_of(
+    tokenizer = read_tokenizer(
         {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}, str(folder)
     )
     assert tokenizer is not None

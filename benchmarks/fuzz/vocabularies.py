@@ -9,8 +9,8 @@ from benchmarks.fuzz.draws import TEXTS, Draw
 from benchmarks.fuzz.readers import reader
 from benchmarks.fuzz.tokenizers import SAMPLE, use
 from jaxlin.checkpoint.folder import TOKENIZER_FILES
-from jaxlin.tokenizer import tokenizer_of
-from jaxlin.tokenizer.splits import TEKKEN
+from jaxlin.tokenizer import read_tokenizer
+from jaxlin.tokenizer.pre_tokenizers import TEKKEN
 
 TEKKEN_FILE: dict[str, Any] = {
     "config": {"pattern": TEKKEN, "default_vocab_size": 280, "default_num_special_tokens": 20, "version": "v7"},
@@ -82,7 +82,7 @@ def vocabulary(draw: Draw, folder: Path) -> Callable[[], Any]:
     files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
 
     def run() -> None:
-        tokenizer = tokenizer_of(files, str(folder))
+        tokenizer = read_tokenizer(files, str(folder))
         assert tokenizer is not None
         use(tokenizer)
 
@@ -102,7 +102,7 @@ def chat(draw: Draw, folder: Path) -> Callable[[], Any]:
     messages = [{"role": "user", "content": draw.choice(TEXTS)}]
 
     def run() -> None:
-        tokenizer = tokenizer_of(files, str(folder))
+        tokenizer = read_tokenizer(files, str(folder))
         assert tokenizer is not None
         tokenizer.chat(messages, add_generation_prompt=True)
 

@@ -25,7 +25,7 @@ from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.precision import Precision, checked_precision
 from jaxlin.nn.sharding import checked_mesh
 from jaxlin.quantized import PackedMatrix, open_quantized
-from jaxlin.tokenizer import Tokenizer, tokenizer_of
+from jaxlin.tokenizer import Tokenizer, read_tokenizer
 
 SMALL = Path(__file__).parent / "small"
 """The folder of the trained model that ships in the wheel."""
@@ -79,7 +79,7 @@ def load(
     if isinstance(checkpoint, CheckpointFolder):
         reader = ConfigReader(checkpoint.config, checkpoint.source)
         tensors: TensorSource = open_quantized(checkpoint, reader)
-        tokenizer = tokenizer_of(checkpoint.tokenizer_files, checkpoint.source)
+        tokenizer = read_tokenizer(checkpoint.tokenizer_files, checkpoint.source)
     else:
         tensors = gguf = TranslatedGGUF(checkpoint)
         reader = ConfigReader(gguf.config, checkpoint.source)

@@ -1,4 +1,8 @@
-"""Results for a reader: an explanation of one prediction as data, in a terminal and as a page that asks for nothing."""
+"""Results for a reader: one prediction explained, as data, in a terminal, and as a page that needs no network.
+
+`explain` computes an `Explanation`; `page`, `frame` and `write` show it as HTML. The packages `report.check`, which
+checks a checkpoint, and `report.paper`, which reproduces the paper's figures, stand on their own.
+"""
 
 from jaxlin.report.build import explain
 from jaxlin.report.explanation import Explanation, Triplet

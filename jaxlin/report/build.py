@@ -1,4 +1,4 @@
-"""`explain`: what the local linear map of one prompt says, as numbers and words."""
+"""`explain`: one prediction, explained by its local linear map in numbers and words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from jaxlin.linearize.targets import Target, ids_of_words
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.sites import is_integer
-from jaxlin.report.details import detail
+from jaxlin.report.details import make_detail
 from jaxlin.report.explanation import SPECTRA, Explanation, Spectrum, SpectrumRanks, Triplet
 from jaxlin.spectrum.words import nearest_embeddings, promoted
-from jaxlin.tokenizer import Tokenizer, required
+from jaxlin.tokenizer import Tokenizer, require_tokenizer
 
 COPIES = 10
-"""Of how many times J's size there must be memory for LAPACK to find its singular vectors, J included."""
+"""Memory that LAPACK needs to compute the singular vectors of J, as a multiple of the size of J, J included."""
 
 
 def explain(
@@ -47,29 +47,29 @@ def explain(
         model: any decoder.
         tokenizer: its tokenizer.
         text: the prompt, or its token ids.
-        position: the token after which the prediction is read; negative counts from the last.
-        target: the word whose logit is attributed; the likeliest next token unless given. It must be one token, as
-            written or with a space before it; of the two the likelier is taken. Or its id.
-        over: another word: the difference of the two logits is attributed.
-        top: how many next tokens, singular triplets and words of each to give.
-        spectrum: ``"dense"`` takes all rows of J, for its ranks and a residual over every row. For a large model or a
-            long prompt ``"krylov"`` takes some dozens of products, and ``"none"`` leaves the spectrum out.
-        prepend_bos: whether a text begins with BOS; what the tokenizer does by itself unless given.
-        with_detail: whether to give layers, heads, neurons and the whole spectrum too: what `jaxlin.report` shows.
+        position: the prediction after this token is explained; negative numbers count from the end.
+        target: the word whose logit is explained, or its id; by default the likeliest next token. The word must be one
+            token, as written or with a space before it; of the two the likelier is taken.
+        over: another word, or its id: the difference of the two logits is explained.
+        top: the number of next tokens, of singular triplets, and of words for each.
+        spectrum: ``"dense"`` computes all rows of J, which gives its ranks and a residual on every row. For large
+            models or long prompts, ``"krylov"`` takes some dozens of products with J; ``"none"`` computes no spectrum.
+        prepend_bos: whether the prompt begins with BOS; by default as the tokenizer does.
+        with_detail: whether to compute layers, heads, neurons and all singular values too, which the page shows.
 
     Raises:
-        PromptError: an empty prompt, one longer than the model's context, or ids that the model does not have.
-        SiteError: a position that the prompt does not have.
-        TokenizerError: a target that is not one token; BOS is asked for and there is none.
-        JaxlinError: `top` is not in 1..vocabulary; an id that is no token's; `over` is the target; no such way to find
-            a spectrum, none of a map in 16 bits, or all rows do not fit in memory.
+        PromptError: the prompt is empty, longer than the model's context, or has ids that the model does not have.
+        SiteError: the prompt has no such position.
+        TokenizerError: the target is not one token; or BOS is requested and there is none.
+        JaxlinError: `top` is not in 1..vocabulary; an id is no token's; `over` is the target; `spectrum` is none of the
+            three, or is requested of a map in 16 bits; or all rows of J do not fit in memory.
     """
     check_model(model)
     check_tokenizer(tokenizer)
-    tokenizer, vocab = required(tokenizer, "An explanation"), model.config.vocab_size
+    tokenizer, vocab = require_tokenizer(tokenizer, "An explanation"), model.config.vocab_size
     if not is_integer(top) or not 1 <= top <= vocab:
         raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {quoted(top)}.")
-    how: Spectrum = one_of("Spectrum", spectrum, SPECTRA)
+    method: Spectrum = one_of("Spectrum", spectrum, SPECTRA)
     if len(text) == 0:
         raise PromptError("Prompt: expected a text of one token or more; found none.")
     ids = tokenizer.encode(text, prepend_bos) if isinstance(text, str) else list(text)
@@ -78,74 +78,75 @@ def explain(
     logits = np.asarray(model.unembed(lmap.output), np.float64)
     likeliest = np.argsort(-logits)[:top]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    asked = int(likeliest[0]) if target is None else target
-    read = ids_of_words(tokenizer, (asked,) if over is None else (asked, over), logits)
-    if over is not None and read[0] == read[1]:
+    wanted = int(likeliest[0]) if target is None else target
+    target_ids = ids_of_words(tokenizer, (wanted,) if over is None else (wanted, over), logits)
+    if over is not None and target_ids[0] == target_ids[1]:
         raise JaxlinError(
-            f"Over: expected another word than the target; found {quoted(tokenizer.token(read[0]))} for both."
+            f"Over: expected another word than the target; found {quoted(tokenizer.token(target_ids[0]))} for both."
         )
-    chosen: Target = read[0] if over is None else (read[0], read[1])
+    chosen: Target = target_ids[0] if over is None else (target_ids[0], target_ids[1])
     attribution = attribute(model, x, chosen, position=position, sources=with_detail)
 
     layers = streams(model, x, chosen, position=position) if with_detail else None
-    found = _spectrum(lmap, how, top)
+    decomposition = _decompose(lmap, method, top)
     tokens = tokenizer.to_str_tokens(ids)
-    k = min(top, len(found.whole.s))
-    leading = SVD(found.whole.u[:, :k], found.whole.s[:k], found.whole.v[:k]).signed(np.asarray(lmap.output))
+    triplets = decomposition.svd
+    k = min(top, len(triplets.s))
+    leading = SVD(triplets.u[:, :k], triplets.s[:k], triplets.v[:k]).signed(np.asarray(lmap.output))
     return Explanation(
         tokens=tokens,
         position=int(lmap.position),
         rule=lmap.rule if isinstance(lmap.rule, str) else repr(lmap.rule),
         dtype=str(lmap.output.dtype),
         next_tokens=[(tokenizer.token(int(i)), float(probabilities[i])) for i in likeliest],
-        residual=found.residual,
-        target=tokenizer.token(read[0]),
-        over=None if over is None else tokenizer.token(read[1]),
+        residual=decomposition.residual,
+        target=tokenizer.token(target_ids[0]),
+        over=None if over is None else tokenizer.token(target_ids[1]),
         logit=attribution.value,
         contributions=attribution.tokens.tolist(),
         bias=attribution.bias,
         defect=attribution.defect,
-        spectrum=how,
+        spectrum=method,
         triplets=[
             _triplet(model, tokenizer, tokens, leading.u[:, i], float(leading.s[i]), leading.v[i], top)
             for i in range(k)
         ],
-        ranks=found.ranks,
-        ranks_without_first=found.ranks_without_first,
-        detail=None if layers is None else detail(model, tokenizer, attribution, layers, found.whole.s, leading, top),
+        ranks=decomposition.ranks,
+        ranks_without_first=decomposition.ranks_without_first,
+        detail=None if layers is None else make_detail(model, tokenizer, attribution, layers, triplets.s, leading, top),
     )
 
 
 @dataclass(frozen=True)
-class _Spectrum:
-    """What a way to find a spectrum gives: the values and vectors that it finds, and the residual that it measures."""
+class _Decomposition:
+    """Singular triplets of a map, its residual, and its ranks if all of its singular values are known."""
 
-    whole: SVD
+    svd: SVD
     residual: float
     ranks: SpectrumRanks | None = None
     ranks_without_first: SpectrumRanks | None = None
 
 
-def _spectrum(lmap: LocalMap, how: Spectrum, top: int) -> _Spectrum:
+def _decompose(lmap: LocalMap, method: Spectrum, top: int) -> _Decomposition:
     d, _, e = lmap.shape
-    # Tokens after the position cannot reach it: their columns are zero and left out of the spectrum.
-    reached = int(lmap.position) + 1
-    if how == "none":
-        return _Spectrum(SVD(np.zeros((d, 0)), np.zeros(0), np.zeros((0, reached, e))), lmap.residual)
+    # Tokens after the position cannot influence it: their columns are zero, and are left out.
+    n_tokens = int(lmap.position) + 1
+    if method == "none":
+        return _Decomposition(SVD(np.zeros((d, 0)), np.zeros(0), np.zeros((0, n_tokens, e))), lmap.residual)
     check_dtype(lmap.output.dtype)
-    if how == "krylov":
-        return _Spectrum(lmap.svd(min(top, d, reached * e), method="krylov"), lmap.residual)
-    size = COPIES * d * reached * e * lmap.output.dtype.itemsize
+    if method == "krylov":
+        return _Decomposition(lmap.svd(min(top, d, n_tokens * e), method="krylov"), lmap.residual)
+    size = COPIES * d * n_tokens * e * lmap.output.dtype.itemsize
     if size > host_memory():
         raise JaxlinError(
             f"Spectrum: expected {size / 1e9:.1f} GB for all rows of J and their singular vectors; this machine has "
-            f'{host_memory() / 1e9:.1f}. Take "krylov", which needs products alone, or "none".'
+            f'{host_memory() / 1e9:.1f}. Use "krylov", which needs only products with J, or "none".'
         )
     jacobian = np.asarray(lmap.jacobian())
-    seen = jacobian[:, :reached]
-    whole = svd(seen)
-    without_first = _ranks(np.linalg.svd(seen[:, 1:].reshape(d, -1), compute_uv=False)) if reached > 1 else None
-    return _Spectrum(whole, lmap.residual_of(jacobian), _ranks(whole.s), without_first)
+    columns = jacobian[:, :n_tokens]
+    triplets = svd(columns)
+    without_first = _ranks(np.linalg.svd(columns[:, 1:].reshape(d, -1), compute_uv=False)) if n_tokens > 1 else None
+    return _Decomposition(triplets, lmap.residual_of(jacobian), _ranks(triplets.s), without_first)
 
 
 def _ranks(s: np.ndarray) -> SpectrumRanks:

@@ -1,4 +1,4 @@
-"""What the page of an explanation shows beyond the terminal: layers, heads, neurons and the whole spectrum."""
+"""The parts of an explanation that only the page shows: layers, heads, neurons and all singular values."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,21 @@ from jaxlin.spectrum.words import right_words
 from jaxlin.tokenizer import Tokenizer
 
 READINGS = 8
-"""Input tokens named for a right vector, of those that hold a hundredth of it or more."""
+"""Tokens of the prompt that are listed for a right vector, if they hold at least 1 % of its squared norm."""
 
 SOURCES = 6
-"""Positions named for a head."""
+"""Positions that are listed for a head."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a right vector reads of one input token.
+class TokenReading:
+    """The part of a right singular vector at one token of the prompt.
 
     Attributes:
-        index: the token's place in the prompt.
-        share: of the squared norm of the right vector.
-        near: the vocabulary's tokens nearest to the vector there.
-        opposite: those nearest to its other pole.
+        index: the position of the token.
+        share: of the vector's squared norm.
+        near: the tokens of the vocabulary whose embeddings are nearest to the part.
+        opposite: those whose embeddings are nearest to its negative.
     """
 
     index: int
@@ -38,7 +38,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Neuron:
-    """A hidden neuron of an MLP, and what it contributes to the logit."""
+    """A hidden neuron of an MLP, and its contribution to the logit."""
 
     layer: int
     index: int
@@ -47,7 +47,7 @@ class Neuron:
 
 @dataclass(frozen=True)
 class Source:
-    """A position that a head reads, and what it brings from there to the logit."""
+    """A position that a head attends to, and the contribution to the logit that the head reads there."""
 
     index: int
     contribution: float
@@ -55,25 +55,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Detail:
-    """Contributions to the target's logit by part of the model, the spectrum, and what its vectors read.
+    """Contributions to the logit by layer and part of the model, and all singular values.
 
     Attributes:
         model: the model in words: its family, depth and width.
-        streams: what the stream of each token contributes before each block and after the last, ``[layers + 1][t]``.
-        stream_biases: what the biases from there on contribute, ``[layers + 1]``; with it each row sums to the logit.
-        stream_defect: how far the worst row misses it.
-        embed: the contribution of the embedding at the position itself.
-        attn: of each layer's attention.
-        mlp: of each layer's MLP.
-        heads: of each query head, ``[layers][heads]``.
-        sources: the positions from which each head brings most, of either sign, ``[layers][heads]``.
-        attn_bias: what of `attn` is no head's.
-        mlp_bias: what of `mlp` is no neuron's.
-        final_bias: what is added after the last block.
-        component_defect: how far `embed`, `attn`, `mlp` and `final_bias` miss the logit.
-        neurons: those of the largest contribution, of either sign.
-        spectrum: the singular values that were found, all of them where J was taken whole.
-        readings: what the right vector of each singular triplet reads.
+        streams: contributions of each token's residual stream, before each block and after the last,
+            ``[layers + 1][t]``.
+        stream_biases: the contribution of the biases after that point, ``[layers + 1]``; added to its row of `streams`,
+            it gives the logit.
+        stream_defect: the largest error of these sums.
+        embed: the direct contribution of the embedding at the position.
+        attn: that of each layer's attention.
+        mlp: that of each layer's MLP.
+        heads: that of each query head, ``[layers][heads]``.
+        sources: the positions of the largest contributions through each head, of either sign, ``[layers][heads]``.
+        attn_bias: the part of `attn` that comes from biases, not from a head, ``[layers]``.
+        mlp_bias: the part of `mlp` that comes from biases, not from a neuron, ``[layers]``.
+        final_bias: the contribution of the biases after the last block.
+        component_defect: the error of the sum of `embed`, `attn`, `mlp` and `final_bias`.
+        neurons: the neurons of the largest contributions, of either sign.
+        spectrum: the singular values: all of them if all rows of J were computed, else the largest.
+        readings: of each singular triplet, the tokens that its right vector reads.
     """
 
     model: str
@@ -91,10 +93,10 @@ class Detail:
     component_defect: float
     neurons: list[Neuron]
     spectrum: list[float]
-    readings: list[list[Reading]]
+    readings: list[list[TokenReading]]
 
 
-def detail(
+def make_detail(
     model: Decoder,
     tokenizer: Tokenizer,
     parts: Attribution,
@@ -103,12 +105,9 @@ def detail(
     leading: SVD,
     top: int,
 ) -> Detail:
-    """Gather it, with `top` words of each pole of the `leading` triplets.
-
-    `parts` has sources.
-    """
+    """The detail of an attribution with sources, and `top` words for each pole of the `leading` triplets."""
     assert parts.sources is not None
-    found = parts.neurons
+    neurons = parts.neurons
     return Detail(
         model=model_in_words(model),
         streams=layers.tokens.tolist(),
@@ -125,14 +124,14 @@ def detail(
         component_defect=parts.component_defect,
         neurons=[
             Neuron(int(layer), int(index), float(value))
-            for layer, index, value in zip(found.layer, found.index, found.contribution, strict=True)
+            for layer, index, value in zip(neurons.layer, neurons.index, neurons.contribution, strict=True)
         ],
         spectrum=spectrum.tolist(),
         readings=[_readings(model, tokenizer, v, top) for v in leading.v],
     )
 
 
-def _readings(model: Decoder, tokenizer: Tokenizer, v: Float[np.ndarray, "t d"], top: int) -> list[Reading]:
+def _readings(model: Decoder, tokenizer: Tokenizer, v: Float[np.ndarray, "t d"], top: int) -> list[TokenReading]:
     share = np.sum(np.square(v), axis=-1)
     heaviest = np.argsort(-share, kind="stable")[:READINGS]
     heaviest = heaviest[(share[heaviest] >= 0.01) | (np.arange(len(heaviest)) == 0)]
@@ -142,7 +141,7 @@ def _readings(model: Decoder, tokenizer: Tokenizer, v: Float[np.ndarray, "t d"],
         return [tokenizer.token(int(i)) for i in ids]
 
     return [
-        Reading(int(t), float(share[t]), words(near), words(far))
+        TokenReading(int(t), float(share[t]), words(near), words(far))
         for t, near, far in zip(heaviest, np.asarray(poles.positive.ids), np.asarray(poles.negative.ids), strict=True)
     ]
 

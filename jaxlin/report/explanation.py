@@ -1,4 +1,4 @@
-"""What `jaxlin.report.build` finds, as plain values: what the terminal, the page and JSON show."""
+"""An explanation as plain values, which the terminal, the page and JSON show."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 from jaxlin.report.details import Detail
 
 Spectrum = Literal["dense", "krylov", "none"]
-"""How the singular triplets are found: from all rows of J, by products with it, or not at all."""
+"""How singular triplets are computed: from all rows of J, from products with it, or not at all."""
 
 SPECTRA: tuple[Spectrum, ...] = ("dense", "krylov", "none")
 
@@ -16,11 +16,12 @@ class Triplet:
     """A singular triplet in words.
 
     Attributes:
-        value: the singular value.
-        promotes: the output tokens that the left vector promotes most; its sign is the output's.
-        demotes: those of the other pole.
-        reads: for the input tokens that hold most of the right vector: the token, its share of the squared norm, and
-            the vocabulary's tokens nearest to the right vector there.
+        value: the singular value σ of a term σ u vᵀ of the map.
+        promotes: the tokens whose logits the left vector u raises most; its sign is such that it points along the
+            model's output.
+        demotes: the tokens whose logits u lowers most.
+        reads: the tokens of the prompt where the right vector v is largest: of each, the token, its share of |v|², and
+            the tokens of the vocabulary whose embeddings are nearest to v there.
     """
 
     value: float
@@ -31,7 +32,7 @@ class Triplet:
 
 @dataclass(frozen=True)
 class SpectrumRanks:
-    """How many directions the map is worth: see `jaxlin.linearize.linalg.triplets`."""
+    """The stable and effective rank of a map: how many directions it uses; see `jaxlin.linearize.linalg.triplets`."""
 
     stable: float
     effective: float
@@ -39,28 +40,29 @@ class SpectrumRanks:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found; `to_dict` is ready for JSON.
+    """The result of `explain`.
 
     Attributes:
         tokens: the prompt's tokens.
         position: the position explained.
         rule: the freeze rule of gated MLPs.
-        dtype: what was computed in.
+        dtype: the precision of the computation.
         next_tokens: the likeliest next tokens and their probabilities.
-        residual: ``|Jx + b - f(x)| / |f(x)|``, over every row of J where `spectrum` is ``"dense"``, else as
-            `LocalMap.residual` measures it.
-        target: the token whose logit is attributed.
-        over: the token whose logit is taken from it; None where the logit is attributed as it is.
-        logit: its logit, or the difference of the two.
-        contributions: what each token of the prompt contributes to the logit.
-        bias: what the additive biases contribute.
-        defect: how far contributions and bias miss the logit, relative to the largest of them.
-        spectrum: how the triplets were found.
-        triplets: the largest singular triplets.
-        ranks: of the whole map; None where not all of its singular values are known.
-        ranks_without_first: of the map without the first token, whose embedding dominates many spectra; None where it
-            is the only one too.
-        detail: what the page shows beyond the terminal; None unless asked for.
+        residual: ``|Jx + b - f(x)| / |f(x)|``, on every row of J if `spectrum` is ``"dense"``, else in random
+            directions, as `LocalMap.residual` measures it.
+        target: the token whose logit is explained.
+        over: the token whose logit is subtracted from it; None if none is.
+        logit: the logit of the target, or the difference of the two logits.
+        contributions: of each token of the prompt, to the logit.
+        bias: the contribution of all additive biases.
+        defect: the difference between the logit and the sum of contributions and bias, relative to the largest of
+            them.
+        spectrum: how the triplets were computed.
+        triplets: the singular triplets with the largest values.
+        ranks: of the map; None unless all of its singular values are known.
+        ranks_without_first: of the map without the first token, whose embedding dominates many spectra; None also if
+            that is the only token.
+        detail: layers, heads, neurons and all singular values, for the page; None unless requested.
     """
 
     tokens: list[str]
@@ -82,12 +84,12 @@ class Explanation:
     detail: Detail | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, for JSON; `detail` only where it was asked for."""
-        found = asdict(self)
-        return found if self.detail else {name: value for name, value in found.items() if name != "detail"}
+        """Plain Python values, for JSON; `detail` is left out if it is None."""
+        values = asdict(self)
+        return values if self.detail else {name: value for name, value in values.items() if name != "detail"}
 
     def _repr_html_(self) -> str:
-        """The page, in a notebook."""
+        """The page, for a notebook."""
         from jaxlin.report import frame
 
         return frame(self)

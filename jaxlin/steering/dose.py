@@ -17,7 +17,7 @@ from jaxlin.nn.layers import at_least_float32
 from jaxlin.steering.edited_model import full_pass, schedule_at
 from jaxlin.steering.edits import Edit, SteeringError, Where, check_edits
 from jaxlin.steering.generation import Generation, Prompt, frequency_spans, generate_batch, round_up
-from jaxlin.tokenizer import Tokenizer, required
+from jaxlin.tokenizer import Tokenizer, require_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def dose_curve(
             f"Dose curve: expected one prompt or more and finite strengths; found {len(prompts)} and "
             f"{quoted(strengths)}."
         )
-    tokenizer = required(tokenizer, "A dose curve")
+    tokenizer = require_tokenizer(tokenizer, "A dose curve")
     word, token = _target(tokenizer, target)
     rows, texts = [], []
     for dose in doses.tolist():

@@ -28,7 +28,7 @@ from jaxlin.nn.schedule import Schedule
 from jaxlin.steering.edited_model import State, forward, initial_state, schedule_at
 from jaxlin.steering.edits import Edit, check_edits
 from jaxlin.steering.samplers import Sampling, SamplingError, make_sampling, sample_token
-from jaxlin.tokenizer import Tokenizer, required
+from jaxlin.tokenizer import Tokenizer, require_tokenizer
 
 LENGTH_MULTIPLE = 16
 """Lengths are rounded up to a multiple of this, so that prompts of about the same length share a program."""
@@ -115,7 +115,7 @@ def generate_batch(
     if max_new_tokens < 1:
         raise SamplingError(f"New tokens: expected 1 or more; found {max_new_tokens}.")
     sampling = make_sampling(model.config.vocab_size, temperature, top_k, top_p)
-    tokenizer = required(tokenizer, "A generation")
+    tokenizer = require_tokenizer(tokenizer, "A generation")
     checked = check_edits(model, edits)
     ids = [prompt_ids(model, tokenizer, prompt, max_new_tokens) for prompt in prompts]
     stop = list(tokenizer.stop_ids if stop_token_ids is None else stop_token_ids)

@@ -1,10 +1,10 @@
-"""Chat templates: a conversation as the text that a chat model was trained on.
+"""Chat templates write a conversation as the text that a chat model was trained on.
 
-A template is a program of a stranger in the language of Jinja. It runs in Jinja's sandbox, in a process of its own with
-limits on time and memory, which opens no file and writes none. It is given what transformers gives one: the messages,
-tools and documents, the special tokens, `raise_exception`, `tojson`, loop controls and `strftime_now`. The last tells
-the date and time of the call and nothing later; a template that takes a date as a variable, as Llama's ``date_string``,
-is made reproducible by giving it.
+A template is a stranger's program in the language of Jinja. It runs in Jinja's sandbox, in a process of its own that
+has limits on time and memory and can open no file and write none. It gets what transformers gives a template: the
+messages, tools and documents, the special tokens, `raise_exception`, `tojson`, loop controls and `strftime_now`, which
+tells the date and time of the call. A template that takes the date as a variable, such as Llama's ``date_string``, is
+reproducible if that variable is passed.
 """
 
 import datetime
@@ -15,15 +15,15 @@ from typing import Any
 
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
-from jaxlin.tokenizer.process import Process
+from jaxlin.tokenizer.process import WorkerProcess
 
-_LONGEST = 1_000_000
-_REASONING = ("reasoning_content", "thinking", "reasoning")
+_MAX_LENGTH = 1_000_000
+_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
 
 @dataclass(frozen=True)
 class ChatTemplates:
-    """The templates of a checkpoint by their names, of which ``"default"`` is the one of an ordinary conversation."""
+    """The chat templates of a checkpoint, by name; that of an ordinary conversation is ``"default"``."""
 
     by_name: Mapping[str, str]
     source: str
@@ -39,46 +39,47 @@ class ChatTemplates:
         """The text of a conversation.
 
         Args:
-            messages: what was said, each with its ``role`` and its ``content``.
-            special: the special tokens by their names, such as ``bos_token``.
-            name: which of several templates; ``"tool_use"`` if there is one and tools are given, or ``"default"``,
-                unless given.
-            variables: what else the template is given.
+            messages: the conversation; each message has a ``role`` and usually a ``content``.
+            special: the special tokens by name, such as ``bos_token``.
+            name: the name of a template. By default it is ``"tool_use"`` if there is such a template and tools are
+                passed, else ``"default"``.
+            variables: other variables of the template.
 
         Raises:
-            TokenizerError: no template, no conversation, or a template that refuses it or does not end.
+            TokenizerError: there is no such template, the messages are no conversation, or the template refuses them
+                or does not end.
         """
         template = self._template(name, variables)
         conversation = [_aliased(message) for message in checked_messages(messages)]
-        given = {**special, "tools": None, "documents": None, **variables, "messages": conversation}
+        values = {**special, "tools": None, "documents": None, **variables, "messages": conversation}
         try:
-            length = len(json.dumps(given))
+            length = len(json.dumps(values))
         except (TypeError, ValueError) as error:
             raise TokenizerError(f"Chat: expected texts, numbers, lists and objects; found {error}."[:300]) from error
-        process = Process(self.source)
+        process = WorkerProcess(self.source)
         now = datetime.datetime.now().isoformat()
-        return process.ask("a chat template for these messages", "render", template, given, now, length=length)
+        return process.request("a chat template for these messages", "render", template, values, now, length=length)
 
     def _template(self, name: str | None, variables: Mapping[str, Any]) -> str:
         if not self.by_name:
             raise TokenizerError(
                 f"{self.source}: expected a chat template, in tokenizer_config.json, chat_template.jinja or the "
-                "metadata of a GGUF; found none, as of a model that was not trained on conversations."
+                "metadata of a GGUF; found none. Perhaps the model was not trained on conversations."
             )
-        usual = "tool_use" if variables.get("tools") is not None and "tool_use" in self.by_name else "default"
-        wanted = usual if name is None else name
-        if wanted not in self.by_name:
+        default = "tool_use" if variables.get("tools") is not None and "tool_use" in self.by_name else "default"
+        name = default if name is None else name
+        if name not in self.by_name:
             raise TokenizerError(
-                f"Chat template: expected one of {', '.join(map(quoted, self.by_name))}; found {quoted(wanted)}."
+                f"Chat template: expected one of {', '.join(map(quoted, self.by_name))}; found {quoted(name)}."
             )
-        return self.by_name[wanted]
+        return self.by_name[name]
 
 
 def checked_messages(messages: Any) -> list[dict[str, Any]]:
-    """A conversation as a list of objects.
+    """The messages of a conversation, as a list of dictionaries.
 
     Raises:
-        TokenizerError: another thing.
+        TokenizerError: the value is not a list of messages that each have a role.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
         raise TokenizerError(
@@ -92,32 +93,32 @@ def checked_messages(messages: Any) -> list[dict[str, Any]]:
 
 
 def _aliased(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose reasoning stands under each name that templates look for it under."""
-    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    """A message with its reasoning under each of the keys that templates read it from."""
+    reasoning = next((message[key] for key in _REASONING_KEYS if message.get(key) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def templates_of(stored: Any, source: str) -> ChatTemplates:
+def parse_templates(stored: Any, source: str) -> ChatTemplates:
     """The chat templates of a checkpoint.
 
     Args:
-        stored: a template, a list of named ones, or None.
-        source: the checkpoint, for messages.
+        stored: the value in the checkpoint: a template, a list of named ones, or None.
+        source: the name of the checkpoint, for messages.
 
     Raises:
-        TokenizerError: what is no template.
+        TokenizerError: the value is none of these.
     """
     if stored is None:
         return ChatTemplates({}, source)
-    listed = [{"name": "default", "template": stored}] if isinstance(stored, str) else stored
-    if not isinstance(listed, list):
+    templates = [{"name": "default", "template": stored}] if isinstance(stored, str) else stored
+    if not isinstance(templates, list):
         raise TokenizerError(f"{source}, chat_template: expected a text or a list of them; found {quoted(stored)}.")
     by_name = {}
-    for each in listed:
+    for each in templates:
         name, template = (each.get(key) for key in ("name", "template")) if isinstance(each, dict) else (None, None)
-        if not isinstance(name, str) or not isinstance(template, str) or len(template) > _LONGEST:
+        if not isinstance(name, str) or not isinstance(template, str) or len(template) > _MAX_LENGTH:
             raise TokenizerError(
-                f"{source}, chat_template: expected a name and a template of at most {_LONGEST} characters; "
+                f"{source}, chat_template: expected a name and a template of at most {_MAX_LENGTH} characters; "
                 f"found {quoted(each)}."
             )
         by_name[name] = template

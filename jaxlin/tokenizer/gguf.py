@@ -1,4 +1,4 @@
-"""The tokenizer in the metadata of a GGUF file: byte-level BPE, or SentencePiece's with scores, for `tokenizers`.
+"""The tokenizer in the metadata of a GGUF file: byte-level BPE, or SentencePiece's BPE, which has scores.
 
 The names and defaults are those of ``src/llama-vocab.cpp`` of https://github.com/ggml-org/llama.cpp.
 """
@@ -12,71 +12,70 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
-from jaxlin.tokenizer.backend import Local, tried
-from jaxlin.tokenizer.merges import pairs_by_score
-from jaxlin.tokenizer.parts import Parts
-from jaxlin.tokenizer.splits import SPLITS, Split
+from jaxlin.tokenizer.backend import LocalBackend, TokenizerParts, call_library
+from jaxlin.tokenizer.pre_tokenizers import GGUF_PRE_TOKENIZERS, GGUFPreTokenizer
+from jaxlin.tokenizer.sentencepiece import merges_by_score
 from jaxlin.tokenizer.worker import Tokens
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
 _MARKUP = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
-"""What tokens of a chat template look like."""
+"""The form of the tokens that mark turns in a chat template."""
 
 
-def gguf_parts(metadata: Mapping[str, Any], source: str) -> Parts:
+def read_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerParts:
     """The tokenizer of a GGUF file, its BOS and EOS tokens, and the ids that end a text, a turn or a message.
 
     Raises:
-        TokenizerError: another kind of tokenizer, or lists that do not fit together.
+        TokenizerError: the tokenizer is of another kind, or its lists do not fit together.
     """
     model = metadata.get("tokenizer.ggml.model")
     if model not in ("gpt2", "llama"):
         raise TokenizerError(f"{source}: expected tokenizer.ggml.model gpt2 or llama; found {quoted(model)}.")
-    split = _split(metadata, source) if model == "gpt2" else None
-    merges_key = "merges" if split else "scores"
+    row = _pre_tokenizer(metadata, source) if model == "gpt2" else None
+    merges_key = "merges" if row else "scores"
     tokens, merges = (metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", merges_key))
     if not isinstance(tokens, list) or not isinstance(merges, list):
         raise TokenizerError(f"{source}, model {model!r}: expected lists of tokens and {merges_key}; found none.")
     kinds = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        found = f"{len(kinds)}" if isinstance(kinds, list) else quoted(kinds, 100)
-        raise TokenizerError(f"{source}: expected {len(tokens)} token types; found {found}.")
+        shown = f"{len(kinds)}" if isinstance(kinds, list) else quoted(kinds, 100)
+        raise TokenizerError(f"{source}: expected {len(tokens)} token types; found {shown}.")
     if not all(isinstance(token, str) for token in tokens):
         raise TokenizerError(f"{source}, tokenizer.ggml.tokens: expected strings; found other values.")
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
-        twice = next(token for i, token in enumerate(tokens) if vocabulary[token] != i)
-        raise TokenizerError(f"{source}: expected tokens that differ; found {quoted(twice)} twice.")
-    if split:
+        duplicate = next(token for i, token in enumerate(tokens) if vocabulary[token] != i)
+        raise TokenizerError(f"{source}: expected tokens that differ; found {quoted(duplicate)} twice.")
+    if row:
         pairs = _pairs(merges, source)
-        backend = _byte_level(vocabulary, pairs, split, source)
+        backend = _byte_level(vocabulary, pairs, row, source)
     else:
         defaults = {"tokenizer.ggml.unknown_token_id": 0}
-        unknown = _named({**defaults, **metadata}, "tokenizer.ggml.unknown_token_id", tokens, source)
-        pairs = pairs_by_score(vocabulary, _scores(merges, len(vocabulary), source), source)
+        unknown = _token_at({**defaults, **metadata}, "tokenizer.ggml.unknown_token_id", tokens, source)
+        pairs = merges_by_score(vocabulary, _scores(merges, len(vocabulary), source), source)
         space_before = _flag(metadata, "add_space_prefix", True, source)
         backend = _sentencepiece(vocabulary, pairs, unknown, space_before, source)
     bos, eos, turn, message = (
-        _named(metadata, f"tokenizer.ggml.{key}_token_id", tokens, source) for key in ("bos", "eos", "eot", "eom")
+        _token_at(metadata, f"tokenizer.ggml.{key}_token_id", tokens, source) for key in ("bos", "eos", "eot", "eom")
     )
     ends = [end for end in (eos, turn, message) if end is not None]
-    made = None if split and split.whole_words else {left + right for left, right in pairs}
-    kinds = _mended(tokens, kinds, made, {bos, *ends})
-    tried(f"{source}: expected special tokens", _mark, backend, tokens, kinds)
-    if _flag(metadata, "add_bos_token", split is None or split.bos, source) and bos is not None:
-        # The token may be spelled like the template's own words, so it goes by another name there.
+    merged = None if row and row.ignore_merges else {left + right for left, right in pairs}
+    kinds = _corrected_types(tokens, kinds, merged, {bos, *ends})
+    call_library(f"{source}: expected special tokens", _add_special, backend, tokens, kinds)
+    if _flag(metadata, "add_bos_token", row is None or row.add_bos, source) and bos is not None:
+        # The template has words of its own, and the token may be spelled like one: so it has another name there.
         before = {"id": "BOS", "ids": [vocabulary[bos]], "tokens": [bos]}
         backend.post_processor = processors.TemplateProcessing(single="BOS $A", special_tokens=[before])
-    # Only templates name these two, and files that have none may say so by a number beyond all tokens.
+    # Only chat templates use these two. A file without them may give an id beyond all tokens.
     others = {
         name: tokens[i]
         for name, key in (("unk_token", "unknown"), ("pad_token", "padding"))
         if type(i := metadata.get(f"tokenizer.ggml.{key}_token_id")) is int and 0 <= i < len(tokens)
     }
-    named = {key: t for key, t in {"bos_token": bos, "eos_token": eos, **others}.items() if t is not None}
+    named = {key: token for key, token in {"bos_token": bos, "eos_token": eos, **others}.items() if token is not None}
     stop = tuple(vocabulary[end] for end in ends)
-    return Parts(Local(Tokens(backend), source), source, named, stop, _chat_templates(metadata))
+    return TokenizerParts(LocalBackend(Tokens(backend), source), source, named, stop, _chat_templates(metadata))
 
 
 def _chat_templates(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -86,42 +85,50 @@ def _chat_templates(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "template": template} for name, template in named.items()]
 
 
-def _split(metadata: Mapping[str, Any], source: str) -> Split:
-    """The row of a file: that of the name it gives; of one that gives none, that of its architecture."""
+def _pre_tokenizer(metadata: Mapping[str, Any], source: str) -> GGUFPreTokenizer:
+    """The pre-tokenizer that a file names, or that of its architecture if it names none."""
     architecture = metadata.get("general.architecture")
-    rows = {name: row for row in SPLITS for name in row.names}
-    usual = next((row for row in SPLITS if architecture in row.architectures), rows["default"])
+    rows = {name: row for row in GGUF_PRE_TOKENIZERS for name in row.names}
     name = metadata.get("tokenizer.ggml.pre")
     if name is None:
-        return usual
+        usual = (row for row in GGUF_PRE_TOKENIZERS if architecture in row.architectures)
+        return next(usual, rows["default"])
     if not isinstance(name, str) or name not in rows:
         raise TokenizerError(f"{source}, tokenizer.ggml.pre: expected one of {', '.join(rows)}; found {quoted(name)}.")
     return rows[name]
 
 
-def _mended(tokens: list[str], kinds: list[Any], made: set[str] | None, named: set[str | None]) -> list[Any]:
-    """`kinds`, with those of normal tokens that no text could become: they are special ones that are typed wrongly.
+def _corrected_types(
+    tokens: list[str], kinds: list[Any], merged: set[str] | None, special: set[str | None]
+) -> list[Any]:
+    """The token types, corrected where a special token is typed as a normal one, which is a fault of many files.
 
-    Such a token is longer than a character and no pair of tokens makes it. `made` are the tokens that pairs make; None
-    where words are taken whole, so that all can be met.
+    Such a token is longer than a character, and no merge makes it, so that as a normal token it could never occur.
+
+    Args:
+        tokens: the vocabulary.
+        kinds: their types.
+        merged: the tokens that merges make; None if words that are tokens are taken without merging, so that every
+            token can occur.
+        special: tokens that are known to be special.
     """
 
     def kind_of(token: str, kind: Any) -> Any:
-        if kind != _NORMAL or len(token) < 2 or made is None or token in made:
-            return _CONTROL if kind == _NORMAL and (token in named or (made is None and _is_bar(token))) else kind
-        return _CONTROL if token in named or _MARKUP.fullmatch(token) else _USER_DEFINED
+        if kind != _NORMAL or len(token) < 2 or merged is None or token in merged:
+            return _CONTROL if kind == _NORMAL and (token in special or (merged is None and _has_bars(token))) else kind
+        return _CONTROL if token in special or _MARKUP.fullmatch(token) else _USER_DEFINED
 
     return [kind_of(token, kind) for token, kind in zip(tokens, kinds, strict=True)]
 
 
-def _is_bar(token: str) -> bool:
+def _has_bars(token: str) -> bool:
     return token.startswith("<|") and token.endswith("|>")
 
 
-def _mark(backend: tokenizers.Tokenizer, tokens: list[str], kinds: list[Any]) -> None:
-    """Have control tokens, and those of the user, recognised in a text."""
-    marked = {_CONTROL: backend.add_special_tokens, _USER_DEFINED: backend.add_tokens}
-    for kind, add in marked.items():
+def _add_special(backend: tokenizers.Tokenizer, tokens: list[str], kinds: list[Any]) -> None:
+    """Let the backend recognise control tokens and user-defined ones in a text."""
+    add_functions = {_CONTROL: backend.add_special_tokens, _USER_DEFINED: backend.add_tokens}
+    for kind, add in add_functions.items():
         special = kind == _CONTROL
         add([AddedToken(t, special=special, normalized=False) for t, k in zip(tokens, kinds, strict=True) if k == kind])
 
@@ -133,16 +140,16 @@ def _pairs(merges: list[Any], source: str) -> list[tuple[str, str]]:
 
 
 def _byte_level(
-    vocabulary: dict[str, int], pairs: list[tuple[str, str]], split: Split, source: str
+    vocabulary: dict[str, int], pairs: list[tuple[str, str]], row: GGUFPreTokenizer, source: str
 ) -> tokenizers.Tokenizer:
-    bpe = tried(
+    bpe = call_library(
         f"{source}: expected merges of known tokens",
-        lambda: models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=split.whole_words),
+        lambda: models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=row.ignore_merges),
     )
     backend = tokenizers.Tokenizer(bpe)
-    backend.pre_tokenizer = split.pre_tokenizer()
+    backend.pre_tokenizer = row.build()
     backend.decoder = decoders.ByteLevel()
-    if split.nfc:
+    if row.nfc:
         backend.normalizer = normalizers.NFC()
     return backend
 
@@ -158,11 +165,8 @@ def _scores(scores: list[Any], count: int, source: str) -> list[float]:
 def _sentencepiece(
     vocabulary: dict[str, int], pairs: list[tuple[str, str]], unknown: str | None, space_before: bool, source: str
 ) -> tokenizers.Tokenizer:
-    """SentencePiece's BPE.
-
-    A text that begins with a space gets no second one before it, as in transformers (llama.cpp puts one there).
-    """
-    bpe = tried(
+    """SentencePiece's BPE. No space is put before a text that begins with one, unlike in llama.cpp."""
+    bpe = call_library(
         f"{source}: expected pieces",
         lambda: models.BPE(vocab=vocabulary, merges=pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True),
     )
@@ -174,13 +178,14 @@ def _sentencepiece(
 
 
 def _flag(metadata: Mapping[str, Any], key: str, default: bool, source: str) -> bool:
-    found = metadata.get(f"tokenizer.ggml.{key}", default)
-    if not isinstance(found, bool):
-        raise TokenizerError(f"{source}, tokenizer.ggml.{key}: expected true or false; found {quoted(found)}.")
-    return found
+    value = metadata.get(f"tokenizer.ggml.{key}", default)
+    if not isinstance(value, bool):
+        raise TokenizerError(f"{source}, tokenizer.ggml.{key}: expected true or false; found {quoted(value)}.")
+    return value
 
 
-def _named(metadata: Mapping[str, Any], key: str, tokens: list[str], source: str) -> str | None:
+def _token_at(metadata: Mapping[str, Any], key: str, tokens: list[str], source: str) -> str | None:
+    """The token whose id is the value of a key; None if the key is absent."""
     index = metadata.get(key)
     if index is None:
         return None

@@ -1,4 +1,4 @@
-"""A process of its own for a tokenizer or template that might abort, hang or take all memory: none of it is ours."""
+"""A worker process for a tokenizer or chat template of a stranger, which might abort, hang or take all memory."""
 
 import json
 import os
@@ -13,20 +13,20 @@ from typing import Any
 
 from jaxlin.common.errors import TokenizerError
 
-SECONDS = 6.0
-"""How long a request may take, beside what its length allows."""
+REQUEST_SECONDS = 6.0
+"""How long a request may take; a long one gets more time in proportion to its length."""
 
-MEMORY = 2**30
-"""What the process may map, in bytes, beside what the length of a request allows."""
+WORKER_MEMORY = 2**30
+"""How many bytes the process may map."""
 
-LONGEST = 2**26
-"""The longest answer, in bytes."""
+MAX_ANSWER = 2**26
+"""The length of the longest answer, in bytes."""
 
 
-class Process:
-    """Runs `jaxlin.tokenizer.worker` and asks it; it ends with this object, or when it does not answer in time."""
+class WorkerProcess:
+    """A process that runs `jaxlin.tokenizer.worker`. It ends with this object, or when it does not answer in time."""
 
-    def __init__(self, source: str, memory: int = MEMORY) -> None:
+    def __init__(self, source: str, memory: int = WORKER_MEMORY) -> None:
         self._source = source
         if os.name != "posix" or not sys.executable:
             raise TokenizerError(f"{source}: expected a system that can start a process with limits; found {os.name}.")
@@ -34,45 +34,45 @@ class Process:
         paths = json.dumps([path for path in sys.path if os.path.isabs(path)])
         worker = str(Path(__file__).with_name("worker.py"))
         arguments = [sys.executable, "-I", worker, str(theirs.fileno()), paths, str(memory)]
-        # As multiprocessing starts its own, but without running the user's program again.
+        # multiprocessing starts its processes like this too, but then runs the user's program again in them.
         program, *rest = (os.fsencode(each) for each in arguments)
         pid = util.spawnv_passfds(program, [program, *rest], [theirs.fileno()])
         theirs.close()
         self._connection: Connection | None = ours
         self._end = weakref.finalize(self, _end, pid, ours)
 
-    def ask(self, expected: str, name: str, *arguments: Any, length: int = 0) -> Any:
-        """What a request gives.
+    def request(self, expected: str, name: str, *arguments: Any, length: int = 0) -> Any:
+        """The result of a request.
 
         Args:
-            expected: what is expected of it, for messages.
-            name: the method of `jaxlin.tokenizer.worker.Server`.
-            arguments: its arguments.
-            length: how much there is to do, in characters.
+            expected: what the request should give, in words, for messages.
+            name: a method of `jaxlin.tokenizer.worker.Server`.
+            arguments: its arguments, which are sent as JSON.
+            length: the length of the work, in characters.
 
         Raises:
-            TokenizerError: the request fails, takes too long or too much memory; after the last two no other is taken.
+            TokenizerError: the request fails, or takes too long or too much memory. In the latter cases the process
+                ends, and later requests fail too.
         """
         if self._connection is None:
             raise TokenizerError(f"{self._source}: an earlier text took too long or too much memory. Load it again.")
         try:
             self._connection.send_bytes(json.dumps([name, *arguments]).encode())
-            allowed = SECONDS + length / 500_000
-            if not self._connection.poll(allowed):
-                raise TokenizerError(self._ended(expected, f"more than {allowed:.0f} seconds of work"))
-            result, error = json.loads(self._connection.recv_bytes(LONGEST))
+            seconds = REQUEST_SECONDS + length / 500_000
+            if not self._connection.poll(seconds):
+                raise TokenizerError(self._stop(expected, f"more than {seconds:.0f} seconds of work"))
+            result, error = json.loads(self._connection.recv_bytes(MAX_ANSWER))
         except (EOFError, OSError) as fault:
-            raise TokenizerError(
-                self._ended(expected, "that the process for it died, as for want of memory")
-            ) from fault
+            raise TokenizerError(self._stop(expected, "that its process died, perhaps for lack of memory")) from fault
         if error is not None:
             raise TokenizerError(f"{self._source}: expected {expected}; found {error[:300]}")
         return result
 
-    def _ended(self, expected: str, why: str) -> str:
+    def _stop(self, expected: str, reason: str) -> str:
+        """End the process; the message that says why."""
         self._connection = None
         self._end()
-        return f"{self._source}: expected {expected}; found {why}."
+        return f"{self._source}: expected {expected}; found {reason}."
 
 
 def _end(pid: int, connection: Connection) -> None:

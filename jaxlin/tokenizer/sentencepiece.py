@@ -1,17 +1,16 @@
-"""tokenizer.model: SentencePiece's BPE, as old files of Llama 2, Mistral and Gemma have it, as a tokenizer.json.
+"""SentencePiece's BPE: a tokenizer.model, such as those of Llama 2, Mistral and Gemma, as a tokenizer.json.
 
-The file is a protocol buffer; what is read of it are the fields of ``sentencepiece_model.proto`` of
-https://github.com/google/sentencepiece that are named here.
+The file is a protocol buffer. Its fields are those of ``sentencepiece_model.proto`` of
+https://github.com/google/sentencepiece; the numbers of those that are read are named here.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
-from jaxlin.tokenizer.merges import pairs_by_score
-from jaxlin.tokenizer.specs import added_token, begins_with, tokenizer_json
+from jaxlin.tokenizer.specs import added_token, prepend_token, tokenizer_json
 
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _MODEL_TYPE, _BPE = 3, 2
@@ -20,17 +19,24 @@ _CHARACTERS_MAP, _DUMMY_PREFIX, _REMOVE_SPACES = 2, 3, 4
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _SPACE = "\u2581"
 
+_MAX_WORK = 2**28
+"""A bound on the sum of the squared lengths of a vocabulary's tokens.
+
+To find its merges each token is cut at every character, and a file could be made to take all memory. 262,144 tokens of
+16 characters, SentencePiece's default maximum, come to a quarter of the bound.
+"""
+
 
 def sentencepiece_spec(data: bytes, config: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tokenizer.json of a tokenizer.model, and the names of its BOS and EOS tokens.
+    """The tokenizer.json for a tokenizer.model, and its BOS and EOS tokens by name.
 
     Args:
-        data: the file.
-        config: tokenizer_config.json, whose ``add_bos_token`` decides; BOS is put before a text if it says nothing.
-        source: the file's name, for messages.
+        data: the content of the file.
+        config: tokenizer_config.json. BOS is put before a text unless ``add_bos_token`` in it is false.
+        source: the name of the file, for messages.
 
     Raises:
-        TokenizerError: another kind of file, or a SentencePiece that is no BPE of unchanged characters.
+        TokenizerError: the file is of another kind, or its model is not BPE, or changes characters.
     """
     try:
         fields = list(_fields(data))
@@ -43,26 +49,26 @@ def sentencepiece_spec(data: bytes, config: dict[str, Any], source: str) -> tupl
         raise TokenizerError(f"{source}: expected a SentencePiece model of type {_BPE}, BPE; found {quoted(kind)}.")
     if normalizer.get(_CHARACTERS_MAP) or normalizer.get(_REMOVE_SPACES, 1):
         raise TokenizerError(
-            f"{source}: expected a SentencePiece model that leaves characters and spaces as they are; found one that "
-            "maps them. Give the model's tokenizer.json, which transformers writes with save_pretrained."
+            f"{source}: expected a SentencePiece model that does not normalise characters and spaces; found one that "
+            "does. Use the model's tokenizer.json, which transformers writes with save_pretrained."
         )
     vocabulary = {text: i for i, (text, _, _) in enumerate(pieces)}
     if len(vocabulary) != len(pieces):
-        raise TokenizerError(f"{source}: expected pieces that differ; found one twice.")
+        raise TokenizerError(f"{source}: expected pieces that differ; found a duplicate.")
     prefix = bool(normalizer.get(_DUMMY_PREFIX, 1))
-    usual = [(text, score) for text, score, kind in pieces if kind in (_NORMAL, _USER_DEFINED)]
-    pairs = pairs_by_score([text for text, _ in usual], [score for _, score in usual], source)
+    scored = [(text, score) for text, score, kind in pieces if kind in (_NORMAL, _USER_DEFINED)]
+    merges = merges_by_score([text for text, _ in scored], [score for _, score in scored], source)
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     steps = [{"type": "Prepend", "prepend": _SPACE}, replace] if prefix else [replace]
-    back = [{"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"}]
-    back += [{"type": "Fuse"}] + ([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else [])
+    decoders = [{"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"}]
+    decoders += [{"type": "Fuse"}] + ([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else [])
     unknown = next((text for text, _, kind in pieces if kind == _UNKNOWN), None)
-    marked = {_UNKNOWN: True, _CONTROL: True, _USER_DEFINED: False}
-    # A piece of spaces is looked for where spaces are already written as the vocabulary writes them.
+    is_special = {_UNKNOWN: True, _CONTROL: True, _USER_DEFINED: False}
+    # A user-defined piece is spelled with the vocabulary's sign for spaces, so it is looked for in normalised text.
     added = [
-        added_token(text, i, special=marked[kind], normalized=kind == _USER_DEFINED and not prefix)
+        added_token(text, i, special=is_special[kind], normalized=kind == _USER_DEFINED and not prefix)
         for i, (text, _, kind) in enumerate(pieces)
-        if kind in marked
+        if kind in is_special
     ]
     ids = {name: trainer.get(*field) for name, field in (("bos_token", _BOS), ("eos_token", _EOS))}
     named = {name: pieces[i][0] for name, i in ids.items() if isinstance(i, int) and 0 <= i < len(pieces)}
@@ -72,17 +78,39 @@ def sentencepiece_spec(data: bytes, config: dict[str, Any], source: str) -> tupl
         "fuse_unk": True,
         "byte_fallback": any(kind == _BYTE for _, _, kind in pieces),
         "vocab": vocabulary,
-        "merges": pairs,
+        "merges": merges,
     }
     spec = tokenizer_json(
         model,
         added,
         normalizer={"type": "Sequence", "normalizers": steps},
         pre_tokenizer=None,
-        post_processor=begins_with(bos, vocabulary),
-        decoder={"type": "Sequence", "decoders": back},
+        post_processor=prepend_token(bos, vocabulary),
+        decoder={"type": "Sequence", "decoders": decoders},
     )
     return spec, named
+
+
+def merges_by_score(vocabulary: Iterable[str], scores: list[float], source: str) -> list[tuple[str, str]]:
+    """The merges of SentencePiece's BPE: of all adjacent pieces, the pair whose union scores highest is merged first.
+
+    Raises:
+        TokenizerError: the pieces are so long that trying all their parts would take too much time and memory.
+    """
+    pieces = frozenset(vocabulary)
+    if (work := sum(len(token) ** 2 for token in pieces)) > _MAX_WORK:
+        raise TokenizerError(
+            f"{source}: expected tokens whose squared lengths add up to at most {_MAX_WORK}; found {work}."
+        )
+    splits = [
+        (-score, cut, len(token) - cut, token[:cut], token[cut:])
+        for token, score in zip(vocabulary, scores, strict=True)
+        for cut in range(1, len(token))
+        if token[:cut] in pieces and token[cut:] in pieces
+    ]
+    # Among equal scores longer left parts come first, as transformers sorts them.
+    splits.sort(key=lambda split: (split[0], -split[1], -split[2]))
+    return [(left, right) for *_, left, right in splits]
 
 
 def _piece(data: Any) -> tuple[str, float, int]:
@@ -92,41 +120,42 @@ def _piece(data: Any) -> tuple[str, float, int]:
 
 
 def _last(fields: list[tuple[int, Any]], number: int) -> dict[int, Any]:
-    """The fields of the last message of a number."""
+    """The fields of the last message with a number, which is the one that counts."""
     return dict(_fields(next((value for each, value in reversed(fields) if each == number), b"")))
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a message, each its number and its integer or its bytes.
+    """The fields of a message: of each, its number, and its value as an integer or as bytes.
 
     Raises:
-        ValueError: bytes that are no message.
+        ValueError: the bytes are no message.
     """
     if not isinstance(data, bytes):
         raise ValueError("a number where a message is expected")
-    at = 0
-    while at < len(data):
-        key, at = _integer(data, at)
+    offset = 0
+    while offset < len(data):
+        key, offset = _integer(data, offset)
         wire = key & 7
         if wire == 0:
-            value, at = _integer(data, at)
+            value, offset = _integer(data, offset)
         else:
-            size, at = _integer(data, at) if wire == 2 else ({1: 8, 5: 4}.get(wire, 0), at)
-            if wire not in (1, 2, 5) or size > len(data) - at:
-                raise ValueError("bytes that are no message, or a message cut short")
-            value, at = data[at : at + size], at + size
+            size, offset = _integer(data, offset) if wire == 2 else ({1: 8, 5: 4}.get(wire, 0), offset)
+            if wire not in (1, 2, 5) or size > len(data) - offset:
+                raise ValueError("bytes that are no message, or a part of one")
+            value, offset = data[offset : offset + size], offset + size
         yield key >> 3, value
 
 
-def _integer(data: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where the next field begins; negative ones are written in 64 bits."""
+def _integer(data: bytes, offset: int) -> tuple[int, int]:
+    """The integer that begins at an offset, of seven bits in each byte, and the offset after it."""
     number = shift = 0
     while True:
-        byte = data[at]
-        at += 1
+        byte = data[offset]
+        offset += 1
         number |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
-            return (number - 2**64 if number >= 2**63 else number), at
+            # A negative integer is written as its complement in 64 bits.
+            return (number - 2**64 if number >= 2**63 else number), offset
         if shift > 63:
             raise ValueError("a number of more than 64 bits")

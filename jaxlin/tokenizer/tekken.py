@@ -1,7 +1,7 @@
-"""tekken.json: Mistral's byte-level BPE, whose tokens stand in the order in which they are merged, as a tokenizer.json.
+"""Mistral's byte-level BPE: a tekken.json, which lists tokens in the order of their merges, as a tokenizer.json.
 
-The layout is that of https://github.com/mistralai/mistral-common: special tokens take the first ids, and as many ids
-as ``default_num_special_tokens`` says are kept for them; ``default_vocab_size`` cuts the other tokens.
+The layout is that of https://github.com/mistralai/mistral-common. The first ``default_num_special_tokens`` ids belong
+to special tokens; of the listed tokens, as many count as bring the vocabulary to ``default_vocab_size``.
 """
 
 import base64
@@ -10,14 +10,15 @@ from typing import Any
 
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
-from jaxlin.tokenizer.byte_tokens import spelled
-from jaxlin.tokenizer.specs import added_token, begins_with, tokenizer_json
+from jaxlin.tokenizer.byte_tokens import spell_bytes
+from jaxlin.tokenizer.pre_tokenizers import BYTE_LEVEL, split_then_bytes
+from jaxlin.tokenizer.specs import added_token, prepend_token, tokenizer_json
 
-_MOST_SPECIAL = 100_000
-_LONGEST = 1000
+_MAX_SPECIAL = 100_000
+_MAX_LENGTH = 1000
 _NAMED = {"bos_token": "<s>", "eos_token": "</s>"}
 _WORDS = ("INST", "AVAILABLE_TOOLS", "TOOL_RESULTS")
-_UNNAMED = (
+_DEFAULT_SPECIAL = (
     *("<unk>", "<s>", "</s>"),
     *(mark for word in _WORDS for mark in (f"[{word}]", f"[/{word}]")),
     *("[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]"),
@@ -27,26 +28,28 @@ _UNNAMED = (
 
 
 def tekken_spec(file: dict[str, Any], config: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tokenizer.json of a tekken.json, and the names of its BOS and EOS tokens.
+    """The tokenizer.json for a tekken.json, and its BOS and EOS tokens by name.
 
     Args:
-        file: the file's object.
-        config: tokenizer_config.json, whose ``add_bos_token`` decides; BOS is put before a text if it says nothing.
-        source: the file's name, for messages.
+        file: the object in the file.
+        config: tokenizer_config.json. BOS is put before a text unless ``add_bos_token`` in it is false.
+        source: the name of the file, for messages.
 
     Raises:
-        TokenizerError: an object of another kind.
+        TokenizerError: the object is of another kind.
     """
     try:
         settings = file["config"]
         pattern, size, n_special = (
             settings.get(key) for key in ("pattern", "default_vocab_size", "default_num_special_tokens")
         )
-        listed = file.get("special_tokens") or [{"rank": i, "token_str": text} for i, text in enumerate(_UNNAMED)]
+        listed = file.get("special_tokens") or [
+            {"rank": i, "token_str": text} for i, text in enumerate(_DEFAULT_SPECIAL)
+        ]
         special = [each["token_str"] for each in sorted(listed, key=lambda each: each["rank"])]
         n_special = len(special) if n_special is None else n_special
-        if not isinstance(pattern, str) or not len(special) <= n_special <= _MOST_SPECIAL:
-            raise ValueError("no pattern, or more special tokens than are said to be")
+        if not isinstance(pattern, str) or not len(special) <= n_special <= _MAX_SPECIAL:
+            raise ValueError("no pattern, or more special tokens than default_num_special_tokens")
         if not all(isinstance(text, str) for text in special):
             raise ValueError(f"special tokens {quoted(special, 100)}")
         special += [f"<SPECIAL_{i}>" for i in range(len(special), n_special)]
@@ -58,26 +61,27 @@ def tekken_spec(file: dict[str, Any], config: dict[str, Any], source: str) -> tu
         ) from error
     ranks = {word: rank for rank, word in enumerate(words)}
     vocabulary = {text: i for i, text in enumerate(special)}
-    vocabulary |= {spelled(word): rank + n_special for word, rank in ranks.items()}
-    if len(vocabulary) != len(special) + len(words) or any(len(word) > _LONGEST for word in words):
-        raise TokenizerError(f"{source}: expected tokens that differ, of at most {_LONGEST} bytes; found others.")
-    pairs = [pair for word, rank in ranks.items() for pair in _parts(word, ranks)]
+    vocabulary |= {spell_bytes(word): rank + n_special for word, rank in ranks.items()}
+    if len(vocabulary) != len(special) + len(words) or any(len(word) > _MAX_LENGTH for word in words):
+        raise TokenizerError(f"{source}: expected tokens that differ, of at most {_MAX_LENGTH} bytes; found others.")
+    merges = [pair for word, rank in ranks.items() for pair in _parts(word, ranks)]
     bos = _NAMED["bos_token"] if config.get("add_bos_token", True) is True and "<s>" in vocabulary else None
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    plain = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     spec = tokenizer_json(
-        {"ignore_merges": True, "vocab": vocabulary, "merges": pairs},
+        {"ignore_merges": True, "vocab": vocabulary, "merges": merges},
         [added_token(text, i, special=True) for i, text in enumerate(special)],
         normalizer=None,
-        pre_tokenizer={"type": "Sequence", "pretokenizers": [split, plain]},
-        post_processor=begins_with(bos, vocabulary),
-        decoder=plain,
+        pre_tokenizer=split_then_bytes(pattern),
+        post_processor=prepend_token(bos, vocabulary),
+        decoder=BYTE_LEVEL,
     )
     return spec, {name: text for name, text in _NAMED.items() if text in vocabulary}
 
 
 def _parts(word: bytes, ranks: dict[bytes, int]) -> list[tuple[str, str]]:
-    """The pairs of tokens that a token is made of, the one of earlier tokens first."""
+    """The pairs of tokens that make up a token, ordered by the ranks of their tokens."""
     cuts = [(word[:cut], word[cut:]) for cut in range(1, len(word))]
-    known = [(left, right) for left, right in cuts if left in ranks and right in ranks]
-    return [(spelled(left), spelled(right)) for left, right in sorted(known, key=lambda pair: [*map(ranks.get, pair)])]
+    pairs = [(left, right) for left, right in cuts if left in ranks and right in ranks]
+    return [
+        (spell_bytes(left), spell_bytes(right))
+        for left, right in sorted(pairs, key=lambda pair: [*map(ranks.get, pair)])
+    ]

@@ -1,7 +1,7 @@
-"""What files of strangers may do: run a tokenizer or render a template, in this process or in one of its own.
+"""Running a tokenizer or rendering a chat template from files of strangers, in this process or in a worker process.
 
-As a script it answers requests on a socket, within limits on memory and files, until the socket is closed. It imports
-nothing of jaxlin, so that it starts at once.
+As a script, it answers requests on a socket until the socket is closed, within limits on memory and files. It imports
+nothing of jaxlin, so that it starts fast.
 """
 
 import json
@@ -11,8 +11,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-MOST_CHARACTERS = 1_000_000
-"""Beyond a thousand characters a token, the longest text that a decoder or a template may make."""
+MAX_CHARACTERS = 1_000_000
+"""The longest text that a decoder may make, beside 1000 characters for each token; also for a chat template."""
 
 
 class Tokens:
@@ -25,7 +25,7 @@ class Tokens:
 
     @classmethod
     def read(cls, text: str, added: list[dict[str, Any]]) -> "Tokens":
-        """The tokenizer of the text of a tokenizer.json, with tokens that stand beside it."""
+        """The tokenizer in the text of a tokenizer.json, with tokens from the files beside it."""
         import tokenizers
 
         backend = tokenizers.Tokenizer.from_str(text)
@@ -42,11 +42,11 @@ class Tokens:
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a token as the vocabulary spells it."""
+        """The id of a token, as the vocabulary spells it."""
         return self.backend.token_to_id(token)
 
     def id_to_token(self, token_id: int) -> str | None:
-        """The token of an id as the vocabulary spells it."""
+        """The token of an id, as the vocabulary spells it."""
         return self.backend.id_to_token(token_id)
 
     def size(self) -> int:
@@ -55,54 +55,56 @@ class Tokens:
 
 
 class Server:
-    """Answers requests, each a list of a name and arguments."""
+    """Answers requests; each is a list of the name of a method and its arguments."""
 
     def __init__(self) -> None:
         self.tokens: Tokens | None = None
 
     def load(self, text: str, added: list[dict[str, Any]]) -> int:
-        """Take up a tokenizer, and try it on some texts."""
+        """Read a tokenizer and try it on some texts; one more than the largest id."""
         self.tokens = Tokens.read(text, added)
         for sample in ("a", "Hello, world 123!\n", "  a  " * 8, "\u00e9\u4e2d\U0001f642", ""):
-            with suppress(Exception):  # as of one that has no token for a text; a panic or worse is not passed over
+            with suppress(
+                Exception
+            ):  # it may have no token for a text; a panic, which is no Exception, is not suppressed
                 self.decode(self.encode(sample, True)[:50], False)
         return self.tokens.size()
 
     def encode(self, text: str, special: bool) -> list[int]:
-        """The ids of a text, if they are not many more than its characters."""
+        """The ids of a text, unless they are many more than its characters."""
         assert self.tokens is not None
-        ids, most = self.tokens.encode(text, special), 1000 + 100 * len(text)
-        if len(ids) > most:
+        ids, limit = self.tokens.encode(text, special), 1000 + 100 * len(text)
+        if len(ids) > limit:
             raise ValueError(f"{len(ids)} tokens for {len(text)} characters")
         return ids
 
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        """The text of ids, if it is not much longer than tokens are."""
+        """The text of ids, unless it is much longer than tokens are."""
         assert self.tokens is not None
         text = self.tokens.decode(ids, skip_special_tokens)
-        if len(text) > MOST_CHARACTERS + 1000 * len(ids):
+        if len(text) > MAX_CHARACTERS + 1000 * len(ids):
             raise ValueError(f"{len(text)} characters for {len(ids)} tokens")
         return text
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a token as the vocabulary spells it."""
+        """The id of a token, as the vocabulary spells it."""
         assert self.tokens is not None
         return self.tokens.token_to_id(token)
 
     def id_to_token(self, token_id: int) -> str | None:
-        """The token of an id as the vocabulary spells it."""
+        """The token of an id, as the vocabulary spells it."""
         assert self.tokens is not None
         return self.tokens.id_to_token(token_id)
 
     def render(self, template: str, variables: dict[str, Any], now: str) -> str:
-        """The text that a chat template makes of its variables, with what transformers gives one beside them."""
-        text = _rendered(template, variables, now)
-        if len(text) > MOST_CHARACTERS + 10 * len(json.dumps(variables)):
+        """The text that a chat template makes of its variables; it has the functions that it has in transformers."""
+        text = _render(template, variables, now)
+        if len(text) > MAX_CHARACTERS + 10 * len(json.dumps(variables)):
             raise ValueError(f"a text of {len(text)} characters")
         return text
 
     def answer(self, request: bytes) -> bytes:
-        """What a request gives, or the error it ends in."""
+        """The result of a request and None, or None and the message of its error."""
         try:
             name, *arguments = json.loads(request)
             return json.dumps([getattr(self, name)(*arguments), None]).encode()
@@ -110,7 +112,7 @@ class Server:
             return json.dumps([None, f"{type(error).__name__}: {error}"[:1000]]).encode()
 
 
-def _rendered(template: str, variables: dict[str, Any], now: str) -> str:
+def _render(template: str, variables: dict[str, Any], now: str) -> str:
     from datetime import datetime
 
     import jinja2
@@ -119,7 +121,7 @@ def _rendered(template: str, variables: dict[str, Any], now: str) -> str:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """The marks around what the model writes, which change nothing of it."""
+        """The tags around what the model writes; they do not change the text."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -147,7 +149,7 @@ def _rendered(template: str, variables: dict[str, Any], now: str) -> str:
 
 
 def _close_files() -> None:
-    """Let this process open nothing from here on."""
+    """Let this process open no more files."""
     import jinja2.debug  # noqa: F401, which an error in a template would import
 
     with suppress(ImportError, OSError, ValueError):
@@ -157,7 +159,7 @@ def _close_files() -> None:
 
 
 def limit(memory: int) -> None:
-    """Bound the memory of this process, and let it write no file; nothing of it is printed."""
+    """Bound the memory of this process, and let it write no file and print nothing."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -168,17 +170,17 @@ def limit(memory: int) -> None:
         import resource
     except ImportError:  # not on Windows
         return
-    for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
+    for kind, bytes_ in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
         try:
-            hard = resource.getrlimit(what)[1]
-            bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            resource.setrlimit(what, (bound, bound))
+            hard = resource.getrlimit(kind)[1]
+            bound = bytes_ if hard == resource.RLIM_INFINITY else min(bytes_, hard)
+            resource.setrlimit(kind, (bound, bound))
         except (OSError, ValueError):
-            continue  # macOS bounds no address space
+            continue  # macOS cannot bound the address space
 
 
 def main() -> None:
-    """Serve the socket of the first argument, with the modules that the second says where to find."""
+    """Serve the socket of the first argument; the second lists the paths of modules, the third is the memory limit."""
     sys.path[:] = json.loads(sys.argv[2])
     limit(int(sys.argv[3]))
     connection, server = Connection(int(sys.argv[1])), Server()

@@ -74,13 +74,13 @@ class TestNumbers:
         plain, _ = jaxlin.load(checkpoint("llama"))
         ordinary = jax.jit(jax.jacfwd(lambda model, x: model(x)[-1], argnums=1))(plain, x)
         np.testing.assert_allclose(found["output"], output, rtol=1e-6)
-        np.testing.assert_allclose(found["held"], np.einsum("dte,te->d", dense, x), atol=1e-5)
+        np.testing.assert_allclose(found["local_map"], np.einsum("dte,te->d", dense, x), atol=1e-5)
         product = np.einsum("dte,te->d", np.asarray(ordinary, np.float64), x)
         np.testing.assert_allclose(found["ordinary"], product, atol=1e-5)
-        assert 0 < found["residual_held"] <= 3e-6
+        assert 0 < found["residual_local_map"] <= 3e-6
         # The residual is of the output that the map was recorded with, which another program rounds otherwise.
-        missed = np.linalg.norm(np.subtract(found["held"], found["output"])) / np.linalg.norm(found["output"])
-        np.testing.assert_allclose(found["residual_held"], missed, rtol=0.05)
+        missed = np.linalg.norm(np.subtract(found["local_map"], found["output"])) / np.linalg.norm(found["output"])
+        np.testing.assert_allclose(found["residual_local_map"], missed, rtol=0.05)
         missed = np.linalg.norm(product - output) / np.linalg.norm(output)
         np.testing.assert_allclose(found["residual_ordinary"], missed, rtol=1e-4)
 

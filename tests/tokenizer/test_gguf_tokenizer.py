@@ -1,14 +1,15 @@
 """Tokenizers of GGUF files as people made them: tokens typed wrongly, no name of a pre-tokenizer, odd spellings."""
 
+import time
 from typing import Any
 
 import pytest
 from tokenizer_files import BYTES, CORPUS, learned
-from tokenizers import pre_tokenizers
+from tokenizers import Regex, pre_tokenizers
 
 from jaxlin.loading.registry import families
 from jaxlin.tokenizer import Tokenizer
-from jaxlin.tokenizer.splits import SPLITS
+from jaxlin.tokenizer.pre_tokenizers import GGUF_PRE_TOKENIZERS, PATTERNS
 
 _, NORMAL, UNKNOWN, CONTROL, _, _, BYTE = range(7)
 
@@ -51,7 +52,7 @@ def test_each_architecture_without_a_name_of_its_pre_tokenizer() -> None:
     """Every ported architecture has its usual one; where several have the same name, the name decides."""
     tokens, merges = learned(BYTES(add_prefix_space=False), BYTES.alphabet())
     text = CORPUS[0] + " 123456 don't camelCase HTTPServer"
-    usual = {name: row for row in SPLITS for name in row.architectures}
+    usual = {name: row for row in GGUF_PRE_TOKENIZERS for name in row.architectures}
     for name, row in usual.items():
         plain, named = (
             read(name, model="gpt2", tokens=tokens, merges=merges, **given) for given in ({}, {"pre": row.names[0]})
@@ -73,8 +74,26 @@ def test_a_bos_that_is_spelled_like_a_template(bos: str) -> None:
 
 
 def test_each_name_of_a_pre_tokenizer_has_one_row() -> None:
-    names = [name for row in SPLITS for name in row.names]
-    architectures = [name for row in SPLITS for name in row.architectures]
+    names = [name for row in GGUF_PRE_TOKENIZERS for name in row.names]
+    architectures = [name for row in GGUF_PRE_TOKENIZERS for name in row.architectures]
     assert len(set(names)) == len(names)
     assert len(set(architectures)) == len(architectures)
-    assert all(isinstance(row.pre_tokenizer(), pre_tokenizers.PreTokenizer) for row in SPLITS)
+    assert all(isinstance(row.build(), pre_tokenizers.PreTokenizer) for row in GGUF_PRE_TOKENIZERS)
+
+
+@pytest.mark.parametrize("pattern", sorted(PATTERNS))
+def test_patterns_take_time_in_proportion_to_the_text(pattern: str) -> None:
+    """Twice the text takes about twice the time; a pattern that backtracks takes four times as long, or for ever."""
+    splitter = pre_tokenizers.Split(Regex(pattern), "isolated")
+
+    def seconds(text: str) -> float:
+        best = float("inf")
+        for _ in range(3):
+            start = time.process_time()
+            splitter.pre_tokenize_str(text)
+            best = min(best, time.process_time() - start)
+        return best
+
+    for unit in ("a", "A", " ", "\n", "1", "!", "aA", " a", "' ", "\u4e2d", "\u0301"):
+        short, long = (seconds(f"{unit * count}\0") for count in (2_000, 16_000))
+        assert long < 0.02 + 24 * short, unit

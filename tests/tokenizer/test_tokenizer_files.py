@@ -22,9 +22,9 @@ from transformers.integrations.mistral.tokenizer import MistralConverter
 
 from jaxlin.checkpoint.folder import TOKENIZER_FILES
 from jaxlin.common.errors import TokenizerError
-from jaxlin.tokenizer import tokenizer_of
-from jaxlin.tokenizer.byte_tokens import spelled
-from jaxlin.tokenizer.splits import CL100K, TEKKEN
+from jaxlin.tokenizer import read_tokenizer
+from jaxlin.tokenizer.byte_tokens import spell_bytes
+from jaxlin.tokenizer.pre_tokenizers import CL100K, TEKKEN
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +132,13 @@ def test_the_wrong_pattern_of_tekken(tmp_path: Path, caplog: pytest.LogCaptureFi
     for text in ["eBay mL NaOH pH", *TEXTS]:
         assert ours.encode(text) == right(text, add_special_tokens=False).input_ids
     assert ours.encode("eBay mL NaOH pH") != wrong("eBay mL NaOH pH", add_special_tokens=False).input_ids
-    assert "its pattern is not the one" in caplog.text
+    assert "its pattern is not that with which" in caplog.text
 
 
 def test_tekken(bpe: dict[str, Any], tmp_path: Path) -> None:
     """tekken.json alone: the ids of transformers' converter, and BOS before them."""
     tokens = sorted(bpe["model"]["vocab"], key=bpe["model"]["vocab"].get)[4:]
-    alphabet = {spelled(bytes([byte])): byte for byte in range(256)}
+    alphabet = {spell_bytes(bytes([byte])): byte for byte in range(256)}
     words = [bytes(alphabet[character] for character in token) for token in tokens]
     file = {
         "config": {"pattern": TEKKEN, "default_vocab_size": 480, "default_num_special_tokens": 20, "version": "v7"},
@@ -207,7 +207,7 @@ def test_sentencepiece_models_that_are_refused(piece_model: Callable[..., bytes]
         (b"\xff" * 50, "expected a SentencePiece model; found"),
         (data[: len(data) // 2], "found"),
         (piece_model(model_type="unigram"), "of type 2, BPE; found 1"),
-        (piece_model(rule="nmt_nfkc"), "leaves characters and spaces as they are"),
+        (piece_model(rule="nmt_nfkc"), "does not normalise characters and spaces"),
     ):
         (tmp_path / "tokenizer.model").write_bytes(broken)
         with pytest.raises(TokenizerError, match=message):
@@ -220,7 +220,7 @@ def test_a_sentencepiece_model_of_any_bytes(tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.getbasetemp() / "tokenizer.model"
     path.write_bytes(data)
     with pytest.raises(TokenizerError):
-        tokenizer_of({"tokenizer.model": path}, "any")
+        read_tokenizer({"tokenizer.model": path}, "any")
 
 
 CHAIN = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}] * 3

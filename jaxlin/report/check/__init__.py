@@ -1,8 +1,8 @@
-"""What is worth to know of a checkpoint before its maps are believed: what it is, and whether its numbers hold.
+"""Checks a checkpoint before its maps are relied on: what it contains, and whether its numbers are right.
 
-`check_model` loads it, looks at its tokenizer, compares float32 with float64, a batch with single prompts and the
-linearized model with the plain one, proves the map and sees the proof fail; and, if asked for, compares logits with
-transformers'. `show` prints the result as it comes.
+`check_model` loads it, tries its tokenizer, compares float32 with float64, a batch with single prompts and the
+linearized model with the plain one, measures the residual of a map, and makes sure that the residual grows if a frozen
+factor is wrong. On request it compares logits with those of transformers. `terminal` prints the results as they come.
 """
 
 from jaxlin.report.check.checks import check_model

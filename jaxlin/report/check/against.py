@@ -1,4 +1,4 @@
-"""The same prompts in transformers, where it is installed: the one part of jaxlin that may import it."""
+"""The same prompts in transformers, if it is installed: no other part of jaxlin may import it."""
 
 import contextlib
 import importlib.util
@@ -13,14 +13,14 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import read_json
 from jaxlin.common.printable import message
 from jaxlin.nn.decoder import Decoder
-from jaxlin.report.check.numbers import logits_bar, relative, singles
+from jaxlin.report.check.numbers import difference, logits_bar, singles
 from jaxlin.report.check.results import Line, measured
 
 NAME = "logits, against transformers"
 
 
 def check_installed() -> None:
-    """Refuse to begin where transformers or torch is not there.
+    """Check that transformers and torch are installed.
 
     Raises:
         JaxlinError: one of them is not installed.
@@ -34,33 +34,35 @@ def check_installed() -> None:
 
 
 def transformers_line(path: Path, model: Decoder, prompts: Int[np.ndarray, "n t"]) -> Line:
-    """The largest difference of logits from transformers', in float32 with its attention that is written out.
+    """The largest difference between the logits of jaxlin and transformers, in float32 with eager attention.
 
-    Where transformers cannot load the file the line neither passes nor fails.
+    If transformers cannot load the file, the line neither passes nor fails.
     """
     if not model.config.has_unembedding:
-        return Line(NAME, None, note="not compared: there are no logits")
+        return Line(NAME, None, note="not compared: the model gives no logits")
     try:
         expected = transformers_logits(path, prompts)
-    except Exception as error:  # whatever a library of another kind raises about a file that it cannot read
+    except Exception as error:  # whatever transformers raises about a file that it cannot read
         return Line(NAME, None, note=f"not compared: transformers cannot load it: {message(error)}"[:300])
 
-    def difference() -> float:
-        return max(map(relative, singles(model, prompts, every=True), expected))
+    def measure() -> float:
+        return max(map(difference, singles(model, prompts, every=True), expected))
 
-    return measured(NAME, logits_bar(model.config.num_hidden_layers), difference, note="relative to the largest logit")
+    return measured(NAME, logits_bar(model.config.num_hidden_layers), measure, note="relative to the largest logit")
 
 
 def transformers_logits(path: Path, prompts: Int[np.ndarray, "n t"]) -> Float[np.ndarray, "n t v"]:
-    """The logits of `prompts` as transformers computes them from the same file. No code of the checkpoint is run."""
+    """The logits that transformers computes from the same file. No code of the checkpoint is run."""
     import torch
     import transformers
 
     architectures = {} if path.is_file() else read_json(path / "config.json").get("architectures")
-    wrapper = isinstance(architectures, list) and any("ForConditionalGeneration" in str(each) for each in architectures)
-    auto = transformers.AutoModelForImageTextToText if wrapper else transformers.AutoModelForCausalLM
+    is_multimodal = isinstance(architectures, list) and any(
+        "ForConditionalGeneration" in str(each) for each in architectures
+    )
+    auto = transformers.AutoModelForImageTextToText if is_multimodal else transformers.AutoModelForCausalLM
     where = {"gguf_file": path.name} if path.is_file() else {}
-    with contextlib.redirect_stderr(io.StringIO()):  # bars and advice for those who chose transformers
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars and advice that a user of jaxlin does not need
         loaded: Any = auto.from_pretrained(
             path.parent if path.is_file() else path,
             **where,
@@ -71,6 +73,6 @@ def transformers_logits(path: Path, prompts: Int[np.ndarray, "n t"]) -> Float[np
         )
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"it finds no values for {', '.join(missing[:3])} and would draw them")
+        raise ValueError(f"transformers finds no values for {', '.join(missing[:3])} and would draw them at random")
     with torch.no_grad():
         return np.stack([model.eval()(input_ids=torch.tensor(ids[None])).logits[0].numpy() for ids in prompts])

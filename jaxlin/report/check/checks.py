@@ -1,4 +1,4 @@
-"""`check_model`: everything that is checked of a checkpoint, in order."""
+"""`check_model`: all checks of a checkpoint, in order."""
 
 import contextlib
 import functools
@@ -30,10 +30,10 @@ PROMPTS = (
     "Die Würde des Menschen ist unantastbar. Sie zu achten ist Verpflichtung aller",
     "1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233",
 )
-"""What logits are compared on."""
+"""The texts on which logits are compared."""
 
 TOKENS = 12
-"""Of each prompt, so that one program serves them all."""
+"""Tokens of each prompt; all have the same number, so that one compiled program serves them all."""
 
 
 def check_model(
@@ -45,22 +45,22 @@ def check_model(
     on_facts: Callable[[dict[str, str]], None] = lambda facts: None,
     on_line: Callable[[Line], None] = lambda line: None,
 ) -> ModelCheck:
-    """Look at a checkpoint before its maps are believed.
+    """Check a checkpoint before its maps are relied on.
 
-    Everything is computed in float32, and in float64 within 64-bit mode, which is as before afterwards. The weights
-    stay as they are stored and are widened a layer at a time, so that all layers are checked in little more memory than
-    the model takes; with `against`, transformers holds all of it in float32 too.
+    Everything is computed in float32, and in float64 in JAX's 64-bit mode, which is switched back afterwards. The
+    weights stay as they are stored and are widened one layer at a time, so that the checks take little more memory than
+    the model; with `against`, transformers also loads all weights in float32.
 
     Args:
-        name: a hub id, a directory or a ``.gguf`` file; the small model that ships with jaxlin unless given.
+        name: a hub id, a directory or a ``.gguf`` file; by default the small model that ships with jaxlin.
         against: ``"transformers"`` compares logits with those of the installed transformers.
         revision: a branch, tag or commit of a hub id.
         ignore_config_keys: as in `jaxlin.load`.
-        on_facts: is called with what the checkpoint is, as soon as it is loaded.
-        on_line: is called with each line, as soon as it is measured.
+        on_facts: called with the facts about the checkpoint as soon as it is loaded.
+        on_line: called with each line as soon as it is measured.
 
     Raises:
-        JaxlinError: transformers is asked for and not installed; or the checkpoint is refused, as by `jaxlin.load`.
+        JaxlinError: transformers is requested and not installed; or the checkpoint is refused, as by `jaxlin.load`.
     """
     if against is not None:
         check_installed()
@@ -88,7 +88,7 @@ def _lines(model: Decoder, tokenizer: Tokenizer | None, compare: Callable[..., L
 
 
 def prompts_of(model: Decoder, tokenizer: Tokenizer | None) -> Int[np.ndarray, "n t"]:
-    """The first ids of each of `PROMPTS` that the model has embeddings for; drawn where a tokenizer gives none."""
+    """The first ids of each of `PROMPTS`; random ids if there is no tokenizer, or none of its ids is the model's."""
     vocab = model.config.vocab_size
     tokens = min(TOKENS, model.config.max_position_embeddings or TOKENS)
     rows: list[list[int]] = [[]]
@@ -102,7 +102,7 @@ def prompts_of(model: Decoder, tokenizer: Tokenizer | None) -> Int[np.ndarray, "
 
 @contextlib.contextmanager
 def _messages() -> Iterator[list[str]]:
-    """What is warned of or logged within it, instead of being printed."""
+    """Collects warnings and log messages in the context, instead of printing them."""
     messages: list[str] = []
     log, handler = logging.getLogger("jaxlin"), logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())

@@ -1,6 +1,6 @@
-"""The numbers of a model: whether they depend on how they are computed, and whether its maps are proven.
+"""Numerical checks of a model: its logits computed in several ways, and the proofs of its local linear map.
 
-The bars are those that the project's own tests hold for tiny models of every family, see PARITY.md.
+The bars are those of the project's own tests, for tiny models of every family: see PARITY.md.
 """
 
 from collections.abc import Callable
@@ -22,41 +22,41 @@ Prompts = Int[np.ndarray, "n t"]
 """Token ids, of prompts of one length."""
 
 LOGITS = 4e-6
-"""How far float32 logits of four layers may be off, of the largest: 2e-5 where they are of order 5."""
+"""The error of float32 logits after four layers, relative to the largest logit: 2e-5 if that is about 5."""
 
 RESIDUAL = {"float32": 3e-6, "float64": 1e-13}
-"""The residual of a map that is right."""
+"""The largest residual of a map that is right."""
 
 AFFINE = 1e-12
-"""How far a replayed map may be from affine, in float64, relative to its values."""
+"""The largest error of a replayed map as an affine function, in float64, relative to its values."""
 
 CORRUPTED = 1e-4
-"""What the residual must exceed once one factor of the last layer is wrong by 1 %."""
+"""The residual must be larger than this if one frozen factor of the last layer is wrong by 1 %."""
 
 COLUMNS = 4096
-"""Logits that are compared: of a larger vocabulary a part, whose unembedding takes little memory in float64."""
+"""The number of logits that are compared, so that the unembedding of a large vocabulary takes little memory."""
 
 
 def logits_bar(layers: int) -> float:
-    """`LOGITS` for a model of so many layers: rounding adds up as a random walk, with the root of the depth."""
+    """The bar for a model of so many layers: rounding errors add up as a random walk, as the root of the depth."""
     return LOGITS * max(1.0, layers / 4) ** 0.5
 
 
 def variant(model: Decoder, **changes: Any) -> Decoder:
-    """`model` with other static attributes, and the same arrays."""
+    """The same arrays in a model with other attributes."""
     other = jax.tree.map(lambda a: a, model)
     for name, value in changes.items():
         setattr(other, name, value)
     return other
 
 
-def relative(a: Any, b: Any) -> float:
+def difference(a: Any, b: Any) -> float:
     """The largest difference of two arrays, relative to the largest entry of the second."""
     return float(np.max(np.abs(np.asarray(a, np.float64) - b)) / np.max(np.abs(b)))
 
 
 def singles(model: Decoder, prompts: Prompts, *, every: bool = False) -> list[np.ndarray]:
-    """The logits of each prompt: `every` one, or `COLUMNS` of a large vocabulary."""
+    """The logits of each prompt alone: those of `every` token, or of `COLUMNS` tokens of a large vocabulary."""
     columns = None if every else _columns(model)
     return [np.asarray(_logits(model, jnp.asarray(ids), columns)) for ids in prompts]
 
@@ -72,13 +72,13 @@ def _columns(model: Decoder) -> Int[Array, " n"]:
 
 
 def in_64_bits(measure: Callable[[], float]) -> Callable[[], float]:
-    """`measure`, in JAX's 64-bit mode, which is as before afterwards."""
+    """`measure` in JAX's 64-bit mode, which is switched back afterwards."""
 
-    def measured_there() -> float:
+    def measure_in_64_bits() -> float:
         with jax.enable_x64(True):
             return measure()
 
-    return measured_there
+    return measure_in_64_bits
 
 
 def precision_line(model: Decoder, prompts: Prompts) -> Line:
@@ -87,22 +87,22 @@ def precision_line(model: Decoder, prompts: Prompts) -> Line:
     return _logits_line(
         "logits, float32 against float64",
         model,
-        in_64_bits(lambda: max(map(relative, singles(model, prompts), singles(wide, prompts)))),
+        in_64_bits(lambda: max(map(difference, singles(model, prompts), singles(wide, prompts)))),
     )
 
 
 def batch_line(model: Decoder, prompts: Prompts) -> Line:
-    """Logits of all prompts in one batch against those of each alone."""
+    """Logits of all prompts in one batch against those of each prompt alone."""
 
-    def difference() -> float:
+    def measure() -> float:
         batch = jax.jit(jax.vmap(_logits, in_axes=(None, 0, None)))(model, jnp.asarray(prompts), _columns(model))
-        return max(map(relative, batch, singles(model, prompts)))
+        return max(map(difference, batch, singles(model, prompts)))
 
-    return _logits_line("logits, batched against single", model, difference)
+    return _logits_line("logits, batched against single", model, measure)
 
 
 def linearized_line(model: Decoder, prompts: Prompts) -> Line:
-    """The logits of the linearized model, which must be those of the plain one to the last bit."""
+    """The logits of the linearized model, which must be bit-identical to those of the plain model."""
     linearized = variant(model, linearize=True)
 
     def differing() -> float:
@@ -126,21 +126,21 @@ def residual_line(model: Decoder, prompts: Prompts) -> Line:
 
 
 def wide_residual_line(model: Decoder, prompts: Prompts) -> Line:
-    """The same in float64."""
+    """The residual of the map at the first prompt, in float64."""
     wide, note = variant(model, dtype="float64"), "|Jx + b - f(x)| / |f(x)|"
     residual = in_64_bits(lambda: _map(wide, prompts).residual)
     return measured("residual, float64", RESIDUAL["float64"], residual, note=note)
 
 
 def corrupted_line(model: Decoder, prompts: Prompts) -> Line:
-    """The residual of a map that is wrong by one factor: the proof must fail."""
+    """The residual of a map with one wrong frozen factor, which must be large: the proof must fail."""
     wide, note = variant(model, dtype="float64"), "residual with one frozen factor 1 % off"
-    least = in_64_bits(lambda: corrupted(_map(wide, prompts)))
-    return measured("a wrong factor is noticed", CORRUPTED, least, above=True, note=note)
+    smallest = in_64_bits(lambda: corrupted(_map(wide, prompts)))
+    return measured("a wrong factor is noticed", CORRUPTED, smallest, above=True, note=note)
 
 
 def affine_line(model: Decoder, prompts: Prompts) -> Line:
-    """The replayed map far from the prompt, where a factor that was not frozen would show."""
+    """The replayed map far from the prompt, where a factor that was not frozen would show as an error."""
     wide, note = variant(model, dtype="float64"), "relative error, far from the prompt"
     return measured("the map is affine", AFFINE, in_64_bits(lambda: affinity(_map(wide, prompts))), note=note)
 
@@ -150,7 +150,7 @@ def _map(model: Decoder, prompts: Prompts) -> LocalMap:
 
 
 def corrupted(lmap: LocalMap) -> float:
-    """The residual with one factor of the last layer 1 % too large: the least over its factors."""
+    """The residual with one frozen factor of the last layer 1 % too large: the smallest over all factors."""
     factors, structure = jax.tree.flatten(lmap.frozen.layers)
     residuals = []
     for i, factor in enumerate(factors):
@@ -160,10 +160,10 @@ def corrupted(lmap: LocalMap) -> float:
 
 
 def affinity(lmap: LocalMap) -> float:
-    """How far the replayed map is from affine at random points, and from the rows of its transpose.
+    r"""The error of the replayed map as an affine function at random points, and against the rows of its transpose.
 
-    A map is affine if its value at $3y - 2z$ lies as far beyond those at $y$ and $z$; and its value at $y$ must be what
-    the rows and the bias of the `LocalMap` give.
+    An affine $g$ has $g(3y - 2z) = 3 g(y) - 2 g(z)$; and $g(y)$ must be what the rows and the bias of the `LocalMap`
+    give.
     """
     rng = np.random.default_rng(0)
     y, z = rng.normal(size=(2, *lmap.x.shape)) * float(jnp.std(lmap.x))
@@ -171,7 +171,7 @@ def affinity(lmap: LocalMap) -> float:
     at_y, at_z, beyond = np.asarray(jax.jit(replay)(lmap.model, lmap.frozen, points)[-1])
     u = rng.normal(size=(CHECKS, len(at_y)))
     by_rows = np.einsum("rtd,td->r", lmap.T @ u, y) + u @ np.asarray(lmap.bias)
-    return max(relative(3 * at_y - 2 * at_z, beyond), relative(by_rows, u @ at_y))
+    return max(difference(3 * at_y - 2 * at_z, beyond), difference(by_rows, u @ at_y))
 
 
 LINES = (
@@ -183,4 +183,4 @@ LINES = (
     corrupted_line,
     affine_line,
 )
-"""What is checked of a model in float32 that is not linearized, at some prompts of one length, in order."""
+"""The checks, in order; each takes a model in float32 that is not linearized, and prompts of one length."""

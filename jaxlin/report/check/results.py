@@ -1,4 +1,4 @@
-"""The result of a check: a line each, with its figure and its bar."""
+"""The results of checks: for each a line, with the figure that was measured and its bar."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ class Line:
 
     Attributes:
         name: what was checked.
-        passed: whether it holds; None where it could not be compared.
-        figure: what was measured; None where it is no number.
-        bar: what the figure is held to.
+        passed: whether the check passed; None if it could not be made.
+        figure: the number that was measured; None if there is none.
+        bar: the limit for the figure.
         above: whether the figure must be above the bar; else it must be at most the bar.
-        note: what the figure is of, or why the line did not pass.
+        note: what the figure is, or why the check did not pass.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Line:
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What `check_model` gives.
+    """The result of `check_model`.
 
     Attributes:
-        name: of the checkpoint.
-        facts: what the checkpoint is.
-        lines: what was checked, in order.
+        name: the name of the checkpoint.
+        facts: what the checkpoint is, by name.
+        lines: the checks, in order.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ModelCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether no line failed."""
+        """Whether no check failed."""
         return all(line.passed is not False for line in self.lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,15 +54,15 @@ class ModelCheck:
 
 
 def counted(name: str, passed: bool, figure: int, bar: int, *, above: bool = False, note: str = "") -> Line:
-    """A line whose figure is a count or an id."""
+    """The line of a check whose figure is a count or an id."""
     return Line(name, passed, float(figure), float(bar), above, note)
 
 
 def measured(name: str, bar: float, measure: Callable[[], float], *, above: bool = False, note: str = "") -> Line:
-    """A line whose figure `measure` gives. What it raises is what the line failed with, and NaN is above any bar."""
+    """The line of a check whose figure `measure` computes. If that raises an error or gives NaN, the check fails."""
     try:
         figure = float(measure())
-    except Exception as error:  # what fails in a broken model, and how, is what is looked for
+    except Exception as error:  # any error of a broken model is a result of the check
         return Line(name, False, bar=bar, above=above, note=f"{type(error).__name__}: {message(error)}"[:300])
-    holds = figure > bar if above else figure <= bar
-    return Line(name, holds, figure, bar, above, note if math.isfinite(figure) else "not a finite number")
+    passed = figure > bar if above else figure <= bar
+    return Line(name, passed, figure, bar, above, note if math.isfinite(figure) else "not a finite number")

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: texts of ten kinds to ids and back."""
+"""Checks of a tokenizer: texts of ten kinds to ids and back."""
 
 from collections.abc import Iterator
 
@@ -20,11 +20,11 @@ TEXTS = {
     "emoji": "👍🏽 👩‍👩‍👧 🇫🇷",
     "code": 'def f(x):\n    return {"a": x**2}  # [0, 1]\n',
 }
-"""A text of each kind; accents are parts of their letters (NFC), as some tokenizers make them."""
+"""A text of each kind; accents are parts of their letters (NFC), because some tokenizers compose them."""
 
 
 def tokenizer_lines(tokenizer: Tokenizer, config: Config) -> Iterator[Line]:
-    """Whether texts come back from their ids, whether these are the model's, and whether BOS is there once."""
+    """Whether texts come back from their ids, whether the model has these ids, and whether BOS is put in once."""
     ids: list[int] = []
     changed: list[str] = []
     for kind, text in TEXTS.items():

@@ -1,7 +1,7 @@
 """The paper's figures and tables for any model, with the controls that it lacks. Source: arXiv 2505.24293.
 
-Computing is apart from drawing: every part writes a JSON file with each number that is drawn, and its figure or table
-is made from that file alone.
+`reproduce` computes each part, writes its numbers to a JSON file and draws it from that file alone; `redraw` draws the
+finished parts of a run again.
 """
 
 from jaxlin.report.paper.reproduction import PARTS, STEER, TEXT, check_output, redraw, reproduce

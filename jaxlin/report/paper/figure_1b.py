@@ -1,4 +1,4 @@
-"""Figure 1B: the output against what the map, and the ordinary Jacobian, make of the input."""
+"""Figure 1B: the output against its reconstructions by the local linear map and by the ordinary Jacobian."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from jaxlin.spectrum.null_baselines import push_ordinary
 
 
 def compute(subject: Subject) -> Data:
-    """Each feature of the output, and of both reconstructions; the map's is the sum over its rows."""
+    """The features of the output and of both reconstructions; the map's is computed from its dense J."""
     lmap, output = subject.lmap, subject.output
     flat = subject.jacobian.reshape(len(output), -1)
-    held = flat @ np.asarray(lmap.x, np.float64).reshape(-1) + np.asarray(lmap.bias)
+    local_map = flat @ np.asarray(lmap.x, np.float64).reshape(-1) + np.asarray(lmap.bias)
     ordinary = np.asarray(push_ordinary(lmap.model, lmap.x, lmap.position))
     return {
         "tokens": subject.tokens,
         "output": output.tolist(),
-        "held": held.tolist(),
+        "local_map": local_map.tolist(),
         "ordinary": ordinary.tolist(),
-        "residual_held": lmap.residual_of(subject.jacobian),
+        "residual_local_map": lmap.residual_of(subject.jacobian),
         "residual_ordinary": float(np.linalg.norm(ordinary - output) / np.linalg.norm(output)),
         "bias_share": float(np.linalg.norm(lmap.bias) / np.linalg.norm(output)),
     }
@@ -29,19 +29,19 @@ def compute(subject: Subject) -> Data:
 def caption(data: Data) -> str:
     """What it shows."""
     return (
-        f"The local linear map makes the model's output from its input with a residual of {data['residual_held']:.1e} "
-        f"of the output's norm; the ordinary Jacobian misses it by {data['residual_ordinary']:.2g} of that norm."
+        f"The local linear map reconstructs the model's output with a residual of {data['residual_local_map']:.1e} of "
+        f"the output's norm; the ordinary Jacobian misses it by {data['residual_ordinary']:.2g} of that norm."
     )
 
 
 def draw(data: Data, figure: Any) -> None:
-    """Two panels, since their errors differ by orders of magnitude."""
+    """Two panels, because the errors differ by orders of magnitude."""
     figure.set_size_inches(6.6, 3.2)
     output = data["output"]
     span = [min(output), max(output)]
     for axes, name, title, colour in zip(
         figure.subplots(1, 2),
-        ("held", "ordinary"),
+        ("local_map", "ordinary"),
         ("local linear map,  $Jx + b$", "ordinary Jacobian,  $(\\partial f/\\partial x)\\,x$"),
         ("#d55e00", "#0072b2"),
         strict=True,

@@ -1,7 +1,7 @@
-r"""Figure 2A: the norms of the columns and rows of each token's map, and the words of the largest.
+r"""Figure 2A: the norms of the columns and rows of each token's map, and words for the largest ones.
 
-Rows are sorted by their own norms. Signs are fixed by the output $f$: a column $c$ so that $c \cdot f \ge 0$, the row
-of feature $i$ by the sign of $f_i$.
+Rows are sorted by their own norms. Signs are chosen by the output $f$: that of a column $c$ so that $c \cdot f \ge 0$,
+that of the row of feature $i$ as the sign of $f_i$.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from jaxlin.report.paper.subject import Subject
 from jaxlin.spectrum.words import Features, largest_columns, largest_rows
 
 FEATURES, WORDS = 4, 6
-"""Columns and rows of each token that are decoded, and the words of each."""
+"""The number of columns and rows of each token that are decoded, and of words for each."""
 
 
 def compute(subject: Subject) -> Data:
-    """All norms, and both poles of the largest."""
+    """All norms, and words for both poles of the largest columns and rows."""
     jacobian, output, model = subject.jacobian, subject.output, subject.model
     count, k = min(FEATURES, len(output)), min(WORDS, model.config.vocab_size)
     columns, rows = largest_columns(model, jacobian, count, k), largest_rows(model, jacobian, count, k)
@@ -32,15 +32,15 @@ def compute(subject: Subject) -> Data:
     }
 
 
-def _decoded(subject: Subject, found: Features, against: np.ndarray) -> list[list[Data]]:
+def _decoded(subject: Subject, vectors: Features, is_negative: np.ndarray) -> list[list[Data]]:
     def one(t: int, m: int) -> Data:
-        words, opposite = (subject.words(pole.ids[t, m].tolist()) for pole in found.words)
-        if against[t, m]:
+        words, opposite = (subject.words(pole.ids[t, m].tolist()) for pole in vectors.words)
+        if is_negative[t, m]:
             words, opposite = opposite, words
-        feature, norm = int(found.features[t, m]), float(found.norms[t, m])
+        feature, norm = int(vectors.features[t, m]), float(vectors.norms[t, m])
         return {"feature": feature, "norm": norm, "words": words, "opposite": opposite}
 
-    tokens, count = found.features.shape
+    tokens, count = vectors.features.shape
     return [[one(t, m) for m in range(count)] for t in range(tokens)]
 
 

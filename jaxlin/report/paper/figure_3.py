@@ -15,15 +15,15 @@ from jaxlin.report.paper.subject import Subject
 NAME = "figure_3"
 
 POSITIONS, BINS = 4, 40
-"""Positions shown beside the last, and bins of the histograms."""
+"""The number of positions shown beside the last one, and of bins in the histograms."""
 
 
 def compute(subject: Subject) -> Data:
-    """The stable rank of every token's map of every phrase; phrase by phrase, so that it can go on."""
-    found = subject.folder.read_progress(NAME)
+    """The stable rank of every token's map, phrase by phrase, so that an interrupted run goes on."""
+    phrases = subject.folder.read_progress(NAME)
     bar = tqdm(
-        subject.phrases[len(found) :],
-        initial=len(found),
+        subject.phrases[len(phrases) :],
+        initial=len(phrases),
         total=len(subject.phrases),
         desc="phrases",
         unit="phrase",
@@ -31,9 +31,9 @@ def compute(subject: Subject) -> Data:
         disable=None if subject.progress else True,
     )
     for phrase in bar:
-        found.append(_ranks(subject, phrase))
-        subject.folder.write_progress(NAME, found)
-    return {"phrases": found, **_histograms(found)}
+        phrases.append(_ranks(subject, phrase))
+        subject.folder.write_progress(NAME, phrases)
+    return {"phrases": phrases, **_histograms(phrases)}
 
 
 def _ranks(subject: Subject, phrase: str) -> Data:
@@ -50,18 +50,18 @@ def _ranks(subject: Subject, phrase: str) -> Data:
     }
 
 
-def _histograms(found: list[Data]) -> Data:
-    """By position, of the phrases where another token follows; and of the last token."""
+def _histograms(phrases: list[Data]) -> Data:
+    """Histograms of the stable ranks at each position that is not the last of its phrase, and at the last one."""
     groups = {
-        f"token {at}": [each["stable_rank"][at] for each in found if len(each["stable_rank"]) > at + 1]
-        for at in range(POSITIONS)
-    } | {"last token": [each["stable_rank"][-1] for each in found]}
-    firsts = {each["tokens"][0] for each in found}
+        f"token {t}": [each["stable_rank"][t] for each in phrases if len(each["stable_rank"]) > t + 1]
+        for t in range(POSITIONS)
+    } | {"last token": [each["stable_rank"][-1] for each in phrases]}
+    firsts = {each["tokens"][0] for each in phrases}
     common = {"token 0": firsts.pop()} if len(firsts) == 1 else {}
-    kept = {name: [rank for rank in ranks if rank is not None] for name, ranks in groups.items()}
-    kept = {name: ranks for name, ranks in kept.items() if ranks}
-    # A rank of one may round to just below it.
-    top = max(rank for ranks in kept.values() for rank in ranks)
+    groups = {name: [rank for rank in ranks if rank is not None] for name, ranks in groups.items()}
+    groups = {name: ranks for name, ranks in groups.items() if ranks}
+    # A rank of 1 may round to just below 1, so ranks are clipped below.
+    top = max(rank for ranks in groups.values() for rank in ranks)
     edges = np.geomspace(1, max(top, 1.01) * (1 + 1e-9), BINS + 1)
     return {
         "edges": edges.tolist(),
@@ -75,7 +75,7 @@ def _histograms(found: list[Data]) -> Data:
                 "median": float(np.median(ranks)),
                 "counts": np.histogram(np.clip(ranks, 1, edges[-1]), edges)[0].tolist(),
             }
-            for name, ranks in kept.items()
+            for name, ranks in groups.items()
         ],
     }
 
@@ -105,8 +105,8 @@ def draw(data: Data, figure: Any) -> None:
         axes.set_ylim(0, 1.05 * max(each["counts"]))
         axes.yaxis.get_major_locator().set_params(integer=True)
         name = each["name"] if each["token"] is None else f"{each['name']}, {label(each['token'])}"
-        known = f"{each['mean']:.3g} ± {each['deviation']:.2g}\nn = {len(each['stable_rank'])}"
-        axes.text(1.02, 0.9, f"{name}\n{known}", transform=axes.transAxes, va="top", fontsize=7)
+        numbers = f"{each['mean']:.3g} ± {each['deviation']:.2g}\nn = {len(each['stable_rank'])}"
+        axes.text(1.02, 0.9, f"{name}\n{numbers}", transform=axes.transAxes, va="top", fontsize=7)
     axes = rows[-1]
     axes.set_xlim(1, data["edges"][-1])
     plain_log(axes.xaxis)

@@ -9,11 +9,11 @@ from jaxlin.report.paper.style import plain_log
 from jaxlin.report.paper.subject import Subject
 
 VALUES = 48
-"""Singular values of each layer."""
+"""The number of singular values of each layer."""
 
 
 def compute(subject: Subject) -> Data:
-    """The largest values over the first, through the final norm held at each layer's stream."""
+    """Ratios to the largest singular value; the maps go through the final norm, frozen at each layer's stream."""
     s = subject.cumulative["resid_post"].s
     return {"first": s[:, 0].tolist(), "ratios": (s[:, :VALUES] / s[:, :1]).tolist()}
 
@@ -22,13 +22,13 @@ def caption(data: Data) -> str:
     """What it shows."""
     ratios = data["ratios"]
     return (
-        f"Value {len(ratios[0])} of the spectrum is {ratios[0][-1]:.2g} of the first after layer 1 and "
+        f"Singular value {len(ratios[0])} is {ratios[0][-1]:.2g} of the largest one after layer 1, and "
         f"{ratios[-1][-1]:.2g} of it after layer {len(ratios)}, the last."
     )
 
 
 def draw(data: Data, figure: Any) -> None:
-    """A curve a layer, dark to light."""
+    """A curve for each layer, from dark to light."""
     figure.set_size_inches(4.4, 3.2)
     axes = figure.subplots()
     depth = len(data["ratios"])
@@ -42,7 +42,7 @@ def draw(data: Data, figure: Any) -> None:
 
 
 def layer_colours(figure: Any, axes: Any, depth: int) -> Any:
-    """The colour of each layer, counted from 1, with a bar that explains it."""
+    """The colour of each layer, counted from 1, and a colour bar."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

@@ -1,4 +1,4 @@
-"""Figure 4B: how the leading directions of the map to each layer turn to those of the last."""
+"""Figure 4B: how the leading left vectors of the map to each layer turn to those of the last layer."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def caption(data: Data) -> str:
 
 
 def draw(data: Data, figure: Any) -> None:
-    """The path, with some of its layers named."""
+    """The path of the vectors, with its first and last layer named."""
     figure.set_size_inches(4.4, 3.4)
     axes = figure.subplots()
     cosines = np.asarray(data["cosines"])

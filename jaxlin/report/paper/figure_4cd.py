@@ -1,4 +1,4 @@
-"""Figures 4C and 4D: the stable rank by layer, of the map from the embeddings and of each layer's alone."""
+"""Figures 4C and 4D: the stable rank by layer, of the map from the embeddings and of each layer's own map."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from jaxlin.spectrum.layer_spectra import LayerSpectra, single
 
 
 def compute_cumulative(subject: Subject) -> Data:
-    """Of the maps from the embeddings, through the final norm held at each site."""
+    """The ranks of the maps from the embeddings; they go through the final norm, frozen at each site."""
     return _ranks(subject.cumulative)
 
 
 def compute_single(subject: Subject) -> Data:
-    """Of the maps from the stream that enters a layer."""
+    """The ranks of the maps from the residual stream that enters a layer."""
     return _ranks(single(subject.model, subject.x))
 
 
-def _ranks(found: dict[str, LayerSpectra]) -> Data:
+def _ranks(by_kind: dict[str, LayerSpectra]) -> Data:
     def listed(ranks: np.ndarray | None) -> list[float | None] | None:
         return None if ranks is None else [float(rank) if np.isfinite(rank) else None for rank in ranks]
 
@@ -30,26 +30,26 @@ def _ranks(found: dict[str, LayerSpectra]) -> Data:
                 "stable_rank": listed(spectra.stable_rank),
                 "without_first": listed(spectra.stable_rank_without_first),
             }
-            for kind, spectra in found.items()
+            for kind, spectra in by_kind.items()
         }
 
 
 def caption_cumulative(data: Data) -> str:
-    """What 4C shows."""
+    """What figure 4C shows."""
     return f"{_course(data, 'the map from the embeddings to the residual stream')}; {_ends(data)}."
 
 
 def caption_single(data: Data) -> str:
-    """What 4D shows."""
+    """What figure 4D shows."""
     return f"{_course(data, 'the map through one layer')}; {_ends(data)}."
 
 
-def _course(data: Data, what: str) -> str:
+def _course(data: Data, name: str) -> str:
     ranks, without = data["resid_post"]["stable_rank"], data["resid_post"]["without_first"]
     first, last, depth = ranks[0], ranks[-1], len(ranks)
     verb = "falls" if last < first else "rises"
     peak = int(np.argmax(ranks))
-    ends = f"The stable rank of {what} {verb} from {first:.3g} at layer 1 to {last:.3g} at layer {depth}"
+    ends = f"The stable rank of {name} {verb} from {first:.3g} at layer 1 to {last:.3g} at layer {depth}"
     if peak not in (0, depth - 1):
         ends += f", with its peak, {ranks[peak]:.3g}, at layer {peak + 1}"
     if without is None or without[0] is None or without[-1] is None:
@@ -59,17 +59,17 @@ def _course(data: Data, what: str) -> str:
 
 def _ends(data: Data) -> str:
     def ends(kind: str) -> str:
-        known = [rank for rank in data[kind]["stable_rank"] if rank is not None]
-        return f"from {min(known):.3g} to {max(known):.3g}"
+        ranks = [rank for rank in data[kind]["stable_rank"] if rank is not None]
+        return f"from {min(ranks):.3g} to {max(ranks):.3g}"
 
     return f"that of the map to the attention's contribution lies {ends('attn_out')}, to the MLP's {ends('mlp_out')}"
 
 
 def draw(data: Data, figure: Any) -> None:
-    """Three curves, each with the first token and, dashed, without it."""
+    """Three curves, each with the first token and, dotted, without it."""
     figure.set_size_inches(6, 3)
     axes = figure.subplots()
-    dashed = False
+    dotted = False
     for kind, (name, colour) in KINDS.items():
         for ranks, style, label in (
             (data[kind]["stable_rank"], ".-", name),
@@ -78,8 +78,8 @@ def draw(data: Data, figure: Any) -> None:
             if ranks is not None:
                 values = [np.nan if rank is None else rank for rank in ranks]
                 axes.plot(range(1, len(ranks) + 1), values, style, color=colour, label=label, markersize=4)
-                dashed |= style == ":"
-    if dashed:
+                dotted |= style == ":"
+    if dotted:
         axes.plot([], [], ":", color="0.3", label="without the first token")
     axes.set_yscale("log")
     plain_log(axes.yaxis)

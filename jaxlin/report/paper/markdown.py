@@ -9,34 +9,34 @@ from jaxlin.report.terminal import visible
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; its cells are Markdown."""
+    """A table whose cells are Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def row(tokens: Sequence[str]) -> str:
-    """Tokens in a cell."""
+    """Tokens as the content of a cell."""
     return " ".join(escaped(visible(token)) for token in tokens)
 
 
 def escaped(text: str) -> str:
-    """Text that is no markup."""
+    """Text with its signs escaped, so that none of it is markup."""
     return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", printable(text, keep=""))
 
 
 def page(title: str, caption: str, body: str) -> str:
-    """A table with its caption."""
+    """The page of a table, with its caption."""
     return f"# {title}\n\n{escaped(caption)}\n\n{body}"
 
 
 def index(settings: dict[str, Any], tokens: Sequence[str], parts: Sequence[tuple[str, str, str, bool]]) -> str:
-    """What the folder holds: each part's name, title, caption and whether it is a figure."""
-    said = ", ".join(f"{name} {escaped(str(settings[name]))}" for name in ("dtype", "rule", "seed", "fingerprint"))
+    """The index of a folder; of each part it takes the name, title, caption and whether it is a figure."""
+    listed = ", ".join(f"{name} {escaped(str(settings[name]))}" for name in ("dtype", "rule", "seed", "fingerprint"))
     lines = [
         f"# The paper's figures for {escaped(str(settings['model']))}\n",
         f"Prompt: {row(tokens)}\n",
-        f"Settings: {said}. The figures are those of arXiv 2505.24293, for this model; each number that is drawn "
-        "stands in the JSON file of the figure, from which alone it was drawn.\n",
+        f"Settings: {listed}. The figures are those of arXiv 2505.24293, for this model. Each is drawn from its JSON "
+        "file alone, which has all of its numbers.\n",
     ]
     for name, title, caption, drawn in parts:
         lines.append(f"## {title}\n")

@@ -1,4 +1,4 @@
-"""What a figure or a table of the paper is made of."""
+"""A part of the paper: a figure or a table."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 from jaxlin.report.paper.subject import Subject
 
 Data = dict[str, Any]
-"""Plain Python values: what a part's JSON file holds, and all that it is drawn from."""
+"""Plain Python values: the content of a part's JSON file, from which alone the part is drawn."""
 
 
 class Part(NamedTuple):
     """A figure or a table.
 
     Attributes:
-        name: of its files.
+        name: the name of its files, without their suffix.
         title: what it shows.
-        compute: its numbers.
-        caption: one sentence that says what they show, from the numbers.
-        draw: draws them on a matplotlib figure; None for a table.
-        markdown: writes them as a table; None for a figure.
+        compute: computes its data.
+        caption: writes a sentence that says what the data show.
+        draw: draws the data on a matplotlib figure; None for a table.
+        markdown: writes the data as a Markdown table; None for a figure.
     """
 
     name: str

@@ -32,7 +32,7 @@ from jaxlin.report.paper.run_folder import RUN_FILE, PaperError, RunFolder, chec
 from jaxlin.report.paper.style import rendered, require_matplotlib
 from jaxlin.report.paper.subject import Subject, shipped_phrases
 from jaxlin.steering.generation import prompt_ids
-from jaxlin.tokenizer import Tokenizer, required
+from jaxlin.tokenizer import Tokenizer, require_tokenizer
 
 TEXT = "The bridge out of Marin is the"
 """The paper's prompt."""
@@ -109,7 +109,7 @@ def reproduce(
     texts = shipped_phrases() if phrases is None else list(phrases)
     if not text or not texts or not all(texts):
         raise PromptError("Prompt: expected a text, and phrases, of one token or more; found none.")
-    tokenizer = required(tokenizer, "The paper")
+    tokenizer = require_tokenizer(tokenizer, "The paper")
     for each in (text, steer, *texts):
         model.embed(tokenizer.encode(each))
     for each in texts[: table_2.PROMPTS]:

@@ -1,4 +1,4 @@
-"""How all figures look, and how a figure becomes files."""
+"""The style of all figures, and their rendering to files."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -28,18 +28,21 @@ STYLE: dict[Any, Any] = {
 }
 
 COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#8c8c8c")
-"""Told apart with any colour vision. Source: Okabe and Ito, "Color universal design", 2008; grey for their yellow."""
+"""Colours that can be told apart with any colour vision.
+
+Source: Okabe and Ito, "Color universal design", 2008; grey for their yellow.
+"""
 
 KINDS = {
     "resid_post": ("residual stream", "#000000"),
     "attn_out": ("attention", "#0072b2"),
     "mlp_out": ("MLP", "#d55e00"),
 }
-"""The name and colour of each contribution."""
+"""The name and colour of each site."""
 
 
 def require_matplotlib() -> None:
-    """Say so if there is nothing to draw with.
+    """Check that matplotlib is installed.
 
     Raises:
         PaperError: matplotlib is not installed.
@@ -49,41 +52,41 @@ def require_matplotlib() -> None:
 
 
 def rendered(draw: Callable[[Any, Any], None], data: dict[str, Any]) -> dict[str, bytes]:
-    """The figure as PNG and SVG, by suffix, the same bytes for the same data."""
+    """The figure as PNG and SVG, by suffix; the same data give the same bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    found = {}
+    files = {}
     with matplotlib.rc_context(STYLE):
         figure = Figure(layout="constrained")
         draw(data, figure)
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             content = BytesIO()
             figure.savefig(content, format=suffix, metadata=metadata)
-            found[suffix] = content.getvalue()
-    return found
+            files[suffix] = content.getvalue()
+    return files
 
 
-def few(count: int, most: int = len(COLOURS)) -> list[int]:
-    """Which of `count` tokens are shown: all, or the first ones and the last."""
-    return list(range(count)) if count <= most else [*range(most - 1), count - 1]
+def shown_tokens(count: int, limit: int = len(COLOURS)) -> list[int]:
+    """The indices of the tokens that are shown: all, or the first ones and the last."""
+    return list(range(count)) if count <= limit else [*range(limit - 1), count - 1]
 
 
-def label(token: str, longest: int = 14) -> str:
-    """A token as matplotlib can draw it: no mathematics, no signs that its font lacks."""
+def label(token: str, length: int = 14) -> str:
+    """A token as matplotlib can draw it, without formulas and characters that the font lacks."""
     shown = "".join(c if ord(c) in _glyphs() else "□" for c in visible(token))
-    return (shown if len(shown) <= longest else shown[: longest - 1] + "…").replace("$", r"\$")
+    return (shown if len(shown) <= length else shown[: length - 1] + "…").replace("$", r"\$")
 
 
 def labels(tokens: Sequence[str], width: int) -> str:
-    """As many of the tokens as fit into `width` signs, the first always."""
+    """As many of the tokens as fit into `width` characters, but at least the first."""
     parts = [label(token) for token in tokens]
-    kept = parts[:1]
+    fitting = parts[:1]
     for part in parts[1:]:
-        if sum(map(len, kept)) + 2 * len(kept) + len(part) > width:
+        if sum(map(len, fitting)) + 2 * len(fitting) + len(part) > width:
             break
-        kept.append(part)
-    return "  ".join(kept)
+        fitting.append(part)
+    return "  ".join(fitting)
 
 
 @cache
@@ -94,7 +97,7 @@ def _glyphs() -> frozenset[int]:
 
 
 def plain_log(axis: Any) -> None:
-    """Label a logarithmic axis, once its data are there, with plain numbers, as many as its range has room for."""
+    """Label a logarithmic axis that has its data with plain numbers, as many as there is room for."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
@@ -106,26 +109,26 @@ def plain_log(axis: Any) -> None:
 
 
 def over_words(figure: Any, tokens: int, panels: int = 1) -> tuple[list[Any], Any, list[int]]:
-    """Panels beside one another over a table with a row for each token that is shown: the axes of both, the tokens."""
-    shown = few(tokens)
+    """Panels side by side over a table of tokens: the axes of the panels, those of the table, and the shown tokens."""
+    shown = shown_tokens(tokens)
     figure.set_size_inches(7.4, 3.1 + 0.19 * len(shown))
     grid = figure.add_gridspec(2, panels, height_ratios=[2.5, 0.4 + 0.19 * len(shown)])
     return [figure.add_subplot(grid[0, i]) for i in range(panels)], figure.add_subplot(grid[1, :]), shown
 
 
 def token_legend(axes: Any) -> None:
-    """Which curve is which token's, on the right."""
+    """A legend on the right that names the token of each curve."""
     axes.legend(title="input token", title_fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def text_table(axes: Any, heads: Sequence[str], rows: Sequence[Sequence[str]], at: Sequence[float]) -> None:
-    """Rows of text in columns that begin at the places `at`, of 0 to 1."""
+def text_table(axes: Any, heads: Sequence[str], rows: Sequence[Sequence[str]], places: Sequence[float]) -> None:
+    """Rows of text in columns that begin at `places`, from 0 to 1."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(len(rows) + 0.5, -0.6)
-    for place, head in zip(at, heads, strict=True):
+    for place, head in zip(places, heads, strict=True):
         axes.text(place, 0, head, fontsize=7, color="0.4", va="center")
     for y, row in enumerate(rows, start=1):
-        for place, cell in zip(at, row, strict=True):
+        for place, cell in zip(places, row, strict=True):
             axes.text(place, y, cell, fontsize=7, va="center")
     axes.axhline(0.5, color="0.7", linewidth=0.5)

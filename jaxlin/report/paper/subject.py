@@ -1,4 +1,4 @@
-"""What the figures are of: one model at one text, and what several of them share, computed once."""
+"""The subject of all figures: a model at a text, with the values that several figures share, each computed once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class Subject:
         text: the prompt.
         phrases: the short texts of figure 3.
         steer: the phrase whose map steers in table 2.
-        seed: of all that is drawn at random.
+        seed: of all random numbers.
         folder: where a part that takes long writes its progress.
-        progress: show bars.
+        progress: whether to show progress bars.
     """
 
     model: Decoder
@@ -73,16 +73,16 @@ class Subject:
 
     @cached_property
     def cumulative(self) -> dict[str, LayerSpectra]:
-        """The maps from the embeddings to each layer."""
+        """The spectra of the maps from the embeddings to each layer."""
         return cumulative(self.model, self.x)
 
     def words(self, ids: Any) -> Any:
-        """Token ids, nested in any way, as tokens."""
+        """The tokens of token ids, which may be nested in lists."""
         if isinstance(ids, list):
             return [self.words(each) for each in ids]
         return self.tokenizer.token(int(ids))
 
 
 def shipped_phrases() -> list[str]:
-    """The 100 short phrases of the package, a line each."""
+    """The 100 short phrases that ship with the package."""
     return resources.files("jaxlin.report.paper").joinpath("phrases.txt").read_text("utf-8").splitlines()

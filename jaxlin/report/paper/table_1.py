@@ -1,4 +1,4 @@
-"""Table 1: the words of the leading left vectors of the map from the embeddings to each layer, of some tokens."""
+"""Table 1: words for the leading left vectors of the map from the embeddings to each layer, jointly and by token."""
 
 import numpy as np
 
@@ -9,23 +9,23 @@ from jaxlin.spectrum.layer_spectra import cumulative
 from jaxlin.spectrum.words import left_words
 
 VECTORS, WORDS = 3, 4
-"""Left vectors of each map, and the words of each pole."""
+"""The number of left vectors of each map, and of words for each pole."""
 
 
 def compute(subject: Subject) -> Data:
-    """Of the joint map and of the maps of the first three tokens and the last."""
+    """Words for the joint map, and for the maps of the first three tokens and the last."""
     last = len(subject.ids) - 1
-    chosen = tuple(sorted({*range(min(3, last + 1)), last}))
+    shown = tuple(sorted({*range(min(3, last + 1)), last}))
     model, site = subject.model, "resid_post"
-    found = cumulative(model, subject.x, kinds=(site,), k=VECTORS, alone=chosen)[site]
-    assert found.alone is not None
-    poles = left_words(model, np.concatenate([found.u[None], found.alone]), min(WORDS, model.config.vocab_size))
+    spectra = cumulative(model, subject.x, kinds=(site,), k=VECTORS, alone=shown)[site]
+    assert spectra.alone is not None
+    poles = left_words(model, np.concatenate([spectra.u[None], spectra.alone]), min(WORDS, model.config.vocab_size))
     logits = np.asarray(model.unembed(subject.lmap.output))
     return {
         "tokens": subject.tokens,
         "predicted": subject.words(int(np.argmax(logits))),
-        "maps": ["all tokens", *(f"token {t}" for t in chosen)],
-        "of": [None, *chosen],
+        "maps": ["all tokens", *(f"token {t}" for t in shown)],
+        "of": [None, *shown],
         "promotes": subject.words(poles.positive.ids.tolist()),
         "demotes": subject.words(poles.negative.ids.tolist()),
     }
@@ -37,19 +37,19 @@ def caption(data: Data) -> str:
     depth = len(named)
     layers = [str(layer) for layer, there in enumerate(named, start=1) if there]
     if not layers:
-        found = "at no layer"
+        where = "at no layer"
     elif len(layers) == depth:
-        found = "at every layer"
+        where = "at every layer"
     else:
-        found = f"at {len(layers)} of {depth} layers, first at layer {layers[0]}"
+        where = f"at {len(layers)} of {depth} layers, first at layer {layers[0]}"
     return (
         f"The predicted token, {data['predicted']!r}, is among the {len(data['promotes'][0][0][0])} words that one of "
-        f"the {len(data['promotes'][0][0])} leading left vectors of the joint map promotes most {found}."
+        f"the {len(data['promotes'][0][0])} leading left vectors of the joint map promotes most {where}."
     )
 
 
 def markdown(data: Data) -> str:
-    """A table for each map: a row a layer, a column a vector."""
+    """A table for each map, with a row for each layer and a column for each vector."""
     parts = []
     for name, of, layers in zip(data["maps"], data["of"], data["promotes"], strict=True):
         title = name if of is None else f"{name}, {data['tokens'][of]!r}"

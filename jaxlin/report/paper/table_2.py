@@ -1,4 +1,4 @@
-"""Table 2: texts steered by the map of a phrase, with the operators that know as much and cost less beside it."""
+"""Table 2: texts steered by the map of a phrase, and by simpler operators made from the same phrase or word."""
 
 from collections.abc import Iterator
 
@@ -15,15 +15,15 @@ from jaxlin.steering.dose import DoseCurve, dose_curve
 from jaxlin.steering.edits import Edit
 
 PROMPTS, NEW_TOKENS = 6, 24
-"""Of figure 3's phrases, those that are continued, and by how much."""
+"""The number of figure 3's phrases that are continued, and of tokens by which."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-"""Those of the paper's examples lie between 0.17 and 1.03."""
+"""The strengths of the paper's examples lie between 0.17 and 1.03."""
 DEPTH = 2 / 3
-"""The share of the layers after which its code steers unless told."""
+"""The share of the layers after which the paper's code steers by default."""
 
 
 def compute(subject: Subject) -> Data:
-    """Every operator at every strength; the target is the phrase's last word."""
+    """A row for each operator at each strength; the target is the phrase's last word."""
     model, tokenizer = subject.model, subject.tokenizer
     phrase = tokenizer.encode(subject.steer)
     prompts = [tokenizer.encode(text) for text in subject.phrases[:PROMPTS]]
@@ -53,7 +53,7 @@ def compute(subject: Subject) -> Data:
 
 
 def _target(subject: Subject, phrase: list[int]) -> int:
-    """The last word if it is one token; else the likeliest next token that is a word of letters, or of all."""
+    """The phrase's last word if it is one token; else the likeliest next token that is made of letters."""
     model, tokenizer = subject.model, subject.tokenizer
     last = tokenizer.token(phrase[-1]).strip()
     if last.isalpha() and last == subject.steer.split()[-1]:
@@ -66,44 +66,44 @@ def _target(subject: Subject, phrase: list[int]) -> int:
 def _operators(
     subject: Subject, phrase: list[int], prompts: list[list[int]], layer: int, target: int
 ) -> Iterator[tuple[str, Edit]]:
-    """The paper's two, and three that add a vector where the first of them acts."""
+    """The two of the paper, and three that add a vector at the site where the first of them acts."""
     model, site = subject.model, ("resid_post", layer)
     yield "equation 16", paper_equation(model, model.embed(phrase), layer)
     if layer:
         yield "the paper's code", paper_code(model, model.embed(phrase), layer)
     yield "the phrase's activation", add(site, mean_difference(model, [phrase], prompts, site))
     yield "the target's unembedding", add(site, token_direction(model, target))
-    drawn = jax.random.normal(jax.random.key(subject.seed), (model.config.hidden_size,), jnp.float32)
-    yield "a random direction", add(site, drawn)
+    direction = jax.random.normal(jax.random.key(subject.seed), (model.config.hidden_size,), jnp.float32)
+    yield "a random direction", add(site, direction)
 
 
-def _row(curve: DoseCurve, at: int, name: str) -> Data:
+def _row(curve: DoseCurve, i: int, name: str) -> Data:
     return {
         "operator": name,
         "site": list(curve.site),
         "where": curve.where,
-        "strength": float(curve.strengths[at]),
-        "rate": float(curve.target_rate[at]),
-        "probability": float(curve.target_probability[at]),
-        "kl": float(curve.kl[at]),
-        "surprise": float(curve.surprise[at]),
-        "repetition": float(curve.repetition[at]),
-        "texts": curve.texts[at],
+        "strength": float(curve.strengths[i]),
+        "rate": float(curve.target_rate[i]),
+        "probability": float(curve.target_probability[i]),
+        "kl": float(curve.kl[i]),
+        "surprise": float(curve.surprise[i]),
+        "repetition": float(curve.repetition[i]),
+        "texts": curve.texts[i],
     }
 
 
 def caption(data: Data) -> str:
-    """What it shows: each operator at the strength where the word comes most often, and of these the cheapest."""
+    """What it shows: each operator at the strength at which the target comes most often, or the cheapest of these."""
     rows = data["rows"]
     best: dict[str, Data] = {}
     for row in sorted(rows[1:], key=lambda row: (-row["rate"], row["kl"])):
         best.setdefault(row["operator"], row)
     names = dict.fromkeys(row["operator"] for row in rows[1:])
-    said = [f"{name} in {_share(best[name]['rate'])} ({best[name]['kl']:.2g})" for name in names]
+    results = [f"{name} in {_share(best[name]['rate'])} ({best[name]['kl']:.2g})" for name in names]
     return (
         f"Steered by {data['phrase']!r}, {data['target']!r} comes in {_share(rows[0]['rate'])} of "
         f"{len(data['prompts'])} untouched texts, and at best, with the KL divergence in nats that it costs, by "
-        f"{', '.join(said)}."
+        f"{', '.join(results)}."
     )
 
 
@@ -112,7 +112,7 @@ def _share(rate: float) -> str:
 
 
 def markdown(data: Data) -> str:
-    """A row for each operator and strength, with the first prompt's text."""
+    """A row for each operator and strength, with the text after the first prompt."""
     first = data["prompts"][0]
     heads = ["operator", "strength", f"texts with {escaped(repr(data['target']))}", "its probability"]
     heads += ["KL, nats", "surprise, nats", "repeated", f"after {escaped(repr(first))}"]
@@ -131,9 +131,10 @@ def markdown(data: Data) -> str:
     ]
     return (
         f"{table(heads, rows)}\n"
-        f"Steered after layer {data['layer'] + 1} of those counted from 1, by the paper's code before it. A strength is"
-        " 1 − λ for equation 16, λ for the paper's code, and a share of the norm of the stream for the others. KL and "
-        "surprise are of the next token's distribution from the untouched model's, and of the text under it.\n"
+        f"The operators act after layer {data['layer'] + 1}, counted from 1; that of the paper's code acts before it. "
+        "The strength is 1 − λ for equation 16, λ for the paper's code, and for the others a share of the norm of the "
+        "residual stream. KL is the divergence of the next token's distribution from the untouched model's; surprise "
+        "is that of the untouched model at the steered text.\n"
     )
 
 

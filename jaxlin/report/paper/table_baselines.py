@@ -1,4 +1,4 @@
-"""The controls that the paper lacks: the map beside maps that reconstruct as well, or that should mean nothing."""
+"""Null baselines, which the paper lacks: the map beside others that reconstruct as well or should mean nothing."""
 
 from dataclasses import asdict
 
@@ -8,39 +8,39 @@ from jaxlin.report.paper.subject import Subject
 from jaxlin.spectrum.null_baselines import Ranks, baselines
 
 DIRECTIONS = 8
-"""Of each rule's map, whose spaces are compared."""
+"""The number of leading vectors of each freeze rule's map whose spaces are compared."""
 
 
 def compute(subject: Subject) -> Data:
     """See `jaxlin.spectrum.null_baselines`."""
 
-    def counted(ranks: Ranks | None) -> Data | None:
+    def as_data(ranks: Ranks | None) -> Data | None:
         return None if ranks is None else {name: count for name, count in asdict(ranks).items() if count is not None}
 
-    found = baselines(subject.model, subject.x, k=DIRECTIONS, seed=subject.seed)
+    result = baselines(subject.model, subject.x, k=DIRECTIONS, seed=subject.seed)
     return {
-        "seed": found.seed,
+        "seed": result.seed,
         "rows": [
             {
                 "name": each.name,
                 "residual": each.residual,
                 "largest": float(each.s[0]),
-                "ranks": counted(each.ranks),
-                "without_first": counted(each.without_first),
+                "ranks": as_data(each.ranks),
+                "without_first": as_data(each.without_first),
             }
-            for each in found.rows
+            for each in result.rows
         ],
         "turns": [
             {"rules": list(turn.rules), "left": turn.left.tolist(), "right": turn.right.tolist()}
-            for turn in found.turns
+            for turn in result.turns
         ],
     }
 
 
 def caption(data: Data) -> str:
     """What it shows."""
-    held, one, weights, tokens, ordinary = data["rows"]
-    ranks = [each["ranks"]["stable"] for each in (held, weights, tokens, ordinary)]
+    frozen, one, weights, tokens, ordinary = data["rows"]
+    ranks = [each["ranks"]["stable"] for each in (frozen, weights, tokens, ordinary)]
     turn = data["turns"][0]
     return (
         f"The map has a stable rank of {ranks[0]:.3g}, that of shuffled weights {ranks[1]:.3g}, of shuffled tokens "
@@ -51,7 +51,7 @@ def caption(data: Data) -> str:
 
 
 def markdown(data: Data) -> str:
-    """The maps, and the angles between rules."""
+    """A table of the maps, and one of the angles between freeze rules."""
     heads = ["map", "residual", "σ₁", "stable rank", "without the first token", "effective rank", "90 %", "99 %"]
     rows = []
     for each in data["rows"]:
@@ -74,7 +74,7 @@ def markdown(data: Data) -> str:
     ]
     return (
         f"{table(heads, rows)}\n"
-        "90 % and 99 %: how many components hold that much of the energy.\n\n"
+        "90 % and 99 %: how many singular values hold that much of the sum of their squares.\n\n"
         f"{table(['rules', 'angles of the left vectors, °', 'of the right vectors, °'], angles)}"
     )
 

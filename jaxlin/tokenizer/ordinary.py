@@ -1,47 +1,47 @@
-"""Which tokenizers are of an ordinary kind: those of real models, whose parts are known to end, and with little memory.
+"""Which tokenizers are ordinary: made of the parts that real models use, which take little time and memory.
 
-Any other is run in a process of its own: a chain of replacements can turn a letter into a billion, a pattern can take
-years, and some parts abort the process that runs them.
+Any other tokenizer runs in a process of its own: a chain of replacements can turn a letter into a billion, a pattern
+can take years, and some parts abort the process that runs them.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from jaxlin.tokenizer.splits import PATTERNS
+from jaxlin.tokenizer.pre_tokenizers import PATTERNS
 
-_MOST_IDS = 2**24
-_LONGEST_TOKEN = 1000
+_MAX_IDS = 2**24
+_MAX_TOKEN_LENGTH = 1000
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _SPACE, _UNDERSCORE = {"String": " "}, "\u2581"
 
 
 def is_ordinary(spec: dict[str, Any], added: list[dict[str, Any]]) -> bool:
-    """Whether the tokenizer of a tokenizer.json, with tokens that stand beside it, is of an ordinary kind.
+    """Whether a tokenizer.json, with the `added` tokens of the files beside it, has ordinary parts alone.
 
-    It is one if each of its parts is in the lists below; what is said of padding and truncation is not used.
+    These are listed in `_PARTS`; padding and truncation are not used, so they may say anything.
     """
-    known = {"version", "truncation", "padding", "added_tokens", "model", *_PARTS}
+    keys = {"version", "truncation", "padding", "added_tokens", "model", *_PARTS}
     try:
         return (
-            spec.keys() <= known
+            spec.keys() <= keys
             and all(_is_token(each) for each in [*(spec.get("added_tokens") or []), *added])
             and all(_is_part(spec.get(part), part) for part in _PARTS)
             and _is_model(spec["model"])
         )
-    except (TypeError, KeyError, AttributeError):  # a value of another type than its key is for
+    except (TypeError, KeyError, AttributeError):  # a value whose type does not fit its key
         return False
 
 
 def _is_token(token: dict[str, Any]) -> bool:
     index, text = token.get("id", 0), token["content"]
     flags = all(isinstance(token.get(flag, False), bool) for flag in _FLAGS)
-    return flags and type(index) is int and 0 <= index < _MOST_IDS and 0 < len(text) <= _LONGEST_TOKEN
+    return flags and type(index) is int and 0 <= index < _MAX_IDS and 0 < len(text) <= _MAX_TOKEN_LENGTH
 
 
 def _is_model(model: dict[str, Any]) -> bool:
-    plain = all(model.get(key) in (None, "") for key in ("continuing_subword_prefix", "end_of_word_suffix"))
+    has_no_affixes = all(model.get(key) in (None, "") for key in ("continuing_subword_prefix", "end_of_word_suffix"))
     ids, kind = model["vocab"].values(), model.get("type", "BPE")
-    return plain and kind == "BPE" and model.get("dropout") is None and max(ids, default=0) < _MOST_IDS
+    return has_no_affixes and kind == "BPE" and model.get("dropout") is None and max(ids, default=0) < _MAX_IDS
 
 
 def _is_part(part: dict[str, Any] | None, place: str) -> bool:
@@ -97,4 +97,4 @@ _PARTS: dict[str, tuple[dict[str, Callable[[dict[str, Any]], bool]], str]] = {
         "decoders",
     ),
 }
-"""For each place of a tokenizer.json the parts that may stand in it, and the key of their sequences."""
+"""For each place of a tokenizer.json, the parts that are ordinary there, and the key of a sequence's list of parts."""
