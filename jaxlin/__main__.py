@@ -253,6 +253,7 @@ def plan(
     _configure_jax(dtype)
     from jaxlin.common.devices import physical_memory
     from jaxlin.loading.plan import memory_plan
+    from jaxlin.report.plan_table import show_plan
 
     available = physical_memory() if memory is None else int(memory * 1e9)
     estimate = memory_plan(
@@ -266,28 +267,7 @@ def plan(
     if as_json:
         print(json_text(finite(estimate.to_dict()), indent=2))
         return
-    console = Console(highlight=False)
-    heading = f"{printable(model)}: {estimate.parameters:,} parameters, {tokens} tokens, {dtype}"
-    console.print(Text(heading, style="italic"), soft_wrap=True)
-    table = Table("memory", "GB")
-    for name, size in (
-        ("weights, as stored", estimate.weights),
-        ("frozen factors", estimate.frozen),
-        ("forward pass", estimate.forward),
-        (f"a block of {estimate.block} rows of J", estimate.rows),
-        ("dense J", estimate.jacobian),
-        ("peak, without a dense J", estimate.operator),
-        ("peak, with a dense J", estimate.peak),
-        ("available", available),
-    ):
-        table.add_row(name, f"{size / 1e9:.3f}")
-    console.print(table)
-    if estimate.peak > available:
-        hint = (
-            "The dense J does not fit in memory beside the model. Use products with it (lmap @ v, lmap.T @ u, "
-            "lmap.svd), or write it to a file: lmap.jacobian(out=FILE)."
-        )
-        console.print(hint, soft_wrap=True)
+    show_plan(estimate, available, f"{model}, {tokens} tokens, {dtype}", Console(highlight=False))
 
 
 def _configure_jax(dtype: str, devices: int | None = None) -> None:

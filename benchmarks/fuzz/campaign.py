@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from benchmarks.fuzz.draws import Draw
 from benchmarks.fuzz.readers import READERS, all_readers
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.printable import LONGEST_MESSAGE, printable
+from jaxlin.common.printable import MAX_MESSAGE_LENGTH, printable
 
 SECONDS = 10.0
 """The seconds after which an input counts as endless."""
@@ -96,7 +96,7 @@ def _read(read: Any, folder: Path) -> tuple[str, str]:
             read()
     except JaxlinError as error:
         text = str(error)
-        if printable(text) != text or len(text) > LONGEST_MESSAGE:
+        if printable(text) != text or len(text) > MAX_MESSAGE_LENGTH:
             return "message", f"{type(error).__name__} {_where(error)}: {text[:200]!r}"
         kind = "refused"
     except Endless as error:

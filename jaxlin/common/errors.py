@@ -1,4 +1,4 @@
-"""Errors meant for users: what was expected, what was found, what to do."""
+"""Errors for users; their messages say what was expected, what was found, and what to do."""
 
 from typing import TypeVar
 
@@ -8,9 +8,9 @@ Name = TypeVar("Name", bound=str)
 
 
 class JaxlinError(ValueError):
-    """The base of every error that a user can mend; the command prints its message without a traceback.
+    """The base of every error that a user can fix; the command prints its message without a traceback.
 
-    Names and values of files are part of many messages: whatever they hold, a message is fit for a terminal.
+    Many messages contain names and values from files; whatever these are, the message is safe to print.
     """
 
     def __init__(self, *args: object) -> None:
@@ -18,28 +18,28 @@ class JaxlinError(ValueError):
 
 
 class CheckpointError(JaxlinError):
-    """A checkpoint that cannot be had, is damaged, or is not what it says."""
+    """The checkpoint cannot be loaded, is damaged, or contradicts itself."""
 
 
 class ConfigError(JaxlinError):
-    """A config.json or GGUF metadata that jaxlin does not understand."""
+    """The config.json or the GGUF metadata says something that jaxlin does not support."""
 
 
 class TokenizerError(JaxlinError):
-    """A tokenizer that cannot be read or does not fit, or text that it cannot encode as asked."""
+    """The tokenizer is missing, cannot be read or does not fit the model, or cannot encode a text."""
 
 
 class UnembeddingError(JaxlinError):
-    """Logits are asked of a model whose checkpoint has no unembedding."""
+    """Logits are requested, but the checkpoint has no unembedding."""
 
 
-def one_of(what: str, found: str, known: tuple[Name, ...]) -> Name:
-    """`found`, if it is one of the `known` names.
+def one_of(label: str, value: str, names: tuple[Name, ...]) -> Name:
+    """`value`, if it is one of the `names`; `label` begins the message of the error.
 
     Raises:
         JaxlinError: it is none of them.
     """
-    for name in known:
-        if found == name:
+    for name in names:
+        if value == name:
             return name
-    raise JaxlinError(f"{what}: expected one of {', '.join(known)}; found {quoted(found)}.")
+    raise JaxlinError(f"{label}: expected one of {', '.join(names)}; found {quoted(value)}.")

@@ -1,4 +1,4 @@
-"""JSON objects read strictly: a key that is given twice has no one meaning and is refused."""
+"""Strict parsing of JSON objects: a key that is given twice is refused, because either value could be meant."""
 
 import json
 from typing import Any

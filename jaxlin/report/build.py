@@ -84,10 +84,10 @@ def explain(
         raise JaxlinError(
             f"Over: expected another word than the target; found {quoted(tokenizer.token(target_ids[0]))} for both."
         )
-    chosen: Target = target_ids[0] if over is None else (target_ids[0], target_ids[1])
-    attribution = attribute(model, x, chosen, position=position, sources=with_detail)
+    attributed: Target = target_ids[0] if over is None else (target_ids[0], target_ids[1])
+    attribution = attribute(model, x, attributed, position=position, sources=with_detail)
 
-    layers = streams(model, x, chosen, position=position) if with_detail else None
+    layers = streams(model, x, attributed, position=position) if with_detail else None
     decomposition = _decompose(lmap, method, top)
     tokens = tokenizer.to_str_tokens(ids)
     triplets = decomposition.svd

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import html
 import json
-import math
 import tempfile
 from importlib import resources
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from typing import Any
 
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_atomically
+from jaxlin.common.printable import finite
 from jaxlin.report.explanation import Explanation
 from jaxlin.report.terminal import logit_name, visible
 
@@ -134,18 +134,8 @@ def as_json(data: Any) -> str:
 
     Numbers that are not finite become null, as JSON has none.
     """
-    text = json.dumps(_finite(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(finite(data, digits=7), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    if isinstance(data, float):
-        return float(f"{data:.7g}") if math.isfinite(data) else None
-    return data
 
 
 def _hash(text: str) -> str:

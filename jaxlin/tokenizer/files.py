@@ -15,7 +15,7 @@ from jaxlin.common.strict_json import parse_object
 from jaxlin.tokenizer.backend import Backend, TokenizerParts, make_backend
 from jaxlin.tokenizer.pre_tokenizers import TEKKEN, split_then_bytes
 from jaxlin.tokenizer.sentencepiece import sentencepiece_spec
-from jaxlin.tokenizer.special_tokens import special_tokens
+from jaxlin.tokenizer.special_tokens import read_special_tokens
 from jaxlin.tokenizer.tekken import tekken_spec
 
 LOG = logging.getLogger("jaxlin")
@@ -42,7 +42,7 @@ def read_parts(files: Mapping[str, Path]) -> TokenizerParts:
     if not isinstance(stored, list) or not all(isinstance(each, dict) for each in stored):
         raise TokenizerError(f"{source}, added_tokens: expected a list of objects; found {quoted(stored)}.")
     beside = str(files.get("tokenizer_config.json", path))
-    special = special_tokens({**named, **config}, special_map, added, stored, beside)
+    special = read_special_tokens({**named, **config}, special_map, added, stored, beside)
     backend = make_backend(text, spec, special.added, source)
     if _has_wrong_pattern(spec, stored):
         LOG.warning(

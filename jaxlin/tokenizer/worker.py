@@ -55,7 +55,7 @@ class Tokens:
 
 
 class Server:
-    """Answers requests; each is a list of the name of a method and its arguments."""
+    """Answers requests; each is a list of the name of a method, its own or one of `Tokens`, and its arguments."""
 
     def __init__(self) -> None:
         self.tokens: Tokens | None = None
@@ -86,16 +86,6 @@ class Server:
             raise ValueError(f"{len(text)} characters for {len(ids)} tokens")
         return text
 
-    def token_to_id(self, token: str) -> int | None:
-        """The id of a token, as the vocabulary spells it."""
-        assert self.tokens is not None
-        return self.tokens.token_to_id(token)
-
-    def id_to_token(self, token_id: int) -> str | None:
-        """The token of an id, as the vocabulary spells it."""
-        assert self.tokens is not None
-        return self.tokens.id_to_token(token_id)
-
     def render(self, template: str, variables: dict[str, Any], now: str) -> str:
         """The text that a chat template makes of its variables; it has the functions that it has in transformers."""
         text = _render(template, variables, now)
@@ -107,7 +97,8 @@ class Server:
         """The result of a request and None, or None and the message of its error."""
         try:
             name, *arguments = json.loads(request)
-            return json.dumps([getattr(self, name)(*arguments), None]).encode()
+            function = getattr(self if hasattr(self, name) else self.tokens, name)
+            return json.dumps([function(*arguments), None]).encode()
         except BaseException as error:  # a panic of the library is no Exception
             return json.dumps([None, f"{type(error).__name__}: {error}"[:1000]]).encode()
 

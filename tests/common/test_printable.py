@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jaxlin.common.errors import CheckpointError, JaxlinError
-from jaxlin.common.printable import LONGEST_MESSAGE, LONGEST_VALUE, finite, json_text, printable, quoted
+from jaxlin.common.printable import MAX_MESSAGE_LENGTH, MAX_VALUE_LENGTH, finite, json_text, printable, quoted
 from jaxlin.report.explanation import Explanation, Triplet
 from jaxlin.report.paper.markdown import escaped
 from jaxlin.report.terminal import show
@@ -68,7 +68,7 @@ def test_values(value: Any) -> None:
     shown = quoted(value)
     assert fit(shown)
     assert "\n" not in shown
-    assert len(shown) <= LONGEST_VALUE
+    assert len(shown) <= MAX_VALUE_LENGTH
     if len(repr(value)) < 30 and repr(value).count("(") + repr(value).count("[") < 4:
         assert printable(repr(value)) == shown or isinstance(value, int | dict)
 
@@ -96,7 +96,7 @@ def deep(depth: int) -> list[Any]:
 )
 def test_values_without_an_end(value: Any) -> None:
     before = time.perf_counter()
-    assert 1 < len(quoted(value)) <= LONGEST_VALUE
+    assert 1 < len(quoted(value)) <= MAX_VALUE_LENGTH
     assert time.perf_counter() - before < 0.5
 
 
@@ -104,7 +104,7 @@ def test_values_without_an_end(value: Any) -> None:
 def test_errors(mark: str) -> None:
     error = CheckpointError(f"{mark}x.safetensors: " + mark * 5000 + ": download it again.")
     assert fit(str(error))
-    assert len(str(error)) <= LONGEST_MESSAGE
+    assert len(str(error)) <= MAX_MESSAGE_LENGTH
     assert str(error).endswith("download it again.")
     assert "x.safetensors" in str(error)
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
