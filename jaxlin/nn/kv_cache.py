@@ -35,12 +35,12 @@ class KVCache:
         self.new = KeysAndValues(None, None)
 
     def extend_keys(self, keys: Float[Array, "t n k"]) -> Float[Array, "s n k"]:
-        """The keys of all tokens that those at hand may attend to; slots past them hold anything."""
+        """The keys of all tokens that the new ones may attend to; the contents of later slots do not matter."""
         self.new = self.new._replace(keys=keys)
         return keys if self.earlier is None else self._extended(self.earlier.keys, keys)
 
     def extend_values(self, values: Float[Array, "t *b n k"]) -> Float[Array, "s *b n k"]:
-        """The values of all tokens that those at hand may attend to; slots past them hold anything."""
+        """The values of all tokens that the new ones may attend to; the contents of later slots do not matter."""
         self.new = self.new._replace(values=values)
         return values if self.earlier is None else self._extended(self.earlier.values, values)
 
