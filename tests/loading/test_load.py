@@ -141,7 +141,7 @@ class TestRefused:
             ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}}, "numbers that give"),
             (
                 {"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 0}},
-                "a number of tokens under 'original_max_position_embeddings', found 0.0",
+                "a number of tokens under 'original_max_position_embeddings'; found 0.0",
             ),
             (
                 {
@@ -152,7 +152,7 @@ class TestRefused:
                         "original_max_position_embeddings": -1,
                     },
                 },
-                "a number of tokens under 'original_max_position_embeddings', found -1.0",
+                "a number of tokens under 'original_max_position_embeddings'; found -1.0",
             ),
             (
                 {"rope_parameters": {"rope_type": "longrope", "short_factor": ["a"] * 8, "long_factor": [1] * 8}},
