@@ -10,7 +10,7 @@ import jaxlin
 from benchmarks.floor import map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
-from jaxlin.linearize.linalg.lanczos import krylov
+from jaxlin.linearize.linalg.lanczos import krylov_svd
 from jaxlin.linearize.linalg.triplets import SVD, svd
 from jaxlin.linearize.operator import LocalMap
 
@@ -70,5 +70,5 @@ def counted(lmap: LocalMap, k: int, tol: float) -> tuple[SVD, int]:
         return call
 
     products = counting(lmap.matvec), counting(lmap.rmatvec)
-    triplets = krylov(*products, lmap.shape, lmap.output.dtype, k, tol=tol, beside=lmap.x)
+    triplets = krylov_svd(*products, lmap.shape, lmap.output.dtype, k, tol=tol, beside=lmap.x)
     return triplets, count

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 import jaxlin
-from jaxlin.spectrum.layer_spectra import cumulative, single
-from jaxlin.spectrum.null_baselines import baselines
-from jaxlin.spectrum.words import nearest_embeddings, promoted
+from jaxlin.spectrum.layer_spectra import cumulative_spectra, single_layer_spectra
+from jaxlin.spectrum.null_baselines import compare_baselines
+from jaxlin.spectrum.words import nearest_embeddings, promoted_tokens
 
 
 def main() -> None:
@@ -41,20 +41,20 @@ def main() -> None:
     u, s, v = lmap.svd(k=6)
     for i in range(len(s)):
         heaviest = int(np.argmax(np.sum(np.square(v[i]), axis=-1)))
-        says = [tokenizer.token(int(token)) for token in promoted(model, u[:, i], 4).ids]
+        says = [tokenizer.token(int(token)) for token in promoted_tokens(model, u[:, i], 4).ids]
         reads = [tokenizer.token(int(token)) for token in nearest_embeddings(model, v[i, heaviest], 4).ids]
         print(f"   {s[i]:8.2f}  {' '.join(says):40} reads {tokenizer.token(ids[heaviest])}: {' '.join(reads)}")
 
     print("\n3. Layer by layer: the stable rank of the map up to each layer, and of each layer alone")
-    upto = cumulative(model, x, kinds=("resid_post",))["resid_post"]
-    alone = single(model, x, kinds=("resid_post",))["resid_post"]
+    upto = cumulative_spectra(model, x, kinds=("resid_post",))["resid_post"]
+    alone = single_layer_spectra(model, x, kinds=("resid_post",))["resid_post"]
     for layer, path in enumerate(upto.path()):
-        words = [tokenizer.token(int(token)) for token in promoted(model, upto.u[layer, 0], 4).ids]
+        words = [tokenizer.token(int(token)) for token in promoted_tokens(model, upto.u[layer, 0], 4).ids]
         ranks = f"{upto.stable_rank[layer]:6.2f} {alone.stable_rank[layer]:8.2f}"
         print(f"   layer {layer:2}  {ranks}   path ({path[0]:+.2f}, {path[1]:+.2f})   {' '.join(words)}")
 
     print("\n4. What exact reconstruction alone is worth: the same figures of maps that mean nothing")
-    print("   " + str(baselines(model, x, k=4)).replace("\n", "\n   "))
+    print("   " + str(compare_baselines(model, x, k=4)).replace("\n", "\n   "))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(
 
 import jaxlin  # noqa: E402  JAX must know of the others before it is used
 from jaxlin.linearize.operator import LocalMap  # noqa: E402
-from jaxlin.spectrum.prediction_ranks import ranks  # noqa: E402
+from jaxlin.spectrum.prediction_ranks import map_ranks  # noqa: E402
 
 calls, pull = 0, LocalMap.rmatvec
 
@@ -34,6 +34,6 @@ jacobian = lmap.jacobian(out=out, block=4, progress=False)
 mesh = dict(model.embed_tokens.weight.get_value().sharding.mesh.shape)
 report = {"mesh": mesh, "calls": calls, "shape": jacobian.shape, "residual": lmap.residual}
 report |= {method: lmap.svd(4, method=method).s.tolist() for method in ("dense", "krylov")}
-report["stable rank"] = ranks(lmap).whole.stable
+report["stable rank"] = map_ranks(lmap).whole.stable
 report["tokens"] = jaxlin.attribute(model, lmap.x, 7).tokens.tolist()
 print(json.dumps(report))

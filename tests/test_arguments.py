@@ -32,7 +32,7 @@ WRONG = {
     "causal.validity(x, m, [])": "as the first argument",
     "causal.activation_patching(x, m, x, 3)": "as the first argument",
     "causal.head_ablation(x, m, 3)": "as the first argument",
-    "streams(x, m, 3)": "as the first argument",
+    "stream_contributions(x, m, 3)": "as the first argument",
     "steering.edited(x, m, [])": "as the first argument",
     "steering.token_direction(3, m)": "as the first argument; found a int",
     "explain(m, x, 'a')": "a tokenizer, as jaxlin.load gives beside the model, as the second argument",
@@ -69,7 +69,7 @@ WRONG = {
     "local_map(m, x).T @ None": "an array of numbers; found None",
     "local_map(m, x) @ [['a']]": "an array of numbers; found [['a']]",
     "spectrum.svd(np.ones((3, 2, 2)), k=1.5)": "k in 1..3",
-    "ranks.ranks(local_map(m, x), memory='a')": "Gram, memory: expected an integer of at least 1; found 'a'",
+    "ranks.map_ranks(local_map(m, x), memory='a')": "Gram, memory: expected an integer of at least 1; found 'a'",
     "load(5)": "expected a hub id, a directory or a .gguf file; found 5",
     "load(['a'])": "found ['a']",
     "load(revision=5)": "the name of a branch, tag or commit; found 5",
@@ -85,7 +85,7 @@ from jaxlin import causal, lens, steering
 from jaxlin.linearize.linalg import triplets as spectrum
 from jaxlin.spectrum import prediction_ranks as ranks
 from jaxlin.linearize.frozen import record
-from jaxlin.attribution.layer_streams import streams
+from jaxlin.attribution.layer_streams import stream_contributions
 m, t = jaxlin.load()
 x, messages = m.embed([1, 2, 3]), {}
 for call in json.load(sys.stdin):

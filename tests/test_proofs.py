@@ -145,7 +145,7 @@ def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch
     record = module.record
     monkeypatch.setattr(module, "record", lambda *args, **sites: record(*args, **sites)._replace(frozen=frozen))
     monkeypatch.setattr(module, "_streams", jax.jit(module._streams.__wrapped__, static_argnames="rule"))
-    streams = module.streams(biased.model, biased.x, 9)
+    streams = module.stream_contributions(biased.model, biased.x, 9)
     rows = np.concatenate([streams.tokens, streams.bias[:, None]], axis=1)
     scale = np.maximum(np.abs(rows).max(axis=1), abs(streams.value))
     missed = np.abs(rows.sum(axis=1) - streams.value) / scale
@@ -161,7 +161,7 @@ def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
     for owner, name, defect in (
         (jaxlin.Attribution, "defect", 0.5),
         (jaxlin.Attribution, "component_defect", 0.75),
-        (importlib.import_module("jaxlin.attribution.layer_streams").Streams, "defect", 0.625),
+        (importlib.import_module("jaxlin.attribution.layer_streams").StreamContributions, "defect", 0.625),
     ):
         monkeypatch.setattr(owner, name, property(lambda result, defect=defect: defect))
     for spectrum, residual in (("dense", 0.25), ("krylov", 0.125), ("none", 0.125)):

@@ -138,7 +138,7 @@ def reconstruction(subject: Subject) -> Drawing:
 
 def baselines(subject: Subject) -> Drawing:
     """The residual and the stable rank of the map and of the four maps beside it."""
-    rows = jaxlin.spectrum.baselines(subject.model, subject.lmap.x, k=2).rows
+    rows = jaxlin.spectrum.compare_baselines(subject.model, subject.lmap.x, k=2).rows
     drawing = Drawing(700, 60 + 30 * len(rows), "Null baselines")
     drawing.text(170, 24, "residual, from 1e-16 to 1", size=13)
     drawing.text(440, 24, "stable rank", size=13)

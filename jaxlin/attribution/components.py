@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlin.attribution.head_sources import sources as of_positions
+from jaxlin.attribution.head_sources import contributions_by_source
 from jaxlin.linearize.backward import pull_back, transpose
 from jaxlin.linearize.frozen import FrozenFactors, record
 from jaxlin.linearize.targets import ResolvedTarget, target_direction
@@ -77,7 +77,7 @@ def contributions(
         "mlp_bias": mlp_bias,
         "final_bias": final_bias,
     }
-    return found | {"sources": of_positions(model, held, x, head_slopes, position)} if sources else found
+    return found | {"sources": contributions_by_source(model, held, x, head_slopes, position)} if sources else found
 
 
 def _slopes(

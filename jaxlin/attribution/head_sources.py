@@ -18,7 +18,7 @@ from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite
 
 
-def sources(
+def contributions_by_source(
     model: Decoder,
     frozen: FrozenFactors,
     x: Float[Array, "t d"],

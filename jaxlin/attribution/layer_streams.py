@@ -26,7 +26,7 @@ from jaxlin.nn.sites import position_in
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Streams(ShapesRepr):
+class StreamContributions(ShapesRepr):
     r"""The contributions of the tokens' streams to one value: ``tokens[l].sum() + bias[l] == value`` at every layer.
 
     Attributes:
@@ -49,9 +49,9 @@ class Streams(ShapesRepr):
         return float(np.max(missed / np.where(scale > 0, scale, 1)))
 
 
-def streams(
+def stream_contributions(
     model: Decoder, x: Float[Array, "t d"], target: Target, *, position: int = -1, rule: Rule | str | None = None
-) -> Streams:
+) -> StreamContributions:
     """The exact contribution of the stream of each token, before every block, to the logit of `target`.
 
     One forward pass that records, and one backward pass through probes at every layer.
@@ -72,7 +72,7 @@ def streams(
     model.check_embeddings(x)
     at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
     value, tokens, bias = jax.device_get(_streams(model, x, at, resolve_target(model, target, x, at), chosen))
-    return Streams(float(value), tokens, bias)
+    return StreamContributions(float(value), tokens, bias)
 
 
 @functools.partial(jax.jit, static_argnames="rule")

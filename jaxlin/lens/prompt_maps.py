@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
-from jaxlin.linearize.rows import default_block, sizes
+from jaxlin.linearize.rows import block_sizes, default_block
 from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.folding import folding_pays
@@ -28,9 +28,9 @@ def default_dim_batch(model: Decoder, tokens: int, frozen: bool) -> int:
     d, f = config.hidden_size, config.intermediate_size
     if not frozen:
         # The derivative of a softmax stores a pattern for each row.
-        most = 2 * sizes().whole // (tokens * max(d, config.num_attention_heads * tokens) * size)
+        most = 2 * block_sizes().dense_map // (tokens * max(d, config.num_attention_heads * tokens) * size)
         return math.ceil(d / math.ceil(d / max(1, min(d, most))))
-    if folding_pays(d, d, f) and d * tokens * d * size <= sizes().whole:
+    if folding_pays(d, d, f) and d * tokens * d * size <= block_sizes().dense_map:
         return d
     return default_block(d, tokens, max(d, f) * size)
 

@@ -75,7 +75,7 @@ class Recording(NamedTuple):
     output: Float[Array, "t d"]
     sites: dict[str, Float[Array, "l ..."]]
 
-    def at(self, place: Place) -> Float[Array, "t d"]:
+    def value_at(self, place: Place) -> Float[Array, "t d"]:
         """The value at `place`, whose kind must have been recorded."""
         if place.final:
             return self.output

@@ -15,7 +15,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sites import EMBED, Place, Site, ends, position_in
 
-REACHES = 8
+MAX_PROMPT_CUTS = 8
 """At how many lengths a prompt may be cut after the position of the output, each of which is compiled."""
 
 
@@ -61,7 +61,7 @@ def local_map(
 
 def _reach(position: int, tokens: int) -> int:
     """After how many tokens to cut a prompt: all up to `position` are kept."""
-    step = -(-tokens // REACHES)
+    step = -(-tokens // MAX_PROMPT_CUTS)
     return min(-(-(position + 1) // step) * step, tokens)
 
 
@@ -72,7 +72,7 @@ def _record(
     # The values at a kind of site are kept for all layers: a long prompt has no room for what is not asked for.
     kinds = {place.kind for place in (start, end) if not (place == EMBED or place.final)}
     recording = record(model, x, tuple(kinds), rule=rule, remat=remat)
-    value, reached = x if start == EMBED else recording.at(start), recording.at(end)
+    value, reached = x if start == EMBED else recording.value_at(start), recording.value_at(end)
     if start.is_cut and not has_biases(model):
         rest = jnp.zeros_like(reached)
     else:

@@ -22,9 +22,9 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.frozen import FrozenFactors, replay_between
-from jaxlin.linearize.linalg.lanczos import cheaper, check_options, krylov
+from jaxlin.linearize.linalg.lanczos import cheaper, check_options, krylov_svd
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, check_count, check_dtype
-from jaxlin.linearize.rows import default_block, dense_from_rows, path_of, sizes
+from jaxlin.linearize.rows import block_sizes, default_block, dense_from_rows, path_of
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
@@ -33,7 +33,7 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sharding import mesh_of, row_parts, spread_rows
 from jaxlin.nn.sites import Place
 
-CHECKS = 32
+RESIDUAL_DIRECTIONS = 32
 """Random directions in which `LocalMap.residual` is measured."""
 
 
@@ -142,15 +142,15 @@ class LocalMap:
     def residual(self) -> Leaf:
         r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$, the proof that this map is the model.
 
-        Measured through the transpose in `CHECKS` random directions $u$ with a fixed seed, for which
+        Measured through the transpose in `RESIDUAL_DIRECTIONS` random directions $u$ with a fixed seed, for which
         $\mathbb{E}\,(u \cdot r)^2 = \lVert r \rVert^2$: the forward product `lmap @ x` repeats the model's own
         arithmetic and would prove nothing. `jacobian` gives every row; `residual_of` is then exact. Where the model
         gives zero, as one without biases does of embeddings of zero, it is zero if the map does too.
 
-        It takes as long as `CHECKS` rows of the map, the first time it is asked for: next to nothing at some tokens,
+        The first access takes as long as `RESIDUAL_DIRECTIONS` rows of the map: next to nothing for a short prompt,
         minutes for a model of 135 M parameters at 2,000 tokens on two cores of a CPU.
         """
-        u = jax.random.normal(jax.random.key(0), (CHECKS, self.output.shape[0]), self.output.dtype)
+        u = jax.random.normal(jax.random.key(0), (RESIDUAL_DIRECTIONS, self.output.shape[0]), self.output.dtype)
         through = jnp.einsum("rtd,td->r", self.rmatvec(u), self.x, precision=jax.lax.Precision.HIGHEST)
         defect = through + jnp.matmul(u, self.bias - self.output, precision=jax.lax.Precision.HIGHEST)
         found = relative_error(jnp.sqrt(jnp.mean(defect**2)), jnp.linalg.norm(self.output))
@@ -209,7 +209,7 @@ class LocalMap:
         """
         (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.frozen.tokens
         parts = row_parts(mesh_of(self.model))
-        if rows * tokens * d * size <= sizes().whole and self._folds(rows):
+        if rows * tokens * d * size <= block_sizes().dense_map and self._folds(rows):
             return -(-rows // parts) * parts
         return parts * default_block(-(-rows // parts), tokens, max(d, self.model.config.intermediate_size) * size)
 
@@ -241,7 +241,7 @@ class LocalMap:
             found = bounded_svd(np.asarray(self.jacobian()), self.matvec, k)
         elif method == "krylov":
             products = self.matvec, self.rmatvec
-            found = krylov(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, beside=self.x)
+            found = krylov_svd(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, beside=self.x)
         else:
             raise JaxlinError(f"SVD: expected the method auto, dense or krylov; found {quoted(method)}.")
         return found.signed(np.asarray(self.output))

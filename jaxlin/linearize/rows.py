@@ -20,32 +20,32 @@ from jaxlin.linearize.rows_file import RowsFile
 from jaxlin.nn.sharding import gather
 from jaxlin.nn.sites import is_integer
 
-REPAYING = 512
+MIN_VECTORS = 512
 """Vectors, of all rows and tokens, for which it pays to read and perhaps unpack a layer's weights."""
 
 
-class Sizes(NamedTuple):
+class BlockSizes(NamedTuple):
     """How large a block of rows is best on a kind of device.
 
     Attributes:
         activation: bytes of one hidden activation over the block. On a CPU it should stay in the cache between the
             products and the elementwise work; elsewhere it should occupy all units, and leave room for the weights.
-        whole: bytes of a dense map up to which its rows are best computed all together, where that saves operations.
+        dense_map: bytes of a dense map up to which all its rows are best computed together, if that saves operations.
     """
 
     activation: int
-    whole: int
+    dense_map: int
 
 
-CPU = Sizes(8 * 2**20, 256 * 2**20)
+CPU = BlockSizes(8 * 2**20, 256 * 2**20)
 
 
-def sizes() -> Sizes:
+def block_sizes() -> BlockSizes:
     """Those of the present device."""
     if jax.default_backend() == "cpu":
         return CPU
     there = physical_memory()
-    return Sizes(min(512 * 2**20, there // 128), min(2**30, there // 64))
+    return BlockSizes(min(512 * 2**20, there // 128), min(2**30, there // 64))
 
 
 def default_block(rows: int, tokens: int, token_bytes: int) -> int:
@@ -53,7 +53,7 @@ def default_block(rows: int, tokens: int, token_bytes: int) -> int:
 
     Blocks are of one size.
     """
-    largest = min(rows, max(sizes().activation // (tokens * token_bytes), REPAYING // tokens, 1))
+    largest = min(rows, max(block_sizes().activation // (tokens * token_bytes), MIN_VECTORS // tokens, 1))
     return math.ceil(rows / math.ceil(rows / largest))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlin.attribution.layer_streams import streams
 from jaxlin.attribution.logit import attribute
 from jaxlin.common.devices import host_memory
 from jaxlin.common.errors import JaxlinError, one_of
@@ -21,7 +20,7 @@ from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.sites import is_integer
 from jaxlin.report.details import make_detail
 from jaxlin.report.explanation import SPECTRA, Explanation, Spectrum, SpectrumRanks, Triplet
-from jaxlin.spectrum.words import nearest_embeddings, promoted
+from jaxlin.spectrum.words import nearest_embeddings, promoted_tokens
 from jaxlin.tokenizer import Tokenizer, require_tokenizer
 
 COPIES = 10
@@ -87,7 +86,7 @@ def explain(
     attributed: Target = target_ids[0] if over is None else (target_ids[0], target_ids[1])
     attribution = attribute(model, x, attributed, position=position, sources=with_detail)
 
-    layers = streams(model, x, attributed, position=position) if with_detail else None
+    layers = stream_contributions(model, x, attributed, position=position) if with_detail else None
     decomposition = _decompose(lmap, method, top)
     tokens = tokenizer.to_str_tokens(ids)
     triplets = decomposition.svd
@@ -165,7 +164,7 @@ def _triplet(
     near = nearest_embeddings(model, jnp.asarray(v[heaviest]), top)
     return Triplet(
         value=value,
-        promotes=words(promoted(model, left, top).ids),
-        demotes=words(promoted(model, -left, top).ids),
+        promotes=words(promoted_tokens(model, left, top).ids),
+        demotes=words(promoted_tokens(model, -left, top).ids),
         reads=[(tokens[t], float(share[t]), words(row)) for t, row in zip(heaviest, near.ids, strict=True)],
     )

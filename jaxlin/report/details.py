@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from jaxlin.attribution.layer_streams import Streams
+from jaxlin.attribution.layer_streams import StreamContributions
 from jaxlin.attribution.result import Attribution
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.nn.decoder import Decoder
@@ -100,7 +100,7 @@ def make_detail(
     model: Decoder,
     tokenizer: Tokenizer,
     parts: Attribution,
-    layers: Streams,
+    layers: StreamContributions,
     spectrum: Float[np.ndarray, " n"],
     leading: SVD,
     top: int,

@@ -1,9 +1,9 @@
 """Spectra of maps: of every layer, in words, their ranks, and the null baselines that they are to be read beside."""
 
 from jaxlin.linearize.linalg.triplets import SVD, effective_rank, stable_rank
-from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative, single, to_output
-from jaxlin.spectrum.null_baselines import Baselines, baselines, principal_angles, rule_turns, shuffled_weights
-from jaxlin.spectrum.prediction_ranks import MapRanks, ranks, ranks_of
+from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative_spectra, single_layer_spectra, spectra_to_output
+from jaxlin.spectrum.null_baselines import Baselines, compare_baselines, principal_angles, rule_turns, shuffled_weights
+from jaxlin.spectrum.prediction_ranks import MapRanks, map_ranks, ranks_of_spectrum
 from jaxlin.spectrum.words import (
     Nearest,
     TripletWords,
@@ -11,7 +11,7 @@ from jaxlin.spectrum.words import (
     largest_rows,
     left_words,
     nearest_embeddings,
-    promoted,
+    promoted_tokens,
     right_words,
     triplet_words,
 )
@@ -23,22 +23,22 @@ __all__ = [
     "MapRanks",
     "Nearest",
     "TripletWords",
-    "baselines",
-    "cumulative",
+    "compare_baselines",
+    "cumulative_spectra",
     "effective_rank",
     "largest_columns",
     "largest_rows",
     "left_words",
+    "map_ranks",
     "nearest_embeddings",
     "principal_angles",
-    "promoted",
-    "ranks",
-    "ranks_of",
+    "promoted_tokens",
+    "ranks_of_spectrum",
     "right_words",
     "rule_turns",
     "shuffled_weights",
-    "single",
+    "single_layer_spectra",
+    "spectra_to_output",
     "stable_rank",
-    "to_output",
     "triplet_words",
 ]

@@ -16,7 +16,14 @@ from jaxlin.common.arrays import ShapesRepr
 from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.every_layer import layer_maps
 from jaxlin.linearize.frozen import FrozenFactors, record
-from jaxlin.linearize.linalg.gram_matrix import MEMORY, Gram, gram, gram_of, left_vectors, singular_values
+from jaxlin.linearize.linalg.gram_matrix import (
+    MEMORY,
+    Gram,
+    gram_from_dense,
+    gram_from_rows,
+    left_vectors,
+    singular_values,
+)
 from jaxlin.linearize.linalg.triplets import stable_rank
 from jaxlin.linearize.rows import default_block
 from jaxlin.nn.biases import without_biases
@@ -61,12 +68,12 @@ class LayerSpectra(ShapesRepr):
     def path(self, directions: int = 2) -> Float[np.ndarray, "l n"]:
         r"""The cosines $u_i^{(l)} \cdot u_i^{(L)}$ of the leading left vectors with those of the last layer.
 
-        Source: arXiv 2505.24293, figure 4B, for the maps of `cumulative`.
+        Source: arXiv 2505.24293, figure 4B, for the maps of `cumulative_spectra`.
         """
         return np.einsum("lnd,nd->ln", self.u[:, :directions], self.u[-1, :directions])
 
 
-def cumulative(
+def cumulative_spectra(
     model: Decoder,
     x: Float[Array, "t d"],
     *,
@@ -120,7 +127,7 @@ def cumulative(
     return {kind: replace(found[kind], alone=np.stack([leading[kind][token] for token in alone])) for kind in kinds}
 
 
-def single(
+def single_layer_spectra(
     model: Decoder,
     x: Float[Array, "t d"],
     *,
@@ -131,7 +138,7 @@ def single(
 ) -> dict[str, LayerSpectra]:
     """The map through each layer alone: from the stream that enters it, at all positions, to its site at `position`.
 
-    The final norm takes no part. Arguments and errors are those of `cumulative`.
+    The final norm takes no part. Arguments and errors are those of `cumulative_spectra`.
     """
     position = _checked(model, x, kinds, position)
     held, _, output = _record_sites(model, x, position, kinds, rule or model.rule)
@@ -140,11 +147,13 @@ def single(
     found = {}
     for kind in kinds:
         pulls = [functools.partial(_pull_layer, model, held, layer, position, kind) for layer in range(depth)]
-        found[kind] = _spectra([gram(pull, (d, tokens, d), x.dtype, block=block) for pull in pulls], output, k)
+        found[kind] = _spectra(
+            [gram_from_rows(pull, (d, tokens, d), x.dtype, block=block) for pull in pulls], output, k
+        )
     return found
 
 
-def to_output(
+def spectra_to_output(
     model: Decoder,
     x: Float[Array, "t d"],
     *,
@@ -177,7 +186,7 @@ def to_output(
     found = {}
     for start in range(0, len(kinds), together):
         for kind, maps in layer_maps(model, held, kinds=kinds[start : start + together], position=position).items():
-            found[kind] = _spectra([gram_of(np.asarray(jacobian)) for jacobian in maps], output, k)
+            found[kind] = _spectra([gram_from_dense(np.asarray(jacobian)) for jacobian in maps], output, k)
     return found
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.linearize.linalg.gram_matrix import gram, singular_values
+from jaxlin.linearize.linalg.gram_matrix import gram_from_rows, singular_values
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
@@ -23,7 +23,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import RULES, Rule, RuleName
 from jaxlin.quantized import PackedMatrix
-from jaxlin.spectrum.prediction_ranks import Ranks, ranks_of
+from jaxlin.spectrum.prediction_ranks import Ranks, ranks_of_spectrum
 
 NAMES = ("local map", "y xᵀ/|x|²", "shuffled weights", "shuffled tokens", "ordinary Jacobian")
 """The rows of a table of baselines."""
@@ -70,7 +70,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
-    """What `baselines` found; `str` gives a table.
+    """What `compare_baselines` found; `str` gives a table.
 
     Attributes:
         rows: the map and the four maps beside it.
@@ -95,7 +95,7 @@ class Baselines:
         return "\n".join(lines)
 
 
-def baselines(
+def compare_baselines(
     model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: Rule | None = None, k: int = 8, seed: int = 0
 ) -> Baselines:
     """The local linear map at `x` beside its null baselines, and how far it depends on the freeze rule.
@@ -186,10 +186,10 @@ def _of_map(name: str, lmap: LocalMap) -> Baseline:
 
 
 def _row(name: str, residual: float, pull: Callable[[Array], Array], lmap: LocalMap) -> Baseline:
-    found = gram(pull, lmap.shape, lmap.output.dtype, block=lmap.default_block)
+    found = gram_from_rows(pull, lmap.shape, lmap.output.dtype, block=lmap.default_block)
     s = singular_values(found.whole)
-    rest = ranks_of(singular_values(found.rest)) if np.any(found.rest) else None
-    return Baseline(name, residual, s, ranks_of(s), rest)
+    rest = ranks_of_spectrum(singular_values(found.rest)) if np.any(found.rest) else None
+    return Baseline(name, residual, s, ranks_of_spectrum(s), rest)
 
 
 def _rank_one(lmap: LocalMap) -> Baseline:
@@ -201,7 +201,9 @@ def _rank_one(lmap: LocalMap) -> Baseline:
     s = np.zeros(len(y))
     s[0] = np.linalg.norm(y) / np.linalg.norm(x)
     without = s * np.linalg.norm(x[1:]) / np.linalg.norm(x)
-    return Baseline(NAMES[1], float(residual), s, ranks_of(s), ranks_of(without) if len(x) > 1 else None)
+    return Baseline(
+        NAMES[1], float(residual), s, ranks_of_spectrum(s), ranks_of_spectrum(without) if len(x) > 1 else None
+    )
 
 
 def _ordinary(lmap: LocalMap) -> Baseline:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.linearize.linalg.gram_matrix import MEMORY, gram, left_vectors
+from jaxlin.linearize.linalg.gram_matrix import MEMORY, gram_from_rows, left_vectors
 from jaxlin.linearize.linalg.triplets import effective_rank, stable_rank
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
@@ -44,7 +44,7 @@ class Ranks:
 
 
 class MapRanks(NamedTuple):
-    """What `ranks` found.
+    """What `map_ranks` found.
 
     Attributes:
         whole: of the joint map.
@@ -56,7 +56,7 @@ class MapRanks(NamedTuple):
     without_first: Ranks | None
 
 
-def ranks_of(s: Float[np.ndarray, " k"], prediction: int | None = None) -> Ranks:
+def ranks_of_spectrum(s: Float[np.ndarray, " k"], prediction: int | None = None) -> Ranks:
     """The ranks of a spectrum: all of its singular values, the largest first."""
     energy = np.square(s.astype(np.float64))
     held = np.cumsum(energy) / np.sum(energy)
@@ -66,21 +66,21 @@ def ranks_of(s: Float[np.ndarray, " k"], prediction: int | None = None) -> Ranks
     return Ranks(stable_rank(s), effective_rank(s), participation, count90, count99, prediction)
 
 
-def ranks(lmap: LocalMap, *, memory: int = MEMORY) -> MapRanks:
+def map_ranks(lmap: LocalMap, *, memory: int = MEMORY) -> MapRanks:
     """Count the directions of `lmap`, from its rows; the map is not stored, see `jaxlin.linearize.linalg.gram_matrix`.
 
     Args:
         lmap: the map.
         memory: bytes of rows that may be kept together.
     """
-    found = gram(lmap.rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block, memory=memory)
+    found = gram_from_rows(lmap.rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block, memory=memory)
     x = np.asarray(lmap.x)
     parts = to_numpy(lmap.matvec(np.stack([np.where(np.arange(len(x))[:, None] == 0, x, 0), x]))).astype(np.float64)
     first, whole = parts
 
     def count(matrix: Float[np.ndarray, "d d"], y: Float[np.ndarray, " d"], rest: Float[np.ndarray, " d"]) -> Ranks:
         u, s = left_vectors(matrix)
-        return ranks_of(s, keeping_prediction(lmap.model, u, y, rest) if lmap.target.final else None)
+        return ranks_of_spectrum(s, keeping_prediction(lmap.model, u, y, rest) if lmap.target.final else None)
 
     bias = np.asarray(lmap.bias, np.float64)
     alone = not np.any(found.rest)

@@ -85,7 +85,7 @@ class Features(NamedTuple):
 
 
 @jax.jit(static_argnames="k")
-def promoted(model: Decoder, u: Float[Array, "*b d"], k: int = 8) -> Nearest:
+def promoted_tokens(model: Decoder, u: Float[Array, "*b d"], k: int = 8) -> Nearest:
     r"""The `k` tokens that an output direction `u` promotes most: the largest of $W_U u$.
 
     The other pole is that of ``-u``. A bias of the unembedding belongs to no direction and is left out.
@@ -129,7 +129,7 @@ def left_words(model: Decoder, u: Shaped[Array | np.ndarray, "*b d"], k: int = 8
     Raises:
         JaxlinError: `k` is not in 1..vocabulary, or vectors of another width than the model's.
     """
-    return _poles(functools.partial(promoted, model, k=k), u, model, k)
+    return _poles(functools.partial(promoted_tokens, model, k=k), u, model, k)
 
 
 def right_words(model: Decoder, v: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> Poles:

@@ -53,7 +53,7 @@ def mean_difference(
 
 @functools.partial(jax.jit, static_argnames="source")
 def _last_value(model: Decoder, x: Float[Array, "t d"], source: Place) -> Float[Array, " d"]:
-    return record(model, x, () if source.final else (source.kind,)).at(source)[-1]
+    return record(model, x, () if source.final else (source.kind,)).value_at(source)[-1]
 
 
 def token_direction(model: Decoder, token: int) -> Float[Array, " d"]:

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 import jaxlin
-from jaxlin.attribution.layer_streams import streams
+from jaxlin.attribution.layer_streams import stream_contributions
 from jaxlin.linearize.frozen import record
 from jaxlin.nn.context import Context
 from jaxlin.nn.freeze_modes import Detach
@@ -26,7 +26,7 @@ def test_every_layer_sums_to_the_logit(name: str, checkpoint: Checkpoint, x64: N
     x = model.embed(tiny.IDS)
     for position, target in ((-1, 9), (2, (9, 11))):
         found, whole = (
-            streams(model, x, target, position=position),
+            stream_contributions(model, x, target, position=position),
             jaxlin.attribute(model, x, target, position=position),
         )
         assert found.tokens.shape == (model.config.num_hidden_layers + 1, len(tiny.IDS))
@@ -43,7 +43,7 @@ def test_each_is_the_derivative_of_the_rest_of_the_model(name: str, checkpoint: 
     model, _ = jaxlin.load(checkpoint(name), linearize=True, dtype="float64")
     x = model.embed(tiny.IDS)
     u = np.linspace(-1, 1, x.shape[1])
-    found = streams(model, x, u, position=3)
+    found = stream_contributions(model, x, u, position=3)
     entering = record(model, x, ("resid_pre",)).sites["resid_pre"]
 
     @functools.partial(jax.jit, static_argnames="layer")
@@ -63,6 +63,6 @@ def test_without_biases_there_are_none(x64: None) -> None:
     # In float64: this logit is a thirtieth of the products that cancel in it; in float32 the defect depends on the
     # processor.
     model, _ = jaxlin.load(dtype="float64")
-    found = streams(model, model.embed([3, 4, 5]), 9)
+    found = stream_contributions(model, model.embed([3, 4, 5]), 9)
     assert not found.bias.any()
     assert found.defect <= 1e-14

@@ -20,7 +20,7 @@ import torch
 
 import jaxlin
 from jaxlin import lens as lenses
-from jaxlin.attribution.layer_streams import streams
+from jaxlin.attribution.layer_streams import stream_contributions
 from jaxlin.common.errors import CheckpointError
 from jaxlin.lens import running_mean
 from jaxlin.lens.jacobian_lens import check_lens
@@ -589,5 +589,5 @@ def test_the_exact_lens(name: str, checkpoint: Callable[[str], Path], x64: None)
     head = model.embed_tokens.weight if model.unembedding.weight is None else model.unembedding.weight
     logits = jnp.einsum("vd,ltd->ltv", head[...].astype(x.dtype), found.parts)
     np.testing.assert_array_equal(words.positive.ids, jax.lax.top_k(logits, 3)[1])
-    of_tokens = streams(model, x, found.parts[2, 3], position=position, rule="half")
+    of_tokens = stream_contributions(model, x, found.parts[2, 3], position=position, rule="half")
     np.testing.assert_allclose(found.parts @ found.parts[2, 3], of_tokens.tokens, atol=1e-11)

@@ -466,8 +466,8 @@ uses = (
     lambda x: jaxlin.local_map(model, x),
     lambda x: jaxlin.freeze(model, x),
     lambda x: jaxlin.attribute(model, x, 3),
-    lambda x: depth.to_output(model, x),
-    lambda x: streams.streams(model, x, 3),
+    lambda x: depth.spectra_to_output(model, x),
+    lambda x: streams.stream_contributions(model, x, 3),
     lambda x: edited_model.edited(model, x, ()),
 )
 for use in uses:

@@ -15,7 +15,7 @@ import pytest
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_lock
 from jaxlin.linearize import rows
-from jaxlin.linearize.rows import default_block, dense_from_rows, sizes
+from jaxlin.linearize.rows import block_sizes, default_block, dense_from_rows
 
 MATRIX = jax.random.normal(jax.random.key(0), (10, 3, 4))
 
@@ -52,16 +52,16 @@ def test_blocks_are_put_in_place() -> None:
 
 def test_blocks_are_larger_on_an_accelerator_and_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
     features = 12288 * 4
-    on_cpu, whole = default_block(4096, 8, features), sizes().whole
+    on_cpu, whole = default_block(4096, 8, features), block_sizes().dense_map
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     blocks = {}
     for gigabytes in (8, 80, 800):
         monkeypatch.setattr(rows, "physical_memory", lambda there=gigabytes * 10**9: there)
         blocks[gigabytes] = default_block(4096, 8, features)
         assert 8 * blocks[gigabytes] * features <= gigabytes * 10**9 / 100
-        assert sizes().whole <= gigabytes * 10**9 / 50
+        assert block_sizes().dense_map <= gigabytes * 10**9 / 50
     assert on_cpu < blocks[8] < blocks[80] == blocks[800] < 4096
-    assert whole < sizes().whole
+    assert whole < block_sizes().dense_map
 
 
 def test_to_a_file(tmp_path: Path) -> None:

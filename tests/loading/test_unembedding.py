@@ -57,7 +57,7 @@ def test_every_analysis_reads_the_head_that_is_stored(checkpoint: Callable[[str]
     assert float(jaxlin.attribute(model, x, target).value) == pytest.approx(logits[target], abs=2e-5)
     np.testing.assert_allclose(jaxlin.steering.token_direction(model, target), head[target], rtol=1e-6)
     u = np.random.default_rng(0).normal(size=64).astype(np.float32)
-    assert words.promoted(model, u, 3).ids.tolist() == np.argsort(-head @ u)[:3].tolist()
+    assert words.promoted_tokens(model, u, 3).ids.tolist() == np.argsort(-head @ u)[:3].tolist()
     reading = jaxlin.lens.read(model, x)
     assert int(np.asarray(reading.ids)[-1, -1, 0]) == target
     explanation = jaxlin.explain(model, tokenizer, tiny.IDS)
@@ -178,7 +178,7 @@ class TestNoUnembedding:
         for asks in (
             lambda: model.unembed(lmap.output),
             lambda: jaxlin.attribute(model, x, target=5),
-            lambda: words.promoted(model, lmap.output),
+            lambda: words.promoted_tokens(model, lmap.output),
             lambda: jaxlin.generate(model, tokenizer, tiny.IDS, 2),
         ):
             with pytest.raises(UnembeddingError, match=r"checkpoint has none.*local linear map.*still work"):

@@ -12,7 +12,7 @@ from command import PROMPT, jaxlin_command
 
 import jaxlin
 from jaxlin.linearize.linalg.triplets import effective_rank, stable_rank, svd
-from jaxlin.spectrum.words import nearest_embeddings, promoted
+from jaxlin.spectrum.words import nearest_embeddings, promoted_tokens
 
 
 def test_explanation_of_the_small_model() -> None:
@@ -172,7 +172,7 @@ def test_words() -> None:
     assert int(near.ids[0]) == bridge
     assert float(near.scores[0]) == pytest.approx(1, abs=1e-5)
     logits = model.unembed(x[0])
-    up, down = promoted(model, x[0], 4), promoted(model, -x[0], 4)
+    up, down = promoted_tokens(model, x[0], 4), promoted_tokens(model, -x[0], 4)
     assert int(up.ids[0]) == int(np.argmax(logits))
     assert int(down.ids[0]) == int(np.argmin(logits))
 
@@ -183,7 +183,7 @@ def test_the_bias_of_the_unembedding_promotes_nothing(checkpoint: Callable[[str]
     u = 1e-2 * np.linspace(-1, 1, model.config.hidden_size, dtype=np.float32)
     along = np.asarray(model.lm_head.weight[...]) @ u
     assert np.argmax(along) != np.argmax(along + np.asarray(model.lm_head.bias[...]))
-    found = promoted(model, np.stack([u, -u]), 4)
+    found = promoted_tokens(model, np.stack([u, -u]), 4)
     np.testing.assert_array_equal(found.ids, [np.argsort(-along)[:4], np.argsort(along)[:4]])
     np.testing.assert_allclose(found.scores, [np.sort(along)[:-5:-1], np.sort(-along)[:-5:-1]], rtol=1e-4)
 

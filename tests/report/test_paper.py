@@ -166,7 +166,7 @@ class TestNumbers:
         tokens = dense.shape[1]
         assert found["of"] == [None, 0, 1, 2, tokens - 1]
         with pytest.raises(jaxlin.JaxlinError, match="Tokens: expected some of"):
-            depth.cumulative(model, model.embed(tokenizer.encode(TEXT)), alone=(tokens,))
+            depth.cumulative_spectra(model, model.embed(tokenizer.encode(TEXT)), alone=(tokens,))
         f = np.asarray(model(model.embed(tokenizer.encode(TEXT)))[-1])
         for of, layers in zip(found["of"], found["promotes"], strict=True):
             matrix = dense.reshape(len(dense), -1) if of is None else dense[:, of]

@@ -12,15 +12,15 @@ import pytest
 import jaxlin
 from jaxlin.linearize.linalg import bases
 from jaxlin.linearize.linalg.bases import Basis, DeviceBasis, basis_beside
-from jaxlin.linearize.linalg.gram_matrix import gram, gram_of, left_vectors, singular_values
-from jaxlin.linearize.linalg.lanczos import cheaper, krylov
+from jaxlin.linearize.linalg.gram_matrix import gram_from_dense, gram_from_rows, left_vectors, singular_values
+from jaxlin.linearize.linalg.lanczos import cheaper, krylov_svd
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, svd
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.spectrum import layer_spectra as depth
 from jaxlin.spectrum import null_baselines as nulls
 from jaxlin.spectrum import words
-from jaxlin.spectrum.prediction_ranks import KL, keeping_prediction, ranks, ranks_of
+from jaxlin.spectrum.prediction_ranks import KL, keeping_prediction, map_ranks, ranks_of_spectrum
 
 PROMPT = "The bridge out of the town is the"
 IDS = [5, 17, 99, 3, 64, 3, 120]
@@ -66,7 +66,7 @@ def products(jacobian: np.ndarray) -> tuple[Callable, Callable, list[int]]:
 def run(jacobian: np.ndarray, k: int, **options: Any) -> SVD:
     """`krylov` of a dense map."""
     matvec, rmatvec, _ = products(jacobian)
-    return krylov(matvec, rmatvec, jacobian.shape, jacobian.dtype, k, **options)
+    return krylov_svd(matvec, rmatvec, jacobian.shape, jacobian.dtype, k, **options)
 
 
 def check(found: SVD, jacobian: np.ndarray, rtol: float) -> None:
@@ -122,7 +122,7 @@ class TestKrylov:
         passes = []
         for tol in (1e-2, 1e-5, 1e-10):
             matvec, rmatvec, passed = products(dense)
-            found = krylov(matvec, rmatvec, dense.shape, np.float64, 8, tol=tol)
+            found = krylov_svd(matvec, rmatvec, dense.shape, np.float64, 8, tol=tol)
             assert np.all(_known(found.bound) <= tol * found.s)
             passes.append(passed[0])
         assert passes == sorted(set(passes))
@@ -133,7 +133,7 @@ class TestKrylov:
         jacobian, passes = matrix(np.linspace(10, 1, 200), (3, 100)), []
         for tol in (1e-1, 1e-2, 1e-5):
             matvec, rmatvec, passed = products(jacobian)
-            krylov(matvec, rmatvec, jacobian.shape, np.float64, 8, tol=tol, width=2)
+            krylov_svd(matvec, rmatvec, jacobian.shape, np.float64, 8, tol=tol, width=2)
             passes.append(passed[0])
         assert passes == sorted(passes)
 
@@ -142,7 +142,7 @@ class TestKrylov:
         jacobian, passes = matrix(np.linspace(1, 0.01, 300), (4, 100)), []
         for tol in (1e-1, 1e-5):
             matvec, rmatvec, passed = products(jacobian)
-            krylov(matvec, rmatvec, jacobian.shape, np.float64, 8, tol=tol, width=8)
+            krylov_svd(matvec, rmatvec, jacobian.shape, np.float64, 8, tol=tol, width=8)
             passes.append(passed[0])
         assert 3 * passes[0] < passes[1]
 
@@ -185,7 +185,7 @@ class TestKrylov:
         np.testing.assert_allclose(found.s, np.linspace(3, 1, 5), rtol=1e-5)
         matvec, rmatvec, passed = products(jacobian)
         with pytest.raises(jaxlin.JaxlinError, match=r"k in 1\.\.5, the rank"):
-            krylov(matvec, rmatvec, jacobian.shape, dtype, 6)
+            krylov_svd(matvec, rmatvec, jacobian.shape, dtype, 6)
         assert passed[0] < 60
         with pytest.raises(jaxlin.JaxlinError, match=r"k in 1\.\.5, the rank"):
             bounded_svd(jacobian, matvec, 6)
@@ -201,7 +201,7 @@ class TestKrylov:
         # An operator whose transpose is not its own has no exact values, and the bounds say so.
         other = local_map(small.model, small.x[::-1])
         matvec, rmatvec, passed = small.matvec, other.rmatvec, small.shape
-        found = krylov(matvec, rmatvec, passed, np.float32, 4)
+        found = krylov_svd(matvec, rmatvec, passed, np.float32, 4)
         assert np.all(_known(found.bound) > 0.1 * found.s)
 
     @pytest.mark.parametrize(
@@ -291,7 +291,9 @@ class TestGram:
             pulled.append(len(u))
             return small.rmatvec(u)
 
-        found = gram(pull, small.shape, np.float32, block=block, each_token=True, memory=max(block, 192 // bands) * row)
+        found = gram_from_rows(
+            pull, small.shape, np.float32, block=block, each_token=True, memory=max(block, 192 // bands) * row
+        )
         scale = float(np.linalg.norm(dense) ** 2)
         tokens = _known(found.tokens)
         np.testing.assert_allclose(found.whole, np.einsum("dte,fte->df", dense, dense), atol=1e-6 * scale)
@@ -301,7 +303,7 @@ class TestGram:
         assert (sum(pulled) > 192 + block) == (bands > 1)
 
     def test_values(self, small: LocalMap, dense: np.ndarray) -> None:
-        found = gram_of(np.asarray(small.jacobian()))
+        found = gram_from_dense(np.asarray(small.jacobian()))
         exact = np.linalg.svd(dense.reshape(192, -1), compute_uv=False)
         np.testing.assert_allclose(singular_values(found.whole), exact, rtol=1e-5, atol=1e-7 * exact[0])
         rest = np.linalg.svd(dense[:, 1:].reshape(192, -1), compute_uv=False)
@@ -310,37 +312,37 @@ class TestGram:
         np.testing.assert_allclose(np.linalg.norm(u.T[:8] @ dense.reshape(192, -1), axis=1), s[:8], rtol=1e-6)
 
     def test_each_token(self, small: LocalMap, dense: np.ndarray) -> None:
-        found = gram(small.rmatvec, small.shape, np.float32, block=64, each_token=True)
+        found = gram_from_rows(small.rmatvec, small.shape, np.float32, block=64, each_token=True)
         exact = np.linalg.svd(np.moveaxis(dense, 1, 0), compute_uv=False)
         np.testing.assert_allclose(singular_values(_known(found.tokens))[:, :16], exact[:, :16], rtol=1e-5)
 
     def test_memory_that_is_too_small(self, small: LocalMap) -> None:
         with pytest.raises(jaxlin.JaxlinError, match="memory for a block"):
-            gram(small.rmatvec, small.shape, np.float32, block=8, memory=1000)
+            gram_from_rows(small.rmatvec, small.shape, np.float32, block=8, memory=1000)
 
 
 class TestRanks:
     """Against spectra made by hand, and against the definition."""
 
     def test_of_spectra(self) -> None:
-        flat = ranks_of(np.full(100, 3.0))
+        flat = ranks_of_spectrum(np.full(100, 3.0))
         assert (flat.stable, flat.participation) == (pytest.approx(100), pytest.approx(100))
         assert (flat.effective, flat.energy90, flat.energy99) == (pytest.approx(100), 90, 99)
-        one = ranks_of(np.array([2.0, 0, 0]))
+        one = ranks_of_spectrum(np.array([2.0, 0, 0]))
         assert (one.stable, one.effective, one.participation) == pytest.approx((1, 1, 1))
         assert (one.energy90, one.energy99) == (1, 1)
         # Energies 16, 4, 1: 16/21 = 76 %, 20/21 = 95 %.
-        mixed = ranks_of(np.array([4.0, 2.0, 1.0]))
+        mixed = ranks_of_spectrum(np.array([4.0, 2.0, 1.0]))
         assert mixed.stable == pytest.approx(21 / 16)
         assert mixed.participation == pytest.approx(21**2 / (256 + 16 + 1))
         assert (mixed.energy90, mixed.energy99) == (2, 3)
 
     def test_of_a_map(self, small: LocalMap, dense: np.ndarray) -> None:
-        found = ranks(small)
+        found = map_ranks(small)
         for ranked, part, left in ((found.whole, dense, 0), (found.without_first, dense[:, 1:], 1)):
             u, s, v = svd(part)
             assert ranked is not None
-            expected = ranks_of(s)
+            expected = ranks_of_spectrum(s)
             assert ranked.stable == pytest.approx(expected.stable, rel=1e-5)
             assert ranked.effective == pytest.approx(expected.effective, rel=1e-3)
             assert (ranked.energy90, ranked.energy99) == (expected.energy90, expected.energy99)
@@ -356,9 +358,9 @@ class TestRanks:
             assert ranked.prediction == 1 + max(k for k in range(60) if not same[k])
 
     def test_where_there_is_no_prediction_or_no_other_token(self, small: LocalMap) -> None:
-        inner = ranks(local_map(small.model, small.x, target=("resid_post", 1)))
+        inner = map_ranks(local_map(small.model, small.x, target=("resid_post", 1)))
         assert inner.whole.prediction is None
-        assert ranks(local_map(small.model, small.x, position=0)).without_first is None
+        assert map_ranks(local_map(small.model, small.x, position=0)).without_first is None
 
     def test_a_bias_may_predict_alone(self, small: LocalMap) -> None:
         y = np.zeros(192)
@@ -374,7 +376,7 @@ class TestBaselines:
     """What the map is set beside."""
 
     def test_table(self, small: LocalMap, dense: np.ndarray) -> None:
-        found = nulls.baselines(small.model, small.x, seed=1)
+        found = nulls.compare_baselines(small.model, small.x, seed=1)
         rows = {row.name: row for row in found.rows}
         assert tuple(rows) == nulls.NAMES
         own, trivial, weights, tokens, ordinary = found.rows
@@ -396,7 +398,7 @@ class TestBaselines:
     @pytest.mark.parametrize("name", ["phi"])
     def test_families(self, name: str, checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint(name))
-        found = nulls.baselines(model, model.embed(IDS), position=3, k=4)
+        found = nulls.compare_baselines(model, model.embed(IDS), position=3, k=4)
         for row in found.rows[:4]:
             assert row.residual <= 3e-6, row.name
         assert found.rows[4].residual > 1e-2
@@ -430,9 +432,9 @@ class TestDepth:
     def test_layers(self, name: str, position: int, kinds: tuple[str, ...], checkpoint: Callable[[str], Path]) -> None:
         model, _ = jaxlin.load(checkpoint(name))
         x = model.embed(IDS)
-        alone = depth.single(model, x, kinds=kinds, position=position)
-        whole = depth.cumulative(model, x, kinds=kinds, position=position)
-        output = depth.to_output(model, x, kinds=kinds, position=position)
+        alone = depth.single_layer_spectra(model, x, kinds=kinds, position=position)
+        whole = depth.cumulative_spectra(model, x, kinds=kinds, position=position)
+        output = depth.spectra_to_output(model, x, kinds=kinds, position=position)
         for kind in kinds[1:]:
             for layer in (2,):
                 site = (kind, layer)
@@ -474,17 +476,19 @@ class TestDepth:
             jaxlin.layer_maps(small.model, small.frozen, block=0)
 
     def test_one_token_has_no_others(self, small: LocalMap) -> None:
-        found = depth.single(small.model, small.x[:1], kinds=("resid_post",))["resid_post"]
+        found = depth.single_layer_spectra(small.model, small.x[:1], kinds=("resid_post",))["resid_post"]
         assert found.without_first is None
         assert found.stable_rank_without_first is None
 
     def test_memory_does_not_change_the_answer(self, small: LocalMap) -> None:
         kinds = ("resid_pre", "mlp_out")
-        one, other = (depth.to_output(small.model, small.x, kinds=kinds, memory=m) for m in (1, 2**30))
+        one, other = (depth.spectra_to_output(small.model, small.x, kinds=kinds, memory=m) for m in (1, 2**30))
         for kind in kinds:
             np.testing.assert_allclose(one[kind].s, other[kind].s, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("function", [depth.cumulative, depth.single, depth.to_output])
+    @pytest.mark.parametrize(
+        "function", [depth.cumulative_spectra, depth.single_layer_spectra, depth.spectra_to_output]
+    )
     def test_bad_input(self, function: Callable, small: LocalMap) -> None:
         for options in ({"kinds": ("nowhere",)}, {"position": 9}):
             with pytest.raises(jaxlin.JaxlinError, match=r"nowhere|0\.\.8"):
@@ -529,8 +533,8 @@ class TestWords:
     def test_batches(self, small: LocalMap) -> None:
         u = np.asarray(jax.random.normal(jax.random.key(0), (words.BATCH + 3, 192)))
         told = words.left_words(small.model, u, 4)
-        np.testing.assert_array_equal(told.positive.ids, words.promoted(small.model, jnp.asarray(u), 4).ids)
-        np.testing.assert_array_equal(told.negative.ids, words.promoted(small.model, jnp.asarray(-u), 4).ids)
+        np.testing.assert_array_equal(told.positive.ids, words.promoted_tokens(small.model, jnp.asarray(u), 4).ids)
+        np.testing.assert_array_equal(told.negative.ids, words.promoted_tokens(small.model, jnp.asarray(-u), 4).ids)
 
     def test_norms_are_computed_once_a_model(self, small: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
         words.nearest_embeddings(small.model, small.x)
@@ -549,7 +553,7 @@ class TestWords:
             norms = np.linalg.norm(dense[:, t], axis=0)
             np.testing.assert_array_equal(columns.features[t], np.argsort(-norms)[:3])
             column = dense[:, t, columns.features[t, 0]]
-            expected = words.promoted(small.model, jnp.asarray(column, jnp.float32), 4)
+            expected = words.promoted_tokens(small.model, jnp.asarray(column, jnp.float32), 4)
             np.testing.assert_array_equal(columns.words.positive.ids[t, 0], expected.ids)
             norms = np.linalg.norm(dense[:, t], axis=1)
             np.testing.assert_allclose(rows.norms[t], np.sort(norms)[::-1][:3], rtol=1e-5)

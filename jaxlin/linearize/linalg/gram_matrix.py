@@ -58,14 +58,14 @@ def left_vectors(gram: Float[np.ndarray, "d d"]) -> tuple[Float[np.ndarray, "d d
     return vectors[:, ::-1], np.sqrt(np.maximum(values, 0))[::-1]
 
 
-def gram_of(jacobian: Shaped[np.ndarray, "d t e"]) -> Gram:
+def gram_from_dense(jacobian: Shaped[np.ndarray, "d t e"]) -> Gram:
     """The Gram matrix of a dense map."""
     d = len(jacobian)
     first, rest = (part.astype(np.float64).reshape(d, -1) for part in (jacobian[:, :1], jacobian[:, 1:]))
     return Gram(first @ first.T, rest @ rest.T)
 
 
-def gram(
+def gram_from_rows(
     pull: Callable[[Any], Any],
     shape: tuple[int, int, int],
     dtype: Any,

@@ -41,7 +41,7 @@ def default_width(tokens: int) -> int:
     return min(max(2, -(-FULL // tokens)), 8)
 
 
-def krylov(
+def krylov_svd(
     matvec: Callable[[Any], Any],
     rmatvec: Callable[[Any], Any],
     shape: tuple[int, int, int],

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.linearize.frozen import replay
 from jaxlin.linearize.local_maps import local_map
-from jaxlin.linearize.operator import CHECKS, LocalMap
+from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
 from jaxlin.nn.decoder import Decoder
 from jaxlin.report.check.results import Line, measured
 
@@ -169,7 +169,7 @@ def affinity(lmap: LocalMap) -> float:
     y, z = rng.normal(size=(2, *lmap.x.shape)) * float(jnp.std(lmap.x))
     points = jnp.stack([y, z, 3 * y - 2 * z], axis=1)
     at_y, at_z, beyond = np.asarray(jax.jit(replay)(lmap.model, lmap.frozen, points)[-1])
-    u = rng.normal(size=(CHECKS, len(at_y)))
+    u = rng.normal(size=(RESIDUAL_DIRECTIONS, len(at_y)))
     by_rows = np.einsum("rtd,td->r", lmap.T @ u, y) + u @ np.asarray(lmap.bias)
     return max(difference(3 * at_y - 2 * at_z, beyond), difference(by_rows, u @ at_y))
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxlin.linearize.linalg.gram_matrix import gram, singular_values
+from jaxlin.linearize.linalg.gram_matrix import gram_from_rows, singular_values
 from jaxlin.linearize.linalg.triplets import stable_rank
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.report.paper.part import Data, Part
@@ -39,7 +39,7 @@ def compute(subject: Subject) -> Data:
 def _ranks(subject: Subject, phrase: str) -> Data:
     ids = subject.tokenizer.encode(phrase)
     lmap = local_map(subject.model, subject.model.embed(ids))
-    parts = gram(lmap.rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block, each_token=True)
+    parts = gram_from_rows(lmap.rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block, each_token=True)
     assert parts.tokens is not None
     ranks = [stable_rank(s) if s[0] > 0 else None for s in map(singular_values, parts.tokens)]
     return {

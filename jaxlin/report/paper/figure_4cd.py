@@ -7,7 +7,7 @@ import numpy as np
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.style import KINDS, plain_log
 from jaxlin.report.paper.subject import Subject
-from jaxlin.spectrum.layer_spectra import LayerSpectra, single
+from jaxlin.spectrum.layer_spectra import LayerSpectra
 
 
 def compute_cumulative(subject: Subject) -> Data:
@@ -17,7 +17,7 @@ def compute_cumulative(subject: Subject) -> Data:
 
 def compute_single(subject: Subject) -> Data:
     """The ranks of the maps from the residual stream that enters a layer."""
-    return _ranks(single(subject.model, subject.x))
+    return _ranks(single_layer_spectra(subject.model, subject.x))
 
 
 def _ranks(by_kind: dict[str, LayerSpectra]) -> Data:

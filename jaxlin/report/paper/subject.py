@@ -13,7 +13,7 @@ from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
 from jaxlin.report.paper.run_folder import RunFolder
-from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative
+from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative_spectra
 from jaxlin.tokenizer import Tokenizer
 
 
@@ -74,7 +74,7 @@ class Subject:
     @cached_property
     def cumulative(self) -> dict[str, LayerSpectra]:
         """The spectra of the maps from the embeddings to each layer."""
-        return cumulative(self.model, self.x)
+        return cumulative_spectra(self.model, self.x)
 
     def words(self, ids: Any) -> Any:
         """The tokens of token ids, which may be nested in lists."""

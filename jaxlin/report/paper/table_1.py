@@ -5,7 +5,6 @@ import numpy as np
 from jaxlin.report.paper.markdown import row, table
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.subject import Subject
-from jaxlin.spectrum.layer_spectra import cumulative
 from jaxlin.spectrum.words import left_words
 
 VECTORS, WORDS = 3, 4
@@ -17,7 +16,7 @@ def compute(subject: Subject) -> Data:
     last = len(subject.ids) - 1
     shown = tuple(sorted({*range(min(3, last + 1)), last}))
     model, site = subject.model, "resid_post"
-    spectra = cumulative(model, subject.x, kinds=(site,), k=VECTORS, alone=shown)[site]
+    spectra = cumulative_spectra(model, subject.x, kinds=(site,), k=VECTORS, alone=shown)[site]
     assert spectra.alone is not None
     poles = left_words(model, np.concatenate([spectra.u[None], spectra.alone]), min(WORDS, model.config.vocab_size))
     logits = np.asarray(model.unembed(subject.lmap.output))

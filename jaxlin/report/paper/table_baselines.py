@@ -5,7 +5,7 @@ from dataclasses import asdict
 from jaxlin.report.paper.markdown import table
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.subject import Subject
-from jaxlin.spectrum.null_baselines import Ranks, baselines
+from jaxlin.spectrum.null_baselines import Ranks
 
 DIRECTIONS = 8
 """The number of leading vectors of each freeze rule's map whose spaces are compared."""
@@ -17,7 +17,7 @@ def compute(subject: Subject) -> Data:
     def as_data(ranks: Ranks | None) -> Data | None:
         return None if ranks is None else {name: count for name, count in asdict(ranks).items() if count is not None}
 
-    result = baselines(subject.model, subject.x, k=DIRECTIONS, seed=subject.seed)
+    result = compare_baselines(subject.model, subject.x, k=DIRECTIONS, seed=subject.seed)
     return {
         "seed": result.seed,
         "rows": [
