@@ -23,7 +23,7 @@ from jaxlin.attribution.result import Neurons
 from jaxlin.causal.patching import Patching
 from jaxlin.lens import exact
 from jaxlin.linearize.frozen import FrozenFactors, Recording
-from jaxlin.linearize.operator import CHECKS, LocalMap
+from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
 from jaxlin.loading.registry import families
 from jaxlin.report.terminal import show
 from jaxlin.spectrum.prediction_ranks import KL, _same
@@ -104,7 +104,7 @@ def check_affine(lmap: LocalMap) -> None:
     np.testing.assert_allclose(bias, lmap.bias, rtol=0, atol=exact)
     np.testing.assert_allclose(3 * at_y - 2 * at_z, mixed, rtol=0, atol=exact)
     # The transpose gives the rows of the same map.
-    u = rng.normal(size=(CHECKS, len(bias)))
+    u = rng.normal(size=(RESIDUAL_DIRECTIONS, len(bias)))
     rows = np.einsum("rtd,td->r", lmap.T @ u, y)
     np.testing.assert_allclose(rows, u @ np.asarray(at_y - bias), rtol=0, atol=1e-12 * np.abs(rows).max())
 
@@ -117,7 +117,7 @@ def biased(checkpoint: Checkpoint, x64: None) -> LocalMap:
 
 
 def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
-    """`residual` agrees within what `CHECKS` random directions allow, and `residual_of` all rows agrees to rounding."""
+    """`residual` agrees as far as its random directions allow, and `residual_of` all rows agrees to rounding."""
     parts = corruptions(biased.frozen)
     wrong_maps = [replace(biased, frozen=frozen) for _, frozen in parts]
     for wrong in (*wrong_maps, replace(biased, bias=1.01 * biased.bias), replace(biased, output=-biased.output)):

@@ -3,13 +3,14 @@
 import math
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+T = TypeVar("T")
 Leaf = Any
 """A field of a pytree: an array or a number, or the tracer, shape or batch that JAX puts there while it transforms."""
 
@@ -56,3 +57,10 @@ def read_aligned(path: Path, start: int, size: int) -> UInt8[np.ndarray, " size"
     with path.open("rb") as file:
         file.seek(start)
         return content[: file.readinto(content.data)]
+
+
+def equal_by_identity(result: type[T]) -> type[T]:
+    """Let results of this class be equal to themselves alone: a comparison of arrays has no one truth value."""
+    for name in ("__eq__", "__ne__", "__hash__"):
+        setattr(result, name, getattr(object, name))
+    return result

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxlin.common.arrays import equal_by_identity
 from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.biases import biases_of, with_biases, without_biases
 from jaxlin.nn.context import Context, Evaluation
@@ -23,6 +24,7 @@ from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.hooks import Hooks
 
 
+@equal_by_identity
 class Gradients(NamedTuple):
     """What `pull_back` returns, for directions with batch axes ``*b``.
 

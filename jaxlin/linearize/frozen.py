@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.arrays import equal_by_identity
 from jaxlin.common.errors import JaxlinError
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import biases_of
@@ -60,6 +61,7 @@ class FrozenFactors:
         return replace(self, layers=layers, norm=jax.tree.map(lambda a: a[:tokens], self.norm))
 
 
+@equal_by_identity
 class Recording(NamedTuple):
     """One forward pass: what `record` returns.
 

@@ -53,7 +53,7 @@ class LocalMap:
             residual stream, it is what the model's additive biases bring,
             $\sum_\beta (\partial f/\partial\beta)\,\beta$, exactly zero in a model without; never $f - Jx$.
         frozen: what is held, at the first positions: no later one than `position` reaches the output, and few
-            later ones are kept (see `jaxlin.linearize.local_maps.REACHES`).
+            later ones are kept (see `jaxlin.linearize.local_maps.MAX_PROMPT_CUTS`).
         position: the position of the output, counted from the first token.
         source: the source in canonical form.
         target: the target in canonical form.

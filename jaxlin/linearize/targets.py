@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.arrays import equal_by_identity
 from jaxlin.common.errors import JaxlinError, TokenizerError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.frozen import Recording
@@ -36,6 +37,7 @@ ResolvedTarget = Int[Array, ""] | Int[Array, "2"] | Float[Array, " d"]
 """A target as an array, from `resolve_target`."""
 
 
+@equal_by_identity
 class TargetDirection(NamedTuple):
     r"""A target as a function of the stream $h$ after the last block: ``value`` $= \sum_t g_t \cdot h_t +$ ``bias``.
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlin.attribution.layer_streams import stream_contributions
 from jaxlin.attribution.logit import attribute
 from jaxlin.common.devices import host_memory
 from jaxlin.common.errors import JaxlinError, one_of

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Float
 
+from jaxlin.common.arrays import equal_by_identity
 from jaxlin.linearize.linalg.gram_matrix import gram_from_rows, singular_values
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
@@ -29,6 +31,7 @@ NAMES = ("local map", "y xᵀ/|x|²", "shuffled weights", "shuffled tokens", "or
 """The rows of a table of baselines."""
 
 
+@equal_by_identity
 class Baseline(NamedTuple):
     r"""One row of the table.
 
@@ -47,10 +50,8 @@ class Baseline(NamedTuple):
     ranks: Ranks
     without_first: Ranks | None
 
-    # A result is equal to itself alone: a comparison of arrays has no one truth value.
-    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
-
+@equal_by_identity
 class Turn(NamedTuple):
     """How far the leading subspaces of two rules' maps turn from each other.
 
@@ -63,9 +64,6 @@ class Turn(NamedTuple):
     rules: tuple[Rule, Rule]
     left: Float[np.ndarray, " k"]
     right: Float[np.ndarray, " k"]
-
-    # A result is equal to itself alone: a comparison of arrays has no one truth value.
-    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,16 +146,8 @@ def rule_turns(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, k:
 
 
 def principal_angles(a: Float[np.ndarray, "k n"], b: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " k"]:
-    """The principal angles, in degrees, between the spaces of two sets of orthonormal rows, the smallest first.
-
-    Source: Björck and Golub, "Numerical methods for computing angles between linear subspaces", 1973: small angles are
-    taken from their sines, which cosines near one do not resolve.
-    """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    inner = a @ b.T
-    cosines = np.clip(np.linalg.svd(inner, compute_uv=False), 0, 1)
-    sines = np.clip(np.linalg.svd(b - inner.T @ a, compute_uv=False)[::-1], 0, 1)
-    return np.degrees(np.where(cosines > np.sqrt(0.5), np.arcsin(sines), np.arccos(cosines)))
+    """The principal angles, in degrees, between the spaces that two sets of rows span, the smallest first."""
+    return np.degrees(scipy.linalg.subspace_angles(a.astype(np.float64).T, b.astype(np.float64).T))[::-1]
 
 
 def shuffled_weights(model: Decoder, key: Array) -> Decoder:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxlin.common.arrays import equal_by_identity
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.nn.biases import without_biases
@@ -20,6 +21,7 @@ BATCH = 64
 """Directions decoded together: of each there are as many scores as tokens."""
 
 
+@equal_by_identity
 class Nearest(NamedTuple):
     """The best tokens for each direction.
 
@@ -31,10 +33,8 @@ class Nearest(NamedTuple):
     ids: Shaped[Array | np.ndarray, "*b k"]
     scores: Shaped[Array | np.ndarray, "*b k"]
 
-    # A result is equal to itself alone: a comparison of arrays has no one truth value.
-    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
-
+@equal_by_identity
 class Poles(NamedTuple):
     """Both ends of each direction: a singular vector has no sign of its own.
 
@@ -46,10 +46,8 @@ class Poles(NamedTuple):
     positive: Nearest
     negative: Nearest
 
-    # A result is equal to itself alone: a comparison of arrays has no one truth value.
-    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
-
+@equal_by_identity
 class TripletWords(NamedTuple):
     r"""Singular triplets in words; $u \cdot f \ge 0$ fixes the sign of $u$, and of $v$ with it.
 
@@ -63,10 +61,8 @@ class TripletWords(NamedTuple):
     right: Poles
     share: Float[np.ndarray, "k t"]
 
-    # A result is equal to itself alone: a comparison of arrays has no one truth value.
-    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
-
+@equal_by_identity
 class Features(NamedTuple):
     """The largest columns or rows of the map of each token.
 
@@ -79,9 +75,6 @@ class Features(NamedTuple):
     features: Int[np.ndarray, "t m"]
     norms: Float[np.ndarray, "t m"]
     words: Poles
-
-    # A result is equal to itself alone: a comparison of arrays has no one truth value.
-    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
 
 @jax.jit(static_argnames="k")

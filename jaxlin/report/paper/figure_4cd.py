@@ -7,7 +7,7 @@ import numpy as np
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.style import KINDS, plain_log
 from jaxlin.report.paper.subject import Subject
-from jaxlin.spectrum.layer_spectra import LayerSpectra
+from jaxlin.spectrum.layer_spectra import LayerSpectra, single_layer_spectra
 
 
 def compute_cumulative(subject: Subject) -> Data:

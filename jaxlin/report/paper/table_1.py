@@ -5,6 +5,7 @@ import numpy as np
 from jaxlin.report.paper.markdown import row, table
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.subject import Subject
+from jaxlin.spectrum.layer_spectra import cumulative_spectra
 from jaxlin.spectrum.words import left_words
 
 VECTORS, WORDS = 3, 4

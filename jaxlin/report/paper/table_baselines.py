@@ -5,7 +5,7 @@ from dataclasses import asdict
 from jaxlin.report.paper.markdown import table
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.subject import Subject
-from jaxlin.spectrum.null_baselines import Ranks
+from jaxlin.spectrum.null_baselines import Ranks, compare_baselines
 
 DIRECTIONS = 8
 """The number of leading vectors of each freeze rule's map whose spaces are compared."""
