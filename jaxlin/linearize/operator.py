@@ -42,8 +42,12 @@ RESIDUAL_DIRECTIONS = 32
 class LocalMap:
     r"""The map $v \mapsto J v$ from the `source` site to the output $f$ at one position of the `target` site.
 
-    $J$ has shape ``[d, t, d]`` and is never formed unless asked for. It is a pytree: pass it through `jax.jit`. It is
-    right *at* `x`, and it is not unique: another `rule` gives another map with the same $J x + b$.
+    With every nonlinear factor frozen at its value, the model is affine: $f(x) = \sum_t J_t x_t + b$ holds exactly. $J$
+    has shape ``[d, t, d]`` and is not stored: ``lmap @ v`` multiplies ``[t, d]`` to ``[d]``, ``lmap.T @ u`` the other
+    way, both with leading batch axes, and `jacobian` gives the dense array. The map is a pytree: pass it to `jax.jit`.
+
+    It is not the derivative of the model, which differentiates the factors too, and it says nothing about inputs other
+    than `x`. Nor is it unique: another freeze `rule` gives another $J$ with the same $J x + b$.
 
     Attributes:
         model: the decoder.
@@ -109,7 +113,7 @@ class LocalMap:
         return _push(self, spread_rows(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
 
     def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
-        r"""$J^\top u$ for each `u` on the leading axes: the gradient of $u \cdot f$ with every factor held."""
+        r"""$J^\top u$ for each `u` on the leading axes: the gradient of $u \cdot f$ with every factor frozen."""
         u, batch = self._shaped(u, self.shape[:1])
         out = _pull(self, spread_rows(u, mesh_of(self.model)), fold=self._folds(u.shape[0]))
         return out.reshape(*batch, *self.x.shape)
