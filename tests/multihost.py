@@ -34,6 +34,6 @@ jacobian = lmap.jacobian(out=out, block=4, progress=False)
 mesh = dict(model.embed_tokens.weight.get_value().sharding.mesh.shape)
 report = {"mesh": mesh, "calls": calls, "shape": jacobian.shape, "residual": lmap.residual}
 report |= {method: lmap.svd(4, method=method).s.tolist() for method in ("dense", "krylov")}
-report["stable rank"] = map_ranks(lmap).whole.stable
+report["stable rank"] = map_ranks(lmap).joint.stable
 report["tokens"] = jaxlin.attribute(model, lmap.x, 7).tokens.tolist()
 print(json.dumps(report))

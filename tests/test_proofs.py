@@ -26,7 +26,7 @@ from jaxlin.linearize.frozen import FrozenFactors, Recording
 from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
 from jaxlin.loading.registry import families
 from jaxlin.report.terminal import show
-from jaxlin.spectrum.prediction_ranks import KL, _same
+from jaxlin.spectrum.prediction_ranks import MAX_KL, _predicts_same
 
 Checkpoint = Callable[[str], Path]
 GROWN = 1e-4
@@ -205,7 +205,7 @@ def test_the_divergence_of_a_truncation_is_from_the_full_prediction() -> None:
     points = h[None] + np.linspace(0, 0.3, 2000)[:, None] * g[None]
     p = scipy.special.log_softmax(points @ np.asarray(model.embed_tokens.weight[...], np.float64).T, axis=1)
     forward, backward = (np.exp(p[:1]) * (p[:1] - p)).sum(1), (np.exp(p) * (p - p[:1])).sum(1)
-    same = np.asarray(_same(model, jnp.asarray(points, jnp.float32), jnp.asarray(h, jnp.float32)))
-    told_apart = (np.abs(forward - KL) > 1e-5) & (p.argmax(1) == p[0].argmax())
-    np.testing.assert_array_equal(same[told_apart], (forward < KL)[told_apart])
-    assert np.any((forward < KL)[told_apart] != (backward < KL)[told_apart])
+    same = np.asarray(_predicts_same(model, jnp.asarray(points, jnp.float32), jnp.asarray(h, jnp.float32)))
+    told_apart = (np.abs(forward - MAX_KL) > 1e-5) & (p.argmax(1) == p[0].argmax())
+    np.testing.assert_array_equal(same[told_apart], (forward < MAX_KL)[told_apart])
+    assert np.any((forward < MAX_KL)[told_apart] != (backward < MAX_KL)[told_apart])

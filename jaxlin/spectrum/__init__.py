@@ -2,8 +2,16 @@
 
 from jaxlin.linearize.linalg.triplets import SVD, effective_rank, stable_rank
 from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative_spectra, single_layer_spectra, spectra_to_output
-from jaxlin.spectrum.null_baselines import Baselines, compare_baselines, principal_angles, rule_turns, shuffled_weights
-from jaxlin.spectrum.prediction_ranks import MapRanks, map_ranks, ranks_of_spectrum
+from jaxlin.spectrum.null_baselines import (
+    Baseline,
+    Baselines,
+    RuleAngles,
+    compare_baselines,
+    principal_angles,
+    rule_angles,
+    shuffled_weights,
+)
+from jaxlin.spectrum.prediction_ranks import MapRanks, Ranks, map_ranks, ranks_of_spectrum
 from jaxlin.spectrum.words import (
     Nearest,
     TripletWords,
@@ -18,10 +26,13 @@ from jaxlin.spectrum.words import (
 
 __all__ = [
     "SVD",
+    "Baseline",
     "Baselines",
     "LayerSpectra",
     "MapRanks",
     "Nearest",
+    "Ranks",
+    "RuleAngles",
     "TripletWords",
     "compare_baselines",
     "cumulative_spectra",
@@ -35,7 +46,7 @@ __all__ = [
     "promoted_tokens",
     "ranks_of_spectrum",
     "right_words",
-    "rule_turns",
+    "rule_angles",
     "shuffled_weights",
     "single_layer_spectra",
     "spectra_to_output",

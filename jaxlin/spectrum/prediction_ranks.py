@@ -1,4 +1,4 @@
-r"""How many directions a map is worth, counted in six ways, with the first token and without it."""
+r"""The rank of a local linear map, counted in six ways, with the first token and without it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxlin.linearize.linalg.gram_matrix import MEMORY, gram_from_rows, left_vectors
 from jaxlin.linearize.linalg.triplets import effective_rank, stable_rank
@@ -14,25 +14,26 @@ from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sharding import to_numpy
 
-KL = 0.01
-"""Nats by which a truncated prediction may differ from the whole one and still count as the same."""
+MAX_KL = 0.01
+"""The KL divergence, in nats, below which the prediction of a truncated map counts as that of the full map."""
 
-BATCH = 32
-"""Truncations unembedded together."""
+TRUNCATIONS_PER_BATCH = 32
+"""The number of truncated outputs that are unembedded together; each needs logits of the whole vocabulary."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    r"""Of a map with singular values $\sigma_i$ and energies $\sigma_i^2$.
+    r"""The ranks of a map with singular values $\sigma_i$ and energies $\sigma_i^2$.
 
     Attributes:
         stable: $\sum_i \sigma_i^2 / \sigma_1^2$.
         effective: $\exp(-\sum_i p_i \ln p_i)$ with $p_i = \sigma_i / \sum_j \sigma_j$.
         participation: $(\sum_i \sigma_i^2)^2 / \sum_i \sigma_i^4$.
-        energy90: how many components hold 90 % of the energy.
-        energy99: how many hold 99 %.
-        prediction: from how many components on the truncated map keeps the most likely next token, with a KL divergence
-            to the whole prediction below `KL`; None where the map does not lead to the final norm.
+        energy90: the least number of components that have 90 % of the energy.
+        energy99: the least number that have 99 %.
+        prediction: the least `k` such that the map truncated to `k` components, or to any larger number, predicts the
+            same most likely token, with a KL divergence below `MAX_KL` from the prediction of the full map; None where
+            the map does not end at the final norm.
     """
 
     stable: float
@@ -44,81 +45,89 @@ class Ranks:
 
 
 class MapRanks(NamedTuple):
-    """What `map_ranks` found.
+    """The ranks of a map, with and without its first token.
 
     Attributes:
-        whole: of the joint map.
-        without_first: of the map without the first token, whose embedding dominates many spectra, from which the
-            prediction is made with the first token's contribution left whole; None where there is no other token.
+        joint: the ranks of the joint map of all tokens.
+        without_first: the ranks of the map without the first token, whose embedding dominates many spectra; None where
+            there is no other token. For its `prediction`, the first token's contribution is added untruncated.
     """
 
-    whole: Ranks
+    joint: Ranks
     without_first: Ranks | None
 
 
 def ranks_of_spectrum(s: Float[np.ndarray, " k"], prediction: int | None = None) -> Ranks:
-    """The ranks of a spectrum: all of its singular values, the largest first."""
+    """The ranks of a map from all of its singular values, the largest first."""
     energy = np.square(s.astype(np.float64))
-    held = np.cumsum(energy) / np.sum(energy)
-    # A sum of all the parts may round to just below the whole.
-    count90, count99 = (min(int(np.searchsorted(held, share - 1e-12)) + 1, len(s)) for share in (0.9, 0.99))
+    cumulative_share = np.cumsum(energy) / np.sum(energy)
+    # Rounding may leave the last share just below 1, and a share just below the threshold that it equals.
+    count90, count99 = (
+        min(int(np.searchsorted(cumulative_share, threshold - 1e-12)) + 1, len(s)) for threshold in (0.9, 0.99)
+    )
     participation = float(np.sum(energy) ** 2 / np.sum(np.square(energy)))
     return Ranks(stable_rank(s), effective_rank(s), participation, count90, count99, prediction)
 
 
 def map_ranks(lmap: LocalMap, *, memory: int = MEMORY) -> MapRanks:
-    """Count the directions of `lmap`, from its rows; the map is not stored, see `jaxlin.linearize.linalg.gram_matrix`.
+    """The ranks of `lmap`, from its rows; the map is not stored, see `jaxlin.linearize.linalg.gram_matrix`.
 
     Args:
         lmap: the map.
-        memory: bytes of rows that may be kept together.
-    """
-    found = gram_from_rows(lmap.rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block, memory=memory)
-    x = np.asarray(lmap.x)
-    parts = to_numpy(lmap.matvec(np.stack([np.where(np.arange(len(x))[:, None] == 0, x, 0), x]))).astype(np.float64)
-    first, whole = parts
+        memory: the bytes of rows that may be in memory together.
 
-    def count(matrix: Float[np.ndarray, "d d"], y: Float[np.ndarray, " d"], rest: Float[np.ndarray, " d"]) -> Ranks:
+    Raises:
+        JaxlinError: `memory` is too small for one block of rows.
+    """
+    gram = gram_from_rows(lmap.rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block, memory=memory)
+    x = np.asarray(lmap.x)
+    first_x = np.where(np.arange(len(x))[:, None] == 0, x, 0)
+    first, joint = to_numpy(lmap.matvec(np.stack([first_x, x]))).astype(np.float64)
+
+    def ranks(
+        matrix: Float[np.ndarray, "d d"], product: Float[np.ndarray, " d"], offset: Float[np.ndarray, " d"]
+    ) -> Ranks:
         u, s = left_vectors(matrix)
-        return ranks_of_spectrum(s, keeping_prediction(lmap.model, u, y, rest) if lmap.target.final else None)
+        return ranks_of_spectrum(s, prediction_rank(lmap.model, u, product, offset) if lmap.target.final else None)
 
     bias = np.asarray(lmap.bias, np.float64)
-    alone = not np.any(found.rest)
-    return MapRanks(count(found.whole, whole, bias), None if alone else count(found.rest, whole - first, bias + first))
+    without_first = ranks(gram.rest, joint - first, bias + first) if np.any(gram.rest) else None
+    return MapRanks(ranks(gram.whole, joint, bias), without_first)
 
 
-def keeping_prediction(
-    model: Decoder, u: Float[np.ndarray, "d k"], y: Float[np.ndarray, " d"], rest: Float[np.ndarray, " d"]
-) -> int | None:
-    r"""From how many components on $U_k U_k^\top y + \text{rest}$ predicts as $y + \text{rest}$ does.
+def prediction_rank(
+    model: Decoder, u: Float[np.ndarray, "d k"], product: Float[np.ndarray, " d"], offset: Float[np.ndarray, " d"]
+) -> int:
+    r"""The least `k` from which on $U_k U_k^\top J x + c$ gives the same prediction as $J x + c$.
 
-    $J$ truncated to `k` components gives $U_k U_k^\top J x$.
+    $U_k U_k^\top J$ is $J$ truncated to its `k` largest components.
 
     Args:
         model: the decoder, for its unembedding.
-        u: left singular vectors, the largest first.
-        y: $J x$.
-        rest: what is added to it untruncated: the bias.
+        u: the left singular vectors, the largest first.
+        product: $J x$.
+        offset: $c$, which is not truncated: the bias, and the contribution of tokens that are not in $J$.
 
     Returns:
-        The least number for which it and all larger ones keep the top token and a KL divergence below `KL`; 0 where the
-        rest alone does.
+        The least `k` for which this and all larger truncations have the same most likely token and a KL divergence
+        below `MAX_KL`; 0 where the offset by itself has.
     """
-    points = np.concatenate([rest[None], rest[None] + np.cumsum((u * (u.T @ y)[None]).T, axis=0)])
-    whole = jnp.asarray(y + rest, model.dtype)
-    kept: list[np.ndarray] = []
-    for start in range(0, len(points), BATCH):
-        part = points[start : start + BATCH]
-        padded = np.concatenate([part, np.zeros((BATCH - len(part), len(y)))])
-        kept.append(np.asarray(_same(model, jnp.asarray(padded, model.dtype), whole))[: len(part)])
-    differing = np.flatnonzero(~np.concatenate(kept))
-    return int(differing[-1]) + 1 if len(differing) else 0
+    truncated = np.concatenate([offset[None], offset[None] + np.cumsum((u * (u.T @ product)[None]).T, axis=0)])
+    full = jnp.asarray(product + offset, model.dtype)
+    same: list[np.ndarray] = []
+    for start in range(0, len(truncated), TRUNCATIONS_PER_BATCH):
+        batch = truncated[start : start + TRUNCATIONS_PER_BATCH]
+        # Padded, so that all batches have one shape and the program is compiled once.
+        padded = np.concatenate([batch, np.zeros((TRUNCATIONS_PER_BATCH - len(batch), len(product)))])
+        same.append(np.asarray(_predicts_same(model, jnp.asarray(padded, model.dtype), full))[: len(batch)])
+    different = np.flatnonzero(~np.concatenate(same))
+    return int(different[-1]) + 1 if len(different) else 0
 
 
 @jax.jit
-def _same(model: Decoder, points: Float[Array, "b d"], whole: Float[Array, " d"]) -> Array:
-    """Whether each point predicts as the whole does."""
-    expected = jax.nn.log_softmax(model.unembed(whole))
-    logits = jax.nn.log_softmax(model.unembed(points), axis=-1)
-    divergence = jnp.sum(jnp.exp(expected)[None] * (expected[None] - logits), axis=-1)
-    return (jnp.argmax(logits, axis=-1) == jnp.argmax(expected)) & (divergence < KL)
+def _predicts_same(model: Decoder, outputs: Float[Array, "b d"], full: Float[Array, " d"]) -> Bool[Array, " b"]:
+    """Whether each of `outputs` has the most likely token of `full`, and a KL divergence from it below `MAX_KL`."""
+    expected = jax.nn.log_softmax(model.unembed(full))
+    log_probabilities = jax.nn.log_softmax(model.unembed(outputs), axis=-1)
+    divergence = jnp.sum(jnp.exp(expected)[None] * (expected[None] - log_probabilities), axis=-1)
+    return (jnp.argmax(log_probabilities, axis=-1) == jnp.argmax(expected)) & (divergence < MAX_KL)

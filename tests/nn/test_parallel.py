@@ -138,7 +138,7 @@ def test_two_processes(tmp_path: Path) -> None:
         assert said["residual"] <= 3e-6
         np.testing.assert_allclose(said["dense"], values, rtol=1e-5)
         np.testing.assert_allclose(said["krylov"], values, rtol=1e-5)
-        assert said["stable rank"] == pytest.approx(map_ranks(lmap).whole.stable, rel=1e-5)
+        assert said["stable rank"] == pytest.approx(map_ranks(lmap).joint.stable, rel=1e-5)
         tokens = jaxlin.attribute(model, lmap.x, 7).tokens
         np.testing.assert_allclose(said["tokens"], tokens, atol=1e-5 * np.abs(tokens).max())
 

@@ -20,7 +20,7 @@ from jaxlin.linearize.operator import LocalMap
 from jaxlin.spectrum import layer_spectra as depth
 from jaxlin.spectrum import null_baselines as nulls
 from jaxlin.spectrum import words
-from jaxlin.spectrum.prediction_ranks import KL, keeping_prediction, map_ranks, ranks_of_spectrum
+from jaxlin.spectrum.prediction_ranks import MAX_KL, map_ranks, prediction_rank, ranks_of_spectrum
 
 PROMPT = "The bridge out of the town is the"
 IDS = [5, 17, 99, 3, 64, 3, 120]
@@ -339,7 +339,7 @@ class TestRanks:
 
     def test_of_a_map(self, small: LocalMap, dense: np.ndarray) -> None:
         found = map_ranks(small)
-        for ranked, part, left in ((found.whole, dense, 0), (found.without_first, dense[:, 1:], 1)):
+        for ranked, part, left in ((found.joint, dense, 0), (found.without_first, dense[:, 1:], 1)):
             u, s, v = svd(part)
             assert ranked is not None
             expected = ranks_of_spectrum(s)
@@ -354,17 +354,17 @@ class TestRanks:
             for k in range(60):
                 y = u[:, :k] @ (s[:k] * np.einsum("kte,te->k", v[:k], x[left:])) + whole
                 p, q = (_log_softmax(z) for z in (logits, np.asarray(small.model.unembed(jnp.asarray(y)), np.float64)))
-                same.append(p.argmax() == q.argmax() and np.sum(np.exp(p) * (p - q)) < KL)
+                same.append(p.argmax() == q.argmax() and np.sum(np.exp(p) * (p - q)) < MAX_KL)
             assert ranked.prediction == 1 + max(k for k in range(60) if not same[k])
 
     def test_where_there_is_no_prediction_or_no_other_token(self, small: LocalMap) -> None:
         inner = map_ranks(local_map(small.model, small.x, target=("resid_post", 1)))
-        assert inner.whole.prediction is None
+        assert inner.joint.prediction is None
         assert map_ranks(local_map(small.model, small.x, position=0)).without_first is None
 
     def test_a_bias_may_predict_alone(self, small: LocalMap) -> None:
         y = np.zeros(192)
-        assert keeping_prediction(small.model, np.eye(192), y, np.asarray(small.output, np.float64)) == 0
+        assert prediction_rank(small.model, np.eye(192), y, np.asarray(small.output, np.float64)) == 0
 
 
 def _log_softmax(z: np.ndarray) -> np.ndarray:
@@ -378,7 +378,7 @@ class TestBaselines:
     def test_table(self, small: LocalMap, dense: np.ndarray) -> None:
         found = nulls.compare_baselines(small.model, small.x, seed=1)
         rows = {row.name: row for row in found.rows}
-        assert tuple(rows) == nulls.NAMES
+        assert tuple(rows) == nulls.ROW_NAMES
         own, trivial, weights, tokens, ordinary = found.rows
         for row in (own, weights, tokens):
             assert row.residual <= 3e-6
@@ -391,8 +391,8 @@ class TestBaselines:
         np.testing.assert_allclose(ordinary.s[:16], svd(np.asarray(plain)).s[:16], rtol=1e-5)
         np.testing.assert_allclose(ordinary.residual, small.residual_of(plain), rtol=1e-3)
         assert ordinary.residual > 0.1
-        assert [turn.rules for turn in found.turns] == [("gate", "up"), ("gate", "half"), ("up", "half")]
-        assert all(name in str(found) for name in nulls.NAMES)
+        assert [turn.rules for turn in found.angles] == [("gate", "up"), ("gate", "half"), ("up", "half")]
+        assert all(name in str(found) for name in nulls.ROW_NAMES)
         assert len({float(row.s[0]) for row in found.rows}) == 5
 
     @pytest.mark.parametrize("name", ["phi"])
@@ -403,7 +403,7 @@ class TestBaselines:
             assert row.residual <= 3e-6, row.name
         assert found.rows[4].residual > 1e-2
         if name == "phi":  # no gate: the rules are one
-            assert max(turn.left.max() for turn in found.turns) < 0.1
+            assert max(turn.left.max() for turn in found.angles) < 0.1
 
     def test_weights_are_shuffled_within_each_matrix(self, small: LocalMap) -> None:
         found = nulls.shuffled_weights(small.model, jax.random.key(0))

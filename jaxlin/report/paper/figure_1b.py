@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.subject import Subject
-from jaxlin.spectrum.null_baselines import push_ordinary
+from jaxlin.spectrum.null_baselines import ordinary_product
 
 
 def compute(subject: Subject) -> Data:
@@ -14,7 +14,7 @@ def compute(subject: Subject) -> Data:
     lmap, output = subject.lmap, subject.output
     flat = subject.jacobian.reshape(len(output), -1)
     local_map = flat @ np.asarray(lmap.x, np.float64).reshape(-1) + np.asarray(lmap.bias)
-    ordinary = np.asarray(push_ordinary(lmap.model, lmap.x, lmap.position))
+    ordinary = np.asarray(ordinary_product(lmap.model, lmap.x, lmap.position))
     return {
         "tokens": subject.tokens,
         "output": output.tolist(),

@@ -32,7 +32,7 @@ def compute(subject: Subject) -> Data:
         ],
         "turns": [
             {"rules": list(turn.rules), "left": turn.left.tolist(), "right": turn.right.tolist()}
-            for turn in result.turns
+            for turn in result.angles
         ],
     }
 
