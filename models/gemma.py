@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.nn import layers
 from jaxlin.nn.attention import Attention
-from jaxlin.nn.blocks import PreNorm
+from jaxlin.nn.blocks import MakeNorm, PreNorm
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -43,18 +43,19 @@ class OffsetRMSNorm(RMSNorm):
         return layers.rms_norm(x, 1 + self.weight[...].astype(wide), self.eps, ctx)
 
 
-def gemma_attention(config: GemmaConfig, rngs: nnx.Rngs) -> Attention:
-    """The attention of Gemma 1 and 2, whose scores may have a scale of their own and a softcap."""
+def gemma_parts(config: GemmaConfig, rngs: nnx.Rngs) -> tuple[GemmaConfig, MakeNorm, Attention, GatedMLP]:
+    """The arguments of a block of Gemma 1 or 2: attention scores may have a scale of their own and a softcap."""
+    norm = functools.partial(OffsetRMSNorm, eps=config.norm_eps)
     bias, scale, softcap = config.attention_bias, config.attention_scale, config.attn_logit_softcapping
-    return Attention(config, scale=scale, softcap=softcap, bias=bias, out_bias=bias, rngs=rngs)
+    attention = Attention(config, scale=scale, softcap=softcap, bias=bias, out_bias=bias, rngs=rngs)
+    return config, norm, attention, GatedMLP(config, rngs=rngs)
 
 
 class GemmaBlock(PreNorm):
     """Llama's block with weights of norms stored as their difference from one."""
 
     def __init__(self, config: GemmaConfig, *, rngs: nnx.Rngs) -> None:
-        norm = functools.partial(OffsetRMSNorm, eps=config.norm_eps)
-        super().__init__(config, norm, gemma_attention(config, rngs), GatedMLP(config, rngs=rngs))
+        super().__init__(*gemma_parts(config, rngs))
 
 
 class Gemma(Decoder):

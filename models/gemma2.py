@@ -4,16 +4,14 @@ Gemma Team, "Gemma 2", 2024. The softcaps bound attention scores and logits. ``v
 Gemma 1's block: it has no norms after attention and MLP ("VaultGemma", 2025).
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.models.gemma import Gemma, GemmaConfig, OffsetRMSNorm, gemma_attention, gemma_numbers
+from jaxlin.models.gemma import Gemma, GemmaConfig, gemma_numbers, gemma_parts
 from jaxlin.nn.blocks import Sandwich
-from jaxlin.nn.mlp import GatedMLP
 from jaxlin.porting.fields import layer_types, rope_of, windows
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
 from jaxlin.porting.port import Port
@@ -23,8 +21,7 @@ class Gemma2Block(Sandwich):
     """Norms before and after attention and the MLP."""
 
     def __init__(self, config: GemmaConfig, *, rngs: nnx.Rngs) -> None:
-        norm = functools.partial(OffsetRMSNorm, eps=config.norm_eps)
-        super().__init__(config, norm, gemma_attention(config, rngs), GatedMLP(config, rngs=rngs))
+        super().__init__(*gemma_parts(config, rngs))
 
 
 class Gemma2(Gemma):

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxlin.linearize.targets import read_target
 from jaxlin.nn.arguments import check_model
@@ -37,16 +38,23 @@ def read_edited(
     target: Array,
     site: str,
     layer: Any,
-    edit: Callable[[Array], Array],
-) -> Float[Array, ""]:
-    """The value of `target` at the last position of the ordinary model, with `edit` at one site of one layer."""
+    edit: Callable[[Array, Array], Array],
+    indices: Int[Array, " n"],
+) -> Float[Array, " n"]:
+    """The value of `target` at the last position of the ordinary model, after each of several edits in turn.
 
-    def make_context(index: Array) -> Context:
-        hooks = Hooks(edits={site: lambda value: jnp.where(index == layer, edit(value), value)})
-        return Context(hooks=hooks)
+    The edit of each of `indices` puts ``edit(index, value)`` in the place of the value at `site` in layer `layer`.
+    """
 
-    stream, _ = model.scan(x, make_context, jnp.arange(model.config.num_hidden_layers))
-    return read_target(model, model.norm(stream, Context())[-1], target, Context())
+    def read(index: Array) -> Array:
+        def make_context(each: Array) -> Context:
+            hooks = Hooks(edits={site: lambda value: jnp.where(each == layer, edit(index, value), value)})
+            return Context(hooks=hooks)
+
+        stream, _ = model.scan(x, make_context, jnp.arange(model.config.num_hidden_layers))
+        return read_target(model, model.norm(stream, Context())[-1], target, Context())
+
+    return jax.lax.map(read, indices, batch_size=BATCH_SIZE)
 
 
 def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from jaxlin.attribution.logit import attribute
-from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to, read_edited, spearman
+from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.backward import pull_back
@@ -140,8 +140,7 @@ def _without_each_head(model: Decoder, x: Float[Array, "t d"], layer: Any, targe
     """The value of `target` at the last position, without each head of a layer in turn."""
     indices = jnp.arange(model.config.num_attention_heads)
 
-    def without(head: Array) -> Array:
-        is_head = (indices == head)[None, :, None]
-        return read_edited(model, x, target, InnerSite.HEADS, layer, lambda z: jnp.where(is_head, 0, z))
+    def without(head: Array, z: Array) -> Array:
+        return jnp.where((indices == head)[None, :, None], 0, z)
 
-    return jax.lax.map(without, indices, batch_size=BATCH_SIZE)
+    return read_edited(model, x, target, InnerSite.HEADS, layer, without, indices)

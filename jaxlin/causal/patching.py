@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to, read_edited, spearman
+from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.backward import pull_back
@@ -140,8 +140,7 @@ def _patch_each(
 ) -> Float[Array, " n"]:
     """The value of `target` at the last position, with the value of a layer at each of `tokens` in turn replaced."""
 
-    def patched(token: Array) -> Array:
-        is_token = (jnp.arange(x.shape[0]) == token)[:, None]
-        return read_edited(model, x, target, kind, layer, lambda h: jnp.where(is_token, values, h))
+    def patched(token: Array, h: Array) -> Array:
+        return jnp.where((jnp.arange(x.shape[0]) == token)[:, None], values, h)
 
-    return jax.lax.map(patched, tokens, batch_size=BATCH_SIZE)
+    return read_edited(model, x, target, kind, layer, patched, tokens)

@@ -21,13 +21,13 @@ class MeasuredKeys:
 
     Attributes:
         stem: the beginning of the names of its classes in transformers; None for a part.
-        known: the keys that were measured.
-        changes: the keys of `known` that change the logits at some value.
+        keys: the keys that were measured.
+        changes: the keys of `keys` that change the logits at some value.
         same: for keys of `changes`, the values among true, false and null that change nothing.
     """
 
     stem: str | None
-    known: frozenset[str]
+    keys: frozenset[str]
     changes: frozenset[str]
     same: Mapping[str, tuple[bool | None, ...]]
 
@@ -35,25 +35,25 @@ class MeasuredKeys:
         """Whether `key` at `value` is measured to change nothing."""
         if key in self.changes:
             return any(value is each for each in self.same.get(key, ()))
-        return key in self.known
+        return key in self.keys
 
 
 @functools.cache
 def measured_keys(row: str | None) -> MeasuredKeys:
     """The measurements of `row`: a `model_type`, or ``"gemma3.text_config"`` for the text part of a wrapper.
 
-    For a model or text part that was not measured, the keys are known that change no measured model. For any other
+    For a model or text part that was not measured, these are the keys that change no measured model. For any other
     part, no key is.
     """
     table = _table()
-    models, known = table["models"], frozenset(table["keys"])
+    models, keys = table["models"], frozenset(table["keys"])
     if row is None or ("." in row and not row.endswith(".text_config")):
         return MeasuredKeys(None, frozenset(), frozenset(), {})
     if row not in models:
-        return MeasuredKeys(None, known.difference(*(each["changes"] for each in models.values())), frozenset(), {})
+        return MeasuredKeys(None, keys.difference(*(each["changes"] for each in models.values())), frozenset(), {})
     entry = models[row]
     same = {key: tuple(values) for key, values in entry["same"].items()}
-    return MeasuredKeys(entry.get("class"), known, frozenset(entry["changes"]), same)
+    return MeasuredKeys(entry.get("class"), keys, frozenset(entry["changes"]), same)
 
 
 @functools.cache

@@ -163,8 +163,8 @@ def _checked(
         CheckpointError: anything else.
     """
 
-    def wrong(expected: str, found: str) -> CheckpointError:
-        return CheckpointError(f"{path}: expected {expected}; found {found}."[:400])
+    def wrong(expected: str, value: str) -> CheckpointError:
+        return CheckpointError(f"{path}: expected {expected}; found {value}."[:400])
 
     # A value of a file may be nested without end: only values of a type that is checked first are shown.
     if type(n_prompts) is not int or not 1 <= n_prompts < 2**53:

@@ -28,8 +28,8 @@ def default_dim_batch(model: Decoder, tokens: int, frozen: bool) -> int:
     d, f = config.hidden_size, config.intermediate_size
     if not frozen:
         # The derivative of a softmax stores a pattern for each row.
-        most = 2 * block_sizes().dense_map // (tokens * max(d, config.num_attention_heads * tokens) * size)
-        return math.ceil(d / math.ceil(d / max(1, min(d, most))))
+        max_rows = 2 * block_sizes().dense_map // (tokens * max(d, config.num_attention_heads * tokens) * size)
+        return math.ceil(d / math.ceil(d / max(1, min(d, max_rows))))
     if folding_pays(d, d, f) and d * tokens * d * size <= block_sizes().dense_map:
         return d
     return default_block(d, tokens, max(d, f) * size)

@@ -107,11 +107,11 @@ def read_parameters(
         array = _FileArray(shape, read)
         return BFloat16(array) if array.dtype == np.uint16 else array
 
-    def parameter(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
+    def parameter(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct) -> Any:
         name = parameter_name(path)
         if name.startswith("layers."):
-            return _stacked(name, lambda layer: stored(name, leaf.shape[1:], layer), leaf.shape, mesh)
-        return jax.tree.map(lambda part: _unstacked(name, part, mesh), stored(name, leaf.shape))
+            return _stacked(name, lambda layer: stored(name, struct.shape[1:], layer), struct.shape, mesh)
+        return jax.tree.map(lambda part: _unstacked(name, part, mesh), stored(name, struct.shape))
 
     model = jax.tree_util.tree_map_with_path(parameter, abstract)
     unread = names - read_names - {tied}

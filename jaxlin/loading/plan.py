@@ -199,12 +199,12 @@ def _as_stored(model: Decoder, port: Port, matrix: Callable[[str, tuple[int, ...
             whether it is part of a layer.
     """
 
-    def stored(path: tuple[Any, ...], leaf: Any) -> Any:
+    def stored(path: tuple[Any, ...], parameter: Any) -> Any:
         name = parameter_name(path)
         if not name.startswith("layers."):
-            return matrix(port.tensor_of(model.config, name).tensor, leaf.shape, False)
-        tensors = (port.tensor_of(model.config, name, layer).tensor for layer in range(leaf.shape[0]))
-        return abstract_stack([matrix(tensor, leaf.shape[1:], True) for tensor in tensors])
+            return matrix(port.tensor_of(model.config, name).tensor, parameter.shape, False)
+        tensors = (port.tensor_of(model.config, name, layer).tensor for layer in range(parameter.shape[0]))
+        return abstract_stack([matrix(tensor, parameter.shape[1:], True) for tensor in tensors])
 
     return jax.tree_util.tree_map_with_path(stored, model)
 
@@ -227,7 +227,7 @@ def _stored_dtype(config: Mapping[str, Any], source: str) -> str:
 
 
 def _nbytes(tree: Any) -> int:
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(int(np.prod(array.shape)) * array.dtype.itemsize for array in jax.tree.leaves(tree))
 
 
 def _temporary(function: Any, *shapes: Any) -> int:

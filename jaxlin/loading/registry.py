@@ -66,8 +66,8 @@ def port_for(model_type: object) -> Port:
     for family, types in FAMILIES.items():
         if isinstance(model_type, str) and model_type in types:
             return importlib.import_module(f"jaxlin.models.{family}").PORTS[model_type]
-    known = ", ".join(name for types in FAMILIES.values() for name in types)
-    raise ConfigError(f"model_type: expected one of {known}; found {quoted(model_type)}, which jaxlin has no port for.")
+    names = ", ".join(name for types in FAMILIES.values() for name in types)
+    raise ConfigError(f"model_type: expected one of {names}; found {quoted(model_type)}, which jaxlin has no port for.")
 
 
 def gguf_port_for(arch: object) -> GGUFPort:
@@ -77,8 +77,8 @@ def gguf_port_for(arch: object) -> GGUFPort:
         ConfigError: there is none; the message lists the architectures that have one.
     """
     if not isinstance(arch, str) or arch not in GGUF_ARCHITECTURES:
-        known = ", ".join(GGUF_ARCHITECTURES)
+        names = ", ".join(GGUF_ARCHITECTURES)
         raise ConfigError(
-            f"general.architecture: expected one of {known}; found {quoted(arch)}, which jaxlin cannot read."
+            f"general.architecture: expected one of {names}; found {quoted(arch)}, which jaxlin cannot read."
         )
     return importlib.import_module(f"jaxlin.models.{GGUF_ARCHITECTURES[arch]}").GGUF[arch]

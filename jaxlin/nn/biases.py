@@ -14,12 +14,12 @@ def has_biases(model: object) -> bool:
 
 def without_biases(model: M) -> M:
     """`model` without its additive biases: with them the frozen model is affine, without them linear."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: None if _is_bias(path) else leaf, model)
+    return jax.tree_util.tree_map_with_path(lambda path, array: None if _is_bias(path) else array, model)
 
 
 def biases_of(model: M) -> M:
     """The additive biases of `model` alone: every other parameter is empty."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if _is_bias(path) else None, model)
+    return jax.tree_util.tree_map_with_path(lambda path, array: array if _is_bias(path) else None, model)
 
 
 def with_biases(bare: M, biases: M) -> M:

@@ -22,7 +22,7 @@ def fingerprint(model: Decoder) -> str:
     """
     digest = hashlib.sha256(repr((type(model).__name__, dataclasses.asdict(model.config))).encode())
     leaves = jax.tree.leaves(model)
-    digest.update(repr([(leaf.shape, str(leaf.dtype)) for leaf in leaves]).encode())
+    digest.update(repr([(array.shape, str(array.dtype)) for array in leaves]).encode())
     digest.update(np.asarray(_sums(leaves)).tobytes())
     return digest.hexdigest()
 
@@ -30,15 +30,15 @@ def fingerprint(model: Decoder) -> str:
 @jax.jit
 def _sums(leaves: list[Array]) -> UInt32[Array, " n"]:
     r"""$\sum_i b_i m_i \bmod 2^{32}$ over the words $b_i$ of each array, with another odd $m_i$ at each index $i$."""
-    return jnp.stack([_sum(leaf) for leaf in leaves])
+    return jnp.stack([_sum(array) for array in leaves])
 
 
-def _sum(leaf: Array) -> UInt32[Array, ""]:
-    size = leaf.dtype.itemsize
-    if leaf.dtype == jnp.bool_:
-        bits = leaf.astype(jnp.uint32)
+def _sum(array: Array) -> UInt32[Array, ""]:
+    size = array.dtype.itemsize
+    if array.dtype == jnp.bool_:
+        bits = array.astype(jnp.uint32)
     else:
-        bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16}.get(size, jnp.uint32))
+        bits = jax.lax.bitcast_convert_type(array, {1: jnp.uint8, 2: jnp.uint16}.get(size, jnp.uint32))
     bits = bits.reshape(bits.shape or (1,))
     place = jnp.zeros(bits.shape, jnp.uint32)
     for axis, stride in enumerate(np.cumprod((1, *bits.shape[:0:-1]), dtype=np.uint64)[::-1]):

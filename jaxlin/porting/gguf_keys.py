@@ -105,8 +105,8 @@ def rope_scaling(metadata: Mapping[str, Any], tensors: Mapping[str, Sequence[flo
         if type(metadata[key]) not in (int, float) or not 0 <= metadata[key] < math.inf:
             raise ValueError(f"{key}: expected a number; found {quoted(metadata[key])}")
     kind = metadata.get("rope.scaling.type", "none")
-    if kind not in (known := ("none", "linear", "yarn", "longrope")):
-        raise ValueError(f"rope.scaling.type: expected one of {', '.join(known)}; found {quoted(kind)}")
+    if kind not in (kinds := ("none", "linear", "yarn", "longrope")):
+        raise ValueError(f"rope.scaling.type: expected one of {', '.join(kinds)}; found {quoted(kind)}")
     parameters: dict[str, Any] = {"rope_type": kind}
     factors = {name: decimal(values) for name, values in tensors.items() if name in LONGROPE}
     if factors or kind == "longrope":

@@ -46,11 +46,8 @@ class AWQ(QuantizedFormat):
 
     def shape(self, module: ModuleTensors) -> tuple[int, int]:
         """As many rows as a row of words has codes, as many columns as there are rows of words."""
-        words, dtype = module.shape("qweight"), module.dtype("qweight")
-        if len(words) != 2 or dtype != "I32":
-            expected = f"words of I32 and shape (in, out / {CODES_PER_WORD})"
-            raise module.error("qweight", expected, f"{dtype} of shape {words}")
-        return words[1] * CODES_PER_WORD, words[0]
+        width, words = module.matrix_shape(f"words of I32 and shape (in, out / {CODES_PER_WORD})", "I32")
+        return words * CODES_PER_WORD, width
 
     def read(self, module: ModuleTensors) -> Affine:
         """`Affine`."""

@@ -95,17 +95,11 @@ class FourBit(PackedMatrix):
 
     def unpack(self) -> Array:
         """The table's values times the scales, rounded to `kind`."""
-        scales = jnp.asarray(self.absmax)
-        if self.nested is not None:
-            scales = self.nested.unpack(scales, jnp.asarray(self.nested.row))
-        return self._values(unpacked_codes((jnp.asarray(self.codes),), BITS, scales.shape[-2]), scales)
+        return self._values(unpacked_codes((jnp.asarray(self.codes),), BITS, self.absmax.shape[-2]), ...)
 
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
         """The values of some rows."""
-        scales = jnp.asarray(self.absmax)[index]
-        if self.nested is not None:
-            scales = self.nested.unpack(scales, jnp.asarray(self.nested.row)[index])
-        return self._values(codes_of_rows((jnp.asarray(self.codes),), BITS, index), scales)
+        return self._values(codes_of_rows((jnp.asarray(self.codes),), BITS, index), index)
 
     def rows(self, start: int, stop: int) -> "FourBit":
         """Some rows, packed."""
@@ -113,7 +107,11 @@ class FourBit(PackedMatrix):
         nested = self.nested and dataclasses.replace(self.nested, row=self.nested.row[start:stop])
         return dataclasses.replace(self, codes=codes, absmax=self.absmax[start:stop], nested=nested)
 
-    def _values(self, codes: Int[Array, "*b o i"], scales: Float[Array, "*b o n"]) -> Array:
+    def _values(self, codes: Int[Array, "*b o i"], rows: Any) -> Array:
+        """The values of some rows from their `codes`; `rows` is the index of their scales."""
+        scales = jnp.asarray(self.absmax)[rows]
+        if self.nested is not None:
+            scales = self.nested.unpack(scales, jnp.asarray(self.nested.row)[rows])
         values = table_values(jnp.asarray(self.table), codes).reshape(*scales.shape, -1)
         return rounded((values * scales[..., None]).reshape(codes.shape), self.kind)
 

@@ -46,19 +46,17 @@ class ModuleTensors:
         """The values of a tensor."""
         return self.folder.read(f"{self.name}.{suffix}")
 
-    def matrix_shape(self) -> tuple[int, int]:
-        """The shape of the tensor ``weight``.
+    def matrix_shape(
+        self, expected: str = "a matrix, as quantised weights have rows and columns", dtype: str | None = None
+    ) -> tuple[int, int]:
+        """The shape of the tensor `stem`.
 
         Raises:
-            CheckpointError: it is no matrix.
+            CheckpointError: it is no matrix, or has another dtype than `dtype`; the message says `expected`.
         """
-        shape = self.shape("weight")
-        if len(shape) != 2:
-            raise self.error(
-                "weight",
-                "a matrix, as quantised weights have rows and columns",
-                f"{self.dtype('weight')} of shape {shape}",
-            )
+        shape, stored = self.shape(self.stem), self.dtype(self.stem)
+        if len(shape) != 2 or dtype not in (None, stored):
+            raise self.error(self.stem, expected, f"{stored} of shape {shape}")
         return shape[0], shape[1]
 
     def companion(self, suffix: str, dtypes: tuple[str, ...], *shapes: tuple[int, ...]) -> np.ndarray:

@@ -58,11 +58,9 @@ class GPTQ(QuantizedFormat):
 
     def shape(self, module: ModuleTensors) -> tuple[int, int]:
         """As many rows as a row of words has words, as many columns as a column of words has codes."""
-        words, dtype = module.shape("qweight"), module.dtype("qweight")
-        if len(words) != 2 or dtype != "I32":
-            expected = f"words of I32 and shape (in / {WORD_BITS // self._bits}, out)"
-            raise module.error("qweight", expected, f"{dtype} of shape {words}")
-        return words[1], words[0] * (WORD_BITS // self._bits)
+        codes_per_word = WORD_BITS // self._bits
+        words, out = module.matrix_shape(f"words of I32 and shape (in / {codes_per_word}, out)", "I32")
+        return out, words * codes_per_word
 
     def read(self, module: ModuleTensors) -> Affine:
         """`Affine`."""

@@ -35,12 +35,12 @@ class PackedMatrix(ABC):
     @property
     def nbytes(self) -> int:
         """The bytes it takes while it is packed."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+        return sum(array.nbytes for array in jax.tree.leaves(self))
 
     def is_finite(self) -> bool:
         """Whether every value is finite: where codes are integers, whether every float that is stored is."""
-        floats = (leaf for leaf in map(np.asarray, jax.tree.leaves(self)) if not np.issubdtype(leaf.dtype, np.integer))
-        return all(bool(np.isfinite(leaf).all()) for leaf in floats)
+        arrays = map(np.asarray, jax.tree.leaves(self))
+        return all(bool(np.isfinite(a).all()) for a in arrays if not np.issubdtype(a.dtype, np.integer))
 
     @abstractmethod
     def unpack(self) -> Array:

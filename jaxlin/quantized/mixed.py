@@ -67,7 +67,7 @@ class MixedStack(PackedMatrix):
 
 def layer_of(layers: Any, index: Any) -> Any:
     """One layer of a pytree of stacks; `index` may be traced."""
-    return jax.tree.map(lambda leaf: leaf.layer(index) if _is_mixed(leaf) else leaf[index], layers, is_leaf=_is_mixed)
+    return jax.tree.map(lambda a: a.layer(index) if _is_mixed(a) else a[index], layers, is_leaf=_is_mixed)
 
 
 def split_for_scan(layers: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -124,7 +124,7 @@ Signature = tuple[Any, tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]]
 def signature_of(matrix: Any) -> Signature:
     """What the matrices of one stack have in common."""
     leaves, structure = jax.tree.flatten(matrix)
-    return structure, tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
+    return structure, tuple((tuple(array.shape), np.dtype(array.dtype)) for array in leaves)
 
 
 def common_dtype(dtypes: Iterable[Any]) -> np.dtype[Any]:

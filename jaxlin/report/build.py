@@ -78,8 +78,8 @@ def explain(
     logits = np.asarray(model.unembed(lmap.output), np.float64)
     likeliest = np.argsort(-logits)[:top]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    wanted = int(likeliest[0]) if target is None else target
-    target_ids = ids_of_words(tokenizer, (wanted,) if over is None else (wanted, over), logits)
+    word = int(likeliest[0]) if target is None else target
+    target_ids = ids_of_words(tokenizer, (word,) if over is None else (word, over), logits)
     if over is not None and target_ids[0] == target_ids[1]:
         raise JaxlinError(
             f"Over: expected another word than the target; found {quoted(tokenizer.token(target_ids[0]))} for both."

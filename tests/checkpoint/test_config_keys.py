@@ -57,7 +57,7 @@ def test_harmless_keys(row: str, configs: dict[str, dict[str, Any]]) -> None:
     draw = random.Random(row)
     keys = known_keys()
     own = config["text_config"] if place_of(row) else config
-    harmless = sorted(measured.known - measured.changes - own.keys())
+    harmless = sorted(measured.keys - measured.changes - own.keys())
     edits = {key: draw.choice(values_of(key, keys[key])) for key in harmless}
     del edits["auto_map"]
     edits.pop("tie_word_embeddings", None)  # which head is used is said by the tensors

@@ -168,10 +168,10 @@ def affinity(lmap: LocalMap) -> float:
     rng = np.random.default_rng(0)
     y, z = rng.normal(size=(2, *lmap.x.shape)) * float(jnp.std(lmap.x))
     points = jnp.stack([y, z, 3 * y - 2 * z], axis=1)
-    at_y, at_z, beyond = np.asarray(jax.jit(replay)(lmap.model, lmap.frozen, points)[-1])
-    u = rng.normal(size=(RESIDUAL_DIRECTIONS, len(at_y)))
+    g_y, g_z, g_combined = np.asarray(jax.jit(replay)(lmap.model, lmap.frozen, points)[-1])
+    u = rng.normal(size=(RESIDUAL_DIRECTIONS, len(g_y)))
     by_rows = np.einsum("rtd,td->r", lmap.T @ u, y) + u @ np.asarray(lmap.bias)
-    return max(difference(3 * at_y - 2 * at_z, beyond), difference(by_rows, u @ at_y))
+    return max(difference(3 * g_y - 2 * g_z, g_combined), difference(by_rows, u @ g_y))
 
 
 LINES = (
