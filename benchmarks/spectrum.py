@@ -70,5 +70,5 @@ def counted(lmap: LocalMap, k: int, tol: float) -> tuple[SVD, int]:
         return call
 
     products = counting(lmap.matvec), counting(lmap.rmatvec)
-    triplets = krylov_svd(*products, lmap.shape, lmap.output.dtype, k, tol=tol, beside=lmap.x)
+    triplets = krylov_svd(*products, lmap.shape, lmap.output.dtype, k, tol=tol, like=lmap.x)
     return triplets, count

@@ -245,7 +245,7 @@ class LocalMap:
             found = bounded_svd(np.asarray(self.jacobian()), self.matvec, k)
         elif method == "krylov":
             products = self.matvec, self.rmatvec
-            found = krylov_svd(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, beside=self.x)
+            found = krylov_svd(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, like=self.x)
         else:
             raise JaxlinError(f"SVD: expected the method auto, dense or krylov; found {quoted(method)}.")
         return found.signed(np.asarray(self.output))

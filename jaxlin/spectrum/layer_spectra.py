@@ -17,7 +17,7 @@ from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.every_layer import layer_maps
 from jaxlin.linearize.frozen import FrozenFactors, record
 from jaxlin.linearize.linalg.gram_matrix import (
-    MEMORY,
+    MAX_BAND_BYTES,
     Gram,
     gram_from_dense,
     gram_from_rows,
@@ -161,7 +161,7 @@ def spectra_to_output(
     position: int = -1,
     rule: Rule | None = None,
     k: int = 8,
-    memory: int = MEMORY,
+    memory: int = MAX_BAND_BYTES,
 ) -> dict[str, LayerSpectra]:
     """The maps from each layer's site, at all positions, to the output at `position`, from one backward pass.
 
@@ -206,7 +206,7 @@ def _columns(model: Decoder, tokens: int) -> int:
 def _spectra(grams: list[Gram], output: Float[Array, " d"], k: int) -> LayerSpectra:
     spectra, rests, vectors = [], [], []
     for each in grams:
-        u, s = _leading(each.whole, output, k)
+        u, s = _leading(each.joint, output, k)
         vectors.append(u)
         spectra.append(s)
         rests.append(singular_values(each.rest))

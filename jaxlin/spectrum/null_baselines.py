@@ -177,7 +177,7 @@ def _local_map_row(name: str, lmap: LocalMap) -> Baseline:
 
 def _row_of_operator(name: str, residual: float, rmatvec: Callable[[Array], Array], lmap: LocalMap) -> Baseline:
     gram = gram_from_rows(rmatvec, lmap.shape, lmap.output.dtype, block=lmap.default_block)
-    s = singular_values(gram.whole)
+    s = singular_values(gram.joint)
     without_first = ranks_of_spectrum(singular_values(gram.rest)) if np.any(gram.rest) else None
     return Baseline(name, residual, s, ranks_of_spectrum(s), without_first)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxlin.linearize.linalg.gram_matrix import MEMORY, gram_from_rows, left_vectors
+from jaxlin.linearize.linalg.gram_matrix import MAX_BAND_BYTES, gram_from_rows, left_vectors
 from jaxlin.linearize.linalg.triplets import effective_rank, stable_rank
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
@@ -69,7 +69,7 @@ def ranks_of_spectrum(s: Float[np.ndarray, " k"], prediction: int | None = None)
     return Ranks(stable_rank(s), effective_rank(s), participation, count90, count99, prediction)
 
 
-def map_ranks(lmap: LocalMap, *, memory: int = MEMORY) -> MapRanks:
+def map_ranks(lmap: LocalMap, *, memory: int = MAX_BAND_BYTES) -> MapRanks:
     """The ranks of `lmap`, from its rows; the map is not stored, see `jaxlin.linearize.linalg.gram_matrix`.
 
     Args:
@@ -92,7 +92,7 @@ def map_ranks(lmap: LocalMap, *, memory: int = MEMORY) -> MapRanks:
 
     bias = np.asarray(lmap.bias, np.float64)
     without_first = ranks(gram.rest, joint - first, bias + first) if np.any(gram.rest) else None
-    return MapRanks(ranks(gram.whole, joint, bias), without_first)
+    return MapRanks(ranks(gram.joint, joint, bias), without_first)
 
 
 def prediction_rank(

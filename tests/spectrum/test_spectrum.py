@@ -11,7 +11,7 @@ import pytest
 
 import jaxlin
 from jaxlin.linearize.linalg import bases
-from jaxlin.linearize.linalg.bases import Basis, DeviceBasis, basis_beside
+from jaxlin.linearize.linalg.bases import Basis, DeviceBasis, choose_basis
 from jaxlin.linearize.linalg.gram_matrix import gram_from_dense, gram_from_rows, left_vectors, singular_values
 from jaxlin.linearize.linalg.lanczos import cheaper, krylov_svd
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, svd
@@ -230,12 +230,12 @@ class TestDeviceBasis:
 
     @pytest.fixture(autouse=True)
     def on_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("jaxlin.linearize.linalg.lanczos.basis_beside", lambda like, vectors: DeviceBasis)
+        monkeypatch.setattr("jaxlin.linearize.linalg.lanczos.choose_basis", lambda like, vectors: DeviceBasis)
 
     def test_the_small_model(self, small: LocalMap, dense: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
         found = small.svd(16, method="krylov")
         check(found, dense, 1e-5)
-        monkeypatch.setattr("jaxlin.linearize.linalg.lanczos.basis_beside", lambda like, vectors: Basis)
+        monkeypatch.setattr("jaxlin.linearize.linalg.lanczos.choose_basis", lambda like, vectors: Basis)
         host = small.svd(16, method="krylov")
         np.testing.assert_allclose(found.s, host.s, rtol=1e-5)
         np.testing.assert_allclose(found.v, host.v, atol=1e-3)
@@ -267,16 +267,16 @@ class TestDeviceBasis:
             run(jacobian * np.float32(1e-20), 6)
 
     def test_where_a_basis_is_kept(self, small: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert basis_beside(None, 10) is Basis
-        assert basis_beside(np.zeros((2, 3), np.float32), 10) is Basis
-        assert basis_beside(small.x, 10) is Basis
+        assert choose_basis(None, 10) is Basis
+        assert choose_basis(np.zeros((2, 3), np.float32), 10) is Basis
+        assert choose_basis(small.x, 10) is Basis
 
         monkeypatch.setattr(bases, "platforms", lambda like: ["gpu"])
         monkeypatch.setattr(bases, "free_memory", lambda: 4 * 10 * small.x.nbytes)
-        assert basis_beside(small.x, 10) is DeviceBasis
-        assert basis_beside(small.x, 11) is Basis
+        assert choose_basis(small.x, 10) is DeviceBasis
+        assert choose_basis(small.x, 11) is Basis
         monkeypatch.setattr(bases, "platforms", lambda like: ["gpu", "gpu"])
-        assert basis_beside(small.x, 10) is Basis
+        assert choose_basis(small.x, 10) is Basis
 
 
 class TestGram:
@@ -296,7 +296,7 @@ class TestGram:
         )
         scale = float(np.linalg.norm(dense) ** 2)
         tokens = _known(found.tokens)
-        np.testing.assert_allclose(found.whole, np.einsum("dte,fte->df", dense, dense), atol=1e-6 * scale)
+        np.testing.assert_allclose(found.joint, np.einsum("dte,fte->df", dense, dense), atol=1e-6 * scale)
         np.testing.assert_allclose(tokens, np.einsum("dte,fte->tdf", dense, dense), atol=1e-6 * scale)
         np.testing.assert_allclose(tokens[0], found.first)
         np.testing.assert_allclose(tokens[1:].sum(axis=0), found.rest, atol=1e-9 * scale)
@@ -305,10 +305,10 @@ class TestGram:
     def test_values(self, small: LocalMap, dense: np.ndarray) -> None:
         found = gram_from_dense(np.asarray(small.jacobian()))
         exact = np.linalg.svd(dense.reshape(192, -1), compute_uv=False)
-        np.testing.assert_allclose(singular_values(found.whole), exact, rtol=1e-5, atol=1e-7 * exact[0])
+        np.testing.assert_allclose(singular_values(found.joint), exact, rtol=1e-5, atol=1e-7 * exact[0])
         rest = np.linalg.svd(dense[:, 1:].reshape(192, -1), compute_uv=False)
         np.testing.assert_allclose(singular_values(found.rest), rest, rtol=1e-5, atol=1e-7 * exact[0])
-        u, s = left_vectors(found.whole)
+        u, s = left_vectors(found.joint)
         np.testing.assert_allclose(np.linalg.norm(u.T[:8] @ dense.reshape(192, -1), axis=1), s[:8], rtol=1e-6)
 
     def test_each_token(self, small: LocalMap, dense: np.ndarray) -> None:

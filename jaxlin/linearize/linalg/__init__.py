@@ -1,4 +1,4 @@
-"""What a spectrum takes and no model is needed for: block Lanczos, Gram matrices, orthonormal bases, triplets."""
+"""Linear algebra that needs no model: block Lanczos, Gram matrices, orthonormal bases and singular triplets."""
 
 from jaxlin.linearize.linalg.gram_matrix import Gram, gram_from_rows
 from jaxlin.linearize.linalg.lanczos import krylov_svd

@@ -1,6 +1,6 @@
-r"""The spectrum of a local linear map: singular values, vectors and what they say of its rank.
+r"""Singular triplets of a local linear map, and the ranks that follow from its singular values.
 
-The joint map is the matrix ``[d, t * d]`` that takes the embeddings of all tokens at once.
+The joint map is the matrix ``[d, t * d]`` that multiplies the embeddings of all tokens at once.
 """
 
 import math
@@ -26,9 +26,9 @@ class SVD(ShapesRepr):
         u: left vectors, ``[d, k]``: directions of the output.
         s: singular values, ``[k]``, the largest first.
         v: right vectors, ``[k, t, d]``: directions of the input, over all tokens together.
-        residual: $\sqrt{(\lVert J v - \sigma u \rVert^2 + \lVert J^\top u - \sigma v \rVert^2) / 2}$ of each, ``[k]``:
-            over the distance to the next value it is what the vectors may miss. None where it was not measured.
-        bound: how far each value may be from that of the exact $J$, rounding included, ``[k]``; None where it was not
+        residual: $\sqrt{(\lVert J v - \sigma u \rVert^2 + \lVert J^\top u - \sigma v \rVert^2) / 2}$ of each, ``[k]``.
+            Divided by the distance to the next value, it bounds the error of the vectors. None if it was not measured.
+        bound: how far each value may be from that of the exact $J$, rounding included, ``[k]``; None if it was not
             measured.
         method: ``"dense"`` or ``"krylov"``.
     """
@@ -44,35 +44,35 @@ class SVD(ShapesRepr):
         yield from (self.u, self.s, self.v)
 
     def signed(self, output: Float[np.ndarray, " d"]) -> "SVD":
-        r"""The same triplets with $u \cdot f \ge 0$: a singular vector has no sign of its own."""
+        r"""The same triplets with $u \cdot f \ge 0$: the signs of a pair of singular vectors are arbitrary."""
         sign = np.where(output @ self.u < 0, -1, 1).astype(self.u.dtype)
         return replace(self, u=self.u * sign[None], v=self.v * sign[:, None, None])
 
 
 def svd(jacobian: Shaped[np.ndarray, "d t e"], k: int | None = None) -> SVD:
-    """The `k` largest singular triplets of a dense map, all of them unless given.
+    """The `k` largest singular triplets of a dense map; all of them if `k` is None.
 
     Raises:
-        JaxlinError: `k` is not in 1..rank, or a map in 16 bits.
+        JaxlinError: `k` is not in 1..rank, or the map is in 16 bits.
     """
     check_dtype(jacobian.dtype)
-    kept = check_count(k, jacobian.shape)
+    k = check_count(k, jacobian.shape)
     u, s, vt = np.linalg.svd(jacobian.reshape(jacobian.shape[0], -1), full_matrices=False)
-    return SVD(u[:, :kept], s[:kept], vt[:kept].reshape(kept, *jacobian.shape[1:]))
+    return SVD(u[:, :k], s[:k], vt[:k].reshape(k, *jacobian.shape[1:]))
 
 
 def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], Any], k: int) -> SVD:
-    r"""`svd` with bounds: $\lVert J v - \sigma u \rVert$ by `matvec`, which is another program than that of the rows.
+    r"""`svd` with bounds: `matvec` computes $J v$ by another program than the one that computed the rows.
 
     Raises:
         JaxlinError: `k` is larger than the rank of the map.
     """
-    whole = svd(jacobian)
+    u, s, v = svd(jacobian)
     eps = float(np.finfo(jacobian.dtype).eps)
-    rank = int(np.sum(whole.s > eps * max(len(whole.u), whole.v[0].size) * whole.s[0]))
+    rank = int(np.sum(s > eps * max(len(u), v[0].size) * s[0]))
     if k > rank:
         raise JaxlinError(f"SVD: expected k in 1..{rank}, the rank of this map; found {k}.")
-    u, s, v = whole.u[:, :k], whole.s[:k], whole.v[:k]
+    u, s, v = u[:, :k], s[:k], v[:k]
     right = to_numpy(matvec(v)) - s[:, None] * u.T
     left = u.T @ jacobian.reshape(len(jacobian), -1) - s[:, None] * v.reshape(k, -1)
     squares = np.sum(np.square(right), axis=-1) + np.sum(np.square(left), axis=-1)
@@ -81,10 +81,10 @@ def bounded_svd(jacobian: Shaped[np.ndarray, "d t e"], matvec: Callable[[Any], A
 
 
 def check_dtype(dtype: Any) -> None:
-    """Refuse 16 bits, whose rounding would be most of what the smaller singular values say.
+    """Refuse 16 bits, whose rounding would hide the smaller singular values.
 
     Raises:
-        JaxlinError: another dtype than float32 and float64.
+        JaxlinError: the dtype is neither float32 nor float64.
     """
     if dtype not in (np.float32, np.float64):
         raise JaxlinError(
@@ -94,20 +94,20 @@ def check_dtype(dtype: Any) -> None:
 
 
 def check_count(k: int | None, shape: tuple[int, ...]) -> int:
-    """`k`, or the largest rank of a map ``[d, t, e]``.
+    """`k`, or the largest possible rank of a map ``[d, t, e]`` if `k` is None.
 
     Raises:
-        JaxlinError: `k` is no integer in 1..rank.
+        JaxlinError: `k` is not an integer in 1..rank.
     """
     rank = min(shape[0], math.prod(shape[1:]))
-    kept = rank if k is None else k
-    if not is_integer(kept) or not 1 <= kept <= rank:
+    count = rank if k is None else k
+    if not is_integer(count) or not 1 <= count <= rank:
         raise JaxlinError(f"SVD: expected k in 1..{rank}, the largest rank this map can have; found {quoted(k)}.")
-    return kept
+    return count
 
 
 def stable_rank(s: Float[np.ndarray, " k"]) -> float:
-    r"""$\sum_i \sigma_i^2 / \sigma_1^2$: how many directions as strong as the first the map is worth."""
+    r"""$\sum_i \sigma_i^2 / \sigma_1^2$: how many directions of the first one's strength would have the same energy."""
     return float(np.sum(np.square(s)) / np.square(s[0]))
 
 

@@ -46,7 +46,7 @@ def _ranks(subject: Subject, phrase: str) -> Data:
         "phrase": phrase,
         "tokens": subject.tokenizer.to_str_tokens(ids),
         "stable_rank": ranks,
-        "joint_stable_rank": stable_rank(singular_values(parts.whole)),
+        "joint_stable_rank": stable_rank(singular_values(parts.joint)),
     }
 
 
