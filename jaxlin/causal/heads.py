@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.printable import quoted
+from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, resolve_target, target_direction
@@ -88,7 +88,7 @@ def head_ablation(
     resolved = resolve_target(model, target, x, -1, tokenizer)
     attribution = attribute(model, x, resolved, neurons=0)
     paths = np.asarray(_by_all_paths(model, x, resolved))
-    layers = tqdm(range(len(paths)), unit="layer", desc="heads", delay=1, disable=None if progress else True)
+    layers = progress_bar(range(len(paths)), show=progress, unit="layer", desc="heads")
     values = np.stack([np.asarray(_without_each_head(model, x, layer, resolved)) for layer in layers])
     return HeadAblation(attribution.value, attribution.value - values, paths, attribution.heads)
 

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
 from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target, target_direction
@@ -109,7 +109,7 @@ def activation_patching(
     first = int(differing[0]) if len(differing) else len(x)
     effects = np.zeros(predicted.shape, predicted.dtype)
     layers = range(len(effects)) if first < len(x) else []
-    for layer in tqdm(layers, unit="layer", desc="patches", delay=1, disable=None if progress else True):
+    for layer in progress_bar(layers, show=progress, unit="layer", desc="patches"):
         values = _patch_each(model, x, other_sites[layer], layer, jnp.arange(first, len(x)), checked, kind)
         effects[layer, first:] = np.asarray(values) - value
     return Patching(float(value), float(other_value), first, effects, np.asarray(predicted))

@@ -1,4 +1,4 @@
-"""From the name of a checkpoint to a path: a directory, a GGUF file, or the hub's cache."""
+"""The path of a checkpoint from its name: a directory, a GGUF file, or a repository on the hub."""
 
 import os
 import re
@@ -23,21 +23,21 @@ DOWNLOADED = (
     "model.safetensors.index.json",
     "*.safetensors",
 )
-"""Patterns of the files of a repository that are downloaded."""
+"""Patterns of the files that are downloaded from a repository."""
 
 NOT_DOWNLOADED = ("*/*", "consolidated*", "adapter_model*")
-"""Patterns of the exceptions: files that have the weights again in another layout, or only a change of them."""
+"""Patterns of files that are not downloaded: they have the weights again in another layout, or only an adapter."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)[/:](?P<file>[\w.-]+\.gguf)")
 
 
 def locate(name: str | os.PathLike[str], revision: str | None) -> Path:
-    """The path of the directory or GGUF file that `name` names.
+    """The path of the directory or GGUF file called `name`, downloaded if it is on the hub and not in the cache.
 
-    A hub id is ``org/name``; ``org/name/file.gguf`` or ``org/name:file.gguf`` is one file of a repository, or, where
-    its name says so, one of the files of a split checkpoint, all of which are downloaded. The usual environment
-    variables of huggingface_hub apply (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
+    A hub id is ``org/name``. One file of a repository is ``org/name/file.gguf`` or ``org/name:file.gguf``; if it is a
+    shard of a split checkpoint, all shards are downloaded. The environment variables of huggingface_hub apply
+    (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
 
     Raises:
         CheckpointError: nothing has this name, or it cannot be downloaded.
@@ -68,7 +68,7 @@ def locate(name: str | os.PathLike[str], revision: str | None) -> Path:
 
 
 def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
-    """The config.json, or the ``.gguf`` file, that `name` names; of a hub id nothing else is downloaded.
+    """The config.json or the ``.gguf`` file of the checkpoint called `name`; nothing else is downloaded.
 
     Raises:
         CheckpointError: nothing has this name, or it cannot be downloaded.
@@ -87,7 +87,7 @@ def _as_text(name: Any) -> str:
 
 
 def download(repository: str, file: str | None, revision: str | None) -> Path:
-    """The path of one `file` of a repository on the hub, or, if it is None, of the folder of its `DOWNLOADED` files.
+    """Download one `file` of a repository, or all `DOWNLOADED` files if it is None; the path of the file or folder.
 
     Raises:
         CheckpointError: it cannot be downloaded.
@@ -105,7 +105,7 @@ def download(repository: str, file: str | None, revision: str | None) -> Path:
         )
     except errors.GatedRepoError as error:
         reason = (
-            "its owner asks for an agreement. Accept it on the model's page, then set HF_TOKEN or run `hf auth login`"
+            "its owner requires an agreement. Accept it on the model's page, then set HF_TOKEN or run `hf auth login`"
         )
         raise CheckpointError(f"{repository}: {reason}.") from error
     except errors.RepositoryNotFoundError as error:

@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 from jaxlin.checkpoint.config import is_number
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_lock
 from jaxlin.common.printable import quoted
+from jaxlin.common.progress import progress_bar
 from jaxlin.lens.files import ORDINARY, new_path
 from jaxlin.lens.jacobian_lens import JacobianLens, save
 from jaxlin.lens.prompt_maps import default_dim_batch, prompt_maps
@@ -124,8 +124,7 @@ def fit(
 
     with write_lock(path) if path is not None else contextlib.nullcontext():
         mean.resume(corpus)
-        disable = None if progress else True
-        bar = tqdm(total=len(corpus), initial=mean.n_prompts, unit="prompt", desc="lens", delay=1, disable=disable)
+        bar = progress_bar(show=progress, total=len(corpus), initial=mean.n_prompts, unit="prompt", desc="lens")
         with bar, mean:
             for ids in corpus[mean.n_prompts :]:
                 if is_settled():

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from jaxlin.common.devices import physical_memory
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
+from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.rows_file import RowsFile
 from jaxlin.nn.sharding import gather
 from jaxlin.nn.sites import is_integer
@@ -86,7 +86,7 @@ def dense_from_rows(
     if not is_integer(block) or block < 1:
         raise JaxlinError(f"Block: expected an integer of at least 1 row; found {quoted(block)}.")
     result = _InMemory(rows) if out is None else RowsFile(out, shape, dtype, identity)
-    bar = tqdm(total=rows, initial=result.done, unit="row", desc="J", delay=1, disable=None if progress else True)
+    bar = progress_bar(show=progress, total=rows, initial=result.done, unit="row", desc="J")
     with bar, result:
         try:
             for start in range(result.done, rows, block):

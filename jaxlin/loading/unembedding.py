@@ -1,7 +1,7 @@
-"""Which matrix gives the logits, decided by the tensors of a checkpoint as transformers 5 decides it.
+"""Decide which matrix computes the logits, from the tensors of a checkpoint, as transformers 5 does.
 
-A config.json may claim that the unembedding is the embedding matrix. The claim holds if one of the two is stored, or
-both with equal values. Two matrices that differ are both used, whatever the config says (`tie_weights` of
+A config.json may say that the unembedding is the embedding matrix. It is, if only one of the two is stored or both have
+equal values. If both are stored and differ, both are used, whatever the config says (`tie_weights` of
 https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_utils.py).
 """
 
@@ -20,21 +20,21 @@ from jaxlin.quantized import PackedMatrix
 LOG = logging.getLogger("jaxlin")
 
 MAX_COMPARED = 2**22
-"""How many values of each matrix are compared at a time."""
+"""The number of values of each matrix that are compared at a time."""
 
 HEAD_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 """The endings of the names of transformers' classes that have an unembedding."""
 
 
 def with_unembedding(config: Any, tensors: TensorSource, port: Port, architectures: Any, source: str) -> Any:
-    """`config` with the `tie_word_embeddings` and `has_unembedding` that the checkpoint decides.
+    """`config` with the `tie_word_embeddings` and `has_unembedding` that agree with the checkpoint's tensors.
 
     Args:
         config: the decoder's config, as config.json gives it.
         tensors: the checkpoint.
-        port: with the names of the checkpoint's tensors, see `Port.as_named`.
-        architectures: the classes that config.json names as those that wrote the file.
-        source: of the checkpoint, for messages.
+        port: the port, with the checkpoint's own names of tensors, see `Port.as_named`.
+        architectures: the value of `architectures` in config.json, which names the classes that wrote the file.
+        source: the path of the checkpoint, for messages.
 
     Raises:
         CheckpointError: there are no embeddings; or the class that wrote the file has an unembedding, and the file
@@ -73,7 +73,7 @@ def with_unembedding(config: Any, tensors: TensorSource, port: Port, architectur
 
 
 def are_equal(tensors: TensorSource, one: str, other: str) -> bool:
-    """Whether two matrices of a checkpoint have equal values, read some rows at a time."""
+    """Whether two matrices of a checkpoint have equal values; they are read some rows at a time."""
     shape = tensors.shape(one)
     if shape != tensors.shape(other) or len(shape) != 2:
         return False

@@ -1,4 +1,4 @@
-"""The fields of a config.json that most families share, each checked, and read with transformers' default."""
+"""Readers of the fields that most families have in config.json; each is checked, and has transformers' default."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,11 +20,11 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     **{name: name for name in ("quick_gelu", "relu", "relu2", "leaky_relu", "hardswish", "mish", "tanh")},
 }
-"""The activation of `jaxlin.nn.layers` that each of transformers' names means."""
+"""The name in `jaxlin.nn.layers` of each activation, by its name in transformers."""
 
 MAX_COUNT = 2**16
-"""The bound of layers and of the features of a head. Lists of that length are made before any tensor is read, so that a
-number in a config could otherwise take all memory."""
+"""The largest number of layers, and of features of a head, that is accepted. Lists of that length are built before any
+tensor is read: without a bound, one number in a config could take all memory."""
 
 
 def decoder_numbers(
@@ -46,7 +46,7 @@ def decoder_numbers(
     Args:
         json: the config.
         act_key: the key of the activation.
-        eps_key: the key of `norm_eps`; None if the family has no such key.
+        eps_key: the key of the norms' epsilon; None if the family has no such key, and the default always applies.
         tied: the default of `tie_word_embeddings`.
         max_position_embeddings, hidden_act, norm_eps, head_dim, num_attention_heads, num_key_value_heads, vocab_size:
             transformers' defaults for the family; None for a key that it requires.
@@ -97,19 +97,19 @@ def rope_of(
     replace: Mapping[str, Any] | None = None,
     extra: Sequence[str] = (),
 ) -> Rope:
-    """The rope of a config in either dialect: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``.
+    """The rotary positions of a config, which has either ``rope_parameters`` or ``rope_theta`` and ``rope_scaling``.
 
-    A trained length beside the parameters takes precedence over the one among them, as in transformers.
+    As in transformers, an `original_max_position_embeddings` beside the parameters overrides the one among them.
 
     Args:
         json: the config.
         head_dim: the features of a head.
-        max_position_embeddings: that of the config.
+        max_position_embeddings: the longest prompt that the config allows.
         theta: the family's default base.
-        partial: the family's default share of a head that is rotated; None if it always rotates whole heads.
+        partial: the share of each head's features that the family rotates by default; None if it always rotates all.
         default: the family's default parameters.
         replace: parameters that replace those of the config.
-        extra: parameters that do not concern frequencies, and are left to the family.
+        extra: parameters that do not affect the frequencies; the family reads them itself.
     """
     theta = json.take("rope_theta", float, theta)
     share = json.optional("partial_rotary_factor", float, partial)
@@ -121,7 +121,7 @@ def rope_of(
     parameters = {key: value for key, value in parameters.items() if key not in extra}
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if partial is None and kind == "default":
-        share = 1.0  # transformers rotates whole heads where such a family scales nothing
+        share = 1.0  # without scaling, transformers rotates whole heads in such a family
     if partial is None and share != 1:
         raise json.error("partial_rotary_factor", "1, as this family rotates whole heads", repr(share))
     if not is_number(share) or not 0 < share <= 1 or int(head_dim * share) < 2 or int(head_dim * share) % 2:
@@ -136,7 +136,7 @@ def rope_of(
 
 
 def rope_parameters(json: ConfigReader) -> dict[str, Any]:
-    """The rope parameters of a config in either dialect; ``rope_scaling`` takes precedence over ``rope_parameters``."""
+    """The rope parameters of a config, from ``rope_scaling`` if it has any, otherwise from ``rope_parameters``."""
     parameters = json.take("rope_parameters", dict, None)
     return dict(json.take("rope_scaling", dict, None) or parameters or {})
 
@@ -144,9 +144,9 @@ def rope_parameters(json: ConfigReader) -> dict[str, Any]:
 def ropes_by_type(
     json: ConfigReader, head_dim: int, max_position_embeddings: int, theta: Mapping[str, float]
 ) -> dict[str, Rope]:
-    """One rope for each layer type, in either dialect: nested ``rope_parameters``, or a flat ``rope_scaling``.
+    """One rope for each layer type, from nested ``rope_parameters`` or a flat ``rope_scaling``.
 
-    A flat ``rope_scaling`` belongs to the full-attention layers, as in transformers.
+    As in transformers, a flat ``rope_scaling`` applies to the full-attention layers only.
     """
     nested = json.take("rope_parameters", dict, None) or {}
     scaling = json.take("rope_scaling", dict, None)
@@ -174,7 +174,7 @@ def ropes_by_type(
             theta=base,
             max_position_embeddings=max_position_embeddings,
             path=json.path_of("rope_scaling" if kind == "full_attention" and scaling else f"rope_parameters.{kind}"),
-            truncate=True,  # transformers reads it beside the objects, where no file has it
+            truncate=True,  # transformers reads `truncate` beside these objects, where no file has it
         )
         for kind, base in theta.items()
     }
@@ -184,9 +184,9 @@ def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool])
     """The kind of attention of each layer, ``"full_attention"`` or ``"sliding_attention"``.
 
     Args:
-        json: the config, with these names under `layer_types`.
-        layers: how many layers there are.
-        default: whether a layer slides, by its index, if the key is absent.
+        json: the config, which may list the kinds under `layer_types`.
+        layers: the number of layers.
+        default: whether the layer of an index has sliding attention, if the key is absent.
     """
     types = json.take("layer_types", list, None)
     if types is None:
@@ -206,14 +206,14 @@ def one_layer_type(json: ConfigReader, layers: int) -> None:
 
 
 def windows(json: ConfigReader, types: Sequence[str], window: int | None) -> tuple[int | None, ...]:
-    """The window of each layer: `window` where its type slides, None where it is full."""
+    """The window of each layer: `window` if it has sliding attention, None if it has full attention."""
     if window is None and "sliding_attention" in types:
         raise json.error("sliding_window", "a number of tokens, as some layers slide", "none")
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
 def check_uniform(json: ConfigReader, types: Sequence[str], window: int | None) -> None:
-    """Refuse `layer_types` that contradict the window, which transformers' mask has in every layer or in none."""
+    """Refuse `layer_types` that contradict `window`: transformers applies it to every layer or to none."""
     kind = "full_attention" if window is None else "sliding_attention"
     if set(types) != {kind}:
         raise json.error(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -192,6 +193,21 @@ class TestFiles:
         for layer in range(3):
             assert found["J"][layer].dtype == torch.float16
             np.testing.assert_array_equal(found["J"][layer].numpy(), fitted.maps[layer].astype(np.float16))
+
+    def test_from_the_hub(self, fitted: lenses.JacobianLens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        commit, repository = "0123456789" * 4, tmp_path / "models--org--lenses"  # as in huggingface_hub's cache
+        folder = repository / "snapshots" / commit / "llama"
+        folder.mkdir(parents=True)
+        lenses.save(fitted, folder / "lens.pt", dtype="float32")
+        (repository / "refs").mkdir()
+        (repository / "refs" / "v1").write_text(commit)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        lens = lenses.JacobianLens.from_pretrained("org/lenses", "llama/lens.pt", revision="v1")
+        np.testing.assert_array_equal(lens.maps, fitted.maps)
+        assert (lens.source_layers, lens.n_prompts) == (fitted.source_layers, fitted.n_prompts)
+        for file, revision in (("llama/none.pt", "v1"), ("llama/lens.pt", None)):
+            with pytest.raises(CheckpointError, match="org/lenses: it is not in the cache"):
+                lenses.JacobianLens.from_pretrained("org/lenses", file, revision=revision)
 
     def test_what_torch_writes_is_read(self, tmp_path: Path) -> None:
         matrices = {layer: torch.randn(3, 3).half() for layer in (4, 1)}

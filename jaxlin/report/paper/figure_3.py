@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.linalg.gram_matrix import gram_from_rows, singular_values
 from jaxlin.linearize.linalg.triplets import stable_rank
 from jaxlin.linearize.local_maps import local_map
@@ -21,14 +21,14 @@ POSITIONS, BINS = 4, 40
 def compute(subject: Subject) -> Data:
     """The stable rank of every token's map, phrase by phrase, so that an interrupted run goes on."""
     phrases = subject.folder.read_progress(NAME)
-    bar = tqdm(
+    bar = progress_bar(
         subject.phrases[len(phrases) :],
         initial=len(phrases),
         total=len(subject.phrases),
         desc="phrases",
         unit="phrase",
         leave=False,
-        disable=None if subject.progress else True,
+        show=subject.progress,
     )
     for phrase in bar:
         phrases.append(_ranks(subject, phrase))

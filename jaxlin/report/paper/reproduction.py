@@ -7,9 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from jaxlin.common.files import checksum, resume_hint, write_lock
+from jaxlin.common.progress import progress_bar
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.fingerprints import fingerprint
@@ -128,7 +127,7 @@ def reproduce(
     folder = RunFolder.create(Path(out), settings)
     with write_lock(folder.path / RUN_FILE, PaperError):
         subject = Subject(model, tokenizer, text, texts, steer, seed, folder, progress)
-        bar = tqdm(PARTS, desc="paper", unit="part", disable=None if progress else True)
+        bar = progress_bar(PARTS, show=progress, desc="paper", unit="part")
         try:
             for part in bar:
                 bar.set_postfix_str(part.name)

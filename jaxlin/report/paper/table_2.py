@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from jaxlin.common.progress import progress_bar
 from jaxlin.report.paper.markdown import escaped, table
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.subject import Subject
@@ -29,13 +29,8 @@ def compute(subject: Subject) -> Data:
     prompts = [tokenizer.encode(text) for text in subject.phrases[:PROMPTS]]
     layer = min(round(DEPTH * model.config.num_hidden_layers), model.config.num_hidden_layers - 1)
     target = _target(subject, phrase)
-    bar = tqdm(
-        list(_operators(subject, phrase, prompts, layer, target)),
-        desc="operators",
-        unit="operator",
-        leave=False,
-        disable=None if subject.progress else True,
-    )
+    operators = list(_operators(subject, phrase, prompts, layer, target))
+    bar = progress_bar(operators, show=subject.progress, desc="operators", unit="operator", leave=False)
     rows: list[Data] = []
     for name, edit in bar:
         strengths = STRENGTHS if rows else (0.0, *STRENGTHS)
