@@ -1,11 +1,11 @@
-"""The exact local linear map of a decoder at one input, and all that a new analysis of it needs.
+"""The exact local linear map of a decoder at one input, and everything that a new analysis of it needs.
 
-`local_map` gives the map as an operator, `layer_maps` and `sweep` those from every layer. A new analysis takes the
-pieces: `record` runs the model once and returns its `FrozenFactors` with the values at named sites; `replay` runs the
-frozen model, which is affine; `pull_back` runs it backward, from a direction of the stream to the gradients at every
-site; `resolve_target` and `target_direction` make such a direction from words, token ids or vectors; `dense_from_rows`
-collects the rows of a large matrix in memory, or in a file that the same call continues after an interruption.
-tests/linearize/test_new_analysis.py is the shortest example.
+`local_map` returns the map as an operator, `layer_maps` and `sweep` return the maps from every layer. A new analysis
+combines these parts: `record` runs the model once and returns its `FrozenFactors` and the values at named sites;
+`replay` runs the frozen model, which is affine; `pull_back` runs it backward, from a direction of the residual stream
+to the gradients at every site; `resolve_target` and `target_direction` make such a direction from words, token ids or
+vectors; `dense_from_rows` collects the rows of a large matrix in memory or in a file, which the same call completes
+after an interruption. The shortest example is tests/linearize/test_new_analysis.py.
 """
 
 from jaxlin.linearize.backward import Gradients, pull_back, stream_direction, transpose

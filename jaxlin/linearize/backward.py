@@ -1,8 +1,8 @@
-r"""The transpose of the frozen model: the gradient of one value, with every nonlinear factor frozen.
+r"""The transpose of the frozen model, which gives gradients with every nonlinear factor frozen.
 
-The frozen model is affine, and a transpose needs it linear, so it runs without its additive biases. JAX has no
-transpose of a function that adds a constant, even zero, so everything that is added must be one of the inputs. These
-two rules stand here and nowhere else. An analysis calls `pull_back`, or `transpose` if it runs blocks in its own way.
+The frozen model is affine, and only a linear function has a transpose, so it runs without its additive biases. JAX
+cannot transpose a function that adds a constant, even zero, so everything that is added must be an input. Only this
+module handles these two rules: an analysis calls `pull_back`, or `transpose` if it runs blocks in its own way.
 """
 
 import functools
@@ -26,12 +26,12 @@ from jaxlin.nn.hooks import Hooks
 
 @equal_by_identity
 class Gradients(NamedTuple):
-    """What `pull_back` returns, for directions with batch axes ``*b``.
+    """The gradients that `pull_back` returns, for directions with batch axes ``*b``.
 
     Attributes:
-        stream: the gradient in the stream that enters the first block, ``[t, *b, d]``.
-        added: the gradients in what was added at the sites, of the shapes of `added`.
-        bias_terms: `biases`, or None where they were not asked for.
+        stream: the gradient in the residual stream that enters the first block, ``[t, *b, d]``.
+        added: the gradients in the values added at the sites, of the shapes of the argument `added`.
+        bias_terms: `biases`, or None without ``biases=True``.
     """
 
     stream: Float[Array, "t *b d"]
@@ -40,7 +40,7 @@ class Gradients(NamedTuple):
 
     @property
     def biases(self) -> Float[Array, " l"]:
-        """What the additive biases of each block contribute to the value, ``[l]``.
+        """The contribution of the additive biases of each block to the value, ``[l]``.
 
         Raises:
             TypeError: `pull_back` was called without ``biases=True``.
@@ -51,16 +51,16 @@ class Gradients(NamedTuple):
 
 
 def transpose(function: Callable[..., Any], model: Decoder, *inputs: Any) -> Callable[[Any], tuple[Any, ...]]:
-    """The transpose of ``function(model, *inputs)``, which runs a frozen `model`, in all of its inputs together.
+    """The transpose of ``function(model, *inputs)``, which runs a frozen `model`, with respect to all inputs jointly.
 
     Args:
-        function: gets `model` without its biases, and must be linear in `inputs` taken together. What it adds to the
-            stream must come from them; pass a stream of zero as an input too, and ignore its gradient.
+        function: a function that is called with `model` without its biases and must be jointly linear in `inputs`.
+            Whatever it adds to the residual stream must be an input, even a stream of zero, whose gradient is ignored.
         model: the decoder.
-        inputs: pytrees of arrays, or of `jax.ShapeDtypeStruct`: their values are not read.
+        inputs: pytrees of arrays or of `jax.ShapeDtypeStruct`; their values are not read.
 
     Returns:
-        A function of the gradient in the output, which gives the gradient in each input. It runs no forward pass.
+        A function from the gradient in the output to the gradient in each input, which runs no forward pass.
     """
     return jax.linear_transpose(functools.partial(function, without_biases(model)), *inputs)
 
@@ -68,9 +68,9 @@ def transpose(function: Callable[..., Any], model: Decoder, *inputs: Any) -> Cal
 def stream_direction(
     model: Decoder, frozen: FrozenFactors, u: Float[Array, "*b d"], position: Any
 ) -> Float[Array, "t *b d"]:
-    r"""The direction of the stream after the last block that reads $u \cdot f$ through the frozen final norm.
+    r"""The direction of the residual stream after the last block that reads $u \cdot f$ through the frozen final norm.
 
-    It is zero at all positions but `position`.
+    It is zero at all positions except `position`.
     """
 
     def normed(bare: Decoder, stream: Float[Array, "t *b d"]) -> Float[Array, "*b d"]:
@@ -90,24 +90,24 @@ def pull_back(
     start: int = 0,
     biases: bool = False,
 ) -> Gradients:
-    r"""The gradients of $\sum_t g_t \cdot h_t$, for a direction $g$ of the stream $h$ after the last block.
+    r"""The gradients of $\sum_t g_t \cdot h_t$, for a direction $g$ of the residual stream $h$ after the last block.
 
-    One backward pass through the frozen blocks gives them all. With the gradient $r_s$ in the stream $x_s$ that enters
-    block `start`, $\sum_t g_t \cdot h_t = \sum_s r_s \cdot x_s$ plus what the biases contribute. A probe is a zero that
-    is added at a site: the gradient in it is that in the value there. Where `probes` makes one of something smaller,
-    as the product of a number and a constant vector, the gradient is that in the number, and no larger array is stored.
+    One backward pass through the frozen blocks computes all of them. With the gradient $r_s$ in the stream $x_s$ that
+    enters block `start`, $\sum_t g_t \cdot h_t = \sum_s r_s \cdot x_s$ plus the contributions of the biases. A probe is
+    a zero that is added at a site: the gradient in it is the gradient in the value there. If `probes` computes it from
+    something smaller, as a number times a constant vector, the gradient is in that number and takes no more memory.
 
     Args:
         model: the decoder.
         frozen: its frozen factors, from `jaxlin.freeze`.
-        direction: $g$, one or a batch: `stream_direction` makes it from directions of the output.
-        added: what is added at the sites, each array with the layers first: a dict from kinds of sites to arrays
-            ``[l, t, *b, ...]``, unless `probes` says otherwise. Shapes are enough: the values are not read.
-        probes: makes the probes of one block, by kind of site, from its part of `added` and of `constants`; linear
-            in the former.
-        constants: arrays with the layers first that `probes` takes besides.
-        start: the first block; the gradients of earlier ones are zero.
-        biases: whether to give what the biases contribute; for one direction only.
+        direction: $g$, one or a batch; `stream_direction` makes it from directions of the output.
+        added: the values added at the sites, a pytree of arrays whose first axis counts layers: a dict from kinds of
+            sites to arrays ``[l, t, *b, ...]``, unless `probes` expects another. Only the shapes are read.
+        probes: a function that makes the probes of one block, a dict from kinds of sites, from its slices of `added`
+            and `constants`; it must be linear in the former.
+        constants: further arrays for `probes` whose first axis counts layers.
+        start: the first block; the gradients in earlier blocks are zero.
+        biases: whether to compute the contributions of the biases, which needs a single direction.
     """
     d, tokens = direction.shape[-1], direction.shape[0]
     rows = math.prod(direction.shape[1:-1])
@@ -115,22 +115,21 @@ def pull_back(
     # A gradient has the dtype of its parameter, which may be narrower than the stream.
     parameters = jax.tree.map(lambda bias: bias.astype(direction.dtype), biases_of(model)) if biases else None
 
-    def through(bare: Decoder, stream: Float[Array, "t *b d"], added: Any, parameters: Any) -> Float[Array, "t *b d"]:
+    def blocks(bare: Decoder, stream: Float[Array, "t *b d"], added: Any, parameters: Any) -> Float[Array, "t *b d"]:
         def replay_block(row: Any) -> Context:
-            factors, mine, others = row
-            hooks = Hooks(probes=probes(mine, *others))
-            return Context(Replay(factors), hooks, evaluation=evaluation)
+            factors, block_added, block_constants = row
+            return Context(Replay(factors), Hooks(probes=probes(block_added, *block_constants)), evaluation=evaluation)
 
         frozen_model = bare if parameters is None else with_biases(bare, parameters)
         return frozen_model.scan(stream, replay_block, (frozen.layers, added, constants), start=start)[0]
 
     stream = jax.ShapeDtypeStruct((tokens, *direction.shape[1:]), direction.dtype)
-    in_stream, in_added, in_biases = transpose(through, model, stream, added, parameters)(direction)
+    in_stream, in_added, in_biases = transpose(blocks, model, stream, added, parameters)(direction)
     return Gradients(in_stream, in_added, _contributions(model, in_biases, parameters, direction.dtype))
 
 
 def _contributions(model: Decoder, gradients: Any, parameters: Any, dtype: Any) -> Float[Array, " l"] | None:
-    """The gradient in each bias of a block times the bias, summed by block."""
+    """The gradient in each bias times that bias, summed over each block."""
     if parameters is None:
         return None
     by_block = jax.tree.map(

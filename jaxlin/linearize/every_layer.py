@@ -1,4 +1,4 @@
-r"""The maps from every layer to the output, from one backward pass."""
+"""The local linear maps from every layer to the output, all from one backward pass."""
 
 import functools
 import math
@@ -24,29 +24,29 @@ def sweep(
 ) -> dict[str, Float[Array, "*b l t d"]]:
     r"""$J_l^\top u$ for the map $J_l$ from each layer's site to the output at `position`, after the final norm.
 
-    A probe, a zero, is added at every site; the derivative with respect to it is the map from there. Probes ride the
-    layer scan, so that one backward pass yields the rows of all layers.
+    A probe, which is zero, is added at every site; the derivative with respect to it is the map from there. The scan
+    over layers carries the probes, so that one backward pass gives the rows of all layers.
 
     Args:
         model: the decoder.
-        frozen: what is held, from `jaxlin.freeze`.
+        frozen: its frozen factors, from `jaxlin.freeze`.
         u: directions of the output.
         kinds: the kinds of sites, of ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` and ``resid_post``.
         position: the position of the output.
 
     Returns:
-        For each kind the rows, stacked over layers.
+        For each kind, the rows stacked over layers.
 
     Raises:
-        SiteError: a kind that the model does not have, or no such position.
-        JaxlinError: no frozen factors, or directions of another width.
+        SiteError: the model has no such kind of site, or there is no such position.
+        JaxlinError: `frozen` is not a `FrozenFactors`, or the directions have another width than the output.
     """
     check_frozen(frozen)
-    kinds, at = checked_kinds(kinds, model.sites), position_in(frozen.tokens, position)
+    kinds, index = checked_kinds(kinds, model.sites), position_in(frozen.tokens, position)
     d = model.config.hidden_size
     if u.shape[-1:] != (d,):
         raise JaxlinError(f"Sweep: expected directions of shape (..., {d}); found {u.shape}.")
-    rows = _sweep(model, frozen, u.reshape(math.prod(u.shape[:-1]), d), at, kinds)
+    rows = _sweep(model, frozen, u.reshape(math.prod(u.shape[:-1]), d), index, kinds)
     return {kind: jnp.moveaxis(row, 1, 0).reshape(*u.shape[:-1], *row[:, 0].shape) for kind, row in rows.items()}
 
 
@@ -64,31 +64,31 @@ def layer_maps(
 
     Args:
         model: the decoder.
-        frozen: what is held, from `jaxlin.freeze`.
+        frozen: its frozen factors, from `jaxlin.freeze`.
         kinds: the kinds of sites.
         position: the position of the output.
-        block: rows computed together; all of them unless given.
+        block: how many rows to compute together; all of them if None.
 
     Returns:
-        For each kind the maps, stacked over layers: as many numbers as that many Jacobians.
+        For each kind, the maps stacked over layers, which take the memory of one Jacobian a layer.
 
     Raises:
-        SiteError: a kind that the model does not have, or no such position.
-        JaxlinError: no frozen factors, or a block without rows.
+        SiteError: the model has no such kind of site, or there is no such position.
+        JaxlinError: `frozen` is not a `FrozenFactors`, or `block` is less than 1.
     """
     check_frozen(frozen)
     d = model.config.hidden_size
     count, kinds = d if block is None else block, checked_kinds(kinds, model.sites)
-    at = position_in(frozen.tokens, position)
+    index = position_in(frozen.tokens, position)
     if count < 1:
         raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
     parts = []
     for start in range(0, d, count):
-        # One shape for all blocks: past the end the rows of the identity are zero.
+        # All blocks have one shape, so that they are compiled once: rows past the end of the identity are zero.
         u = jax.nn.one_hot(jnp.arange(start, start + count), d, dtype=model.dtype)
-        rows = _sweep(model, frozen, u, at, kinds)
+        rows = _sweep(model, frozen, u, index, kinds)
         parts.append({kind: row[:, : d - start] for kind, row in rows.items()})
-    if len(parts) == 1:  # To put one part together would copy it, and the maps may be most of what memory holds.
+    if len(parts) == 1:  # jnp.concatenate would copy the maps, which may fill most of the memory.
         return parts[0]
     return {kind: jnp.concatenate([part[kind] for part in parts], axis=1) for kind in kinds}
 
@@ -98,7 +98,7 @@ def _sweep(
     model: Decoder, frozen: FrozenFactors, u: Float[Array, "b d"], position: Array, kinds: tuple[str, ...]
 ) -> dict[str, Float[Array, "l b t d"]]:
     direction = stream_direction(model, frozen, u, position)
-    # Each layer's rows are laid out as the result is while the pass reaches them, not all of them after it.
+    # Each layer's rows are transposed within the scan: transposed after it, all of them would be in memory twice.
     shape = (model.config.num_hidden_layers, len(u), frozen.tokens, u.shape[1])
     rows = {kind: jax.ShapeDtypeStruct(shape, u.dtype) for kind in kinds}
 

@@ -1,4 +1,4 @@
-"""The held model: recorded once at an input, then replayed as a function that is linear at every input."""
+"""The frozen model: nonlinear factors are recorded at one input and replayed, which makes it affine in any input."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,12 +25,14 @@ from jaxlin.nn.sites import Place, Site, checked_kinds, ends
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False, eq=False)
 class FrozenFactors:
-    r"""Every $A(x)$ of one forward pass: attention patterns, inverse norms, gates. An ordinary pytree: edit it freely.
+    r"""The nonlinear factors $A(x)$ of one forward pass: attention patterns, inverse norms and gates of MLPs.
+
+    They are an ordinary pytree, whose arrays may be edited before `replay`.
 
     Attributes:
-        layers: the factors of the blocks by name, stacked over layers; or what they are recomputed from.
+        layers: the factors of the blocks by name, stacked over layers; with ``remat=True``, what recomputes them.
         norm: the factors of the final norm.
-        rule: the freeze rule they were recorded under.
+        rule: the freeze rule under which they were recorded.
     """
 
     layers: dict[str, Any] | RematFactors
@@ -38,19 +40,19 @@ class FrozenFactors:
     rule: Rule = field(metadata={"static": True})
 
     def __repr__(self) -> str:
-        # np.shape, because JAX puts anything in the place of a leaf.
+        # np.shape, because within transforms JAX replaces the arrays by other objects.
         layers, norm = jax.tree.map(np.shape, (self.layers, self.norm))
         return f"FrozenFactors(layers={layers}, norm={norm}, rule={self.rule!r})"
 
     @property
     def tokens(self) -> int:
-        """How many positions they were recorded at."""
+        """The number of positions that they were recorded at."""
         return jax.tree.leaves(self.norm)[0].shape[0]
 
     def first(self, tokens: int) -> "FrozenFactors":
-        """Those of the first `tokens` positions, which is all that reaches any of them.
+        """The factors of the first `tokens` positions, which no later position affects.
 
-        What is recomputed is recomputed as in a prompt of that length: see `Decoder.same_frequencies`.
+        With ``remat=True`` they are recomputed as in a prompt of that length: see `Decoder.same_frequencies`.
         """
         if tokens == self.tokens:
             return self
@@ -63,13 +65,13 @@ class FrozenFactors:
 
 @equal_by_identity
 class Recording(NamedTuple):
-    """One forward pass: what `record` returns.
+    """One forward pass, as `record` returns it.
 
     Attributes:
-        frozen: every nonlinear factor.
+        frozen: the frozen factors.
         stream: the residual stream before the final norm.
         output: the residual stream after it.
-        sites: the values of the recorded kinds of sites, stacked over layers; at one position if one was asked for.
+        sites: the values of the recorded kinds of sites, stacked over layers; with `position`, only those there.
     """
 
     frozen: FrozenFactors
@@ -86,10 +88,10 @@ class Recording(NamedTuple):
 
 
 def rule_of(model: Decoder, rule: Rule | str | None) -> Rule:
-    """`rule`, or that of `model` where None is given.
+    """`rule`, or the freeze rule of `model` if `rule` is None.
 
     Raises:
-        JaxlinError: no such rule.
+        JaxlinError: there is no such rule.
     """
     return checked_rule(model.rule if rule is None else rule)
 
@@ -103,59 +105,59 @@ def record(
     position: int | Int[Array, ""] | None = None,
     remat: bool = False,
 ) -> Recording:
-    """Run `model` at `x` and keep every nonlinear factor, and the values at the sites of `kinds`.
+    """Run `model` at `x` and record every nonlinear factor, and the values at the sites of `kinds`.
 
-    With a `position`, the values at the sites are kept there alone. With `remat`, the stream that enters each block
-    is kept instead of its factors.
+    With a `position`, the values at the sites are recorded only there. With `remat`, the residual stream that enters
+    each block is recorded instead of its factors, see `freeze`.
 
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
-        SiteError: a kind of site that the model does not have.
-        JaxlinError: no such rule.
+        SiteError: the model has no such kind of site.
+        JaxlinError: there is no such rule.
     """
     check_model(model)
     model.check_embeddings(x)
-    chosen = rule_of(model, rule)
+    freeze_rule = rule_of(model, rule)
 
     def collect(ctx: Context) -> Any:
         sites = {kind: ctx.hooks.values[kind] for kind in checked_kinds(kinds, tuple(ctx.hooks.values))}
-        held = ctx.hooks.values["resid_pre"] if remat else ctx.mode.factors
-        return held, sites if position is None else jax.tree.map(lambda a: a[position], sites)
+        factors = ctx.hooks.values["resid_pre"] if remat else ctx.mode.factors
+        return factors, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 
-    stream, (factors, sites) = model.scan(x, lambda _: Context(Record(chosen)), collect=collect)
+    stream, (factors, sites) = model.scan(x, lambda _: Context(Record(freeze_rule)), collect=collect)
     if remat:
-        factors = RematFactors(factors, biases_of(model.layers), chosen)
-    last = Record(chosen)
-    output = model.norm(stream, Context(last))
-    return Recording(FrozenFactors(factors, last.factors, chosen), stream, output, sites)
+        factors = RematFactors(factors, biases_of(model.layers), freeze_rule)
+    norm = Record(freeze_rule)
+    output = model.norm(stream, Context(norm))
+    return Recording(FrozenFactors(factors, norm.factors, freeze_rule), stream, output, sites)
 
 
-def check_frozen(held: Any) -> None:
-    """Refuse what was not recorded.
+def check_frozen(frozen: Any) -> None:
+    """Check that `frozen` are frozen factors.
 
     Raises:
-        JaxlinError: `held` is no `FrozenFactors`.
+        JaxlinError: `frozen` is not a `FrozenFactors`.
     """
-    if not isinstance(held, FrozenFactors):
+    if not isinstance(frozen, FrozenFactors):
         raise JaxlinError(
-            f"Held model: expected frozen factors, as jaxlin.freeze(model, x) gives; found {type(held).__name__}."
+            f"Frozen model: expected frozen factors, as jaxlin.freeze(model, x) gives; found {type(frozen).__name__}."
         )
 
 
 def freeze(model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None, remat: bool = False) -> FrozenFactors:
-    r"""Every $A(x)$ of `model` at `x`; with them, `replay` is the model's exact local linear map.
+    r"""The nonlinear factors $A(x)$ of `model` at `x`, with which `replay` computes its exact local linear map.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings.
-        rule: the freeze rule of gated MLPs; the model's own unless given.
-        remat: keep the stream that enters each block instead of its factors, ``t d`` numbers a layer, and compute
-            the factors again, one block at a time, whenever they are needed: a forward pass more for each pass of the
-            map. For prompts whose factors do not fit in memory.
+        rule: the freeze rule of gated MLPs; that of the model if None.
+        remat: store the residual stream that enters each block, ``t d`` numbers a layer, instead of its factors, and
+            recompute them block by block whenever they are needed. It is for prompts whose factors do not fit in
+            memory, and costs one more forward pass for each pass of the map.
 
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
-        JaxlinError: no such rule.
+        JaxlinError: there is no such rule.
     """
     return record(model, x, rule=rule, remat=remat).frozen
 
@@ -168,22 +170,22 @@ def replay(
     source: Site = "embed",
     target: Site = "final",
 ) -> Float[Array, "t *b d"]:
-    r"""The held model: $v \mapsto J v + b$ from `source` to `target`, with every nonlinear factor replayed.
+    r"""The frozen model: $v \mapsto J v + b$ from `source` to `target`, with every nonlinear factor replayed.
 
-    Affine in `v` at any `v`: nothing nonlinear is computed. In a model without biases it is linear, and
-    `jax.linear_transpose` gives rows of $J$. What reaches the target past the source is left out, as the stream beside
-    ``attn_out`` or ``mlp_out``; `jaxlin.local_map` has it in its bias.
+    It is affine in `v` for any `v`, because nothing nonlinear is computed. In a model without biases it is linear, and
+    `jax.linear_transpose` gives rows of $J$. What reaches the target without passing the source, such as the residual
+    stream beside ``attn_out`` or ``mlp_out``, is left out here; `jaxlin.local_map` includes it in its bias.
 
     Raises:
-        SiteError: no such site, or a target that does not come after the source.
-        JaxlinError: no frozen factors, or vectors of another shape than the stream that they were recorded at.
+        SiteError: there is no such site, or the target does not come after the source.
+        JaxlinError: `frozen` is not a `FrozenFactors`, or was recorded at a stream of another shape than `v`.
     """
     check_model(model)
     check_frozen(frozen)
     first, last = ends(source, target, model.config.num_hidden_layers, model.sites)
     tokens, d = frozen.tokens, model.config.hidden_size
     if jnp.ndim(v) < 2 or (v.shape[0], v.shape[-1]) != (tokens, d):
-        raise JaxlinError(f"Held model: expected vectors of shape ({tokens}, ..., {d}); found {jnp.shape(v)}.")
+        raise JaxlinError(f"Frozen model: expected vectors of shape ({tokens}, ..., {d}); found {jnp.shape(v)}.")
     return replay_between(model, frozen, jnp.zeros_like(v), first, last, {first: v})
 
 
@@ -198,54 +200,53 @@ def replay_between(
     queries: int = 0,
     fold: bool = False,
 ) -> Float[Array, "q *b d"]:
-    """The held model from the block of `start` to `target`, with the values at some places replaced.
+    """The frozen model from the block of `start` to `target`, with the values at some places replaced.
 
-    Jointly linear in `stream`, the replacements and the biases.
+    It is jointly linear in `stream`, the replacements and the biases.
 
     Args:
         model: the decoder.
-        frozen: what is held.
-        stream: the residual stream before the block of `start`; not read where a replacement stands there.
-        start: where to begin.
-        target: where to read.
-        replacements: what stands in for the value at each place.
+        frozen: its frozen factors.
+        stream: the residual stream that enters the block of `start`; it is not read if that value is replaced.
+        start: the place whose block runs first.
+        target: the place whose value is returned.
+        replacements: the new value at each place.
         queries: at how many of the last positions the target is read; 0 for all. The block that leads to it computes
-            those alone.
+            only those.
         fold: whether MLPs multiply their matrices together first; the model must have no biases.
     """
-    inside = {
+    inner_values = {
         p.layer: {q.kind: v for q, v in replacements.items() if q.layer == p.layer and q.inside} for p in replacements
     }
-    before = {p.layer: v for p, v in replacements.items() if not p.inside}
+    block_inputs = {p.layer: v for p, v in replacements.items() if not p.inside}
 
     final_block = target.layer if target.inside else target.layer - 1
-    # Every block apart from the scan is a program of its own to compile.
-    alone = {p.layer for p in replacements if p.inside} | ({final_block} if queries else set())
-    stops = {*alone, *before, target.layer}
+    # Only these blocks run outside of the scan, because each of them is compiled separately.
+    unrolled = {p.layer for p in replacements if p.inside} | ({final_block} if queries else set())
+    stops = {*unrolled, *block_inputs, target.layer}
 
-    def through(layer: int, x: Array) -> tuple[Array, Context]:
+    def run_block(layer: int, x: Array) -> tuple[Array, Context]:
         factors = jax.tree.map(lambda a: a[layer], frozen.layers)
-        asked = queries if layer == final_block else 0
-        hooks = Hooks(replacements=inside.get(layer))
-        ctx = Context(Replay(factors), hooks, evaluation=Evaluation(last=asked, fold=fold))
+        evaluation = Evaluation(last=queries if layer == final_block else 0, fold=fold)
+        ctx = Context(Replay(factors), Hooks(replacements=inner_values.get(layer)), evaluation=evaluation)
         return model.block(layer, x, ctx), ctx
 
-    def replayed(factors: Any) -> Context:
+    def replay_layer(factors: Any) -> Context:
         return Context(Replay(factors), evaluation=Evaluation(fold=fold))
 
     x, layer = stream, start.layer
     while True:
-        x = before.get(layer, x)
+        x = block_inputs.get(layer, x)
         if layer == target.layer:
             break
-        if layer in alone:
-            x, _ = through(layer, x)
+        if layer in unrolled:
+            x, _ = run_block(layer, x)
             layer += 1
         else:
             stop = min(place for place in stops if place > layer)
-            x, _ = model.scan(x, replayed, frozen.layers, start=layer, stop=stop)
+            x, _ = model.scan(x, replay_layer, frozen.layers, start=layer, stop=stop)
             layer = stop
     if target.inside:
-        x = through(layer, x)[1].hooks.values[target.kind]
+        x = run_block(layer, x)[1].hooks.values[target.kind]
     y = model.norm(x, Context(Replay(frozen.norm))) if target.final else x
     return y[-queries:]

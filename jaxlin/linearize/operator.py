@@ -1,7 +1,7 @@
 r"""`LocalMap`: the exact local linear map $f(x) = \sum_t J_t x_t + b$ of a decoder, as an operator.
 
-Rows of $J$ are the transpose of the replayed, truly linear model: no forward pass, no query, key or gate product.
-Source: arXiv 2505.24293; the operator form is ours.
+Rows of $J$ come from the transpose of the frozen model, which runs no forward pass and multiplies no queries, keys or
+gates. Source of the map: arXiv 2505.24293. The operator form is new here.
 """
 
 import functools
@@ -24,7 +24,7 @@ from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.frozen import FrozenFactors, replay_between
 from jaxlin.linearize.linalg.lanczos import cheaper, check_options, krylov_svd
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, check_count, check_dtype
-from jaxlin.linearize.rows import block_sizes, default_block, dense_from_rows, path_of
+from jaxlin.linearize.rows import block_sizes, default_block, dense_from_rows, npy_path
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
@@ -34,7 +34,7 @@ from jaxlin.nn.sharding import mesh_of, row_parts, spread_rows
 from jaxlin.nn.sites import Place
 
 RESIDUAL_DIRECTIONS = 32
-"""Random directions in which `LocalMap.residual` is measured."""
+"""The number of random directions in which `LocalMap.residual` is measured."""
 
 
 @jax.tree_util.register_dataclass
@@ -56,12 +56,12 @@ class LocalMap:
         bias: $b$, ``[d]``: what does not pass through the source. From the embeddings, and from any site that cuts the
             residual stream, it is what the model's additive biases bring,
             $\sum_\beta (\partial f/\partial\beta)\,\beta$, exactly zero in a model without; never $f - Jx$.
-        frozen: what is held, at the first positions: no later one than `position` reaches the output, and few
-            later ones are kept (see `jaxlin.linearize.local_maps.MAX_PROMPT_CUTS`).
+        frozen: the frozen factors of the first positions. No position after `position` affects the output, so that
+            most of those are cut off (see `jaxlin.linearize.local_maps.MAX_PROMPT_CUTS`).
         position: the position of the output, counted from the first token.
         source: the source in canonical form.
         target: the target in canonical form.
-        at_last: whether the position is the last of those that are held: the last block then needs no other.
+        is_last_position: whether `position` is the last one of `frozen`; the last block then computes only that one.
     """
 
     model: Decoder
@@ -72,10 +72,10 @@ class LocalMap:
     position: Leaf
     source: Place = field(metadata={"static": True})
     target: Place = field(metadata={"static": True})
-    at_last: bool = field(metadata={"static": True})
+    is_last_position: bool = field(metadata={"static": True})
 
     def __repr__(self) -> str:
-        # np.shape, because JAX puts anything in the place of a leaf. Of a batch, both have its axes.
+        # np.shape, because within transforms JAX replaces the arrays. In a batch of maps both have its axes.
         output, x = np.shape(self.output), np.shape(self.x)
         shape = (*output, *x[max(0, len(output) - 1) :])
         return f"LocalMap(shape={shape}, source={self.source}, target={self.target}, rule={self.rule!r})"
@@ -85,12 +85,12 @@ class LocalMap:
         """``(d, t, d)``: output features, input tokens, input features.
 
         Raises:
-            JaxlinError: a batch of maps, as `jax.vmap` of `local_map` gives.
+            JaxlinError: this is a batch of maps, from `jax.vmap` of `local_map`.
         """
         if len(self.output.shape) != 1:
             raise JaxlinError(
-                f"Local map: expected one; found a batch of {self.output.shape[:-1]}, as jax.vmap gives. Use it within "
-                "jax.vmap too: jax.vmap(lambda lmap, v: lmap @ v)(maps, vs)."
+                f"Local map: expected one; found a batch of shape {self.output.shape[:-1]}, from jax.vmap. "
+                "Use it within jax.vmap too: jax.vmap(lambda lmap, v: lmap @ v)(maps, vs)."
             )
         return self.output.shape[0], *self.x.shape
 
@@ -108,33 +108,30 @@ class LocalMap:
         return self.matvec(v)
 
     def matvec(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
-        """$J v$ for each `v` on the leading axes."""
+        """$J v$ for each `v` along the leading axes."""
         v, batch = self._shaped(v, self.shape[1:])
         return _push(self, spread_rows(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
 
     def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
-        r"""$J^\top u$ for each `u` on the leading axes: the gradient of $u \cdot f$ with every factor frozen."""
+        r"""$J^\top u$ for each `u` along the leading axes: the gradient of $u \cdot f$ with every factor frozen."""
         u, batch = self._shaped(u, self.shape[:1])
         out = _pull(self, spread_rows(u, mesh_of(self.model)), fold=self._folds(u.shape[0]))
         return out.reshape(*batch, *self.x.shape)
 
     def _folds(self, rows: int) -> bool:
-        """Whether it saves operations to fold MLPs for as many rows, of which every device has a part."""
+        """Whether folding MLPs saves operations for `rows` vectors, which are divided among the devices."""
         d, f = self.model.config.hidden_size, self.model.config.intermediate_size
         return folding_pays(rows // row_parts(mesh_of(self.model)), d, f)
 
     def _shaped(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
-        """`a` with one leading axis, and the axes that it had in its place."""
+        """`a` with its leading axes merged into one, and their sizes; `tail` is the expected shape of the others."""
         try:
-            if jnp.iscomplexobj(a):
-                raise JaxlinError(
-                    "Local map: expected real vectors; found complex ones. Take both parts by themselves."
-                )
-            a = jnp.asarray(a, self.output.dtype)
-        except JaxlinError:
-            raise
+            is_complex = jnp.iscomplexobj(a)
+            a = a if is_complex else jnp.asarray(a, self.output.dtype)
         except (TypeError, ValueError) as error:
             raise JaxlinError(f"Local map: expected an array of numbers; found {quoted(a)}.") from error
+        if is_complex:
+            raise JaxlinError("Local map: expected real vectors; found complex ones. Apply the map to each part.")
         batch = a.shape[: -len(tail)]
         if a.shape[-len(tail) :] != tail:
             raise JaxlinError(
@@ -144,27 +141,27 @@ class LocalMap:
 
     @functools.cached_property
     def residual(self) -> Leaf:
-        r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$, the proof that this map is the model.
+        r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$, the error with which this map reconstructs the output.
 
-        Measured through the transpose in `RESIDUAL_DIRECTIONS` random directions $u$ with a fixed seed, for which
-        $\mathbb{E}\,(u \cdot r)^2 = \lVert r \rVert^2$: the forward product `lmap @ x` repeats the model's own
-        arithmetic and would prove nothing. `jacobian` gives every row; `residual_of` is then exact. Where the model
-        gives zero, as one without biases does of embeddings of zero, it is zero if the map does too.
+        It is measured through the transpose in `RESIDUAL_DIRECTIONS` random directions $u$ with a fixed seed, for which
+        $\mathbb{E}\,(u \cdot r)^2 = \lVert r \rVert^2$, because the forward product `lmap @ x` repeats the model's own
+        arithmetic and would prove nothing. `residual_of` a dense map has no sampling error. If the model's output is
+        zero, as it is for zero embeddings in a model without biases, the residual is zero if that of the map is too.
 
-        The first access takes as long as `RESIDUAL_DIRECTIONS` rows of the map: next to nothing for a short prompt,
-        minutes for a model of 135 M parameters at 2,000 tokens on two cores of a CPU.
+        The first access takes as long as `RESIDUAL_DIRECTIONS` rows of the map: almost no time for a short prompt, but
+        minutes for a model of 135 M parameters at 2,000 tokens on two CPU cores.
         """
         u = jax.random.normal(jax.random.key(0), (RESIDUAL_DIRECTIONS, self.output.shape[0]), self.output.dtype)
-        through = jnp.einsum("rtd,td->r", self.rmatvec(u), self.x, precision=jax.lax.Precision.HIGHEST)
-        defect = through + jnp.matmul(u, self.bias - self.output, precision=jax.lax.Precision.HIGHEST)
-        found = relative_error(jnp.sqrt(jnp.mean(defect**2)), jnp.linalg.norm(self.output))
-        return found if isinstance(found, jax.core.Tracer) else float(found)
+        linear = jnp.einsum("rtd,td->r", self.rmatvec(u), self.x, precision=jax.lax.Precision.HIGHEST)
+        defect = linear + jnp.matmul(u, self.bias - self.output, precision=jax.lax.Precision.HIGHEST)
+        residual = relative_error(jnp.sqrt(jnp.mean(defect**2)), jnp.linalg.norm(self.output))
+        return residual if isinstance(residual, jax.core.Tracer) else float(residual)
 
     def residual_of(self, jacobian: Any) -> float:
         r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$ of a dense $J$, ``[d, t, d]``, summed in float64.
 
         Raises:
-            JaxlinError: an array of another shape.
+            JaxlinError: `jacobian` has another shape.
         """
         if np.shape(jacobian) != self.shape:
             raise JaxlinError(f"Residual: expected a dense map of shape {self.shape}; found {np.shape(jacobian)}.")
@@ -175,41 +172,41 @@ class LocalMap:
     def jacobian(
         self, *, block: int | None = None, out: str | Path | None = None, progress: bool = True
     ) -> jax.Array | np.ndarray:
-        """The dense $J$, ``[d, t, d]``, by blocks of rows.
+        """The dense $J$, ``[d, t, d]``, computed in blocks of rows.
 
         Args:
-            block: rows computed together; chosen for memory unless given.
-            out: write to this ``.npy`` file and return it memory-mapped, instead of keeping $J$ in memory. Interrupted,
-                it leaves no such file, and the same call goes on where it stopped.
-            progress: show a bar where the work takes longer than a second and a person is looking.
+            block: how many rows to compute together; `default_block` if None.
+            out: a ``.npy`` file to write $J$ to, which is returned memory-mapped. It appears once it is complete; after
+                an interruption, the same call continues where the last one stopped.
+            progress: whether to show a bar, in a terminal, if the work takes longer than a second.
 
         Raises:
-            JaxlinError: a block without rows; or `out` is there, cannot be written, or was begun for another map.
+            JaxlinError: `block` is less than 1; or `out` exists, cannot be written, or was begun with another map.
         """
         return dense_from_rows(
             self.rmatvec,
             self.shape,
             self.output.dtype,
             block=self.default_block if block is None else block,
-            out=None if out is None else path_of(out),
+            out=None if out is None else npy_path(out),
             identity="" if out is None else self._identity(),
             progress=progress,
         )
 
     def _identity(self) -> str:
-        """What tells this map's rows in a file from those of another."""
-        said = hashlib.sha256(repr((self.shape, self.source, self.target, int(self.position), self.rule)).encode())
-        said.update(fingerprint(self.model).encode())
+        """A hash that tells the rows of this map in a file from those of another map."""
+        digest = hashlib.sha256(repr((self.shape, self.source, self.target, int(self.position), self.rule)).encode())
+        digest.update(fingerprint(self.model).encode())
         for array in (self.x, self.output):
-            said.update(np.asarray(array).tobytes())
-        return said.hexdigest()
+            digest.update(np.asarray(array).tobytes())
+        return digest.hexdigest()
 
     @property
     def default_block(self) -> int:
-        """How many rows `jacobian` computes together: all of them where they fit and it saves operations.
+        """How many rows `jacobian` computes together: all of them, if they fit and folding MLPs then saves operations.
 
-        See `jaxlin.nn.folding.fold`. Otherwise as many as keep the widest layer in a CPU's cache, or as repay reading
-        the weights.
+        See `jaxlin.nn.folding.fold`. Otherwise it is as many rows as keep the activations of the widest layer in a
+        CPU's cache, and at least as many as make reading the weights worthwhile.
         """
         (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.frozen.tokens
         parts = row_parts(mesh_of(self.model))
@@ -221,19 +218,19 @@ class LocalMap:
         r"""The `k` largest singular triplets of the joint map, each with a bound, signed so that $u \cdot f \ge 0$.
 
         Args:
-            k: how many.
-            method: ``"dense"`` takes all rows of $J$; ``"krylov"`` takes products until the bounds hold, see
-                `jaxlin.linearize.linalg`; ``"auto"`` the one that is expected to take less.
-            tol: of each value, relative, for ``"krylov"``; 1e-5 in float32 and 1e-12 in float64 unless given.
-            seed: of the start of ``"krylov"``.
+            k: how many triplets.
+            method: ``"dense"`` computes all rows of $J$; ``"krylov"`` computes products until the bounds are below
+                `tol`, see `jaxlin.linearize.linalg`; ``"auto"`` takes the method that is expected to be faster.
+            tol: the relative tolerance of each value for ``"krylov"``, by default 1e-5 in float32 and 1e-12 in float64.
+            seed: the seed of the random start of ``"krylov"``.
 
         Raises:
-            JaxlinError: `k` is no integer in 1..rank of the map; no such method; a tolerance that is not between 0 and
-                1; a map in 16 bits, or within a transform.
+            JaxlinError: `k` is not an integer in 1..rank of the map; there is no such method; `tol` is not between 0
+                and 1; the map is in 16 bits or within a transform.
         """
         if isinstance(self.output, jax.core.Tracer):
             raise JaxlinError(
-                "SVD: expected arrays with values; found traced ones: LAPACK and Krylov run outside of jit and vmap. "
+                "SVD: expected arrays with values; found traced ones: neither method runs within jit or vmap. "
                 "Within them, take jnp.linalg.svd of lmap.jacobian()."
             )
         check_dtype(self.output.dtype)
@@ -242,18 +239,18 @@ class LocalMap:
         if method == "auto":
             method = cheaper(self.shape, k)
         if method == "dense":
-            found = bounded_svd(np.asarray(self.jacobian()), self.matvec, k)
+            triplets = bounded_svd(np.asarray(self.jacobian()), self.matvec, k)
         elif method == "krylov":
             products = self.matvec, self.rmatvec
-            found = krylov_svd(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, like=self.x)
+            triplets = krylov_svd(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, like=self.x)
         else:
             raise JaxlinError(f"SVD: expected the method auto, dense or krylov; found {quoted(method)}.")
-        return found.signed(np.asarray(self.output))
+        return triplets.signed(np.asarray(self.output))
 
 
 @dataclass(frozen=True, eq=False)
 class Transposed:
-    r"""$J^\top$ of a `LocalMap`: ``lmap.T @ u``."""
+    r"""The transpose $J^\top$ of a `LocalMap`, which is its attribute `T`."""
 
     T: LocalMap
 
@@ -264,26 +261,25 @@ class Transposed:
 @jax.jit
 def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
     v = jnp.moveaxis(v[:, : lmap.frozen.tokens], 1, 0)
-    return _held(lmap, without_biases(lmap.model), v, jnp.zeros_like(v))
+    return _apply(lmap, without_biases(lmap.model), v, jnp.zeros_like(v))
 
 
 @functools.partial(jax.jit, static_argnames="fold")
 def _pull(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
-    reach, (tokens, d) = lmap.frozen.tokens, lmap.x.shape
-    v = jax.ShapeDtypeStruct((reach, u.shape[0], d), lmap.x.dtype)
-    rows, _ = transpose(functools.partial(_held, lmap, fold=fold), lmap.model, v, v)(u)
-    return jnp.pad(jnp.moveaxis(rows, 0, 1), ((0, 0), (0, tokens - reach), (0, 0)))
+    length, (tokens, d) = lmap.frozen.tokens, lmap.x.shape
+    v = jax.ShapeDtypeStruct((length, u.shape[0], d), lmap.x.dtype)
+    rows, _ = transpose(functools.partial(_apply, lmap, fold=fold), lmap.model, v, v)(u)
+    return jnp.pad(jnp.moveaxis(rows, 0, 1), ((0, 0), (0, tokens - length), (0, 0)))
 
 
-def _held(
+def _apply(
     lmap: LocalMap, bare: Decoder, v: Float[Array, "t b d"], stream: Float[Array, "t b d"], *, fold: bool = False
 ) -> Float[Array, "b d"]:
-    """The map, linear in the value at its source and in the stream that enters the source's block beside it.
+    """The map, linear in the value `v` at its source and in the residual `stream` that enters the source's block.
 
-    Positions lead, and a batch comes after them: at each position, a matrix of the batch is multiplied as it lies.
-
+    The batch comes after the positions, so that the vectors of each position are one contiguous matrix.
     """
-    queries, position = (1, 0) if lmap.at_last else (0, lmap.position)
+    queries, position = (1, 0) if lmap.is_last_position else (0, lmap.position)
     y = replay_between(
         bare, lmap.frozen, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries, fold=fold
     )

@@ -1,4 +1,4 @@
-"""A dense matrix from its rows: block by block, to memory or to a file that is whole or not there."""
+"""A dense matrix from its rows, computed block by block, in memory or in a file that appears once it is complete."""
 
 import contextlib
 import functools
@@ -21,44 +21,38 @@ from jaxlin.nn.sharding import gather
 from jaxlin.nn.sites import is_integer
 
 MIN_VECTORS = 512
-"""Vectors, of all rows and tokens, for which it pays to read and perhaps unpack a layer's weights."""
+"""How many vectors, counted over rows and tokens, make it worthwhile to read, and perhaps unpack, a layer's weights."""
 
 
 class BlockSizes(NamedTuple):
-    """How large a block of rows is best on a kind of device.
+    """The sizes of a block of rows that are fastest on a kind of device.
 
     Attributes:
-        activation: bytes of one hidden activation over the block. On a CPU it should stay in the cache between the
-            products and the elementwise work; elsewhere it should occupy all units, and leave room for the weights.
-        dense_map: bytes of a dense map up to which all its rows are best computed together, if that saves operations.
+        activation: the bytes of one hidden activation over the block. On a CPU it should stay in the cache between the
+            products and the elementwise work; elsewhere it should occupy all cores, and leave room for the weights.
+        dense_map: the largest dense map, in bytes, whose rows are all computed together if that saves operations.
     """
 
     activation: int
     dense_map: int
 
 
-CPU = BlockSizes(8 * 2**20, 256 * 2**20)
-
-
 def block_sizes() -> BlockSizes:
-    """Those of the present device."""
+    """The sizes for the default device."""
     if jax.default_backend() == "cpu":
-        return CPU
-    there = physical_memory()
-    return BlockSizes(min(512 * 2**20, there // 128), min(2**30, there // 64))
+        return BlockSizes(8 * 2**20, 256 * 2**20)
+    memory = physical_memory()
+    return BlockSizes(min(512 * 2**20, memory // 128), min(2**30, memory // 64))
 
 
 def default_block(rows: int, tokens: int, token_bytes: int) -> int:
-    """How many rows to compute together when a token of one takes as many bytes in the widest layer.
-
-    Blocks are of one size.
-    """
+    """How many rows to compute together, in equal blocks, if a token of one takes `token_bytes` in the widest layer."""
     largest = min(rows, max(block_sizes().activation // (tokens * token_bytes), MIN_VECTORS // tokens, 1))
     return math.ceil(rows / math.ceil(rows / largest))
 
 
 def dense_from_rows(
-    pull: Callable[[jax.Array], jax.Array],
+    rmatvec: Callable[[jax.Array], jax.Array],
     shape: tuple[int, ...],
     dtype: Any,
     *,
@@ -67,20 +61,20 @@ def dense_from_rows(
     identity: str,
     progress: bool,
 ) -> jax.Array | np.ndarray:
-    """Apply `pull` to the rows of the identity, `block` at a time.
+    """The rows of a matrix, from `rmatvec` of the rows of the identity.
 
     Args:
-        pull: maps ``[b, rows]`` to ``[b, ...]``, row by row.
+        rmatvec: a function from ``[b, rows]`` to ``[b, ...]`` that maps each row by itself.
         shape: the shape of the result; its first axis counts the rows.
-        dtype: of the result.
-        block: rows at a time.
-        out: a ``.npy`` file to write; None to keep the result in memory. Of several processes the first writes it,
-            where all of them can read it.
-        identity: says what is computed: a partial file is continued only if it is the same.
-        progress: show a bar.
+        dtype: the dtype of the result.
+        block: how many rows to compute together.
+        out: a ``.npy`` file to write; None to return an array in memory. The first of several processes writes it, and
+            all of them must be able to read it.
+        identity: a string that identifies the matrix; a partial file is continued only if its identity is the same.
+        progress: whether to show a bar.
 
     Raises:
-        JaxlinError: `out` exists, is not a ``.npy`` path, cannot be written, or is begun with something else.
+        JaxlinError: `out` exists, is not a ``.npy`` path, cannot be written, or was begun with another matrix.
     """
     rows = shape[0]
     if not is_integer(block) or block < 1:
@@ -91,9 +85,9 @@ def dense_from_rows(
         try:
             for start in range(result.done, rows, block):
                 count = min(block, rows - start)
-                # One shape for all blocks: past the end the rows of the identity are zero.
+                # All blocks have one shape, so that they are compiled once: rows past the end of the identity are zero.
                 units = jax.nn.one_hot(jnp.arange(start, start + block), rows, dtype=dtype)
-                result.write(start, gather(pull(units))[:count])
+                result.write(start, gather(rmatvec(units))[:count])
                 bar.update(count)
         except KeyboardInterrupt as interruption:
             if isinstance(result, RowsFile):
@@ -102,11 +96,11 @@ def dense_from_rows(
         return result.finish()
 
 
-def path_of(out: Any) -> Path:
-    """`out`, if it names a file.
+def npy_path(out: Any) -> Path:
+    """`out` as a path.
 
     Raises:
-        JaxlinError: it is no path.
+        JaxlinError: `out` is not a path.
     """
     if not isinstance(out, str | os.PathLike):
         raise JaxlinError(f"Out: expected the path of a .npy file; found {quoted(out)}.")
@@ -114,7 +108,7 @@ def path_of(out: Any) -> Path:
 
 
 class _InMemory(contextlib.nullcontext[None]):
-    """One array, filled in its place: blocks that are put together at the end are in memory twice."""
+    """One array that is filled in place: blocks concatenated at the end would be in memory twice."""
 
     done = 0
 
@@ -123,19 +117,19 @@ class _InMemory(contextlib.nullcontext[None]):
         self.rows = rows
 
     def write(self, start: int, rows: jax.Array) -> None:
-        """Put `rows` in place; the first make the array."""
+        """Write `rows` to the array, which the first block allocates."""
         if start > 0:
-            self.whole = _placed(self.whole, rows, start)
+            self.array = _update_rows(self.array, rows, start)
         elif missing := self.rows - len(rows):
-            self.whole = jnp.pad(rows, [(0, missing), *[(0, 0)] * (rows.ndim - 1)])
+            self.array = jnp.pad(rows, [(0, missing), *[(0, 0)] * (rows.ndim - 1)])
         else:
-            self.whole = rows
+            self.array = rows
 
     def finish(self) -> jax.Array:
         """The array."""
-        return self.whole
+        return self.array
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _placed(whole: jax.Array, rows: jax.Array, start: jax.Array | int) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
+def _update_rows(array: jax.Array, rows: jax.Array, start: jax.Array | int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(array, rows, start, axis=0)

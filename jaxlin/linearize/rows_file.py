@@ -1,4 +1,4 @@
-"""Rows written block by block to a ``.npy`` file, which appears once it is complete and goes on if interrupted."""
+"""Rows written block by block to a ``.npy`` file, which appears once it is complete and survives interruptions."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from jaxlin.nn.sharding import broadcast_from_first
 
 
 class RowsFile:
-    """``NAME.npy.partial``, and beside it ``NAME.npy.partial.json`` with a checksum of each block of rows in it."""
+    """The file ``NAME.npy.partial``, and ``NAME.npy.partial.json`` with a checksum of each block of rows in it."""
 
     def __init__(self, out: Path, shape: tuple[int, ...], dtype: Any, identity: str) -> None:
         self.shape, self.dtype, self.done = shape, np.dtype(dtype), 0
@@ -65,11 +65,11 @@ class RowsFile:
         if path_exists(out):
             raise JaxlinError(f"Output: {out} is there already. Delete it or choose another path.")
         try:
-            begun = path_exists(self.record) and path_exists(data)
-            if begun:
+            is_begun = path_exists(self.record) and path_exists(data)
+            if is_begun:
                 check_regular_file(data)
-            self.file = self.stack.enter_context(data.open("r+b" if begun else "w+b"))
-            if begun:
+            self.file = self.stack.enter_context(data.open("r+b" if is_begun else "w+b"))
+            if is_begun:
                 self._continue(self.file)
             else:
                 self._begin(self.file)
@@ -77,7 +77,7 @@ class RowsFile:
             raise self._write_error(error) from error
 
     def _begin(self, file: BinaryIO) -> None:
-        """Write the header, and reserve all of the room: then a full disk is an error now, not after hours of work."""
+        """Write the header and reserve the space of all rows, so that a full disk fails now and not after hours."""
         try:
             file.write(self.header)
             file.flush()
@@ -94,7 +94,7 @@ class RowsFile:
         self._write_record()
 
     def _continue(self, file: BinaryIO) -> None:
-        """Go on after the leading blocks that are as they were written."""
+        """Continue after the leading blocks whose checksums are right."""
         expected = "a note of the rows that are there"
         blocks = self.partial.progress(self.record.read_bytes(), expected).get("blocks")
         if not _are_blocks(blocks):
@@ -107,12 +107,12 @@ class RowsFile:
         file.seek(0)
         if file.read(len(self.header)) != self.header:
             raise self.partial.damage("the header of such an array")
-        for count, written in blocks:
-            if checksum(file.read(count * self.row_size)) != written:
+        for count, expected_checksum in blocks:
+            if checksum(file.read(count * self.row_size)) != expected_checksum:
                 intact = f"{self.done} of {self.shape[0]} rows are as they were written"
                 warnings.warn(f"{self.partial.path}: {intact}; the others are computed again.", stacklevel=6)
                 break
-            self.blocks.append([count, written])
+            self.blocks.append([count, expected_checksum])
             self.done += count
 
     def _write_error(self, error: OSError) -> JaxlinError:
@@ -124,7 +124,7 @@ class RowsFile:
 
     def write(self, start: int, rows: jax.Array) -> None:
         """Write `rows` to their place in the file, then their checksum to the record."""
-        values = np.ascontiguousarray(rows)  # in every process, so that none runs ahead of the one that writes
+        values = np.ascontiguousarray(rows)  # in every process, so that all wait for each block
         self.done = start + len(values)
         if self.file is not None:
             content = values.tobytes()
@@ -151,7 +151,7 @@ class RowsFile:
 
     @property
     def hint(self) -> str:
-        """What to tell a user who interrupts the call."""
+        """The hint for a user who interrupts the call."""
         return resume_hint(f"{self.done} of {self.shape[0]} rows are", self.partial.path)
 
 
@@ -164,7 +164,7 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def _are_blocks(value: Any) -> TypeGuard[list[tuple[int, str]]]:
-    """Whether a value of the record is a list of blocks: of each, its number of rows and its checksum."""
+    """Whether `value` is a list of blocks, each with its number of rows and its checksum."""
     return isinstance(value, list) and all(
         isinstance(block, list)
         and len(block) == 2

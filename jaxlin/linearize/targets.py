@@ -1,8 +1,8 @@
-r"""Targets: what an analysis explains, from words to a direction of the residual stream.
+r"""Targets: the number that an analysis explains, from words to a direction of the residual stream.
 
-A target is one number read from the output $f$: the logit of a token, the difference of the logits of two, or
-$u \cdot f$ for a direction $u$. `resolve_target` makes an array of what a user gives, `read_target` evaluates it, and
-`target_direction` follows it back through the frozen final norm to the stream after the last block.
+A target is one number read from the output $f$: the logit of a token, the difference of two logits, or $u \cdot f$ for
+a direction $u$. `resolve_target` converts a user's argument to an array, `read_target` evaluates it, and
+`target_direction` pulls it back through the frozen final norm to the residual stream after the last block.
 """
 
 import contextlib
@@ -28,23 +28,23 @@ Token = int | Int[Array, ""]
 """A token id: an integer, or an array of one, which may be traced within a transform."""
 
 Target = Token | tuple[Token, Token] | Int[Array | np.ndarray, "2"] | Float[Array | np.ndarray, " k"]
-"""A token id; a pair of them, for the difference of their logits; or a direction of the output, of its width."""
+"""A token id; a pair of them, for the difference of their logits; or a direction of the output."""
 
 Words = str | tuple[str | int, str | int]
-"""A word that is one token, or a pair, of which one may be a token id."""
+"""A word that is one token, or a pair of such words, one of which may be a token id."""
 
 ResolvedTarget = Int[Array, ""] | Int[Array, "2"] | Float[Array, " d"]
-"""A target as an array, from `resolve_target`."""
+"""A target as an array, as `resolve_target` returns it."""
 
 
 @equal_by_identity
 class TargetDirection(NamedTuple):
-    r"""A target as a function of the stream $h$ after the last block: ``value`` $= \sum_t g_t \cdot h_t +$ ``bias``.
+    r"""A target as a function of the residual stream $h$ after the last block, $\sum_t g_t \cdot h_t +$ ``bias``.
 
     Attributes:
         value: the value of the target, from the forward pass.
-        bias: what the biases of the final norm and of the unembedding add to it.
-        direction: $g$, zero at all positions but the one that is read.
+        bias: the part of it that comes from the biases of the final norm and of the unembedding.
+        direction: $g$, zero at all positions except the one that is read.
     """
 
     value: Float[Array, ""]
@@ -59,33 +59,33 @@ def resolve_target(
     position: int,
     tokenizer: Tokenizer | None = None,
 ) -> ResolvedTarget:
-    """The token id, the two ids or the direction that `target` names, as an array. Resolved again it stays the same.
+    """The token id, the two ids or the direction that `target` names, as an array. It accepts its own results too.
 
-    A word is looked up as written and with a space before it; if both are single tokens, the one that the model finds
-    likelier after `position` of `x` is taken. Words are resolved outside of `jax.jit` and `jax.vmap`; of a target that
-    is traced within them only the shape is checked.
+    A word is looked up as written and with a space before it; if both are single tokens, the one with the larger logit
+    after `position` of `x` is taken. Words are resolved outside of `jax.jit` and `jax.vmap`; if `target` is traced
+    within them, only its shape is checked.
 
     Args:
         model: the decoder.
         target: a token id, a word, a pair of these, or a direction of the output.
         x: the input embeddings.
-        position: the position whose logits choose between two spellings.
-        tokenizer: the model's, for words.
+        position: the position whose logits decide between two spellings.
+        tokenizer: the tokenizer of the model, which only words need.
 
     Raises:
-        JaxlinError: an id outside the vocabulary, two equal tokens, a direction of another width or with NaN or
-            infinity; words without a tokenizer.
-        TokenizerError: a word that is not a single token in either spelling.
+        JaxlinError: an id is outside the vocabulary, both tokens are equal, a direction has another width than the
+            output or contains NaN or infinity, or there are words without a tokenizer.
+        TokenizerError: a word is not a single token in either spelling.
     """
     parts: tuple[Any, ...] = tuple(target) if isinstance(target, tuple | list) else (target,)
     if any(isinstance(part, str) for part in parts):
-        ids = _ids_after(model, tokenizer, parts, x, position)
-        return _checked(model, ids[0] if isinstance(target, str) else ids, x.dtype)
-    return _checked(model, target, x.dtype)
+        ids = _resolve_words(model, tokenizer, parts, x, position)
+        return _checked_array(model, ids[0] if isinstance(target, str) else ids, x.dtype)
+    return _checked_array(model, target, x.dtype)
 
 
 def read_target(model: Decoder, output: Float[Array, " d"], target: ResolvedTarget, ctx: Context) -> Float[Array, ""]:
-    """The value of `target` at an output, after the final norm; `ctx` computes the softcap of the logits, if any."""
+    """The value of `target` at an output after the final norm; `ctx` records or replays the softcap of its logits."""
     if jnp.issubdtype(target.dtype, jnp.floating):
         return jnp.dot(target, output, precision=HIGHEST)
     logits = model.unembed(output, ctx, target.reshape(-1))
@@ -93,10 +93,10 @@ def read_target(model: Decoder, output: Float[Array, " d"], target: ResolvedTarg
 
 
 def target_direction(model: Decoder, recording: Recording, target: ResolvedTarget, position: Any) -> TargetDirection:
-    """The direction of the stream after the last block that reads `target` at `position`.
+    """The direction of the residual stream after the last block that reads `target` at `position`.
 
-    It goes through the frozen final norm, the unembedding and, if the model caps its logits, the frozen ratio of a
-    capped logit to the uncapped one.
+    It is pulled back through the unembedding, the frozen final norm and, if the model caps its logits, the frozen ratio
+    of a capped logit to the uncapped one.
     """
     frozen = recording.frozen
     head = Record(frozen.rule)
@@ -106,18 +106,18 @@ def target_direction(model: Decoder, recording: Recording, target: ResolvedTarge
         output = model.norm(stream, Context(Replay(frozen.norm)))
         return read_target(model, output[position], target, Context(Replay(head.factors)))
 
-    # An affine function: its value at zero is what the biases add.
+    # The function is affine, so that its value at zero is the part that comes from biases.
     bias, pull = jax.vjp(after_blocks, jnp.zeros_like(recording.stream))
     return TargetDirection(value, bias, pull(jnp.ones_like(bias))[0])
 
 
 def ids_of_words(tokenizer: Tokenizer, words: tuple[Any, ...], logits: Float[np.ndarray, " vocab"]) -> tuple[Any, ...]:
-    """The token id of each of `words`, see `likelier_spelling`; ids among them stay as they are."""
+    """The token id of each of `words`, see `likelier_spelling`; ids among them are returned unchanged."""
     return tuple(likelier_spelling(tokenizer, word, logits) if isinstance(word, str) else word for word in words)
 
 
 def likelier_spelling(tokenizer: Tokenizer, word: str, logits: Float[np.ndarray, " vocab"]) -> int:
-    """The token id of `word`, as written or with a space before it; of two single tokens, the likelier.
+    """The token id of `word`, as written or with a space before it; if both are single tokens, the likelier one.
 
     Raises:
         TokenizerError: neither spelling is a single token.
@@ -126,21 +126,21 @@ def likelier_spelling(tokenizer: Tokenizer, word: str, logits: Float[np.ndarray,
     for spelling in (word, f" {word}"):
         with contextlib.suppress(TokenizerError):
             ids.append(tokenizer.to_single_token(spelling))
-    # A tokenizer may have tokens that the model has no logit for; `resolve_target` names the id of one in its error.
+    # A tokenizer may have tokens for which the model has no logit; `resolve_target` refuses their ids.
     with_logits = [token for token in ids if token < len(logits)]
     if with_logits:
         return max(with_logits, key=lambda token: logits[token])
-    return ids[0] if ids else tokenizer.to_single_token(word)  # raises the error that says which tokens it is
+    return ids[0] if ids else tokenizer.to_single_token(word)  # raises the error that names its tokens
 
 
-def _ids_after(
+def _resolve_words(
     model: Decoder, tokenizer: Tokenizer | None, words: tuple[Any, ...], x: Float[Array, "t d"], position: int
 ) -> tuple[Any, ...]:
-    """The ids of `words`, of which one at least is a text, by the logits at `position`."""
+    """The token ids of `words`, at least one of which is text, by the logits at `position`."""
     if tokenizer is None:
         raise JaxlinError(
             f"Target: expected a token id; found {quoted(words[0] if len(words) == 1 else words)}. "
-            "Give tokenizer.to_single_token of a word, or tokenizer= where that is taken."
+            "Pass tokenizer.to_single_token(word), or tokenizer= where there is such an argument."
         )
     logits = np.asarray(model.unembed(jax.jit(lambda model, x: model(x))(model, x)[position]))
     ids = ids_of_words(tokenizer, words, logits)
@@ -149,8 +149,8 @@ def _ids_after(
     return ids
 
 
-def _checked(model: Decoder, target: Any, dtype: Any) -> ResolvedTarget:
-    """`target` as an array of checked values; within a transform, where it has none, of a checked shape."""
+def _checked_array(model: Decoder, target: Any, dtype: Any) -> ResolvedTarget:
+    """`target` as an array after a check of its values, or only of its shape if it is traced."""
     traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(target))
     array: Any = jnp.asarray(target) if traced else np.asarray(target)
     if jnp.issubdtype(array.dtype, jnp.floating) and array.ndim:

@@ -281,7 +281,7 @@ class TestTransforms:
         products = jax.vmap(lambda lmap, v: lmap @ v)(maps, x)
         np.testing.assert_allclose(products, [local_map(model, each) @ each for each in x], atol=2e-5)
         for use in (lambda: maps @ x, lambda: maps.T @ maps.output, maps.jacobian, lambda: maps.residual, maps.svd):
-            with pytest.raises(jaxlin.JaxlinError, match=r"found a batch of \(2,\), as jax.vmap gives"):
+            with pytest.raises(jaxlin.JaxlinError, match=r"found a batch of shape \(2,\), from jax.vmap"):
                 use()
 
     def test_residual_and_spectrum_within_jit(self) -> None:
@@ -516,9 +516,9 @@ def test_what_is_no_embedding() -> None:
     one = "Embeddings: expected shape (t, 192), one token or more, as model.embed(ids) gives; found {}."
     each = [one.format(found) for found in ("a list", "shape (1, 3, 192)", "shape (3, 8)", "shape (0, 192)")]
     assert said.splitlines()[:28] == each * 7
-    held = "Held model: expected frozen factors, as jaxlin.freeze(model, x) gives; found ArrayImpl."
+    held = "Frozen model: expected frozen factors, as jaxlin.freeze(model, x) gives; found ArrayImpl."
     assert said.splitlines()[28:] == [
-        "Held model: expected vectors of shape (3, ..., 192); found (3,).",
+        "Frozen model: expected vectors of shape (3, ..., 192); found (3,).",
         "Sites: expected kinds of resid_pre, attn_out, resid_mid, mlp_out, resid_post; found 'resid_pre'.",
         "Position: expected one in 0..2 (or from -3); found 1.5.",
         "Top: expected a number of words in 1..2048; found 0.",
@@ -526,7 +526,7 @@ def test_what_is_no_embedding() -> None:
         "Edits: expected a list of them; found one edit alone. Put it in a list.",
         "Removal: expected 0 random removals or more; found -1.",
         *[held] * 3,
-        "Local map: expected real vectors; found complex ones. Take both parts by themselves.",
+        "Local map: expected real vectors; found complex ones. Apply the map to each part.",
         "Target: expected a token id, a pair of them, or a direction of floats; found 1.5. "
         "tokenizer.to_single_token gives the id of a word.",
         "Top: expected a number of words in 1..2048; found 1.5.",

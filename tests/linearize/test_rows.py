@@ -1,4 +1,4 @@
-"""A dense map on disk: whole or not there, and continued where it stopped."""
+"""A dense map on disk: it appears once it is complete, and continues where it stopped."""
 
 import errno
 import json
@@ -41,13 +41,13 @@ def test_blocks_of_any_size(block: int) -> None:
 
 def test_blocks_are_put_in_place() -> None:
     """The array of the first block is the one that is returned: there is no second."""
-    placed = rows._InMemory(len(MATRIX))
-    placed.write(0, MATRIX[:3])
-    address = placed.whole.unsafe_buffer_pointer()
+    result = rows._InMemory(len(MATRIX))
+    result.write(0, MATRIX[:3])
+    address = result.array.unsafe_buffer_pointer()
     for start in (3, 6, 9):
-        placed.write(start, MATRIX[start : start + 3])
-    assert placed.finish().unsafe_buffer_pointer() == address
-    np.testing.assert_array_equal(placed.finish(), MATRIX)
+        result.write(start, MATRIX[start : start + 3])
+    assert result.finish().unsafe_buffer_pointer() == address
+    np.testing.assert_array_equal(result.finish(), MATRIX)
 
 
 def test_blocks_are_larger_on_an_accelerator_and_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_blocks_are_larger_on_an_accelerator_and_leave_room(monkeypatch: pytest.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     blocks = {}
     for gigabytes in (8, 80, 800):
-        monkeypatch.setattr(rows, "physical_memory", lambda there=gigabytes * 10**9: there)
+        monkeypatch.setattr(rows, "physical_memory", lambda size=gigabytes * 10**9: size)
         blocks[gigabytes] = default_block(4096, 8, features)
         assert 8 * blocks[gigabytes] * features <= gigabytes * 10**9 / 100
         assert block_sizes().dense_map <= gigabytes * 10**9 / 50

@@ -77,8 +77,7 @@ def krylov_svd(
         like: an array ``[t, e]``; the vectors of $Q$ are stored on its device if there is room, otherwise on the host.
 
     Raises:
-        JaxlinError: `k` is not an integer in 1..rank of the operator, `tol` is not between 0 and 1, or `seed` is not
-            a nonnegative integer.
+        JaxlinError: `k` is not an integer in 1..rank of the operator, or `tol` or `seed` is out of range.
     """
     check_count(k, shape)
     check_options(tol, seed)
