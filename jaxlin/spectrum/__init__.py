@@ -1,4 +1,9 @@
-"""Spectra of maps: of every layer, in words, their ranks, and the null baselines that they are to be read beside."""
+"""Spectra of local linear maps: their ranks, the tokens of their singular vectors, and their null baselines.
+
+`map_ranks` counts the ranks of one map, `triplet_words` gives the tokens of its singular vectors, and
+`cumulative_spectra`, `single_layer_spectra` and `spectra_to_output` give the spectra of every layer. Read all of them
+beside the null baselines of `compare_baselines`.
+"""
 
 from jaxlin.linearize.linalg.triplets import SVD, effective_rank, stable_rank
 from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative_spectra, single_layer_spectra, spectra_to_output
@@ -13,7 +18,9 @@ from jaxlin.spectrum.null_baselines import (
 )
 from jaxlin.spectrum.prediction_ranks import MapRanks, Ranks, map_ranks, ranks_of_spectrum
 from jaxlin.spectrum.words import (
-    Nearest,
+    Features,
+    Poles,
+    TopTokens,
     TripletWords,
     largest_columns,
     largest_rows,
@@ -28,11 +35,13 @@ __all__ = [
     "SVD",
     "Baseline",
     "Baselines",
+    "Features",
     "LayerSpectra",
     "MapRanks",
-    "Nearest",
+    "Poles",
     "Ranks",
     "RuleAngles",
+    "TopTokens",
     "TripletWords",
     "compare_baselines",
     "cumulative_spectra",

@@ -130,9 +130,7 @@ def compare_baselines(
 def rule_angles(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, k: int = 8) -> tuple[RuleAngles, ...]:
     """The angles between the spaces of the `k` leading singular vectors, for each pair of freeze rules.
 
-    Raises:
-        SiteError: there is no such position.
-        JaxlinError: `k` is larger than the rank of a map.
+    The errors are those of `compare_baselines`.
     """
     svds: dict[RuleName, SVD] = {rule: local_map(model, x, position=position, rule=rule).svd(k) for rule in RULES}
     return tuple(

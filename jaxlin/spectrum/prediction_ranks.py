@@ -60,11 +60,9 @@ class MapRanks(NamedTuple):
 def ranks_of_spectrum(s: Float[np.ndarray, " k"], prediction: int | None = None) -> Ranks:
     """The ranks of a map from all of its singular values, the largest first."""
     energy = np.square(s.astype(np.float64))
-    cumulative_share = np.cumsum(energy) / np.sum(energy)
-    # Rounding may leave the last share just below 1, and a share just below the threshold that it equals.
-    count90, count99 = (
-        min(int(np.searchsorted(cumulative_share, threshold - 1e-12)) + 1, len(s)) for threshold in (0.9, 0.99)
-    )
+    shares = np.cumsum(energy) / np.sum(energy)
+    # Rounding may leave a cumulative share just below the threshold that it equals.
+    count90, count99 = (min(int(np.searchsorted(shares, least - 1e-12)) + 1, len(s)) for least in (0.9, 0.99))
     participation = float(np.sum(energy) ** 2 / np.sum(np.square(energy)))
     return Ranks(stable_rank(s), effective_rank(s), participation, count90, count99, prediction)
 
@@ -84,9 +82,7 @@ def map_ranks(lmap: LocalMap, *, memory: int = MAX_BAND_BYTES) -> MapRanks:
     first_x = np.where(np.arange(len(x))[:, None] == 0, x, 0)
     first, joint = to_numpy(lmap.matvec(np.stack([first_x, x]))).astype(np.float64)
 
-    def ranks(
-        matrix: Float[np.ndarray, "d d"], product: Float[np.ndarray, " d"], offset: Float[np.ndarray, " d"]
-    ) -> Ranks:
+    def ranks(matrix: np.ndarray, product: np.ndarray, offset: np.ndarray) -> Ranks:
         u, s = left_vectors(matrix)
         return ranks_of_spectrum(s, prediction_rank(lmap.model, u, product, offset) if lmap.target.final else None)
 

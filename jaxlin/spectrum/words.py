@@ -1,7 +1,7 @@
-"""Directions to tokens: an output direction through the unembedding, an input direction to the nearest embeddings."""
+"""Tokens for directions: the unembedding gives those of output directions, the nearest embeddings those of inputs."""
 
-import functools
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,17 +17,17 @@ from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST, broadcast_last
 
-BATCH = 64
-"""Directions decoded together: of each there are as many scores as tokens."""
+DIRECTIONS_PER_BATCH = 64
+"""The number of directions that are decoded together; each needs scores of the whole vocabulary."""
 
 
 @equal_by_identity
-class Nearest(NamedTuple):
-    """The best tokens for each direction.
+class TopTokens(NamedTuple):
+    """The tokens with the highest scores for each direction.
 
     Attributes:
-        ids: token ids, the best first.
-        scores: logits, or cosines.
+        ids: the token ids, the highest score first.
+        scores: the logits of an output direction, or the cosines of an input direction.
     """
 
     ids: Shaped[Array | np.ndarray, "*b k"]
@@ -36,25 +36,25 @@ class Nearest(NamedTuple):
 
 @equal_by_identity
 class Poles(NamedTuple):
-    """Both ends of each direction: a singular vector has no sign of its own.
+    """The tokens at both poles of each direction, because the sign of a singular vector is arbitrary.
 
     Attributes:
-        positive: the tokens along it.
-        negative: the tokens against it, with their scores along the opposite direction.
+        positive: the top tokens of the direction.
+        negative: the top tokens of the opposite direction, with their scores there.
     """
 
-    positive: Nearest
-    negative: Nearest
+    positive: TopTokens
+    negative: TopTokens
 
 
 @equal_by_identity
 class TripletWords(NamedTuple):
-    r"""Singular triplets in words; $u \cdot f \ge 0$ fixes the sign of $u$, and of $v$ with it.
+    r"""The tokens of singular triplets; $u \cdot f \ge 0$ fixes the sign of $u$, and of $v$ with it.
 
     Attributes:
-        left: the output tokens of each left vector, ``[k, n]``: the logits of $u$.
-        right: the input tokens of each right vector at each position, ``[k, t, n]``: cosines.
-        share: of the squared norm of each right vector, at each position, ``[k, t]``.
+        left: the output tokens of each left vector, scored by the logits of $u$, ``[k, n]``.
+        right: the input tokens of each right vector at each position, scored by cosines, ``[k, t, n]``.
+        share: the share of each position in the squared norm of each right vector, ``[k, t]``.
     """
 
     left: Poles
@@ -64,12 +64,12 @@ class TripletWords(NamedTuple):
 
 @equal_by_identity
 class Features(NamedTuple):
-    """The largest columns or rows of the map of each token.
+    """The columns or rows with the largest norms in the map of each token.
 
     Attributes:
-        features: which of the input's or output's features, the largest first, ``[t, m]``.
-        norms: their norms.
-        words: the tokens of each, ``[t, m, n]``.
+        features: the indices of the columns or rows, the largest norm first, ``[t, m]``.
+        norms: the norms of these columns or rows.
+        words: the tokens of these columns or rows, ``[t, m, n]``.
     """
 
     features: Int[np.ndarray, "t m"]
@@ -78,19 +78,19 @@ class Features(NamedTuple):
 
 
 @jax.jit(static_argnames="k")
-def promoted_tokens(model: Decoder, u: Float[Array, "*b d"], k: int = 8) -> Nearest:
-    r"""The `k` tokens that an output direction `u` promotes most: the largest of $W_U u$.
+def promoted_tokens(model: Decoder, u: Float[Array, "*b d"], k: int = 8) -> TopTokens:
+    r"""The `k` tokens that an output direction `u` promotes most: those with the largest logits $W_U u$.
 
-    The other pole is that of ``-u``. A bias of the unembedding belongs to no direction and is left out.
+    Those of ``-u`` are the other pole. A bias of the unembedding is left out, as it is the same for all directions.
     """
     scores, ids = jax.lax.top_k(without_biases(model).unembed(u), k)
-    return Nearest(ids, scores)
+    return TopTokens(ids, scores)
 
 
-def nearest_embeddings(model: Decoder, v: Float[Array, "*b d"], k: int = 8) -> Nearest:
+def nearest_embeddings(model: Decoder, v: Float[Array, "*b d"], k: int = 8) -> TopTokens:
     r"""The `k` tokens whose input embeddings have the largest cosine with `v`.
 
-    Rows of zero (control tokens of some vocabularies) have no direction and are never chosen.
+    Embeddings of zero, which some vocabularies have for control tokens, have no direction and are left out.
     """
     return _nearest(model, _inverse_norms(model), v, k)
 
@@ -98,18 +98,18 @@ def nearest_embeddings(model: Decoder, v: Float[Array, "*b d"], k: int = 8) -> N
 def triplet_words(
     model: Decoder, svd: SVD, output: Shaped[Array | np.ndarray, " d"] | None = None, k: int = 8
 ) -> TripletWords:
-    r"""Both poles of every left and right vector, in batches.
+    r"""The tokens at both poles of every left and right vector.
 
     Args:
         model: the decoder.
-        svd: of a map from the embeddings to the final norm. Of a map between other sites a left vector is read by the
-            unembedding as it is, without the final norm, and a right one among the input embeddings: a lens, which says
-            something as far as the streams there are alike.
-        output: $f$, which fixes the signs; they are taken as they are unless given. `LocalMap.svd` has fixed them.
-        k: tokens of each pole.
+        svd: the singular triplets of a map from the embeddings to the final norm. For a map between other sites, left
+            vectors still go straight through the unembedding, without the final norm, and right vectors are still
+            compared with the input embeddings. As with a logit lens, the tokens then have a meaning only as far as the
+            residual stream at the site resembles that at the ends of the model.
+        output: $f$, which fixes the signs; by default they stay as they are. `LocalMap.svd` has already fixed them.
+        k: the number of tokens at each pole.
 
-    Raises:
-        JaxlinError: `k` is not in 1..vocabulary, or vectors of another width than the model's.
+    The errors are those of `left_words`.
     """
     signed = svd if output is None else svd.signed(np.asarray(output))
     share = np.sum(np.square(signed.v), axis=-1)
@@ -117,80 +117,85 @@ def triplet_words(
 
 
 def left_words(model: Decoder, u: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> Poles:
-    """Both poles of output directions: the logits of `u` and of ``-u``, in batches.
+    """The tokens at both poles of output directions, by the logits of `u` and of ``-u``.
 
     Raises:
-        JaxlinError: `k` is not in 1..vocabulary, or vectors of another width than the model's.
+        JaxlinError: `k` is not in 1..vocabulary, or the directions do not have the model's width.
     """
-    return _poles(functools.partial(promoted_tokens, model, k=k), u, model, k)
+    return _poles(model, promoted_tokens, u, k)
 
 
 def right_words(model: Decoder, v: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> Poles:
-    """Both poles of input directions: the embeddings nearest to `v` and to ``-v``, in batches.
+    """The tokens at both poles of input directions: those whose embeddings are nearest to `v` and to ``-v``.
 
-    Raises:
-        JaxlinError: `k` is not in 1..vocabulary, or vectors of another width than the model's.
+    The errors are those of `left_words`.
     """
-    return _poles(functools.partial(nearest_embeddings, model, k=k), v, model, k)
+    return _poles(model, nearest_embeddings, v, k)
 
 
 def largest_columns(model: Decoder, jacobian: Shaped[np.ndarray, "d t e"], count: int = 8, k: int = 8) -> Features:
-    """The columns of each token's map with the largest norms, as output directions.
+    """The columns of each token's map with the largest norms, and the tokens of these as output directions.
 
-    A column is what the output receives of one feature of the token's embedding.
+    A column is the direction that one feature of the token's embedding adds to the output.
     """
-    norms = np.linalg.norm(jacobian, axis=0)
-    index = np.argsort(-norms, axis=-1, kind="stable")[:, :count]
-    columns = np.take_along_axis(np.moveaxis(jacobian, 0, -1), index[:, :, None], axis=1)
-    return Features(index, np.take_along_axis(norms, index, axis=-1), left_words(model, columns, k))
+    return _largest_vectors(model, np.moveaxis(jacobian, 0, -1), count, k, left_words)
 
 
 def largest_rows(model: Decoder, jacobian: Shaped[np.ndarray, "d t e"], count: int = 8, k: int = 8) -> Features:
-    """The rows of each token's map with the largest norms, as input directions.
+    """The rows of each token's map with the largest norms, and the tokens of these as input directions.
 
-    A row is what one feature of the output reads of the token's embedding.
+    A row is the direction of the token's embedding that one feature of the output depends on.
     """
-    norms = np.linalg.norm(jacobian, axis=-1).T
+    return _largest_vectors(model, np.moveaxis(jacobian, 0, 1), count, k, right_words)
+
+
+def _largest_vectors(
+    model: Decoder, vectors: Shaped[np.ndarray, "t n d"], count: int, k: int, decode: Callable[..., Poles]
+) -> Features:
+    """For each token, the `count` vectors with the largest norms."""
+    norms = np.linalg.norm(vectors, axis=-1)
     index = np.argsort(-norms, axis=-1, kind="stable")[:, :count]
-    rows = np.take_along_axis(np.moveaxis(jacobian, 0, 1), index[:, :, None], axis=1)
-    return Features(index, np.take_along_axis(norms, index, axis=-1), right_words(model, rows, k))
+    largest = np.take_along_axis(vectors, index[:, :, None], axis=1)
+    return Features(index, np.take_along_axis(norms, index, axis=-1), decode(model, largest, k))
 
 
-def _poles(decode: Any, directions: Any, model: Decoder, k: int) -> Poles:
-    vocab = model.config.vocab_size
-    if not 1 <= k <= vocab:
-        raise JaxlinError(f"Words: expected a number of tokens in 1..{vocab}; found {k}.")
+def _poles(model: Decoder, decode: Callable[..., TopTokens], directions: Any, k: int) -> Poles:
+    vocab_size = model.config.vocab_size
+    if not 1 <= k <= vocab_size:
+        raise JaxlinError(f"Words: expected a number of tokens in 1..{vocab_size}; found {k}.")
     directions, width = np.asarray(directions, model.dtype), model.config.hidden_size
     if directions.shape[-1:] != (width,):
         raise JaxlinError(
             f"Words: expected directions of shape (..., {width}); found {directions.shape}. "
-            "Of a spectrum, the left vectors are the columns of u: give u.T."
+            "The left singular vectors are the columns of u: pass u.T."
         )
-    flat = directions.reshape(-1, directions.shape[-1])
+    flat = directions.reshape(-1, width)
     both = np.concatenate([flat, -flat])
     ids, scores = np.zeros((len(both), k), np.int32), np.zeros((len(both), k), directions.dtype)
-    for start in range(0, len(both), BATCH):
-        part = both[start : start + BATCH]
-        # One shape for all batches, which are compiled for it.
-        found = decode(jnp.asarray(np.concatenate([part, np.zeros((BATCH - len(part), flat.shape[1]), part.dtype)])))
-        ids[start : start + BATCH], scores[start : start + BATCH] = (np.asarray(a)[: len(part)] for a in found)
+    for start in range(0, len(both), DIRECTIONS_PER_BATCH):
+        rows = slice(start, start + DIRECTIONS_PER_BATCH)
+        batch = both[rows]
+        # Padded, so that all batches have one shape and the program is compiled once.
+        padded = np.concatenate([batch, np.zeros((DIRECTIONS_PER_BATCH - len(batch), width), batch.dtype)])
+        ids[rows], scores[rows] = (np.asarray(array)[: len(batch)] for array in decode(model, jnp.asarray(padded), k))
     shape = (2, *directions.shape[:-1], k)
-    return Poles(*(Nearest(*pair) for pair in zip(ids.reshape(shape), scores.reshape(shape), strict=True)))
+    return Poles(*(TopTokens(*pole) for pole in zip(ids.reshape(shape), scores.reshape(shape), strict=True)))
 
 
-_NORMS: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+_INVERSE_NORMS: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
 
 
 def _inverse_norms(model: Decoder) -> Float[Array, " vocab"]:
-    """One over the norm of each embedding, 0 for zero, computed once a model.
+    """The inverse norm of each embedding, and 0 for an embedding of zero, computed once for each model.
 
-    With them cosines are dot products with the embedding matrix itself: a normalised copy would be as large as it.
+    They turn dot products with the embedding matrix into cosines without a normalised copy of that large matrix.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(model)):
+    # A tracer must not outlive its trace in the cache.
+    if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves(model)):
         return _compute_inverse_norms(model)
-    if model not in _NORMS:
-        _NORMS[model] = _compute_inverse_norms(model)
-    return _NORMS[model]
+    if model not in _INVERSE_NORMS:
+        _INVERSE_NORMS[model] = _compute_inverse_norms(model)
+    return _INVERSE_NORMS[model]
 
 
 @jax.jit
@@ -200,11 +205,11 @@ def _compute_inverse_norms(model: Decoder) -> Float[Array, " vocab"]:
 
 
 @jax.jit(static_argnames="k")
-def _nearest(model: Decoder, inverse: Float[Array, " vocab"], v: Float[Array, "*b d"], k: int) -> Nearest:
-    table = model.embed_tokens.weight[...].astype(v.dtype)
-    dots = jnp.einsum("...d,vd->...v", v, table, precision=HIGHEST)
-    length = jnp.linalg.norm(v, axis=-1, keepdims=True)
-    along = broadcast_last(inverse.astype(v.dtype), dots)
-    cosines = jnp.where(along > 0, dots * along / jnp.where(length > 0, length, 1), -jnp.inf)
+def _nearest(model: Decoder, inverse_norms: Float[Array, " vocab"], v: Float[Array, "*b d"], k: int) -> TopTokens:
+    embeddings = model.embed_tokens.weight[...].astype(v.dtype)
+    dots = jnp.einsum("...d,vd->...v", v, embeddings, precision=HIGHEST)
+    v_norm = jnp.linalg.norm(v, axis=-1, keepdims=True)
+    scale = broadcast_last(inverse_norms.astype(v.dtype), dots)
+    cosines = jnp.where(scale > 0, dots * scale / jnp.where(v_norm > 0, v_norm, 1), -jnp.inf)
     scores, ids = jax.lax.top_k(cosines, k)
-    return Nearest(ids, scores)
+    return TopTokens(ids, scores)

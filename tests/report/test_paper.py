@@ -165,8 +165,8 @@ class TestNumbers:
         found = data_of(made, "table_1")
         tokens = dense.shape[1]
         assert found["of"] == [None, 0, 1, 2, tokens - 1]
-        with pytest.raises(jaxlin.JaxlinError, match="Tokens: expected some of"):
-            depth.cumulative_spectra(model, model.embed(tokenizer.encode(TEXT)), alone=(tokens,))
+        with pytest.raises(jaxlin.JaxlinError, match="Single tokens: expected positions in"):
+            depth.cumulative_spectra(model, model.embed(tokenizer.encode(TEXT)), single_tokens=(tokens,))
         f = np.asarray(model(model.embed(tokenizer.encode(TEXT)))[-1])
         for of, layers in zip(found["of"], found["promotes"], strict=True):
             matrix = dense.reshape(len(dense), -1) if of is None else dense[:, of]

@@ -531,7 +531,7 @@ class TestWords:
             words.left_words(model, np.ones((192, 5)))
 
     def test_batches(self, small: LocalMap) -> None:
-        u = np.asarray(jax.random.normal(jax.random.key(0), (words.BATCH + 3, 192)))
+        u = np.asarray(jax.random.normal(jax.random.key(0), (words.DIRECTIONS_PER_BATCH + 3, 192)))
         told = words.left_words(small.model, u, 4)
         np.testing.assert_array_equal(told.positive.ids, words.promoted_tokens(small.model, jnp.asarray(u), 4).ids)
         np.testing.assert_array_equal(told.negative.ids, words.promoted_tokens(small.model, jnp.asarray(-u), 4).ids)

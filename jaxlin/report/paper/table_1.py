@@ -17,9 +17,10 @@ def compute(subject: Subject) -> Data:
     last = len(subject.ids) - 1
     shown = tuple(sorted({*range(min(3, last + 1)), last}))
     model, site = subject.model, "resid_post"
-    spectra = cumulative_spectra(model, subject.x, kinds=(site,), k=VECTORS, alone=shown)[site]
-    assert spectra.alone is not None
-    poles = left_words(model, np.concatenate([spectra.u[None], spectra.alone]), min(WORDS, model.config.vocab_size))
+    spectra = cumulative_spectra(model, subject.x, kinds=(site,), k=VECTORS, single_tokens=shown)[site]
+    assert spectra.single_token_u is not None
+    vectors = np.concatenate([spectra.u[None], spectra.single_token_u])
+    poles = left_words(model, vectors, min(WORDS, model.config.vocab_size))
     logits = np.asarray(model.unembed(subject.lmap.output))
     return {
         "tokens": subject.tokens,
