@@ -18,7 +18,7 @@ from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Setting, ratio
 from benchmarks.timing import compiled
 from jaxlin.attribution.components import contributions
-from jaxlin.attribution.logit import NEURONS
+from jaxlin.attribution.logit import DEFAULT_NEURONS
 
 OURS, FORWARD, TORCH = "attribute", "forward pass", "torch backward pass"
 RUNS = 2
@@ -41,7 +41,7 @@ def at_length(setting: Setting, tokens: int) -> Iterator[Finding]:
     target = int(model.unembed(model(x)[-1]).argmax())
     setting.say(f"compiling the attribution of {tokens} tokens")
     _, compiling, temporary = compiled(
-        lambda model, x: contributions(model, x, tokens - 1, jnp.array(target), model.rule, NEURONS), model, x
+        lambda model, x: contributions(model, x, tokens - 1, jnp.array(target), model.rule, DEFAULT_NEURONS), model, x
     )
     forward, *costs = compiled(lambda model, x: model(x), model, x)
     first = jaxlin.attribute(model, x, target)

@@ -1,4 +1,4 @@
-r"""What every part of the input and of the model contributes to a logit: the program behind `jaxlin.attribute`."""
+"""The compiled program of `jaxlin.attribute`: the contributions of all parts of the input and of the model."""
 
 import functools
 from typing import Any
@@ -32,93 +32,81 @@ def contributions(
     sources: bool = False,
     remat: bool = False,
 ) -> dict[str, Array]:
-    """The fields of a `jaxlin.Attribution`, as one program: a forward pass, and one backward pass of what it held.
+    """The fields of a `jaxlin.Attribution`, from one forward pass and one backward pass of the frozen model.
 
     Args:
         model: the decoder.
         x: the input embeddings.
-        position: where the target is read.
-        target: a direction of the output, the id of a token, or those of two.
+        position: the position of the logit.
+        target: the direction of the output, the id of a token, or the ids of two.
         rule: the freeze rule of gated MLPs.
-        neurons: how many of the largest are returned: ``neurons`` are their numbers over all layers, ``largest`` what
-            they contribute.
-        sources: whether what each head brings from each position is returned too.
+        neurons: the number of neurons to return. The field ``neurons`` has their indices, counted over all layers, and
+            ``largest`` their contributions.
+        sources: whether to return the contribution of each head from each position too.
         remat: see `jaxlin.freeze`.
     """
     kinds = ("attn_out", "mlp_out", InnerSite.HEADS, InnerSite.NEURONS)
     recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
-    held, seen = recording.frozen, recording.sites
-    heads, hidden = seen[InnerSite.HEADS], seen[InnerSite.NEURONS]
+    frozen, sites = recording.frozen, recording.sites
+    heads, hidden = sites[InnerSite.HEADS], sites[InnerSite.NEURONS]
     value, final_bias, direction = target_direction(model, recording, target, position)
 
     def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
         return jnp.einsum("...d,d->...", rows, direction[position], precision=HIGHEST)
 
-    gradients = pull_back(model, held, direction, biases=True)
-    head_slopes, neuron_slopes = _slopes(model, held, x, heads, hidden, position, direction)
+    gradients = pull_back(model, frozen, direction, biases=True)
+    layer_outputs = functools.partial(_layer_outputs, frozen=frozen, position=position)
+    # The gradients in heads and neurons count the direct path alone: through the output of their own layer.
+    ct = jnp.broadcast_to(direction[position][None, :], (heads.shape[0], x.shape[1]))
+    _, head_gradients, neuron_gradients = transpose(layer_outputs, model, x, heads, hidden)((ct, ct))
     if has_biases(model):
-        zeros = map(jnp.zeros_like, (x, heads, hidden))
-        attn_bias, mlp_bias = map(dot, _written(model, *zeros, held=held, position=position))
+        attn_bias, mlp_bias = map(dot, layer_outputs(model, *map(jnp.zeros_like, (x, heads, hidden))))
     else:
         attn_bias = mlp_bias = jnp.zeros(model.config.num_hidden_layers, x.dtype)
-    flat = (neuron_slopes * hidden).reshape(-1)
-    _, largest = jax.lax.top_k(jnp.abs(flat), neurons)
-    found = {
+    neuron_contributions = (neuron_gradients * hidden).reshape(-1)
+    _, largest = jax.lax.top_k(jnp.abs(neuron_contributions), neurons)
+    parts = {
         "value": value,
         "tokens": jnp.einsum("td,td->t", gradients.stream, x, precision=HIGHEST),
         "bias": jnp.sum(gradients.biases) + final_bias,
         "embed": dot(x[position]),
-        "attn": dot(seen["attn_out"]),
-        "mlp": dot(seen["mlp_out"]),
-        "heads": jnp.einsum("lhk,lhk->lh", head_slopes, heads, precision=HIGHEST),
+        "attn": dot(sites["attn_out"]),
+        "mlp": dot(sites["mlp_out"]),
+        "heads": jnp.einsum("lhk,lhk->lh", head_gradients, heads, precision=HIGHEST),
         "neurons": largest,
-        "largest": flat[largest],
+        "largest": neuron_contributions[largest],
         "attn_bias": attn_bias,
         "mlp_bias": mlp_bias,
         "final_bias": final_bias,
     }
-    return found | {"sources": contributions_by_source(model, held, x, head_slopes, position)} if sources else found
+    if sources:
+        parts["sources"] = contributions_by_source(model, frozen, x, head_gradients, position)
+    return parts
 
 
-def _slopes(
-    model: Decoder,
-    held: FrozenFactors,
-    x: Float[Array, "t d"],
-    heads: Float[Array, "l h k"],
-    neurons: Float[Array, "l f"],
-    position: Any,
-    direction: Float[Array, "t d"],
-) -> tuple[Float[Array, "l h k"], Float[Array, "l f"]]:
-    """The slopes of the target in `heads` and `neurons` at `position`, through what their own layer writes alone."""
-    written = functools.partial(_written, held=held, position=position)
-    ct = jnp.broadcast_to(direction[position][None, :], (heads.shape[0], x.shape[1]))
-    return transpose(written, model, x, heads, neurons)((ct, ct))[1:]
-
-
-def _written(
+def _layer_outputs(
     model: Decoder,
     stream: Float[Array, "t d"],
     heads: Float[Array, "l h k"],
     neurons: Float[Array, "l f"],
     *,
-    held: FrozenFactors,
+    frozen: FrozenFactors,
     position: Any,
 ) -> tuple[Float[Array, "l d"], Float[Array, "l d"]]:
-    """What attention and MLP of each layer add at `position`, given their heads and neurons there.
+    """The outputs of attention and MLP of each layer at `position`, as functions of their heads and neurons there.
 
-    With these replaced, no layer depends on another, nor on the stream.
+    The heads and neurons replace those that the model computes, so that no layer depends on another, nor on `stream`.
     """
-    tokens = stream.shape[0]
 
-    def placed(row: Array) -> Array:
-        return jnp.zeros((tokens, *row.shape), row.dtype).at[position].set(row)
+    def at_position(values: Array) -> Array:
+        return jnp.zeros((stream.shape[0], *values.shape), values.dtype).at[position].set(values)
 
-    def make_context(row: Any) -> Context:
-        factors, heads, neurons = row
-        replacements: dict[str, Any] = {InnerSite.HEADS: placed(heads), InnerSite.NEURONS: placed(neurons)}
+    def make_context(layer: Any) -> Context:
+        factors, heads, neurons = layer
+        replacements: dict[str, Any] = {InnerSite.HEADS: at_position(heads), InnerSite.NEURONS: at_position(neurons)}
         return Context(Replay(factors), Hooks(replacements=replacements))
 
     def collect(ctx: Context) -> Any:
         return ctx.hooks.values["attn_out"][position], ctx.hooks.values["mlp_out"][position]
 
-    return model.scan(stream, make_context, (held.layers, heads, neurons), collect=collect)[1]
+    return model.scan(stream, make_context, (frozen.layers, heads, neurons), collect=collect)[1]

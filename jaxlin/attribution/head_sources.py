@@ -1,7 +1,7 @@
-r"""What each attention head brings to a logit from each position: $p_{hts}\,(g_h \cdot v_s)$ in every layer.
+r"""The contributions of attention heads by source position: $p_{hts}\,(g_h \cdot v_s)$ in every layer.
 
-$p$ is the held pattern, $t$ the position read, $v$ the values, and $g_h$ the slope of the target in what the head gives
-at $t$, before the output projection. Over the positions $s$ it sums to what the head contributes.
+$p$ is the frozen attention pattern, $t$ the position of the logit, $v$ the values, and $g_h$ the gradient of the target
+in the output of head $h$ at $t$, before the output projection. Summed over $s$, this is the head's contribution.
 """
 
 from typing import Any
@@ -22,30 +22,31 @@ def contributions_by_source(
     model: Decoder,
     frozen: FrozenFactors,
     x: Float[Array, "t d"],
-    slopes: Float[Array, "l h k"],
+    head_gradients: Float[Array, "l h k"],
     position: Any,
 ) -> Float[Array, "l h t"]:
-    """What the heads at `position` bring from each position, by one pass of the held model at its own input.
+    """The contribution of each head at `position` from each position, by one pass of the frozen model at its own input.
 
     Args:
         model: the decoder.
-        frozen: what is held at `x`.
+        frozen: the frozen factors at `x`.
         x: the input embeddings.
-        slopes: of the target in each head, through its own layer's output alone.
-        position: where the target is read.
+        head_gradients: the gradients of the target in each head, through the output of its own layer alone.
+        position: the position of the logit.
     """
 
-    def make_context(row: Any) -> Context:
-        factors, slopes = row
+    def make_context(layer: Any) -> Context:
+        factors, layer_gradients = layer
 
-        def pulled(values: Float[Array, "t n k"]) -> Float[Array, "h t"]:
+        # Query heads are grouped by the key-value head that they share, so that its values are not repeated.
+        def dots(values: Float[Array, "t n k"]) -> Float[Array, "h t"]:
             n, k = values.shape[1:]
-            grouped = slopes.reshape(n, -1, k)
+            grouped = layer_gradients.reshape(n, -1, k)
             return jnp.einsum("ngk,snk->ngs", grouped, values, precision=HIGHEST).reshape(-1, values.shape[0])
 
-        return Context(Replay(factors), Hooks(readers={InnerSite.VALUES: pulled}))
+        return Context(Replay(factors), Hooks(readers={InnerSite.VALUES: dots}))
 
     def collect(ctx: Context) -> Float[Array, "h t"]:
         return ctx.hooks.values[InnerSite.PATTERN].row(position) * ctx.hooks.values[InnerSite.VALUES]
 
-    return model.scan(x, make_context, (frozen.layers, slopes), collect=collect)[1]
+    return model.scan(x, make_context, (frozen.layers, head_gradients), collect=collect)[1]

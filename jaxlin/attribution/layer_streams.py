@@ -1,8 +1,8 @@
-r"""What the stream of each token carries to a logit, layer by layer.
+r"""The contribution of each token's residual stream to a logit, at every layer.
 
-The held model from any layer on is linear too: $u \cdot f(x) = \sum_t u \cdot J_{l,t} x_{l,t} + u \cdot b_l$ for the
-stream $x_l$ that enters block $l$, its map $J_l$ to the output and the biases $b_l$ from there on. Each layer is a list
-that sums to the same value, and from one to the next the contributions move between tokens: attention carries them.
+The frozen model is affine from any layer on: $u \cdot f(x) = \sum_t u \cdot J_{l,t} x_{l,t} + u \cdot b_l$, with the
+stream $x_l$ that enters block $l$, the map $J_l$ from there to the output, and the contribution $b_l$ of the biases
+from block $l$ on. At every layer the terms sum to the same value; attention moves contributions between tokens.
 """
 
 import functools
@@ -31,9 +31,9 @@ class StreamContributions(ShapesRepr):
 
     Attributes:
         value: the logit, difference of logits or $u \cdot f(x)$, from the forward pass.
-        tokens: what the stream of each token contributes before each block, and in the last row after them all,
-            ``[layers + 1, t]``. The first row is that of the embeddings.
-        bias: what the additive biases from there on contribute, ``[layers + 1]``.
+        tokens: the contribution of the stream of each token before each block, ``[layers + 1, t]``. The first row
+            belongs to the embeddings, the last to the stream after the last block.
+        bias: the contribution of the additive biases from each block on, ``[layers + 1]``.
     """
 
     value: float
@@ -42,11 +42,11 @@ class StreamContributions(ShapesRepr):
 
     @property
     def defect(self) -> float:
-        """How far any layer's contributions miss `value`, relative to the largest of its own."""
+        """The largest error of the sum of any layer, relative to the largest of its contributions and `value`."""
         rows = np.concatenate([self.tokens, self.bias[:, None]], axis=1)
         scale = np.maximum(np.abs(rows).max(axis=1), abs(self.value))
-        missed = np.abs(rows.sum(axis=1) - self.value)
-        return float(np.max(missed / np.where(scale > 0, scale, 1)))
+        errors = np.abs(rows.sum(axis=1) - self.value)
+        return float(np.max(errors / np.where(scale > 0, scale, 1)))
 
 
 def stream_contributions(
@@ -54,40 +54,30 @@ def stream_contributions(
 ) -> StreamContributions:
     """The exact contribution of the stream of each token, before every block, to the logit of `target`.
 
-    One forward pass that records, and one backward pass through probes at every layer.
-
-    Args:
-        model: any decoder.
-        x: the input embeddings.
-        target: a token id, a pair of ids for the difference of their logits, or a direction ``[d]``.
-        position: where the logit is read; negative counts from the last token.
-        rule: the freeze rule of gated MLPs; the model's own unless given.
-
-    Raises:
-        PromptError: `x` is not of shape ``[t, d]``.
-        JaxlinError: a target outside the vocabulary, a pair of equal ones, or no such rule.
-        SiteError: no such position.
+    This takes one forward pass, which records the streams, and one backward pass with gradients at every layer. The
+    arguments and errors are those of `jaxlin.attribute`, except that a target is not given as words.
     """
     check_model(model)
     model.check_embeddings(x)
-    at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
-    value, tokens, bias = jax.device_get(_streams(model, x, at, resolve_target(model, target, x, at), chosen))
+    position = position_in(x.shape[0], position)
+    resolved = resolve_target(model, target, x, position)
+    value, tokens, bias = jax.device_get(_contributions(model, x, position, resolved, rule_of(model, rule)))
     return StreamContributions(float(value), tokens, bias)
 
 
 @functools.partial(jax.jit, static_argnames="rule")
-def _streams(
+def _contributions(
     model: Decoder, x: Float[Array, "t d"], position: Any, target: ResolvedTarget, rule: Rule
 ) -> tuple[Float[Array, ""], Float[Array, "n t"], Float[Array, " n"]]:
     recording = record(model, x, ("resid_pre",), rule=rule)
-    held, entering = recording.frozen, recording.sites["resid_pre"]
+    streams = recording.sites["resid_pre"]
     value, final_bias, direction = target_direction(model, recording, target, position)
-    gradients = pull_back(model, held, direction, {"resid_pre": entering}, biases=True)
-    later = jnp.cumsum(gradients.biases[::-1])[::-1] + final_bias[None]
+    gradients = pull_back(model, recording.frozen, direction, {"resid_pre": streams}, biases=True)
+    bias = jnp.cumsum(gradients.biases[::-1])[::-1] + final_bias[None]
     tokens = jnp.einsum(
         "ltd,ltd->lt",
         jnp.concatenate([gradients.added["resid_pre"], direction[None]]),
-        jnp.concatenate([entering, recording.stream[None]]),
+        jnp.concatenate([streams, recording.stream[None]]),
         precision=HIGHEST,
     )
-    return value, tokens, jnp.concatenate([later, final_bias[None]])
+    return value, tokens, jnp.concatenate([bias, final_bias[None]])

@@ -1,9 +1,9 @@
-r"""Exact additive attribution: what each part of the input, and each part of the model, contributes to a logit.
+r"""Exact additive attribution: the contribution of each part of the input, and of each part of the model, to a logit.
 
-Two lists of one value $u \cdot f(x)$, both exact. Over the input, $\sum_t u \cdot J_t x_t + u \cdot b$: everything that
-a token's embedding brings, by whatever path. Over the model, the parts that are added to the residual stream at the
-position read, each through the held final norm: the direct path alone (logit attribution; Elhage et al., "A
-Mathematical Framework for Transformer Circuits", 2021).
+Two different sums are both equal to the value $u \cdot f(x)$. The sum over the input, $\sum_t u \cdot J_t x_t +
+u \cdot b$, counts all paths from each token's embedding. The sum over the model counts what each part adds to the
+residual stream at the position of the logit, through the frozen final norm: the direct path alone (logit attribution;
+Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021).
 """
 
 from typing import Any
@@ -23,8 +23,8 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sites import position_in
 from jaxlin.tokenizer import Tokenizer
 
-NEURONS = 20
-"""How many neurons `attribute` names unless told."""
+DEFAULT_NEURONS = 20
+"""The number of neurons that `attribute` returns by default."""
 
 
 def attribute(
@@ -34,47 +34,47 @@ def attribute(
     *,
     position: int = -1,
     rule: Rule | str | None = None,
-    neurons: int = NEURONS,
+    neurons: int = DEFAULT_NEURONS,
     sources: bool = False,
     tokenizer: Tokenizer | None = None,
     remat: bool = False,
 ) -> Attribution:
     """The exact contribution of each input token, layer, head and neuron, and of the biases, to the logit of `target`.
 
-    One forward pass that records, and one backward pass of what it held. It may be taken within `jax.jit`, `jax.vmap`
-    and `jax.grad`, and over targets that are no words; of those only the shape is checked then.
+    This takes one forward pass, which records the frozen factors, and one backward pass. It works within `jax.jit`,
+    `jax.vmap` and `jax.grad`. A target may be traced too unless it is a word, and only its shape is checked then.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
         x: the input embeddings.
         target: a token id, a pair of ids for the difference of their logits, or a direction ``[d]``. With a
-            `tokenizer` also a word or a pair of words, ``("Paris", "Rome")``: each must be one token, as written or
-            with a space before it, and the likelier of the two is taken.
-        position: where the logit is read; negative counts from the last token.
-        rule: the freeze rule of gated MLPs; the model's own unless given. Contributions of tokens depend on it, those
+            `tokenizer` also a word or a pair of words, ``("Paris", "Rome")``. Each must be one token, as written or
+            with a space before it; where both are tokens, the likelier one is the target.
+        position: the position of the logit; a negative one counts from the last token.
+        rule: the freeze rule of gated MLPs, by default the model's own. The contributions of tokens depend on it, those
             of layers, heads and neurons do not.
-        neurons: how many neurons are named.
-        sources: whether to tell from which positions each head brings what it contributes: a pass more.
-        tokenizer: the model's, to read words with.
-        remat: keep the stream that enters each block instead of its factors, see `jaxlin.freeze`.
+        neurons: the number of neurons to return, those with the largest absolute contributions.
+        sources: whether to split the contribution of each head by the position attended to, which takes one more pass.
+        tokenizer: the model's tokenizer, which encodes words.
+        remat: store the stream that enters each block instead of the block's factors, see `jaxlin.freeze`.
 
     Raises:
-        PromptError: `x` is not of shape ``[t, d]``.
-        JaxlinError: a target outside the vocabulary, a pair of equal ones, more neurons than there are, or no such
-            rule.
-        SiteError: no such position.
-        TokenizerError: a word that is not one token.
+        PromptError: `x` does not have the shape ``[t, d]``.
+        JaxlinError: the target is not in the vocabulary or is a pair of equal tokens, the model has fewer neurons, or
+            there is no such rule.
+        SiteError: there is no such position.
+        TokenizerError: a word is not one token.
     """
     check_model(model)
     config = model.config
-    hidden = config.num_hidden_layers * config.intermediate_size
-    if not 0 <= neurons <= hidden:
-        raise JaxlinError(f"Neurons: expected a number in 0..{hidden}; found {neurons}.")
+    all_neurons = config.num_hidden_layers * config.intermediate_size
+    if not 0 <= neurons <= all_neurons:
+        raise JaxlinError(f"Neurons: expected a number in 0..{all_neurons}; found {neurons}.")
     model.check_embeddings(x)
-    at, chosen = position_in(x.shape[0], position), rule_of(model, rule)
-    read = resolve_target(model, target, x, at, tokenizer)
-    parts: dict[str, Any] = contributions(model, x, at, read, chosen, neurons, sources, remat)
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts)):
-        parts = {name: a if a.ndim else float(a) for name, a in jax.device_get(parts).items()}
+    position, rule = position_in(x.shape[0], position), rule_of(model, rule)
+    resolved = resolve_target(model, target, x, position, tokenizer)
+    parts: dict[str, Any] = contributions(model, x, position, resolved, rule, neurons, sources, remat)
+    if not any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves(parts)):
+        parts = {name: array if array.ndim else float(array) for name, array in jax.device_get(parts).items()}
     layer, index = divmod(parts.pop("neurons"), config.intermediate_size)
     return Attribution(neurons=Neurons(layer, index, parts.pop("largest")), **parts)

@@ -1,4 +1,4 @@
-"""What an attribution is: the value that is taken apart, and its parts in two ways."""
+"""The result of an attribution: a value, and its contributions by input token and by part of the model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +16,12 @@ from jaxlin.common.errors import JaxlinError
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Neurons(ShapesRepr):
-    """Hidden neurons of MLPs, those of the largest absolute contribution first.
+    """Hidden neurons of MLPs, the largest absolute contribution first.
 
     Attributes:
-        layer: the block of each, ``[n]``.
-        index: its place among the hidden features of the MLP, ``[n]``.
-        contribution: what it contributes, ``[n]``.
+        layer: the layer of each neuron, ``[n]``.
+        index: the index of each neuron among the hidden features of its MLP, ``[n]``.
+        contribution: the contribution of each neuron, ``[n]``.
     """
 
     layer: Leaf
@@ -32,18 +32,18 @@ class Neurons(ShapesRepr):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution:
-    r"""$u \cdot f(x)$ for the direction $u$ that a target reads, taken apart in two ways.
+    r"""The value $u \cdot f(x)$ for the direction $u$ of a target, as two exact sums of contributions.
 
-    For a logit, $u$ is its row of the unembedding, times the held ratio where the model caps its logits.
+    For a logit, $u$ is its row of the unembedding, times the frozen factor of the softcap where the model has one.
 
-    - By input: ``tokens.sum() + bias + set_aside == value``.
-    - By part of the model, at the position read: ``embed + attn.sum() + mlp.sum() + final_bias == value``. In a layer
-      ``heads[l].sum() + attn_bias[l] == attn[l]``, and all its neurons and ``mlp_bias[l]`` sum to ``mlp[l]``.
+    - By input token: ``tokens.sum() + bias + set_aside == value``.
+    - By part of the model, at the position of the logit: ``embed + attn.sum() + mlp.sum() + final_bias == value``. In
+      each layer ``heads[l].sum() + attn_bias[l] == attn[l]``, and all neurons and ``mlp_bias[l]`` sum to ``mlp[l]``.
 
-    What attention and MLPs contribute is measured after any norm that follows them, where it is added to the stream.
+    The contributions of attention and MLPs are those of their outputs as added to the residual stream, after any norm.
 
-    A pytree: out of `jax.vmap` every field has the batch before its own axes, and ``jax.tree.map(lambda a: a[i], ...)``
-    is one of it.
+    This is a pytree: `jax.vmap` puts a batch axis first in every field, and ``jax.tree.map(lambda a: a[i], ...)`` takes
+    attribution `i` out of the batch.
 
     Attributes:
         value: the logit, difference of logits or $u \cdot f(x)$, from the forward pass.
@@ -53,13 +53,13 @@ class Attribution:
         attn: the contribution of each layer's attention, ``[layers]``.
         mlp: the contribution of each layer's MLP, ``[layers]``.
         heads: the contribution of each query head, ``[layers, h]``.
-        neurons: the MLP neurons of the largest absolute contribution.
-        attn_bias: what of `attn` is no head's: the bias of the output projection, ``[layers]``.
-        mlp_bias: what of `mlp` is no neuron's: the bias of the last projection, ``[layers]``.
-        final_bias: what is added after the last block: the biases of the final norm and of the unembedding.
-        set_aside: what `exclude_first` took from `tokens`; else 0.
-        sources: what each query head brings from each position, ``[layers, h, t]``: ``sources[l, h].sum() ==
-            heads[l, h]``. None unless asked for.
+        neurons: the MLP neurons with the largest absolute contributions.
+        attn_bias: the contribution of the bias of each attention's output projection, ``[layers]``.
+        mlp_bias: the contribution of the bias of each MLP's last projection, ``[layers]``.
+        final_bias: the contribution of the biases of the final norm and of the unembedding.
+        set_aside: the contribution of the first token after `exclude_first`, else 0.
+        sources: the contribution of each query head from each position, ``[layers, h, t]``, with ``sources[l, h].sum()
+            == heads[l, h]``; None unless `attribute` was called with ``sources=True``.
     """
 
     value: Leaf
@@ -78,22 +78,22 @@ class Attribution:
 
     @property
     def defect(self) -> float:
-        """How far `tokens`, `bias` and `set_aside` miss `value`, relative to the largest of them all."""
+        """The error of the sum of `tokens`, `bias` and `set_aside`, relative to the largest term."""
         return _defect(self.value, [*self.tokens.tolist(), self.bias, self.set_aside])
 
     @property
     def component_defect(self) -> float:
-        """How far `embed`, `attn`, `mlp` and `final_bias` miss `value`, relative to the largest of them all."""
+        """The error of the sum of `embed`, `attn`, `mlp` and `final_bias`, relative to the largest term."""
         return _defect(self.value, [self.embed, *self.attn.tolist(), *self.mlp.tolist(), self.final_bias])
 
     @property
     def shares(self) -> Float[np.ndarray, " t"]:
-        r"""$c_t / \sum_s |c_s|$ of the tokens' contributions: signed, their absolute values sum to one.
+        r"""The signed shares $c_t / \sum_s |c_s|$ of the tokens' contributions; their absolute values sum to one.
 
-        Not shares of the value: contributions of both signs may cancel in it. All zero where all contributions are.
+        They are not shares of `value`, in which contributions of both signs may cancel. All are 0 where `tokens` are.
         """
-        strength = np.abs(self.tokens).sum()
-        return self.tokens / strength if strength else np.zeros_like(self.tokens)
+        total = np.abs(self.tokens).sum()
+        return self.tokens / total if total else np.zeros_like(self.tokens)
 
     def __repr__(self) -> str:
         shape = np.shape(self.heads)
@@ -103,24 +103,24 @@ class Attribution:
         return f"Attribution(value={self.value:.4f}, {sizes}, defect={self.defect:.0e})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, for JSON: arrays as nested lists."""
-        return jax.tree.map(lambda a: np.asarray(a).tolist(), asdict(self))
+        """A dictionary of plain Python values for JSON, with arrays as nested lists."""
+        return jax.tree.map(lambda array: np.asarray(array).tolist(), asdict(self))
 
     def _repr_html_(self) -> str:
-        """Two small tables, in a notebook."""
-        return _tables(self)
+        """Two tables for a notebook, by input token and by layer."""
+        return _html_tables(self)
 
     def exclude_first(self) -> "Attribution":
-        """The same with the first token set aside: its contribution stands in `set_aside`, and 0 in its place.
+        """This attribution with the first token's contribution moved from `tokens` to `set_aside`, and 0 in its place.
 
-        Many models park attention on the first token, whose contribution then dwarfs the others. `shares` are those
-        among the tokens that are left. Both lists still sum to the value.
+        Many models park attention on the first token, whose contribution then dwarfs the others. The `shares` of the
+        result are those of the other tokens, and both sums are still equal to `value`.
 
         Raises:
-            JaxlinError: the first token is the only one.
+            JaxlinError: there is only one token.
         """
         if len(self.tokens) < 2:
-            raise JaxlinError("Attribution: expected two tokens or more, to set the first aside; found one.")
+            raise JaxlinError("Attribution: expected two tokens or more, to set the first one aside; found one.")
         tokens = np.concatenate([np.zeros_like(self.tokens[:1]), self.tokens[1:]])
         return replace(self, tokens=tokens, set_aside=self.set_aside + float(self.tokens[0]))
 
@@ -130,22 +130,22 @@ def _defect(value: float, contributions: Sequence[float]) -> float:
     return abs(sum(contributions) - value) / scale if scale else 0.0
 
 
-def _tables(found: Attribution) -> str:
-    """Both of its lists, each of which sums to the value: by input token, and by layer."""
-    tokens = [(f"token {t}", value) for t, value in enumerate(found.tokens.tolist())]
-    tokens += [("first token, set aside", found.set_aside)] if found.set_aside else []
+def _html_tables(attribution: Attribution) -> str:
+    """A table of the contributions by input token, and one by layer."""
+    tokens = [(f"token {t}", value) for t, value in enumerate(attribution.tokens.tolist())]
+    tokens += [("first token, set aside", attribution.set_aside)] if attribution.set_aside else []
     header = "<tr><th>layer</th><th>attention</th><th>MLP</th></tr>"
     layers = "".join(
         f"<tr><th>{layer}</th>{_cell(attn)}{_cell(mlp)}</tr>"
-        for layer, (attn, mlp) in enumerate(zip(found.attn.tolist(), found.mlp.tolist(), strict=True))
+        for layer, (attn, mlp) in enumerate(zip(attribution.attn.tolist(), attribution.mlp.tolist(), strict=True))
     )
-    ends = _row("embedding", found.embed, 2), _row("final biases", found.final_bias, 2)
+    embedding, final = _row("embedding", attribution.embed, 2), _row("final biases", attribution.final_bias, 2)
     return (
-        f"<p>value <b>{found.value:.4f}</b>; off by {found.defect:.0e} of the largest token's part, "
-        f"{found.component_defect:.0e} of the largest layer's</p>"
+        f"<p>value <b>{attribution.value:.4f}</b>; off by {attribution.defect:.0e} of the largest token's part, "
+        f"{attribution.component_defect:.0e} of the largest layer's</p>"
         f"<table><tr><th>input</th><th>contribution</th></tr>"
-        f"{''.join(_row(name, value) for name, value in tokens)}{_row('b, the biases', found.bias)}</table>"
-        f"<table>{header}{ends[0]}{layers}{ends[1]}</table>"
+        f"{''.join(_row(name, value) for name, value in tokens)}{_row('b, the biases', attribution.bias)}</table>"
+        f"<table>{header}{embedding}{layers}{final}</table>"
     )
 
 
