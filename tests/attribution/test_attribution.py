@@ -325,5 +325,5 @@ def test_it_takes_less_than_three_forward_passes() -> None:
         return lowered.compile().cost_analysis()["flops"]
 
     once = operations(jax.jit(lambda model, x: model(x)).lower(model, x))
-    ids = jax.numpy.asarray([9])
-    assert operations(contributions.lower(model, x, 4, ids, "gate", 20)) <= 3 * once
+    target = jax.numpy.asarray(9)
+    assert operations(contributions.lower(model, x, 4, target, "gate", 20)) <= 3 * once
