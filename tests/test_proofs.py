@@ -144,7 +144,7 @@ def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch
     _, frozen = next(corruptions(biased.frozen))
     record = module.record
     monkeypatch.setattr(module, "record", lambda *args, **sites: record(*args, **sites)._replace(frozen=frozen))
-    monkeypatch.setattr(module, "_streams", jax.jit(module._streams.__wrapped__, static_argnames="rule"))
+    monkeypatch.setattr(module, "_contributions", jax.jit(module._contributions.__wrapped__, static_argnames="rule"))
     streams = module.stream_contributions(biased.model, biased.x, 9)
     rows = np.concatenate([streams.tokens, streams.bias[:, None]], axis=1)
     scale = np.maximum(np.abs(rows).max(axis=1), abs(streams.value))
