@@ -1,4 +1,4 @@
-r"""Phi-3, 3.5, Phi-4, Phi-4-mini and their reasoning models: Llama with fused_rows projections.
+r"""Phi-3, 3.5, Phi-4, Phi-4-mini and their reasoning models: Llama with fused projections.
 
 "Phi-3 Technical Report", 2024; "Phi-4 Technical Report", 2024. A checkpoint of ``phi3`` has queries, keys and values
 in one tensor, gate and up in another. Split, it is Llama, with partial rotation and LongRoPE where the config says so.

@@ -1,10 +1,10 @@
-r"""Causal checks: what the ordinary model does when the parts that the map points at are removed or replaced.
+r"""Causal checks: what the ordinary model does when the parts that the map finds important are removed or replaced.
 
 The local linear map is exact at one input and makes no promise about its neighbourhood. These functions measure, by
-forward passes of the ordinary model, how far its account holds: whether the tokens and heads with large contributions
-are those whose deletion matters, whether its singular directions carry the prediction, whether it predicts the effect
-of values from another prompt, and how fast it fails when the prompt changes. They return NumPy arrays, and cannot be
-used within `jax.jit`.
+forward passes of the ordinary model, how far its predictions are right: whether the tokens and heads with large
+contributions are those whose deletion matters, whether its singular directions carry the prediction, whether it
+predicts the effect of values from another prompt, and how fast it fails when the prompt changes. They return NumPy
+arrays, and cannot be used within `jax.jit`.
 """
 
 from jaxlin.causal.heads import HeadAblation, head_ablation, without_heads

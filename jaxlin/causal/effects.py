@@ -1,4 +1,4 @@
-"""What the causal checks share: a run of the ordinary model with one value edited, and rank correlations."""
+"""Parts of all causal checks: runs of the ordinary model with one value edited, and rank correlations."""
 
 from collections.abc import Callable
 from typing import Any

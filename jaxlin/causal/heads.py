@@ -1,8 +1,8 @@
 r"""Ablation of attention heads: the effect of removing each head in the ordinary model, beside what the map predicts.
 
 The local linear map has two predictions. The *direct* contribution of a head is what it writes at the position that is
-read. Its contribution by all *paths* includes what later blocks make of its output at every position, with nonlinear
-factors frozen. The frozen model is linear, so that contribution is exactly what it loses with the head.
+read. Its contribution by all *paths* includes the effects of its output at every position on later blocks, with
+nonlinear factors frozen. The frozen model is linear, so that contribution is exactly what it loses with the head.
 """
 
 from collections.abc import Iterable
@@ -67,8 +67,8 @@ def head_ablation(
 ) -> HeadAblation:
     """Set the output of each query head to zero in turn, and read `target` again.
 
-    The output is what enters the output projection. There is one forward pass of the ordinary model for each head; the
-    predictions of the map take two more, and two backward passes.
+    The output of a head is the value that enters the output projection. There is one forward pass of the ordinary
+    model for each head; the predictions of the map take two more, and two backward passes.
 
     Args:
         model: any decoder.

@@ -32,7 +32,7 @@ class Checkpoint(Protocol):
     tokenizer_files: dict[str, Path]
 
     def names(self) -> frozenset[str]:
-        """The tensors there are."""
+        """The names of all tensors."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ class Checkpoint(Protocol):
         ...
 
     def file_of(self, name: str) -> Path:
-        """The file that holds a tensor, for messages."""
+        """The file that contains a tensor, for messages."""
         ...
 
     def read(self, name: str) -> np.ndarray:
@@ -61,10 +61,10 @@ class Checkpoint(Protocol):
 
 
 def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> CheckpointFolder | GGUFFile:
-    """Open a directory, a ``.gguf`` file, or what a hub id names, which is downloaded if it is not in the cache.
+    """Open a directory, a ``.gguf`` file or a hub id, whose files are downloaded if they are not in the cache.
 
     Raises:
-        CheckpointError: there is none, it cannot be downloaded, or it is damaged.
+        CheckpointError: there is no such checkpoint, it cannot be downloaded, or it is damaged.
     """
     path = locate(name, revision)
     return GGUFFile(path) if path.is_file() else CheckpointFolder(path)

@@ -31,7 +31,7 @@ CLASS_SUFFIXES += ("ForTokenClassification", "ForQuestionAnswering")
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a number, no truth value, and finite as a float."""
+    """Whether `value` is a number other than a bool, and finite as a float."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
@@ -69,7 +69,7 @@ class ConfigReader:
     Args:
         config: the JSON object.
         source: its origin, for messages.
-        row: the row of the table of measured keys; None for that of its `model_type`.
+        row: the row of the table of measured keys; None for the row of its `model_type`.
         path: the path of a part within the file, with a dot at its end.
     """
 
@@ -108,7 +108,7 @@ class ConfigReader:
         return self.positive(key, None) if key in self._config else default
 
     def peek(self, key: str) -> Any:
-        """The value of `key`, which is not taken by this."""
+        """The value of `key`, without taking it."""
         return self._config.get(key)
 
     def path_of(self, key: str) -> str:
@@ -184,7 +184,7 @@ class ConfigReader:
         return sorted([*own, *(key for part in self._parts for key in part.unread())])
 
     def _refuse_other_code(self, stem: str | None) -> None:
-        """Refuse an `auto_map` that names classes other than the family's: code of its own runs such a checkpoint."""
+        """Refuse an `auto_map` that names classes other than the family's: such a checkpoint runs code of its own."""
         auto_map = self._config.get("auto_map")
         if stem is None or not isinstance(auto_map, dict):
             return

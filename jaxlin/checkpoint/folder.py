@@ -52,7 +52,7 @@ class CheckpointFolder:
         self._names = frozenset(self._files)
 
     def names(self) -> frozenset[str]:
-        """The tensors there are."""
+        """The names of all tensors."""
         return self._names
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class CheckpointFolder:
         return False
 
     def file_of(self, name: str) -> Path:
-        """The file that holds a tensor."""
+        """The file that contains a tensor."""
         return self._files[name].path
 
     def read(self, name: str) -> np.ndarray:

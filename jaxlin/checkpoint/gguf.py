@@ -51,7 +51,7 @@ class GGUFFile:
         self.config = {key: value for key, value in self.config.items() if not key.startswith(prefix)}
 
     def names(self) -> frozenset[str]:
-        """The tensors there are, under ggml's names."""
+        """The names of all tensors, as ggml has them."""
         return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ class GGUFFile:
         return self._tensors[name].kind.name
 
     def file_of(self, name: str) -> Path:
-        """The file that holds a tensor."""
+        """The file that contains a tensor."""
         return self._paths[name]
 
     def read(self, name: str) -> np.ndarray:

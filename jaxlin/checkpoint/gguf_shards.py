@@ -1,4 +1,4 @@
-"""The files of a split GGUF checkpoint: their names, and the counts that each has of all of them.
+"""The files of a split GGUF checkpoint: their names, and the counts of files and tensors in each.
 
 ``NAME-00002-of-00003.gguf`` is the second of three. Each file has its index from 0 in ``split.no``, and the
 numbers of files and tensors in ``split.count`` and ``split.tensors.count``; only the first has the model's metadata.

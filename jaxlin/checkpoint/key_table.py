@@ -20,7 +20,7 @@ class MeasuredKeys:
     """The measurements of one `model_type`, or of the text part of a wrapper.
 
     Attributes:
-        stem: the beginning of the names of its classes in transformers; None for a part.
+        stem: the beginning of the names of its classes in transformers; None for a text part.
         keys: the keys that were measured.
         changes: the keys of `keys` that change the logits at some value.
         same: for keys of `changes`, the values among true, false and null that change nothing.

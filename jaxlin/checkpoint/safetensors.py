@@ -82,7 +82,7 @@ class SafetensorsFile:
             ) from error
 
     def names(self) -> list[str]:
-        """The tensors there are."""
+        """The names of all tensors."""
         return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ class SafetensorsFile:
         dtype, shape, start, _ = self._entries[name]
         kind = DTYPES[dtype]
         index = index + (slice(None),) * (len(shape) - len(index))
-        # The span is contiguous as long as every axis before the one sliced holds a single element.
+        # The span is contiguous as long as every axis before the one sliced has a single element.
         narrowed, span = list(index), list(shape)
         for axis, (part, size) in enumerate(zip(index, shape, strict=True)):
             elements = range(size)[part]
@@ -162,7 +162,7 @@ def _entry(name: str, fields: Any, base: int, size: int) -> Entry:
         raise ValueError(f"tensor {name} without dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"tensor {name} of dtype {quoted(dtype)}; known are {', '.join(DTYPES)}")
+        raise ValueError(f"tensor {name} of dtype {quoted(dtype)}; expected one of {', '.join(DTYPES)}")
     for numbers in (shape, offsets):
         # A bool is an int in Python, but not in the format.
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):

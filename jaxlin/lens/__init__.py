@@ -1,4 +1,4 @@
-"""Lenses: what the residual stream of each layer says, read by the model's own final norm and unembedding.
+"""Lenses: the residual stream of each layer, read as tokens by the model's own final norm and unembedding.
 
 The logit lens reads the stream as it is. The Jacobian lens first maps it to the last layer by a matrix that is fitted
 on a corpus. The exact lens splits the output of one prompt into parts that add up to it.

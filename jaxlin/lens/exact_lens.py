@@ -2,7 +2,7 @@ r"""The exact lens of one prompt: the contribution of each token's stream, at ea
 
 With nonlinear factors frozen, the model from any layer on is affine: $f(x) = \sum_t J_{l,t}\,x_{l,t} + b_l$ for the
 stream $x_l$ before block $l$. Each part $J_{l,t}\,x_{l,t}$ is a direction of the output, which the unembedding reads
-with no norm between. Other lenses estimate what a stream would say; these parts add up to what the model says.
+with no norm between. Other lenses estimate a prediction; these parts add up to the output of the model itself.
 """
 
 import functools

@@ -75,7 +75,7 @@ def write_fields(
     """Write a lens to `path`, which `new_path` gave.
 
     Raises:
-        JaxlinError: no such dtype, entries that it cannot hold, or a file that cannot be written.
+        JaxlinError: no such dtype, entries too large for it, or a file that cannot be written.
     """
     largest = float(np.max(np.abs(maps), initial=0))
     if not np.isfinite(largest):
@@ -84,7 +84,7 @@ def write_fields(
     default = "float16" if "float16" in wide_enough else "float32"
     name = one_of("dtype", dtype or default, tuple(MATRIX_DTYPES))
     if name not in wide_enough:
-        raise JaxlinError(f"Lens: expected entries that {name} can hold; found {largest:.3g}. Give another dtype.")
+        raise JaxlinError(f"Lens: expected entries in {name}'s range; found {largest:.3g}. Give another dtype.")
     stored, layers = maps.astype(MATRIX_DTYPES[name]), list(map(int, source_layers))
 
     def write(temporary: Path) -> None:

@@ -116,7 +116,7 @@ class JacobianLens:
         its weight are left out, as they are in the published lens vectors.
 
         Raises:
-            JaxlinError: a layer that this lens has no matrix for, a model of another width, or no token id.
+            JaxlinError: a layer that this lens has no matrix for, a model of another width, or an id that no token has.
         """
         check_lens(model, self)
         return jnp.einsum("de,d->e", self.at(layer), token_direction(model, token), precision=HIGHEST)
@@ -146,7 +146,7 @@ def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = N
             float16, as in published lenses, or float32 where an entry is too large for float16.
 
     Raises:
-        JaxlinError: another kind of file, one that exists, no such dtype, or entries that it cannot hold.
+        JaxlinError: another kind of file, one that exists, no such dtype, or entries too large for it.
     """
     if not isinstance(lens, JacobianLens):
         raise JaxlinError(f"Lens: expected one, as jaxlin.lens.fit gives; found a {type(lens).__name__}.")
@@ -168,7 +168,7 @@ def check_lens(model: Decoder, lens: Any) -> None:
     """Raise an error unless `lens` is a lens of `model`.
 
     Raises:
-        JaxlinError: no lens, or one of another width or depth.
+        JaxlinError: `lens` is not a lens, or one of another width or depth.
     """
     if not isinstance(lens, JacobianLens):
         raise JaxlinError(

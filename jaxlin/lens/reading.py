@@ -30,7 +30,7 @@ class LensReading:
         positions: the positions, counted from the first token.
         ids: the tokens with the largest logits, the largest first, ``[n, p, k]``.
         logits: the logits of `ids`, after the softcap if the model has one, ``[n, p, k]``.
-        ranks: for each of the `tokens` given to `read`, how many tokens have a larger logit, ``[n, p, m]``.
+        ranks: for each of the `tokens` passed to `read`, how many tokens have a larger logit, ``[n, p, m]``.
     """
 
     layers: tuple[int, ...]

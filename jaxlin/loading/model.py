@@ -42,11 +42,11 @@ def load(
     mesh: Mesh | int | None = None,
     ignore_config_keys: Sequence[str] = (),
 ) -> tuple[Decoder, Tokenizer | Any]:
-    """Load a model and its tokenizer, which is None, with a logged message, where the checkpoint has none.
+    """Load a model and its tokenizer. If the checkpoint has no tokenizer, it is None, and a message is logged.
 
     Args:
-        name: a hub id (``"meta-llama/Llama-3.2-3B"``), a directory, or a ``.gguf`` file; the small model that ships
-            with jaxlin unless given.
+        name: a hub id (``"meta-llama/Llama-3.2-3B"``), a directory, or a ``.gguf`` file; by default the small model
+            that ships with jaxlin.
         linearize: freeze every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map. The
             factors are then constants to every derivative: the gradient of a loss is that of the frozen model, which is
             not one to train by, and a quantity computed from the map, such as a singular value of the result of

@@ -39,7 +39,7 @@ class TensorSource(Protocol):
     """A checkpoint under Hugging Face's names, whatever its format."""
 
     def names(self) -> Collection[str]:
-        """The tensors there are."""
+        """The names of all tensors."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:

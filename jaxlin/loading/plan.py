@@ -190,11 +190,11 @@ def _decoder(reader: ConfigReader, port: Port, dtype: str, rule: Rule) -> Decode
 
 
 def _as_stored(model: Decoder, port: Port, matrix: Callable[[str, tuple[int, ...], bool], Any]) -> Decoder:
-    """`model` with each parameter as it is stored.
+    """`model` with each parameter in the format that it is stored in.
 
     Args:
         model: with shapes in the place of values.
-        port: that of the checkpoint.
+        port: the port of the checkpoint.
         matrix: an array or a packed matrix without its values, from the name of its tensor, from its shape, and from
             whether it is part of a layer.
     """

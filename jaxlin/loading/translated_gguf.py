@@ -35,7 +35,7 @@ _INTEGERS = _KEYS.keys() - {"rope.freq_base"}
 _EPSILONS = {"attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"}
 
 _FIXED = {"attention.causal": True, "rope.scaling.yarn_ext_factor": 1.0}
-"""Metadata that must have the given value if it is there."""
+"""Metadata that must have this value where it is present."""
 
 _NOT_TRANSLATED = {
     "vocab_size": "the embedding matrix has as many rows",
@@ -218,7 +218,7 @@ class TranslatedGGUF:
         return replace(port, names=names)
 
     def names(self) -> set[str]:
-        """The tensors there are, without those that the config is read from."""
+        """The names of all tensors, without those that the config is read from."""
         return set(self._parts)
 
     def shape(self, name: str) -> tuple[int, ...]:

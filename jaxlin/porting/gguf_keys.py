@@ -31,17 +31,17 @@ class GGUFPort:
 
     Attributes:
         model_type: the `model_type` that the files are read as.
-        keys: metadata below ``{arch}.``, and the key of config.json that it is, besides what all architectures have.
+        keys: the key of config.json for each key of metadata below ``{arch}.`` that not all architectures have.
         read: metadata that `derive` reads, besides that of ropes.
-        fixed: metadata that must have the given value if it is there.
+        fixed: metadata that must have this value where it is present.
         parts: Hugging Face's names of parts of the names of tensors, where `hf_name` has another.
         flags: keys of config.json that are true if a tensor is there.
-        derive: makes the keys that need more than a renaming, from the metadata and the other keys of config.json; a
+        derive: computes the keys that need more than a renaming, from the metadata and the other keys of config.json; a
             value None removes a key. It refuses metadata by a ValueError whose message begins with its key.
         pairs: whether the two features that rotate together are neighbouring rows in queries and keys, as ggml's first
             kind of rotation needs; in Hugging Face's order they are half a head apart.
         norm_offset: the number that the converter adds to the weights of norms.
-        fused: whether Hugging Face, too, keeps queries, keys and values in one tensor.
+        fused: whether Hugging Face, too, stores queries, keys and values in one tensor.
         partial: whether a part of each head may be rotated.
     """
 
@@ -94,7 +94,7 @@ def rope_scaling(metadata: Mapping[str, Any], tensors: Mapping[str, Sequence[flo
     """The `rope_scaling` of config.json, empty if positions are not scaled.
 
     Args:
-        metadata: that of the file, without the name of the architecture.
+        metadata: the metadata of the file, without the name of the architecture.
         tensors: those of ``rope_freqs``, ``rope_factors_short`` and ``rope_factors_long`` that the file has.
 
     Raises:

@@ -11,7 +11,7 @@ from jaxlin.nn.decoder import Decoder
 
 
 class TensorRows(NamedTuple):
-    """The tensor, or the rows of a tensor, that a checkpoint keeps a parameter as.
+    """The tensor, or the rows of a tensor, in which a checkpoint stores a parameter.
 
     Attributes:
         tensor: the name of the tensor.
@@ -27,7 +27,7 @@ class TensorRows(NamedTuple):
 
 
 def stacked_rows(tensor: str, **rows: int) -> dict[str, TensorRows]:
-    """The parameters that a checkpoint keeps fused in `tensor`, such as ``self_attn.qkv_proj.weight``.
+    """The parameters that a checkpoint stores fused in `tensor`, such as ``self_attn.qkv_proj.weight``.
 
     Args:
         tensor: its name within a layer.
@@ -49,7 +49,7 @@ class Port:
 
     Attributes:
         model: the class of the decoder.
-        translate: makes the decoder's config of a config.json. It takes every key that can change the output, with
+        translate: makes the decoder's config from a config.json. It takes every key that can change the output, with
             transformers' default, mostly through `jaxlin.porting.fields`. Keys that it does not take are refused,
             unless they are measured to change nothing.
         names: from the decoder's config, the tensors of those parameters that a checkpoint names otherwise, by the
@@ -68,7 +68,7 @@ class Port:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def tensor_of(self, config: Any, name: str, layer: int | None = None) -> TensorRows:
-        """Where a checkpoint keeps the parameter `name`, a path that begins with ``layers.`` for one of a layer."""
+        """Where a checkpoint stores the parameter `name`, a path that begins with ``layers.`` for one of a layer."""
         path = name.removeprefix("layers.")
         located = self.names(config).get(path, path)
         rows = located if isinstance(located, TensorRows) else TensorRows(located)

@@ -1,4 +1,4 @@
-"""The rope parameters of a config.json, made into the frozen values of `jaxlin.nn.ropes`.
+"""The rope parameters of a config.json, converted to the frozen dataclasses of `jaxlin.nn.ropes`.
 
 The formulas are those of transformers' `modeling_rope_utils`, computed in float64.
 """
@@ -23,7 +23,7 @@ MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 @dataclass
 class _Parameters:
-    """The rope parameters of one layer type, whose keys are taken one by one; those that nobody takes are refused."""
+    """The rope parameters of one layer type, whose keys are taken one by one; those that are not taken are refused."""
 
     untaken: dict[str, Any]
     kind: str
@@ -110,7 +110,7 @@ def _yarn(p: _Parameters) -> Rope:
     scale = p.number("attention_factor", default_scale)
 
     def feature_of(turns: float) -> float:
-        """The feature, as a real number, that makes so many turns over the trained length."""
+        """The feature, as a real number, that makes this number of turns over the trained length."""
         return p.dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(p.theta))
 
     low, high = feature_of(p.number("beta_fast", 32.0) or 32.0), feature_of(p.number("beta_slow", 1.0) or 1.0)
@@ -157,7 +157,7 @@ def rope_from_parameters(
         parameters: the dictionary; `rope_type` (or `type`) names its kind.
         dim: how many features of a head are rotated.
         theta: the base, unless `parameters` has a `rope_theta` of its own.
-        max_position_embeddings: that of the config.
+        max_position_embeddings: the longest prompt that the config allows.
         truncate: whether YaRN rounds the ends of its ramp; None for the `truncate` of `parameters`.
         path: the dictionary's place in config.json, for messages.
 

@@ -1,6 +1,6 @@
 """Weights in the bytes of their files, unpacked one layer at a time where they are used.
 
-A `PackedMatrix` stands where an array would. Each format of files is one module: how its tensors lie in a checkpoint,
+A `PackedMatrix` stands where an array would. Each format of files is one module: how files store its tensors,
 its packed matrix, and the shape of that matrix for the memory plan. `open_quantized` reads a folder through the format
 that its config.json names; `jaxlin.quantized.mixed` stacks layers that are not all in one format.
 """

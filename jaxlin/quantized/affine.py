@@ -25,8 +25,8 @@ MAX_SIDE = 2**31 - 1
 class Affine(PackedMatrix):
     r"""$w_{ij} = (q_{ij} - z_{i g_j})\, s_{i g_j}$, rounded to the dtype of $s$.
 
-    The difference is an integer that the dtype of $s$ holds, so that the product is rounded once, as in the kernels of
-    these formats.
+    The difference is an integer that the dtype of $s$ represents exactly, so that the product is rounded once, as in
+    the kernels of these formats.
 
     Attributes:
         codes: $q$, of `bits` bits, ``[..., ceil(out bits / 8), in]``, see `jaxlin.quantized.codes`.
@@ -49,8 +49,8 @@ class Affine(PackedMatrix):
         Args:
             shape: ``(out, in)``.
             group_size: the columns of a group; -1 for one group.
-            bits: of a code.
-            dtype: of the scales.
+            bits: the bits of a code.
+            dtype: the dtype of the scales.
             ordered: whether groups are runs of one length.
         """
         array, (out, width) = jax.ShapeDtypeStruct, shape

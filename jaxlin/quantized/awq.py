@@ -45,7 +45,7 @@ class AWQ(QuantizedFormat):
         return Affine.abstract(shape, self._group_size, BITS, np.float16, ordered=True)
 
     def shape(self, module: ModuleTensors) -> tuple[int, int]:
-        """As many rows as a row of words has codes, as many columns as there are rows of words."""
+        """``(out, in)``: each word has the codes of eight rows and one column."""
         width, words = module.matrix_shape(f"words of I32 and shape (in, out / {CODES_PER_WORD})", "I32")
         return words * CODES_PER_WORD, width
 
@@ -62,7 +62,7 @@ class AWQ(QuantizedFormat):
 
 
 def row_pairs(words: Int32[np.ndarray, "n w"]) -> UInt8[np.ndarray, "p n"]:
-    """The codes in words along the rows of a weight, as `jaxlin.quantized.codes` keeps them: two rows a byte.
+    """The codes in words along the rows of a weight, as `jaxlin.quantized.codes` packs them: two rows a byte.
 
     In a word the codes of the even rows come first, then those of the odd ones.
     """

@@ -1,4 +1,4 @@
-"""bfloat16 kept as its bits."""
+"""Matrices of bfloat16, stored as their bits."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from jaxlin.quantized.matrix import PackedMatrix
 
 
 def abstract_array(shape: tuple[int, ...], dtype: Any) -> "jax.ShapeDtypeStruct | BFloat16":
-    """An unquantised array without its values: a matrix of bfloat16 is kept as its bits."""
+    """An unquantised array without its values: a matrix of bfloat16 is stored as its bits."""
     if len(shape) == 2 and jnp.dtype(dtype) == jnp.bfloat16:
         return BFloat16(jax.ShapeDtypeStruct(shape, np.uint16))
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
@@ -22,7 +22,7 @@ def abstract_array(shape: tuple[int, ...], dtype: Any) -> "jax.ShapeDtypeStruct 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class BFloat16(PackedMatrix):
-    """bfloat16 kept as its bits.
+    """A matrix of bfloat16, stored as its bits.
 
     XLA on a CPU converts a stacked bfloat16 array to float32 before the loop over layers, all layers at once (jax
     0.10); bits are widened in the body.
@@ -34,7 +34,7 @@ class BFloat16(PackedMatrix):
     bits: Any
 
     def is_finite(self) -> bool:
-        """Whether every value is."""
+        """Whether every value is finite."""
         return bool(np.isfinite(np.asarray(self.bits).view(ml_dtypes.bfloat16)).all())
 
     def unpack(self) -> Array:

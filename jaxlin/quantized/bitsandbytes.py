@@ -1,9 +1,9 @@
 r"""bitsandbytes: NF4 and FP4 in blocks of a row, and int8 by rows.
 
-Of 4 bits, the tensors of a module are ``weight``, whose bytes have two indices each; ``weight.absmax``, the scale of
+With 4 bits, the tensors of a module are ``weight``, whose bytes have two indices each; ``weight.absmax``, the scale of
 each block; ``weight.quant_map``, the 16 values; and the JSON object ``weight.quant_state.bitsandbytes__nf4`` or
 ``__fp4``. With double quantisation the scales are indices too, into ``weight.nested_quant_map``, with scales
-``weight.nested_absmax`` of their own. Of 8 bits there are ``weight``, int8, and ``SCB``, the largest magnitude of each
+``weight.nested_absmax`` of their own. With 8 bits they are ``weight``, int8, and ``SCB``, the largest magnitude of each
 row.
 
 Source: Dettmers et al., "QLoRA", 2023 (4 bits, double quantisation); "LLM.int8()", 2022. The values are those of
@@ -67,7 +67,7 @@ class FourBit(PackedMatrix):
     def from_pairs(
         cls, pairs: UInt8[np.ndarray, "o c"], absmax: Any, table: Any, nested: "NestedScales | None", kind: str
     ) -> "FourBit":
-        """One matrix of a file, which keeps two indices side by side in a byte, the first in its high half."""
+        """One matrix of a file, in which a byte has two neighbouring indices, the first in its high half."""
         width = 2 * pairs.shape[1]
         (codes,) = packed_codes(
             pairs, width, BITS, lambda rows: np.stack([rows >> 4, rows & 15], axis=-1).reshape(-1, width)
@@ -125,7 +125,7 @@ class NestedScales:
         absmax: $s$, ``[..., ceil(blocks / 256)]``.
         table: $c$, ``[..., 256]``.
         offset: $\bar a$, ``[...]``.
-        row: which row of the whole matrix each row is, ``[..., out]``: blocks are counted through all of it.
+        row: the index of each row in the full matrix, ``[..., out]``: blocks are counted through all rows.
     """
 
     absmax: Any
@@ -188,7 +188,7 @@ def _looked_up(table: Array, index: Array) -> Array:
 
 
 class BitsAndBytes(QuantizedFormat):
-    """bitsandbytes, of 4 bits with or without double quantisation, or of 8."""
+    """bitsandbytes: 4 bits with or without double quantisation, or 8 bits."""
 
     companions = (
         *("absmax", "quant_map", "nested_absmax", "nested_quant_map", f"{STATE}nf4", f"{STATE}fp4"),
@@ -218,7 +218,7 @@ class BitsAndBytes(QuantizedFormat):
         return FourBit.abstract(shape, 64, nested=self._nested, kind=dtype) if self._four_bit else Int8.abstract(shape)
 
     def shape(self, module: ModuleTensors) -> tuple[int, ...]:
-        """Of 4 bits, as the quant state says."""
+        """The shape of the weight; with 4 bits, its quant state has it."""
         return tuple(_quant_state(module)["shape"]) if self._four_bit else module.shape("weight")
 
     def read(self, module: ModuleTensors) -> FourBit | Int8:

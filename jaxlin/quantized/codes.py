@@ -1,7 +1,7 @@
 r"""Codes of few bits, several in a byte: laid out so that vector instructions take them apart.
 
-In a file, a byte has the codes of neighbouring columns, and taking them apart there yields them one by one. Here a byte
-has codes of one column: of $b$ bits, those of the rows $r, r + 1, \dots, r + 8/b - 1$, the first in the lowest bits, so
+In a file, a byte has the codes of neighbouring columns, which would have to be unpacked one by one. Here a byte has
+codes of one column: with $b$ bits, those of the rows $r, r + 1, \dots, r + 8/b - 1$, the first in the lowest bits, so
 that all bytes of a row are shifted alike. A code of 6 bits is stored as one of 4 and one of 2, in two arrays. No bit is
 added, except for rows that fill up the last bytes.
 """
@@ -40,8 +40,8 @@ def packed_codes(
     Args:
         raw: the rows of a file.
         width: how many codes a row has.
-        bits: of a code, part by part.
-        codes: makes the codes, ``[rows, width]``, of some rows of `raw`.
+        bits: the bits of a code, part by part.
+        codes: gives the codes, ``[rows, width]``, of some rows of `raw`.
     """
     parts = [np.empty((part_rows(len(raw), count), width), np.uint8) for count in bits]
     step = max(1, CHUNK // width // 8) * 8

@@ -3,9 +3,9 @@
 In ``pack-quantized`` the tensors of a module are ``weight_packed``, int32 ``[out, in bits / 32]``, whose words have the
 codes of neighbouring columns, the first in the lowest bits; ``weight_scale``, ``[out, groups]``; ``weight_shape``; and,
 where integers are not symmetric, ``weight_zero_point``, int32 ``[out bits / 32, groups]``, packed along the rows. Where
-columns are reordered, ``weight_g_idx``, int32 ``[in]``, is the group of each. Integers are stored from their least one
-on. In the other formats ``weight`` has floats or integers of 8 bits, and ``weight_scale`` a scale for the matrix, for
-each row or for each block.
+columns are reordered, ``weight_g_idx``, int32 ``[in]``, is the group of each. Integers are stored as their difference
+from the least. In the other formats ``weight`` has floats or integers of 8 bits, and ``weight_scale`` a scale for the
+matrix, for each row or for each block.
 
 The values are those of ``compressed_tensors``' ``dequantize``: ``(code - zero) * scale`` in the dtype of the scales.
 """
@@ -140,7 +140,7 @@ def weight_groups(config: ConfigReader) -> Iterator[Mapping[str, Any]]:
     """How the weights of each group of modules are quantised; the other keys do not concern the weights.
 
     Raises:
-        ConfigError: weights that are transformed, or a group that says nothing of its weights.
+        ConfigError: weights that are transformed, or a group that does not describe its weights.
     """
     config.leave_out("format", "quantization_status", "ignore", "global_compression_ratio", "kv_cache_scheme")
     config.leave_out("version", "sparsity_config", "transform_config")

@@ -1,6 +1,6 @@
 """`QuantizedFormat`: one way to store quantised weights in safetensors, and the folder that is read through it.
 
-A format is one file beside this one. It says how its tensors lie in a checkpoint (`QuantizedFormat`), what they are in
+A format is one file beside this one. It says how a checkpoint stores its tensors (`QuantizedFormat`), what they are in
 memory (a `PackedMatrix`, perhaps that of another format), and what shape that has before anything is read
 (`abstract_matrix`). `jaxlin.quantized.methods` is the registry. Nothing is decoded on the way into memory.
 """
@@ -22,8 +22,8 @@ class ModuleTensors:
 
     Attributes:
         folder: the checkpoint.
-        name: of the module, such as ``model.layers.0.mlp.up_proj``.
-        stem: what follows it in the name of the tensor that has the codes.
+        name: the name of the module, such as ``model.layers.0.mlp.up_proj``.
+        stem: the rest of the name of the tensor that has the codes.
     """
 
     def __init__(self, folder: CheckpointFolder, name: str, stem: str) -> None:
@@ -124,7 +124,7 @@ class QuantizedFormat(ABC):
 
         Args:
             shape: ``(out, in)``.
-            dtype: that of the weights which are not quantised.
+            dtype: the dtype of the weights that are not quantised.
         """
 
     def is_packed(self, module: ModuleTensors) -> bool:
@@ -142,10 +142,10 @@ class QuantizedFormat(ABC):
 
 
 class QuantizedFolder:
-    """A folder under the names of its weights, those that are quantised read as packed matrices.
+    """A checkpoint folder whose quantised weights are read as packed matrices, each under the name of the weight.
 
     Raises:
-        CheckpointError: a weight that is stored twice, with codes and with values.
+        CheckpointError: a weight is stored twice, with codes and with values.
     """
 
     def __init__(self, folder: CheckpointFolder, layout: QuantizedFormat) -> None:
@@ -163,7 +163,7 @@ class QuantizedFolder:
             )
 
     def names(self) -> frozenset[str]:
-        """The tensors there are, without those that a packed matrix is read from."""
+        """The names of all weights; a packed matrix has one name, whatever the number of its tensors."""
         suffixes = (self._format.stem, *self._format.companions, *self._format.unused)
         parts = {f"{module.name}.{suffix}" for module in self._packed.values() for suffix in suffixes}
         return frozenset(self._folder.names() - parts).union(self._packed)

@@ -6,7 +6,7 @@ packed along the rows of the weight; and ``g_idx``, int32 ``[in]``, the group of
 "GPTQ", 2022, and the packing of AutoGPTQ.
 
 The values are those of AutoGPTQ's dequantisation in PyTorch: ``scales * (code - zero)`` in the dtype of the scales. In
-files of the first version a zero point is stored less one, modulo ``2**bits``.
+files of the first version a zero point is stored minus one, modulo ``2**bits``.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ RUNTIME_KEYS = (
     *("cache_block_outputs", "lm_head", "use_cuda_fp16", "use_exllama", "disable_exllama", "exllama_config"),
     *("backend", "meta"),
 )
-"""Keys about how the codes were found, and about the kernel that is to multiply with them."""
+"""Keys about how the codes were computed, and about the kernel that is to multiply with them."""
 
 
 class GPTQ(QuantizedFormat):
@@ -57,7 +57,7 @@ class GPTQ(QuantizedFormat):
         return Affine.abstract(shape, self._group_size, self._bits, np.float16, ordered=self._ordered)
 
     def shape(self, module: ModuleTensors) -> tuple[int, int]:
-        """As many rows as a row of words has words, as many columns as a column of words has codes."""
+        """``(out, in)``: each word has the codes of one row and of several columns."""
         codes_per_word = WORD_BITS // self._bits
         words, out = module.matrix_shape(f"words of I32 and shape (in / {codes_per_word}, out)", "I32")
         return out, words * codes_per_word
@@ -79,7 +79,7 @@ def take_group_size(config: ConfigReader, *default: int) -> int:
     """The columns of a group, -1 for one group, under the key that GPTQ and AWQ share.
 
     Raises:
-        ConfigError: no such number.
+        ConfigError: the value is not a possible number of columns.
     """
     size = config.take("group_size", int, *default)
     if size != -1 and not 0 < size <= MAX_SIDE:
@@ -88,7 +88,7 @@ def take_group_size(config: ConfigReader, *default: int) -> int:
 
 
 def codes_of_columns(words: Int32[np.ndarray, "w o"], bits: int) -> UInt8[np.ndarray, "p i"]:
-    """The codes in words along the columns of a weight, as `jaxlin.quantized.codes` keeps them: two rows a byte."""
+    """The codes in words along the columns of a weight, as `jaxlin.quantized.codes` packs them: two rows a byte."""
     codes_per_word = WORD_BITS // bits
     unsigned = words.view(np.uint32)
     if bits == 4 and unsigned.shape[1] % 2:

@@ -33,7 +33,7 @@ class MixedStack(PackedMatrix):
     place: Any
 
     def is_finite(self) -> bool:
-        """Whether every value of all stacks is."""
+        """Whether every value of every stack is finite."""
         return all(s.is_finite() if isinstance(s, PackedMatrix) else bool(np.isfinite(s).all()) for s in self.stacks)
 
     def unpack(self) -> Array:
@@ -71,7 +71,7 @@ def layer_of(layers: Any, index: Any) -> Any:
 
 
 def split_for_scan(layers: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """What a scan over layers takes of a pytree of stacks, and the function that makes a layer of one row of it.
+    """Split a pytree of stacks into the part that a scan takes, and a function that makes a layer of one row of it.
 
     A scan takes only stacks with a matrix for each layer. The stacks of a `MixedStack` are closed over, and indexed in
     its body.
@@ -92,7 +92,7 @@ class StackPlaces:
     """The stack that each layer of a parameter is in, and its index there: matrices of one signature share a stack.
 
     Attributes:
-        signatures: that of each stack, in the order in which they first occur.
+        signatures: the signature of each stack, in the order in which they first occur.
         counts: how many matrices each stack has.
         stack: the index of the stack of each layer.
         place: the index of each layer in its stack.
@@ -122,7 +122,7 @@ Signature = tuple[Any, tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]]
 
 
 def signature_of(matrix: Any) -> Signature:
-    """What the matrices of one stack have in common."""
+    """The signature of a matrix: a stack has matrices of one signature only."""
     leaves, structure = jax.tree.flatten(matrix)
     return structure, tuple((tuple(array.shape), np.dtype(array.dtype)) for array in leaves)
 
@@ -133,7 +133,7 @@ def common_dtype(dtypes: Iterable[Any]) -> np.dtype[Any]:
 
 
 def abstract_stack(layers: Sequence[Any]) -> Any:
-    """The stack, without its values, of layers without theirs: a `MixedStack` only where they are not all alike."""
+    """The shapes of a stack, from the shapes of its layers: a `MixedStack` only if the layers differ."""
     if len(layers[0].shape) == 1:  # vectors are widened to one dtype
         return jax.ShapeDtypeStruct((len(layers), *layers[0].shape), common_dtype(layer.dtype for layer in layers))
     places = StackPlaces()

@@ -21,7 +21,7 @@ ValueEdit = Callable[[Array], Array]
 
 
 class State(NamedTuple):
-    """What the earlier tokens of a text leave for the next ones.
+    """The state that the earlier tokens of a text leave for the next ones.
 
     Attributes:
         cache: the keys and values of each layer, one slot for each position, ``[l, s, n, k]``; None before a text.

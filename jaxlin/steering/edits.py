@@ -1,4 +1,4 @@
-r"""What an edit is, and where it applies.
+r"""Edits: functions of the value at a site, and the positions that they apply to.
 
 An edit is a function of the value at a site of the residual stream, applied at each position by itself. `Edit.site`
 says at which site, `Edit.where` at which positions, and `Edit.strength` how strongly; at strength 0 it changes nothing.
@@ -75,7 +75,7 @@ class Edit:
     def drive(
         self, x: Float[Array, "t d"], positions: Int[Array, " t"], before: Float[Array, " e"]
     ) -> Float[Array, "t e"]:
-        """What the edit computes from the input embeddings; nothing in this base class.
+        """Values that the edit computes from the input embeddings; none in this base class.
 
         Args:
             x: the input embeddings of some tokens that follow each other.

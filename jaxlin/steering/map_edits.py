@@ -1,4 +1,4 @@
-r"""Edits by the local linear map of a steering phrase: the operator of the paper, and the one that its code has."""
+r"""Edits by the local linear map of a steering phrase: the operator in the paper, and the one in its code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -402,7 +402,7 @@ class TestFiles:
             (fitted, tmp_path / "there.pt", "is there already"),
             (fitted, tmp_path / "a.npy", "ends in .safetensors or .pt"),
             (fitted, tmp_path / "none" / "a.pt", "expected a directory"),
-            (large, tmp_path / "a.pt", "entries that float16 can hold"),
+            (large, tmp_path / "a.pt", "entries in float16's range"),
             (jax.tree.map(lambda maps: np.nan * maps, fitted), tmp_path / "a.pt", "finite entries"),
         ):
             with pytest.raises(jaxlin.JaxlinError, match=message):
