@@ -109,21 +109,21 @@ class LocalMap:
 
     def matvec(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
         """$J v$ for each `v` along the leading axes."""
-        v, batch = self._shaped(v, self.shape[1:])
-        return _push(self, spread_rows(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
+        v, batch = self._to_batch(v, self.shape[1:])
+        return _matvec(self, spread_rows(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
 
     def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
         r"""$J^\top u$ for each `u` along the leading axes: the gradient of $u \cdot f$ with every factor frozen."""
-        u, batch = self._shaped(u, self.shape[:1])
-        out = _pull(self, spread_rows(u, mesh_of(self.model)), fold=self._folds(u.shape[0]))
+        u, batch = self._to_batch(u, self.shape[:1])
+        out = _rmatvec(self, spread_rows(u, mesh_of(self.model)), fold=self._folding_pays(u.shape[0]))
         return out.reshape(*batch, *self.x.shape)
 
-    def _folds(self, rows: int) -> bool:
+    def _folding_pays(self, rows: int) -> bool:
         """Whether folding MLPs saves operations for `rows` vectors, which are divided among the devices."""
         d, f = self.model.config.hidden_size, self.model.config.intermediate_size
         return folding_pays(rows // row_parts(mesh_of(self.model)), d, f)
 
-    def _shaped(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    def _to_batch(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
         """`a` with its leading axes merged into one, and their sizes; `tail` is the expected shape of the others."""
         try:
             is_complex = jnp.iscomplexobj(a)
@@ -210,7 +210,7 @@ class LocalMap:
         """
         (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.frozen.tokens
         parts = row_parts(mesh_of(self.model))
-        if rows * tokens * d * size <= block_sizes().dense_map and self._folds(rows):
+        if rows * tokens * d * size <= block_sizes().dense_map and self._folding_pays(rows):
             return -(-rows // parts) * parts
         return parts * default_block(-(-rows // parts), tokens, max(d, self.model.config.intermediate_size) * size)
 
@@ -259,13 +259,13 @@ class Transposed:
 
 
 @jax.jit
-def _push(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
+def _matvec(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
     v = jnp.moveaxis(v[:, : lmap.frozen.tokens], 1, 0)
     return _apply(lmap, without_biases(lmap.model), v, jnp.zeros_like(v))
 
 
 @functools.partial(jax.jit, static_argnames="fold")
-def _pull(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
+def _rmatvec(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
     length, (tokens, d) = lmap.frozen.tokens, lmap.x.shape
     v = jax.ShapeDtypeStruct((length, u.shape[0], d), lmap.x.dtype)
     rows, _ = transpose(functools.partial(_apply, lmap, fold=fold), lmap.model, v, v)(u)

@@ -1,6 +1,7 @@
 """Orthonormal bases that grow by blocks, on the host or on an accelerator, and functions that orthogonalize blocks.
 
-A block of vectors is ``[b, n]``: each row is a vector.
+A block of vectors is ``[b, n]``: each row is a vector. scipy's `qr_insert` is not used, because
+it needs the basis as one array on the host; here it stays in blocks on the device of the vectors.
 """
 
 import math
@@ -21,13 +22,13 @@ COLUMNS_IN_CACHE = 2**15
 """How many columns of a linear combination are computed at a time, so that they stay in a CPU's cache."""
 
 MAX_MEMORY_SHARE = 1 / 4
-"""The part of a device's free memory that a basis is allowed by its expected size, which it may exceed twofold."""
+"""The largest share of a device's free memory for a basis of the expected size; it may grow to twice that size."""
 
 
 class Basis:
     """Orthonormal vectors on the host.
 
-    They are stored as a list of blocks: one array would have to be copied at every step.
+    They are stored as a list of blocks, because one array would have to be copied at every step.
     """
 
     def __init__(self, features: int, dtype: np.dtype[Any]) -> None:
@@ -93,7 +94,7 @@ class Basis:
 
 
 class DeviceBasis(Basis):
-    """Orthonormal vectors on the accelerator that computes them; only coefficients are copied to the host meanwhile."""
+    """Orthonormal vectors on the accelerator that computes them; only their coefficients are copied to the host."""
 
     def subtract(self, rows: Float[Rows, "b n"], coefficients: Float[np.ndarray, "b m"]) -> Float[Rows, "b n"]:
         """`rows` minus the linear combinations of the basis with these coefficients."""

@@ -27,10 +27,10 @@ from jaxlin.nn.sharding import to_numpy
 from jaxlin.nn.sites import is_integer
 
 EFFICIENT_POSITIONS = 128
-"""The positions in one product above which its cost grows with them; below, reading the weights costs more."""
+"""How many positions make the cost of a product proportional to them; with fewer, reading the weights costs more."""
 
 MIN_KRYLOV_SIZE = 2**22
-"""The entries of a map below which its products take less time than the orthogonalization between them."""
+"""The number of entries below which the products of a map take less time than the orthogonalization between them."""
 
 LAPACK_ROUNDING = 64 * 2.0**-52
 """A bound on the rounding of the SVD of the small matrix in float64, relative to its norm."""
@@ -117,15 +117,15 @@ def _iterate(
     right_basis: type[Basis],
 ) -> tuple[SVD, bool]:
     """The triplets from one start, and whether no copy of a repeated value can be missing among them."""
-    d, right = shape[0], shape[1:]
-    state = _Factorization(d, int(np.prod(right)), dtype, right_basis)
+    d, *input_shape = shape
+    state = _Factorization(d, int(np.prod(input_shape)), dtype, right_basis)
     block, is_random = state.random(rng, width), True
     while True:
         pulled = state.q.flatten(rmatvec(state.p.pad(block, width)))[: len(block)]
         new = state.add_left(block, pulled)
         # If random left vectors bring no new right vector, Q spans the whole row space of J.
         exhausted = len(state.p) == d or (is_random and not len(new))
-        pushed = to_numpy(matvec(state.q.pad(new, width).reshape(width, *right)))[: len(new)]
+        pushed = to_numpy(matvec(state.q.pad(new, width).reshape(width, *input_shape)))[: len(new)]
         block, is_random = state.add_right(new, pushed)[: d - len(state.p)], False
         rank = len(state.q)
         if exhausted and rank < k:
@@ -137,7 +137,7 @@ def _iterate(
                 complete = exhausted or width >= k or not _has_cluster(s, r, width)
                 # While residuals can still shrink, more products may separate the values without a restart.
                 if complete or _has_cluster(s, np.zeros_like(r), width) or np.all(r <= 2 * rounding):
-                    return state.triplets(k, right, r, bound), complete
+                    return state.triplets(k, input_shape, r, bound), complete
         if not len(block):
             block, is_random = state.random(rng, width), True
 
@@ -196,13 +196,13 @@ class _Factorization:
         return s[:k], r[:k], (np.minimum(r, squared) + rounding)[:k], rounding
 
     def triplets(
-        self, k: int, right: tuple[int, ...], r: Float[np.ndarray, " k"], bound: Float[np.ndarray, " k"]
+        self, k: int, input_shape: list[int], r: Float[np.ndarray, " k"], bound: Float[np.ndarray, " k"]
     ) -> SVD:
         """The `k` largest triplets, with these residuals and bounds."""
         y, s, zt = np.linalg.svd(self.b, full_matrices=False)
         dtype = self.p.dtype
         u = self.p.combine(y[:, :k].T.astype(dtype)).T
-        v = self.q.combine(zt[:k].astype(dtype)).reshape(k, *right)
+        v = self.q.combine(zt[:k].astype(dtype)).reshape(k, *input_shape)
         return SVD(u, s[:k].astype(dtype), v, r, bound, "krylov")
 
 
