@@ -68,7 +68,7 @@ def _cut_length(position: int, tokens: int) -> int:
 def _record(
     model: Decoder, x: Array, position: Any, start: Place, end: Place, rule: Rule, remat: bool
 ) -> tuple[Any, ...]:
-    # A kind of site is recorded in all layers, so only the kinds needed are: others could exceed the memory.
+    # Each kind of site is recorded in all layers, so others than those needed could exceed the memory.
     kinds = {place.kind for place in (start, end) if not (place == EMBED or place.final)}
     recording = record(model, x, tuple(kinds), rule=rule, remat=remat)
     value, target_value = x if start == EMBED else recording.value_at(start), recording.value_at(end)

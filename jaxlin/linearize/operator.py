@@ -53,9 +53,9 @@ class LocalMap:
         model: the decoder.
         x: the value at the source, ``[t, d]``: the input embeddings, or the stream at an inner site.
         output: $f(x)$, ``[d]``, from the forward pass.
-        bias: $b$, ``[d]``: what does not pass through the source. From the embeddings, and from any site that cuts the
-            residual stream, it is what the model's additive biases bring,
-            $\sum_\beta (\partial f/\partial\beta)\,\beta$, exactly zero in a model without; never $f - Jx$.
+        bias: $b$, ``[d]``: the part of $f$ that does not pass through the source, never computed as $f - Jx$. From
+            every source but ``attn_out`` and ``mlp_out`` it comes from the model's additive biases alone,
+            $\sum_\beta (\partial f/\partial\beta)\,\beta$, and is exactly zero in a model without biases.
         frozen: the frozen factors of the first positions. No position after `position` affects the output, so that
             most of those are cut off (see `jaxlin.linearize.local_maps.MAX_PROMPT_CUTS`).
         position: the position of the output, counted from the first token.
