@@ -29,7 +29,7 @@ def phi3_config(json: ConfigReader) -> MistralConfig:
     if kind in ("su", "yarn"):
         changes["rope_type"] = "longrope"
     elif kind not in ("default", "longrope"):
-        raise json.error("rope_scaling", "a rope_type default or longrope, which phi3 knows", quoted(kind))
+        raise json.error("rope_scaling", "a rope_type default or longrope, which phi3 supports", quoted(kind))
     rope = rope_of(json, numbers["head_dim"], length, partial=1.0, replace=changes)
     return MistralConfig(**numbers, ropes=(rope,) * depth, windows=(window,) * depth)
 

@@ -166,7 +166,7 @@ def removal(
     model.check_embeddings(x)
     count = len(triplets.s) if k is None else k
     if not 1 <= count <= len(triplets.s):
-        raise JaxlinError(f"Removal: expected k in 1..{len(triplets.s)}, the triplets given; found {k}.")
+        raise JaxlinError(f"Removal: expected k in 1..{len(triplets.s)}, the number of triplets; found {k}.")
     if side not in ("right", "left"):
         raise JaxlinError(f'Removal: expected the side "right" or "left"; found {quoted(side)}.')
     if samples < 0:

@@ -85,7 +85,7 @@ class _Cursor:
 
     def _take(self, size: int) -> memoryview:
         if size > len(self._data) - self._position:
-            raise ValueError(f"it ends within what byte {self._position} begins, {size} bytes long")
+            raise ValueError(f"it ends within the {size} bytes from byte {self._position} on")
         self._position += size
         return self._data[self._position - size : self._position]
 

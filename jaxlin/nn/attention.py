@@ -44,10 +44,10 @@ def attention_pattern(
 
 
 class OutputProjection(Linear):
-    """The projection that mixes what the query heads give: its columns belong to the heads, in their order."""
+    """The projection that mixes the outputs of the query heads; its columns are those of the heads, in order."""
 
     def with_heads(self, remaining: Bool[np.ndarray, "l h"]) -> "OutputProjection":
-        """The same, stacked over layers and unpacked, with zeros in the columns of the heads that do not remain."""
+        """This projection, stacked over layers and unpacked, with zero columns for all but the `remaining` heads."""
         weight = self.weight[...]
         columns = remaining.repeat(weight.shape[-1] // remaining.shape[1], axis=1)
         other = jax.tree.map(lambda a: a, self)
@@ -62,7 +62,7 @@ class Attention(nnx.Module):
     out of the linear path with it. A family whose queries and keys differ overrides `queries_and_keys`.
 
     Args:
-        config: of the model.
+        config: the config of the model.
         scale: the factor of the scores; by default one over the root of the features of a head.
         softcap: the bound of the scores, if they have one.
         bias: whether queries, keys and values have biases.
@@ -91,7 +91,7 @@ class Attention(nnx.Module):
         self.o_proj = OutputProjection(heads * k, d, bias=out_bias, rngs=rngs)
 
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
-        """What attention adds to the stream."""
+        """The contribution of attention to the stream."""
         pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
         values = ctx.cache.extend_values(ctx.hook(InnerSite.VALUES, self.values(x, ctx)))
         z = ctx.hook(InnerSite.HEADS, pattern.mix(values, ctx.evaluation.last))

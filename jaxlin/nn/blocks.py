@@ -33,7 +33,7 @@ class PreNorm(nnx.Module):
     """A norm before attention and one before the MLP.
 
     Args:
-        config: of the model.
+        config: the config of the model.
         norm: makes each norm.
         attention: called as ``attention(x, schedule, ctx)``.
         mlp: called as ``mlp(x, ctx)``.

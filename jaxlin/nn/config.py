@@ -20,8 +20,8 @@ class Config:
         norm_eps: the number added under the root of a norm.
         hidden_act: a key of `jaxlin.nn.layers.SLOPES`.
         max_position_embeddings: the longest prompt; None where the model sets no limit.
-        tie_word_embeddings: whether the unembedding is the embedding matrix. A config.json claims it; of a loaded model
-            it says what the checkpoint has, see `jaxlin.loading.unembedding`.
+        tie_word_embeddings: whether the unembedding is the embedding matrix. In a loaded model the checkpoint
+            decides, whatever config.json says: see `jaxlin.loading.unembedding`.
         ropes: the rotary frequencies of each layer.
         windows: how many tokens a query of each layer sees, itself included; None for all.
         final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.

@@ -29,7 +29,7 @@ class Evaluation:
 
 
 class Context:
-    """The context of one block, or one layer. Each block gets a new one, which collects what the block gives.
+    """The context of one block, or one layer. Each block gets a new one, which collects what the block records.
 
     Args:
         mode: what happens to nonlinear factors; by default that of the ordinary model.
@@ -79,7 +79,7 @@ class Context:
         return self.freeze(name, missing)
 
     def hook(self, site: str, value: Any) -> Any:
-        """Pass the named `site` with `value`, and return what the block goes on with."""
+        """Pass the named `site` with `value`, and return the value that the block continues with."""
         return self.hooks.apply(site, value)
 
     def within(self, part: str) -> "Context":

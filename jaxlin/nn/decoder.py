@@ -115,7 +115,7 @@ class Decoder(nnx.Module):
             unknown = int(ids.min() if ids.min() < 0 else ids.max())
             raise PromptError(
                 f"Prompt: expected token ids in 0..{config.vocab_size - 1}, those the model has embeddings for; "
-                f"found {unknown}. A tokenizer may have more, as of images or of a fine-tune: leave its token out."
+                f"found {unknown}. A tokenizer may have more, as of images or of a fine-tune: leave them out."
             )
         if config.max_position_embeddings is not None and ids.size > config.max_position_embeddings:
             raise PromptError(
@@ -212,16 +212,16 @@ class Decoder(nnx.Module):
         stop: int | None = None,
         collect: Callable[[Context], Any] = lambda ctx: None,
     ) -> tuple[Float[Array, "t *b d"], Any]:
-        """`x` through the blocks from `start` to before `stop`.
+        """The residual stream after the blocks from `start` to before `stop`, from `x` before them.
 
         Args:
             x: the residual stream before block `start`.
             make_context: makes the context of a block from its row of `rows`.
             rows: a pytree stacked over all layers.
-            schedule: of all layers, stacked; by default that of a prompt of these tokens.
+            schedule: the schedules of all layers, stacked; by default those of a prompt of these tokens.
             start: the first block.
             stop: the block after the last; None for all.
-            collect: takes from the context of a block that has run what is returned, stacked over the blocks.
+            collect: takes, from the context of a block that has run, the values to return, stacked over the blocks.
         """
         depth = self.config.num_hidden_layers
         stop = depth if stop is None else stop
@@ -241,7 +241,7 @@ class Decoder(nnx.Module):
             return jax.lax.scan(body, x, scanned if all_layers else jnp.arange(start, stop))
 
     def block(self, layer: int | Int[Array, ""], x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b d"]:
-        """`x` through one block."""
+        """The residual stream after one block, from `x` before it."""
         block, schedule = layer_of((self.layers, self.schedule(x.shape[0])), layer)
         with self.at_precision():
             ctx.enter(block, schedule)

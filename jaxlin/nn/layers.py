@@ -1,4 +1,4 @@
-r"""The layers of a decoder, each written as $A(x)\,x$: what is nonlinear goes through `ctx.freeze`, the rest is linear.
+r"""The layers of a decoder, each written as $A(x)\,x$: nonlinear factors go through `ctx.freeze`, the rest is linear.
 
 Shapes are for one sequence: ``t`` tokens (``s`` for the tokens attended to), ``d`` features, ``h`` query heads, ``n``
 key-value heads, ``k`` features a head, ``f`` hidden features of an MLP. A batch is a `jax.vmap`. Linear operations also

@@ -34,7 +34,7 @@ class MLP(nnx.Module):
         """The derivatives of the neurons at `x` with respect to each branch, with the weight of the branch."""
 
     def __call__(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
-        """What the MLP adds to the stream."""
+        """The contribution of the MLP to the stream."""
         if ctx.evaluation.fold and ctx.is_replay:
             return fold(x, self.down.weight[...], self.frozen_branches(ctx))
         if ctx.evaluation.fold:

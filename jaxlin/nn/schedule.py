@@ -1,4 +1,4 @@
-"""The schedule of a block: what differs from layer to layer and is no parameter, and the positions of the tokens."""
+"""The schedule of a block: the settings that differ from layer to layer, and the positions of the tokens."""
 
 from typing import NamedTuple
 

@@ -3,7 +3,7 @@
 A mesh has an axis ``"model"``, over which matrices are split as one table says, and may have an axis ``"rows"``, over
 which the vectors that pass through a local linear map are divided. The first makes room; the second saves time and
 needs no exchange between devices. Several processes take part in one mesh as they do in JAX
-(`jax.distributed.initialize`): each holds its own parts, and all of them call the same functions. NumPy arrays are
+(`jax.distributed.initialize`): each stores its own parts, and all of them call the same functions. NumPy arrays are
 complete in each process. The product of a map with many vectors stays divided until
 `jax.experimental.multihost_utils.process_allgather` puts it together.
 """
@@ -63,7 +63,7 @@ def checked_mesh(mesh: Mesh | int, sizes: Mapping[str, int]) -> Mesh:
 
     Raises:
         JaxlinError: no axis ``"model"``, or one that does not divide the `sizes`; an axis that is neither it nor
-            ``"rows"``; or fewer devices than asked for.
+            ``"rows"``; or fewer devices than that number.
     """
     if isinstance(mesh, int):
         return mesh_over(mesh, sizes)
@@ -147,7 +147,7 @@ def broadcast_from_first(number: int) -> int:
 
 
 class ShardedArray:
-    """An array that is written, at once or layer by layer, into the parts that this process's devices hold.
+    """An array that is written, at once or layer by layer, into the parts on this process's devices.
 
     At any time only these parts and the rows that are being written are in memory.
     """

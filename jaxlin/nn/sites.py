@@ -21,7 +21,7 @@ class InnerSite(StrEnum):
     Attributes:
         PATTERN: the attention pattern, before it mixes the values.
         VALUES: the values of attention, ``[t, n, k]``, before the pattern mixes them.
-        HEADS: what each query head gives, ``[t, h, k]``, before the output projection mixes the heads.
+        HEADS: the output of each query head, ``[t, h, k]``, before the output projection mixes the heads.
         NEURONS: the hidden neurons of the MLP, ``[t, f]``, before the last projection mixes them.
     """
 
@@ -69,7 +69,7 @@ class Place:
 
     @property
     def is_cut(self) -> bool:
-        """Whether everything that reaches the output passes here: the stream does, what is added to it does not."""
+        """Whether all paths to the output pass through here: those of the stream do, but not of what is added to it."""
         return self.kind not in ("attn_out", "mlp_out")
 
 

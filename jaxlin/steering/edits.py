@@ -102,11 +102,11 @@ def check_edits(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:
     """
     width = model.config.hidden_size
     if isinstance(edits, Edit):
-        raise SteeringError("Edits: expected a list of them; found one edit alone. Put it in a list.")
+        raise SteeringError("Edits: expected a list of them; found a single edit. Put it in a list.")
     for edit in edits:
         if not isinstance(edit, Edit):
             raise SteeringError(
-                f"Edit: expected what jaxlin.steering's add, ablate, swap, paper_equation or paper_code give; "
+                f"Edit: expected an edit, as jaxlin.steering's add, ablate, swap, paper_equation or paper_code give; "
                 f"found {quoted(edit)}."
             )
         check_where(edit.where)

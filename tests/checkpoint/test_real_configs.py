@@ -92,7 +92,7 @@ def test_quirks(
         ("qwen2", (), {"layer_types": SLIDING, "sliding_window": 6}, "sliding_window.*some layers slide"),
         ("llama", (), {"rope_scaling": "linear"}, "rope_scaling.*type dict"),
         ("phi3", (), {"rope_scaling": "longrope"}, "rope_scaling.*type dict"),
-        ("phi3", (), {"rope_scaling": {"type": "linear", "factor": 2.0}}, "which phi3 knows"),
+        ("phi3", (), {"rope_scaling": {"type": "linear", "factor": 2.0}}, "which phi3 supports"),
         ("smollm3", (), {"no_rope_layers": [[1], [0], [1], [1]]}, "no_rope_layers.*4 of 0 or 1"),
         ("ministral3", ("rope_parameters",), {"llama_4_scaling_beta": "x"}, "numbers under llama_4_scaling_beta"),
         ("ministral3", ("rope_parameters",), {"llama_4_scaling_beta": float("nan")}, "numbers under llama_4_scaling"),

@@ -523,7 +523,7 @@ def test_what_is_no_embedding() -> None:
         "Position: expected one in 0..2 (or from -3); found 1.5.",
         "Top: expected a number of words in 1..2048; found 0.",
         "Prompt: expected token ids; found text. tokenizer.encode(text) gives its ids.",
-        "Edits: expected a list of them; found one edit alone. Put it in a list.",
+        "Edits: expected a list of them; found a single edit. Put it in a list.",
         "Removal: expected 0 random removals or more; found -1.",
         *[held] * 3,
         "Local map: expected real vectors; found complex ones. Apply the map to each part.",
