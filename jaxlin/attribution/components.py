@@ -34,16 +34,8 @@ def contributions(
 ) -> dict[str, Array]:
     """The fields of a `jaxlin.Attribution`, from one forward pass and one backward pass of the frozen model.
 
-    Args:
-        model: the decoder.
-        x: the input embeddings.
-        position: the position of the logit.
-        target: the direction of the output, the id of a token, or the ids of two.
-        rule: the freeze rule of gated MLPs.
-        neurons: the number of neurons to return. The field ``neurons`` has their indices, counted over all layers, and
-            ``largest`` their contributions.
-        sources: whether to return the contribution of each head from each position too.
-        remat: see `jaxlin.freeze`.
+    The arguments are those of `jaxlin.attribute` after its checks, with the target resolved. The field ``neurons`` has
+    the indices of the neurons, counted over all layers, and ``largest`` their contributions.
     """
     kinds = ("attn_out", "mlp_out", InnerSite.HEADS, InnerSite.NEURONS)
     recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
@@ -59,10 +51,9 @@ def contributions(
     # The gradients in heads and neurons count the direct path alone: through the output of their own layer.
     ct = jnp.broadcast_to(direction[position][None, :], (heads.shape[0], x.shape[1]))
     _, head_gradients, neuron_gradients = transpose(layer_outputs, model, x, heads, hidden)((ct, ct))
-    if has_biases(model):
+    attn_bias = mlp_bias = jnp.zeros(model.config.num_hidden_layers, x.dtype)
+    if has_biases(model):  # the outputs without heads and neurons are the biases
         attn_bias, mlp_bias = map(dot, layer_outputs(model, *map(jnp.zeros_like, (x, heads, hidden))))
-    else:
-        attn_bias = mlp_bias = jnp.zeros(model.config.num_hidden_layers, x.dtype)
     neuron_contributions = (neuron_gradients * hidden).reshape(-1)
     _, largest = jax.lax.top_k(jnp.abs(neuron_contributions), neurons)
     parts = {

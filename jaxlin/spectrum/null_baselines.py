@@ -202,9 +202,9 @@ def _ordinary_row(lmap: LocalMap) -> Baseline:
 
 
 def _ordinary_output(model: Decoder, x: Float[Array, "t d"], position: Array) -> Float[Array, " d"]:
+    # Not `model(x)`, whose derivative is that of the frozen model after ``load(..., linearize=True)``.
     stream, _ = model.scan(x, lambda _: Context())
-    y = model.norm(stream, Context())
-    return jax.lax.dynamic_index_in_dim(y, position, keepdims=False)
+    return jax.lax.dynamic_index_in_dim(model.norm(stream, Context()), position, keepdims=False)
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Tokens for directions: the unembedding gives those of output directions, the nearest embeddings those of inputs."""
+"""Tokens of directions: the unembedding scores those of output directions, cosines with embeddings those of inputs."""
 
 import weakref
 from collections.abc import Callable
