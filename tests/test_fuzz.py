@@ -115,7 +115,7 @@ def _message() -> None:
         (_raise(RecursionError()), "raw"),
         (_message, "message"),
         (_loop, "endless"),
-        (lambda: np.ones(60 * 2**20, np.uint8), "memory"),
+        (lambda: np.ones(400 * 2**20, np.uint8), "memory"),  # beyond what the system may reclaim meanwhile
         (_open("/etc/hostname"), "escape"),
     ],
 )

@@ -85,7 +85,7 @@ def test_rows_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["jaxlin.report.build"], "host_memory", lambda: 10 * 192 * 8 * 192 * 4)
     eight = tokenizer.encode(PROMPT)[:8]
     jaxlin.explain(model, tokenizer, eight)
-    with pytest.raises(jaxlin.JaxlinError, match=r'0\.0 GB for all rows .* Take "krylov"'):
+    with pytest.raises(jaxlin.JaxlinError, match=r'0\.0 GB for all rows .* Use "krylov"'):
         jaxlin.explain(model, tokenizer, [*eight, 5])
     jaxlin.explain(model, tokenizer, [*eight, 5], spectrum="krylov")
 
