@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jaxtyping import Array, Float
 
 from jaxlin.common.arrays import equal_by_identity
@@ -145,7 +144,10 @@ def rule_angles(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, k
 
 def principal_angles(a: Float[np.ndarray, "k n"], b: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " k"]:
     """The principal angles, in degrees, between the spaces that two sets of rows span, the smallest first."""
-    return np.degrees(scipy.linalg.subspace_angles(a.astype(np.float64).T, b.astype(np.float64).T))[::-1]
+    # Imported here because scipy.linalg takes a tenth of a second to import, and only baselines need it.
+    from scipy.linalg import subspace_angles
+
+    return np.degrees(subspace_angles(a.astype(np.float64).T, b.astype(np.float64).T))[::-1]
 
 
 def shuffled_weights(model: Decoder, key: Array) -> Decoder:
