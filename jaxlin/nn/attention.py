@@ -28,18 +28,18 @@ def attention_pattern(
     *,
     positions: Int[Array, " t"],
     scale: float,
-    window: Int[Array, ""],
+    first_visible: Int[Array, " t"],
     softcap: float | None = None,
 ) -> Pattern:
-    r"""Causal attention probabilities $\mathrm{softmax}_s(q_t \cdot k_s\,\text{scale})$ over $t - w < s \le t$.
+    r"""Attention probabilities $\mathrm{softmax}_s(q_t \cdot k_s\,\text{scale})$ over the keys that a query sees.
 
-    Queries stand at `positions`, key $s$ at position $s$. A window counts the token itself. `softcap` $c$ turns a score
-    $z$ into $c \tanh(z / c)$ (Gemma 2).
+    Queries stand at `positions`, key $s$ at position $s$; a query sees the keys from `first_visible` to its own.
+    `softcap` $c$ turns a score $z$ into $c \tanh(z / c)$ (Gemma 2).
     """
     if q.shape[0] > MAX_DENSE_QUERIES:
-        return blocked_pattern(q, k, positions=positions, scale=scale, window=window, softcap=softcap)
+        return blocked_pattern(q, k, positions=positions, scale=scale, first_visible=first_visible, softcap=softcap)
     z = scores(q, k, scale, softcap)
-    mask = visible(positions, jnp.arange(k.shape[0]), window)
+    mask = visible(positions, jnp.arange(k.shape[0]), first_visible)
     return Dense(jax.nn.softmax(jnp.where(mask[None], z, -jnp.inf), axis=-1).astype(q.dtype))
 
 
@@ -100,9 +100,15 @@ class Attention(nnx.Module):
     def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
         """The attention probabilities at `x`."""
         q, k = self.rotated(x, schedule)
-        positions, window = schedule.positions, schedule.window
         k = ctx.cache.extend_keys(k)
-        return attention_pattern(q, k, positions=positions, scale=self.scale, window=window, softcap=self.softcap)
+        return attention_pattern(
+            q,
+            k,
+            positions=schedule.positions,
+            first_visible=schedule.first_visible,
+            scale=self.scale,
+            softcap=self.softcap,
+        )
 
     def rotated(
         self, x: Float[Array, "t d"], schedule: Schedule

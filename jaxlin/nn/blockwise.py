@@ -44,7 +44,7 @@ class Blocked(Pattern):
         k: the rotated keys, ``[s, n, k]``.
         normaliser: $\ell_{ht}$, ``[h, t]``.
         positions: the positions of the queries, ``[t]``.
-        window: how many tokens a query sees, itself included.
+        first_visible: the first key that each query sees, ``[t]``.
         scale: the factor of the scores.
         softcap: the bound of the scores, if they have one.
     """
@@ -53,19 +53,21 @@ class Blocked(Pattern):
     k: Leaf
     normaliser: Leaf
     positions: Leaf
-    window: Leaf
+    first_visible: Leaf
     scale: float = field(metadata={"static": True})
     softcap: float | None = field(metadata={"static": True})
 
     def first(self, tokens: int) -> "Blocked":
         """The first queries and keys."""
         q, k = self.q[..., :tokens, :, :], self.k[..., :tokens, :, :]
-        return replace(self, q=q, k=k, normaliser=self.normaliser[..., :tokens], positions=self.positions[..., :tokens])
+        positions, first_visible = self.positions[..., :tokens], self.first_visible[..., :tokens]
+        normaliser = self.normaliser[..., :tokens]
+        return replace(self, q=q, k=k, normaliser=normaliser, positions=positions, first_visible=first_visible)
 
     def row(self, position: int | Int[Array, ""]) -> Float[Array, "h s"]:
         """The probabilities of one query, computed."""
-        q, positions = self.q[position][None], self.positions[position][None]
-        query = replace(self, q=q, positions=positions, normaliser=self.normaliser[:, position][:, None])
+        rows = {name: getattr(self, name)[position][None] for name in ("q", "positions", "first_visible")}
+        query = replace(self, **rows, normaliser=self.normaliser[:, position][:, None])
         return query.probabilities(self.k, jnp.arange(self.k.shape[0]))[:, 0].astype(self.q.dtype)
 
     def mix(self, values: Float[Array, "s *b n k"], last: int = 0) -> Float[Array, "q *b h k"]:
@@ -79,8 +81,8 @@ class Blocked(Pattern):
             zeros = jnp.zeros((rows.q.shape[0], *batch, rows.q.shape[1], k), values.dtype)
             return _over_keys(rows, add_block, zeros, values)
 
-        rows = {"q": self.q[-last:], "positions": self.positions[-last:], "normaliser": self.normaliser[:, -last:]}
-        return _over_queries(replace(self, **rows), mix_rows)
+        rows = {name: getattr(self, name)[-last:] for name in ("q", "positions", "first_visible")}
+        return _over_queries(replace(self, **rows, normaliser=self.normaliser[:, -last:]), mix_rows)
 
     def probabilities(self, k: Float[Array, "s n k"], positions: Int[Array, " s"]) -> Float[Array, "h t s"]:
         """The probabilities of the keys `k`, which stand at `positions`."""
@@ -89,7 +91,7 @@ class Blocked(Pattern):
     def scores(self, k: Float[Array, "s n k"], positions: Int[Array, " s"]) -> Float[Array, "h t s"]:
         """The scores of the keys `k`, which stand at `positions`; `MASKED_SCORE` where a query does not see one."""
         z = scores(self.q, k, self.scale, self.softcap)
-        return jnp.where(visible(self.positions, positions, self.window)[None], z, MASKED_SCORE)
+        return jnp.where(visible(self.positions, positions, self.first_visible)[None], z, MASKED_SCORE)
 
 
 def blocked_pattern(
@@ -98,13 +100,13 @@ def blocked_pattern(
     *,
     positions: Int[Array, " t"],
     scale: float,
-    window: Int[Array, ""],
+    first_visible: Int[Array, " t"],
     softcap: float | None,
 ) -> Blocked:
     """The pattern of these queries and keys. It takes one pass over the blocks, for the normalisers."""
     t, h, _ = q.shape
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    pattern = Blocked(q, k, jnp.zeros((h, t), wide), positions, window, scale, softcap)
+    pattern = Blocked(q, k, jnp.zeros((h, t), wide), positions, first_visible, scale, softcap)
 
     def normalisers(rows: Blocked) -> Float[Array, "t h"]:
         def add_block(total: Array, keys: Array, positions: Array) -> Array:
@@ -123,11 +125,14 @@ def _over_queries(pattern: Blocked, function: Callable[[Blocked], Array]) -> Flo
         _in_blocks(pattern.q, size),
         _in_blocks(pattern.normaliser.T, size),
         _in_blocks(pattern.positions, size, PADDED_QUERY),
+        _in_blocks(pattern.first_visible, size),
     )
 
-    def apply(block: tuple[Array, Array, Array]) -> Array:
-        q, normaliser, positions = block
-        return function(replace(pattern, q=q, normaliser=normaliser.T, positions=positions))
+    def apply(block: tuple[Array, ...]) -> Array:
+        q, normaliser, positions, first_visible = block
+        return function(
+            replace(pattern, q=q, normaliser=normaliser.T, positions=positions, first_visible=first_visible)
+        )
 
     results = jax.lax.map(apply, blocks)
     return results.reshape(-1, *results.shape[2:])[:t]
@@ -141,7 +146,7 @@ def _over_keys(rows: Blocked, step: Callable[..., Array], carry: Array, *xs: Flo
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(carry: Array, block: tuple[Array, ...]) -> tuple[Array, None]:
-        any_visible = jnp.any(visible(rows.positions, block[1], rows.window))
+        any_visible = jnp.any(visible(rows.positions, block[1], rows.first_visible))
         return jax.lax.cond(any_visible, step, lambda carry, *_: carry, carry, *block), None
 
     blocks = (_in_blocks(rows.k, size), positions, *(_in_blocks(x, size) for x in xs))

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
 from jaxlin.nn.ropes import Rope
+
+UNLIMITED = np.iinfo(np.int32).max
+"""The window, or the chunk, of a layer that has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +31,8 @@ class Config:
             decides, whatever config.json says: see `jaxlin.loading.unembedding`.
         ropes: the rotary frequencies of each layer.
         windows: how many tokens a query of each layer sees, itself included; None for all.
+        chunks: the tokens of a chunk, of which a query of each layer sees its own alone; None for a layer without
+            chunks, and no numbers where no layer has them.
         final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.
         has_unembedding: whether there are logits; files of embedding models and classifiers may have no unembedding.
         ignored_config_keys: keys of the file that the caller of `jaxlin.load` had it ignore.
@@ -42,6 +51,7 @@ class Config:
     tie_word_embeddings: bool
     ropes: tuple[Rope, ...] = field(repr=False)
     windows: tuple[int | None, ...] = field(repr=False)
+    chunks: tuple[int | None, ...] = field(default=(), repr=False)
     final_logit_softcapping: float | None = None
     has_unembedding: bool = True
     ignored_config_keys: tuple[str, ...] = ()
@@ -51,3 +61,15 @@ class Config:
         """The sizes that the mesh axis ``"model"`` must divide, by name: see `jaxlin.nn.sharding`."""
         names = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
         return {name: getattr(self, name) for name in names}
+
+    def first_visible(self, positions: Int[Array, " t"]) -> Int[Array, "l t"]:
+        r"""The first key that the query at each position $p$ sees, in each layer.
+
+        It is $\max(0, p - w + 1)$ in a window of $w$ tokens, and $\lfloor p / c \rfloor c$ in chunks of $c$.
+        """
+
+        def tokens(limits: tuple[int | None, ...]) -> Int[Array, "l 1"]:
+            return jnp.asarray([UNLIMITED if limit is None else limit for limit in limits])[:, None]
+
+        windows, chunks = tokens(self.windows), tokens(self.chunks or (None,) * len(self.windows))
+        return jnp.maximum(positions[None] - windows + 1, positions[None] // chunks * chunks)

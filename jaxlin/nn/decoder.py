@@ -29,9 +29,6 @@ from jaxlin.nn.precision import Precision, matmul_precision
 from jaxlin.nn.schedule import Schedule
 from jaxlin.quantized.mixed import layer_of, split_for_scan
 
-UNLIMITED = np.iinfo(np.int32).max
-"""The window of a layer that has none."""
-
 
 class PromptError(JaxlinError):
     """A prompt that does not fit the model."""
@@ -256,11 +253,16 @@ class Decoder(nnx.Module):
         pairs = [(rope.frequencies(tokens), rope.frequencies(others)) for rope in self.config.ropes]
         return all(np.array_equal(a, b) and a_scale == b_scale for (a, a_scale), (b, b_scale) in pairs)
 
-    def schedule(self, tokens: int) -> Schedule:
-        """The schedules of all blocks for a prompt of `tokens`, stacked."""
+    def schedule(self, tokens: int, positions: Int[Array, " t"] | None = None) -> Schedule:
+        """The schedules of all blocks for a prompt of `tokens`, stacked.
+
+        Args:
+            tokens: the length of the prompt, on which some rotary frequencies depend.
+            positions: those of the tokens at hand; by default all.
+        """
         wide = jnp.promote_types(self.dtype, jnp.float32)
         inv_freq, scale = zip(*(rope.frequencies(tokens) for rope in self.config.ropes), strict=True)
-        windows = [UNLIMITED if window is None else window for window in self.config.windows]
-        positions = np.broadcast_to(np.arange(tokens), (len(windows), tokens))
+        positions = jnp.arange(tokens) if positions is None else positions
+        first = self.config.first_visible(positions)
         frequencies = jnp.asarray(np.stack(inv_freq), wide)
-        return Schedule(frequencies, jnp.asarray(scale, wide), jnp.asarray(windows), jnp.asarray(positions))
+        return Schedule(frequencies, jnp.asarray(scale, wide), jnp.broadcast_to(positions[None], first.shape), first)

@@ -85,10 +85,9 @@ def scores(
     return z if softcap is None else softcap * jnp.tanh(z / softcap)
 
 
-def visible(positions: Int[Array, " t"], keys: Int[Array, " s"], window: Int[Array, ""]) -> Bool[Array, "t s"]:
-    """Whether a query sees a key: itself and the tokens before it, `window` in all."""
-    distance = positions[:, None] - keys[None, :]
-    return (distance >= 0) & (distance < window)
+def visible(positions: Int[Array, " t"], keys: Int[Array, " s"], first_visible: Int[Array, " t"]) -> Bool[Array, "t s"]:
+    """Whether a query sees a key: those from `first_visible` to its own position."""
+    return (keys[None, :] >= first_visible[:, None]) & (keys[None, :] <= positions[:, None])
 
 
 def mix(probabilities: Float[Array, "h t s"], values: Float[Array, "s *b n k"]) -> Float[Array, "t *b h k"]:

@@ -11,11 +11,11 @@ class Schedule(NamedTuple):
     Attributes:
         inv_freq: the rotary frequencies, radians a token; zeros rotate nothing.
         rope_scale: the factor of cosine and sine.
-        window: how many tokens a query sees, itself included.
         positions: the position of each token.
+        first_visible: the first key that the query of each token sees; the last is its own.
     """
 
     inv_freq: Float[Array, " r"]
     rope_scale: Float[Array, ""]
-    window: Int[Array, ""]
     positions: Int[Array, " t"]
+    first_visible: Int[Array, " t"]

@@ -66,7 +66,7 @@ def forward(
     Args:
         model: the decoder.
         x: the input embeddings of the tokens.
-        schedule: the schedule of all layers, stacked; its positions are not read.
+        schedule: that of all layers, stacked; its positions, and what is visible from them, are not read.
         state: what the earlier tokens have left.
         edits: edits from `check_edits`; those at one site are applied in this order.
         start: the position of the first token of `x`.
@@ -74,7 +74,10 @@ def forward(
     """
     depth = model.config.num_hidden_layers
     positions = start + jnp.arange(x.shape[0])
-    schedule = schedule._replace(positions=jnp.broadcast_to(positions[None, :], (depth, x.shape[0])))
+    first_visible = model.config.first_visible(positions)
+    schedule = schedule._replace(
+        positions=jnp.broadcast_to(positions[None], first_visible.shape), first_visible=first_visible
+    )
     drives = tuple(edit.drive(x, positions, before) for edit, before in zip(edits, state.drives, strict=True))
     functions = [_value_edit(edit, drive, positions, first_new) for edit, drive in zip(edits, drives, strict=True)]
     sites = [place(edit.site, depth, model.sites) for edit in edits]
@@ -157,5 +160,4 @@ def full_pass(
 
 def schedule_at(model: Decoder, tokens: int) -> Schedule:
     """The schedule of a text of `tokens`, for `forward`. Its shape does not depend on `tokens`."""
-    schedule = model.schedule(tokens)
-    return schedule._replace(positions=schedule.positions[:, :1])
+    return model.schedule(tokens, jnp.arange(1))

@@ -1,6 +1,7 @@
 """Long prompts: patterns in blocks and recomputed factors, against the same map with everything kept."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +109,20 @@ def test_a_singular_value_has_its_gradient(in_blocks: Callable[[], None], x64: N
     close(jax.grad(largest)(x), whole)
 
 
-@pytest.mark.parametrize("window", [1, 5, 700, 2**31 - 1])
-def test_past_the_real_limit(window: int, x64: None) -> None:
+@pytest.mark.parametrize("limit", ["windows", "chunks"])
+@pytest.mark.parametrize("size", [1, 5, 700, None])
+def test_past_the_real_limit(size: int | None, limit: str, x64: None) -> None:
     """Above `MAX_DENSE_QUERIES`, in blocks of their real size, a pattern is its definition; rows end in mid-block."""
     t, h, n, k = attention.MAX_DENSE_QUERIES + 100, 4, 2, 8
     q, key, v = (jax.random.normal(jax.random.key(i), (t, heads, k), "float64") for i, heads in enumerate((h, n, n)))
     at = jnp.arange(t)
-    pattern = attention_pattern(q, key, positions=at, scale=0.7, window=jnp.asarray(window), softcap=3.0)
+    config = replace(build(layers=1).config, **{limit: (size,)})
+    pattern = attention_pattern(q, key, positions=at, scale=0.7, first_visible=config.first_visible(at)[0], softcap=3.0)
     assert isinstance(pattern, Blocked)
     z = jnp.einsum("thk,shk->hts", q, jnp.repeat(key, 2, axis=1), precision="highest") * 0.7
-    distance = (at[:, None] - at[None, :])[None]
-    z = jnp.where((distance >= 0) & (distance < window), 3 * jnp.tanh(z / 3), -jnp.inf)
+    query, seen, size = at[:, None], at[None, :], size or t
+    near = query - seen < size if limit == "windows" else query // size == seen // size
+    z = jnp.where((seen <= query) & near, 3 * jnp.tanh(z / 3), -jnp.inf)
     expected = jnp.einsum("hts,shk->thk", jax.nn.softmax(z), jnp.repeat(v, 2, axis=1), precision="highest")
     close(pattern.mix(v), expected)
     close(pattern.mix(v, 3), expected[-3:])
