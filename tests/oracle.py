@@ -5,14 +5,16 @@
 """
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import frozen_modules
 import numpy as np
 import torch
+import transformers
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 SHARES = {"gate": (0.0, 1.0), "up": (1.0, 0.0), "half": (0.5, 0.5)}
 """For each freeze rule, the shares of a gated MLP's derivative that go through the gate and through the up branch."""
@@ -49,7 +51,7 @@ def lifted(model: torch.nn.Module) -> Iterator[None]:
 
 
 class Freeze(TorchFunctionMode):
-    """Makes attention probabilities, inverse norms and slopes of activations constants to differentiation.
+    """Makes attention probabilities, inverse norms, sigmoids and slopes of activations constants to differentiation.
 
     Args:
         through_gate: the share of an activation's derivative, ``act(x) / x``, that is taken.
@@ -66,9 +68,9 @@ class Freeze(TorchFunctionMode):
             return self._layer_norm(*args, **kwargs)
         if name == "clamp_":
             z = args[0]
-            return z.mul_((torch.clamp(z, *args[1:], **kwargs) / torch.where(z == 0, 1, z)).detach())
+            return z.mul_(frozen_modules.ratio(torch.clamp(z, *args[1:], **kwargs), z))
         out = func(*args, **kwargs)
-        if name in ("softmax", "rsqrt"):
+        if name in ("softmax", "rsqrt", "sqrt", "sigmoid") or (name in ("pow", "__pow__") and args[1] in (0.5, -0.5)):
             return out.detach()
         if name == "silu":
             return self._scaled(args[0], torch.sigmoid(args[0]), out)
@@ -76,7 +78,7 @@ class Freeze(TorchFunctionMode):
             return self._scaled(args[0], _gelu_slope(args[0], kwargs.get("approximate", "none")), out)
         if name == "tanh":
             z = args[0]
-            return z * torch.where(z == 0, 1, out / torch.where(z == 0, 1, z)).detach()
+            return z * frozen_modules.ratio(out, z)
         return out
 
     def _scaled(self, x: torch.Tensor, slope: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -125,10 +127,17 @@ class FrozenRows(NamedTuple):
 
 
 def load(folder: Path, dtype: torch.dtype) -> Any:
-    """The model as transformers loads it, with eager attention, whose operations the modes can see."""
-    kind = "ForConditionalGeneration" in (folder / "config.json").read_text()
-    auto = AutoModelForImageTextToText if kind else AutoModelForCausalLM
-    return auto.from_pretrained(folder, attn_implementation="eager", dtype=dtype).eval()
+    """The model as transformers loads it, with eager attention and experts, whose operations the modes can see."""
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    model = getattr(transformers, architecture).from_pretrained(folder, attn_implementation="eager", dtype=dtype).eval()
+    if any(name.endswith("experts") for name, _ in model.named_modules()):
+        model.set_experts_implementation("eager")  # the default refuses float64
+    return model
+
+
+def body(model: Any) -> Any:
+    """The model without its unembedding."""
+    return model.model if model.base_model is model else model.base_model
 
 
 def precision(model: torch.nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
@@ -140,7 +149,7 @@ def reference(folder: Path, ids: list[int], dtype: torch.dtype) -> Reference:
     """Logits and final states at every position; in float64 with transformers' casts lifted."""
     model = load(folder, dtype)
     states: list[torch.Tensor] = []
-    model.base_model.register_forward_hook(lambda m, i, out: states.append(out.last_hidden_state[0]))
+    body(model).register_forward_hook(lambda m, i, out: states.append(out.last_hidden_state[0]))
     with torch.no_grad(), precision(model, dtype):
         return Reference(model(input_ids=torch.tensor([ids])).logits[0].numpy(), states[0].numpy())
 
@@ -154,15 +163,33 @@ def embeddings(folder: Path, ids: list[int], dtype: torch.dtype = torch.float64)
     """The input x, ``[t, d]``, at which maps are taken."""
     model = load(folder, dtype)
     with torch.no_grad(), precision(model, dtype):
-        return model.get_input_embeddings()(torch.tensor([ids]))[0].numpy()
+        return inputs(model, ids)["inputs_embeds"][0].numpy()
+
+
+def inputs(model: Any, ids: list[int]) -> dict[str, torch.Tensor]:
+    """What a model is called with in place of `ids`: its input x, and what else it takes from the ids.
+
+    The embeddings of positions, where a model adds those to the tokens', are part of x; the model forgets its own.
+    """
+    row = torch.tensor([ids])
+    x = model.get_input_embeddings()(row)
+    for module in model.modules():
+        if hasattr(module, "get_per_layer_inputs") and getattr(module, "hidden_size_per_layer_input", 0):
+            unknown = (None,) if "Gemma4" in type(module).__name__ else ()
+            return {"inputs_embeds": x, "per_layer_inputs": module.get_per_layer_inputs(row, *unknown)}
+        if hasattr(module, "wpe"):
+            x = x + module.wpe(torch.arange(len(ids)))
+            torch.nn.init.zeros_(module.wpe.weight)
+    return {"inputs_embeds": x}
 
 
 @contextlib.contextmanager
 def frozen(model: torch.nn.Module, rule: str) -> Iterator[None]:
     """Freeze every nonlinear factor; `rule` says through which branch of a gated MLP the derivative goes."""
     through_gate, through_up = SHARES[rule]
-    gated = False
-    hooks = []
+    names = [name for name, _ in model.named_modules()]
+    gated = any(name.endswith(("gate_up_proj", "up_proj", "experts")) for name in names)
+    through_gate = through_gate if gated else 1.0
 
     def up(output: torch.Tensor) -> torch.Tensor:
         return output.detach() + through_up * (output - output.detach())
@@ -171,21 +198,17 @@ def frozen(model: torch.nn.Module, rule: str) -> Iterator[None]:
         gate, rest = output.chunk(2, dim=-1)
         return torch.cat([gate, up(rest)], dim=-1)
 
-    for name, module in model.named_modules():
-        if name.endswith("gate_up_proj"):
-            gated = True
-            hooks.append(module.register_forward_hook(lambda m, i, output: gate_and_up(output)))
-        elif name.endswith("up_proj"):
-            gated = True
-            hooks.append(module.register_forward_hook(lambda m, i, output: up(output)))
-        elif type(module).__name__ == "NewGELUActivation":  # its tanh form, written out; `Freeze` knows the function
-            module.forward = lambda x: torch.nn.functional.gelu(x, approximate="tanh")
-    try:
-        with Freeze(through_gate if gated else 1.0):
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name.endswith("gate_up_proj"):
+                hook = module.register_forward_hook(lambda m, i, output: gate_and_up(output))
+                stack.callback(hook.remove)
+            elif name.endswith("up_proj"):
+                hook = module.register_forward_hook(lambda m, i, output: up(output))
+                stack.callback(hook.remove)
+        stack.enter_context(frozen_modules.replaced(model, up, through_gate))
+        stack.enter_context(Freeze(through_gate))
+        yield
 
 
 def frozen_rows(
@@ -229,8 +252,10 @@ def frozen_logits(folder: Path, ids: list[int], position: int, tokens: list[int]
 
 def _rows(model: Any, ids: list[int], position: int, directions: torch.Tensor, of_logits: bool = False) -> FrozenRows:
     """Rows by backward passes of the model, frozen or not; b is the sum over additive biases of (df/dbias) bias."""
-    x = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
-    outputs = model(inputs_embeds=x).logits if of_logits else model.base_model(inputs_embeds=x).last_hidden_state
+    with torch.no_grad():
+        leaves = inputs(model, ids)
+    x = leaves["inputs_embeds"].requires_grad_()
+    outputs = model(**leaves).logits if of_logits else body(model)(**leaves, use_cache=False).last_hidden_state
     output = outputs[0, position]
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     rows, offsets = [], []

@@ -50,6 +50,7 @@ class Variant:
         shards: whether the weights are split into shards.
         rewrite: changes config.json after it is saved.
         biases: whether its text half has additive biases, so that b is not zero.
+        seed: of the parameters; another one where a router of the first is in two minds (`margins.router_margin`).
     """
 
     config: str
@@ -59,6 +60,7 @@ class Variant:
     shards: bool = False
     rewrite: Callable[[dict[str, Any]], None] | None = field(default=None, compare=False)
     biases: bool = False
+    seed: int = 0
 
 
 def old_dialect(config: dict[str, Any]) -> None:
@@ -245,9 +247,9 @@ def build(variant: Variant, folder: Path) -> Path:
     wrapper = hasattr(config, "vision_config")
     name = variant.config.removesuffix("Config").removesuffix("Text")
     wrapper &= hasattr(transformers, f"{name}ForConditionalGeneration")
-    name += "ForConditionalGeneration" if wrapper else "ForCausalLM"
+    name += "ForConditionalGeneration" if wrapper else "LMHeadModel" if name == "GPT2" else "ForCausalLM"
     model = getattr(transformers, name)._from_config(config, attn_implementation="eager")
-    randomise(model)
+    randomise(model, variant.seed)
     size = "60KB" if variant.shards else "1GB"
     model.to(variant.stored).save_pretrained(folder, max_shard_size=size)
     if variant.rewrite:
@@ -265,17 +267,31 @@ def built_once(variants: Mapping[str, Variant], new_folder: Callable[[], Path]) 
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Draw every parameter: with norms of one and biases of zero, a wrong mapping of names would not show."""
+    """Draw every parameter, and every buffer that is stored.
+
+    With norms of one, biases of zero and routers that prefer no expert, a wrong mapping of names would not show.
+    """
     generator = torch.Generator().manual_seed(seed)
+    stored = set(model.state_dict())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
+            if name not in stored or not parameter.is_floating_point():
+                continue
             drawn = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
+            if name.endswith("A_log"):  # of decays that forget some tokens and remember others
+                parameter.copy_(torch.log(0.1 + 3.9 * torch.special.ndtr(drawn)))
+            elif name.endswith(("dt_bias", "sinks", "e_score_correction_bias")):  # which 0.2 would hardly show
+                parameter.copy_(DRAWN_WIDE[name.rsplit(".", 1)[-1]] * drawn)
+            elif parameter.ndim == 1:
                 parameter.add_(0.2 * drawn)
             elif "embed" in name or "lm_head" in name:
                 parameter.copy_(0.4 * drawn)
             else:
                 parameter.copy_(drawn / parameter.shape[-1] ** 0.5)
+
+
+DRAWN_WIDE = {"dt_bias": 1.0, "sinks": 1.0, "e_score_correction_bias": 0.3}
+"""The standard deviation of vectors that are drawn wider than others."""
 
 
 def write_tokenizer(folder: Path, size: int = 128) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import margins
 import numpy as np
 import oracle
 import pytest
@@ -157,3 +158,17 @@ def test_logits_through_a_softcap_and_their_own_bias(name: str, rule: str, check
         found = jaxlin.attribute(model, jnp.asarray(x), token, position=POSITION)
         np.testing.assert_allclose(found.tokens, parts, atol=1e-11)
         np.testing.assert_allclose(found.bias, bias, atol=1e-11)
+
+
+def test_the_margin_of_a_router(tmp_path: Path) -> None:
+    """It is infinite without a router, well above rounding with one, and 0 where two experts always tie."""
+    options = {**tiny.GQA, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}
+    folder = tiny.build(tiny.Variant("MixtralConfig", options), tmp_path)
+    margin = margins.router_margin(folder, tiny.IDS)
+    assert margins.NOISE < margin < 0.5
+    model = oracle.load(folder, torch.float64)
+    for name, weight in model.named_parameters():
+        if name.endswith("gate.weight"):
+            weight.data[1:] = weight.data[:1]
+    model.save_pretrained(folder)
+    assert margins.router_margin(folder, tiny.IDS) <= 1e-15
