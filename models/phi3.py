@@ -12,7 +12,8 @@ from jaxlin.common.printable import quoted
 from jaxlin.models.mistral import Mistral, MistralConfig
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of, rope_parameters
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
-from jaxlin.porting.port import Port, TensorRows, stacked_rows
+from jaxlin.porting.port import Port
+from jaxlin.porting.tensor_rows import TensorRows, stacked_rows
 
 
 def phi3_config(json: ConfigReader) -> MistralConfig:

@@ -107,7 +107,7 @@ def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
         in_layers = name.startswith("layers.")
         for layer in range(array.shape[0]) if in_layers else (None,):
             shape, place = array.shape[1:] if in_layers else array.shape, port.tensor_of(translated, name, layer)
-            shapes[place.tensor] = (place.total or shape[0], *shape[1:])
+            shapes[place.tensor] = place.stored_shape(shape)
     return {
         name: (draw.normal(0, 0.1, shape) + (len(shape) == 1)).astype(np.float32)
         for name, shape in sorted(shapes.items())

@@ -16,8 +16,9 @@ from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.common.errors import JaxlinError
-from jaxlin.loading.parameters import TensorSource, read_parameters
+from jaxlin.loading.parameters import read_parameters
 from jaxlin.loading.registry import port_for
+from jaxlin.loading.stored import TensorSource
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.loading.unembedding import with_unembedding
 from jaxlin.nn.decoder import Decoder

@@ -13,7 +13,8 @@ from jaxlin.common.errors import ConfigError
 from jaxlin.common.printable import quoted
 from jaxlin.loading.registry import gguf_port_for
 from jaxlin.porting.gguf_keys import LONGROPE, decimal, rope_scaling, unpermuted_rows
-from jaxlin.porting.port import Port, TensorRows
+from jaxlin.porting.port import Names, Port, places_of
+from jaxlin.porting.tensor_rows import TensorRows
 from jaxlin.quantized import GGUFBlocks, PackedMatrix
 from jaxlin.quantized.bfloat16 import abstract_array
 from jaxlin.quantized.gguf import LAYOUTS
@@ -206,14 +207,17 @@ class TranslatedGGUF:
         return part._replace(rows=order if part.rows is None else part.rows[order])
 
     def adapted(self, port: Port) -> Port:
-        """`port` for this file, which may have tensors for parameters that the port reads from a fused one.
+        """`port` for this file, which may have tensors for parameters that the port reads from others.
 
         Files of Phi-3, for instance, have ``attn_q``, ``attn_k`` and ``attn_v``, or one ``attn_qkv``.
         """
+        present = {name.split(".", 3)[3] for name in self._parts if name.startswith("model.layers.")}
 
-        def names(config: Any) -> Mapping[str, str | TensorRows]:
-            items = port.names(config).items()
-            return {k: v for k, v in items if not (isinstance(v, TensorRows) and f"model.layers.0.{k}" in self._parts)}
+        def is_elsewhere(path: str, located: str | TensorRows | tuple[str | TensorRows, ...]) -> bool:
+            return path not in present or any(place.tensor in present for place in places_of(located))
+
+        def names(config: Any) -> Names:
+            return {path: place for path, place in port.names(config).items() if is_elsewhere(path, place)}
 
         return replace(port, names=names)
 
@@ -258,12 +262,17 @@ class TranslatedGGUF:
             raw, width = self._checkpoint.read_raw(tensor), self._parts[name].shape[1]
             selection = slice(start, stop) if rows is None else rows[start:stop]
             return GGUFBlocks.from_bytes(raw[selection], self._checkpoint.dtype(tensor), width)
+        return self.read_slice(name, (slice(start, stop),))
+
+    def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor that is not packed, with a slice for each axis."""
+        tensor, rows = self.rows(name)
         if rows is None:
-            values = self._checkpoint.read_rows(tensor, start, stop)
+            values = self._checkpoint.read_slice(tensor, index)
         else:
-            selection = rows[start:stop]
+            selection = rows[index[0]] if index else rows
             first, last = (int(selection.min()), int(selection.max()) + 1) if len(selection) else (0, 0)
-            values = self._checkpoint.read_rows(tensor, first, last)[selection - first]
+            values = self._checkpoint.read_slice(tensor, (slice(first, last), *index[1:]))[selection - first]
         return self._unshifted(name, values)
 
     def _unshifted(self, name: str, values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxlin.common.errors import CheckpointError
-from jaxlin.loading.parameters import TASK_HEADS, TensorSource
+from jaxlin.loading.parameters import TASK_HEADS
+from jaxlin.loading.stored import TensorSource
 from jaxlin.porting.port import Port
 from jaxlin.quantized import PackedMatrix
 

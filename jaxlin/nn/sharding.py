@@ -24,13 +24,14 @@ from jaxlin.common.errors import JaxlinError
 MODEL_AXIS, ROWS_AXIS = "model", "rows"
 """The mesh axis over which matrices are split, and the one over which vectors are divided."""
 
-SPLITS: dict[str, Literal["rows", "columns"]] = {
+SPLITS: dict[str, Literal["experts", "rows", "columns"]] = {
+    "experts": "experts",
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "fc1"), "rows"),
     **dict.fromkeys(("o_proj", "down_proj", "fc2"), "columns"),
     **dict.fromkeys(("embed_tokens", "lm_head"), "rows"),
 }
-"""How the matrix of each module is split. Heads and hidden features are divided among the devices, so that attention
-and the MLP each end in one sum over the devices. A parameter that is not named here is on every device."""
+"""How the matrix of each module is split. Heads, hidden features and experts are divided among the devices, so that
+attention and the MLP each end in one sum over the devices. A parameter that is not named here is on every device."""
 
 
 def mesh_over(devices: int, sizes: Mapping[str, int]) -> Mesh:
@@ -84,14 +85,15 @@ def sharding_of(mesh: Mesh | None, name: str, shape: tuple[int, ...]) -> Shardin
 
     Args:
         mesh: None for the default device.
-        name: the parameter's path; below ``layers.`` the first axis counts layers.
+        name: the parameter's path; below ``layers.`` the first axis counts layers, below ``experts.`` the next one
+            counts experts.
         shape: of the array.
     """
     if mesh is None:
         return SingleDeviceSharding(jax.devices()[0])
     split = next((SPLITS[part] for part in name.split(".") if part in SPLITS), None)
     first = int(name.startswith("layers."))
-    axis = {"rows": first, "columns": first + 1, None: len(shape)}[split]
+    axis = {"experts": first, "rows": first, "columns": first + 1, None: len(shape)}[split]
     if axis >= len(shape) or shape[axis] % mesh.shape[MODEL_AXIS]:
         return NamedSharding(mesh, PartitionSpec())
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, MODEL_AXIS))
@@ -147,7 +149,7 @@ def broadcast_from_first(number: int) -> int:
 
 
 class ShardedArray:
-    """An array that is written, at once or layer by layer, into the parts on this process's devices.
+    """An array that is written, at once or matrix by matrix, into the parts on this process's devices.
 
     At any time only these parts and the rows that are being written are in memory.
     """
@@ -159,20 +161,36 @@ class ShardedArray:
         }
         self._parts: dict[str, np.ndarray] = {}
 
-    def write(self, value: Any, layer: int | None = None) -> None:
-        """Store the parts of the array, or of one layer of the stack, whose rows ``value[rows]`` gives."""
-        rows, block = None, None
+    def write(self, value: Any, place: tuple[int, ...] = ()) -> None:
+        """Store the parts of the array, or of the one at a place in its leading axes, whose rows ``value[rows]`` gives.
+
+        Args:
+            value: the array.
+            place: its layer, or its layer and expert, of which the first axes are; what no device has is not read.
+        """
+        rows, block, leading = None, None, len(place)
         for key, index in {str(index): index for index in self._devices.values()}.items():
-            part_index = index if layer is None else index[1:]
+            # Each leading axis as the range that the device has of it; of layers, a stack has all.
+            ranges = [range(size)[part] for size, part in zip(self.shape, index[:leading], strict=False)]
+            if not all(i in part for i, part in zip(place, ranges, strict=False)):
+                continue
+            part_index = index[leading:]
             if part_index and part_index[0] != rows:
                 rows, block = part_index[0], value[part_index[0]]
             part = value if block is None else block[(slice(None), *part_index[1:])]
-            if layer is None:
+            if not place:
                 self._parts[key] = np.ascontiguousarray(part).reshape(np.shape(part))
-            else:
-                if key not in self._parts:
-                    self._parts[key] = aligned_empty((self.shape[0], *np.shape(part)), self.dtype)
-                self._parts[key][layer] = part
+                continue
+            if key not in self._parts:
+                self._parts[key] = aligned_empty((*map(len, ranges), *np.shape(part)), self.dtype)
+            self._parts[key][tuple(i - part.start for i, part in zip(place, ranges, strict=True))] = part
+
+    def has(self, place: tuple[int, ...]) -> bool:
+        """Whether a device of this process has a part of the array at a place in the leading axes."""
+        return any(
+            all(i in range(size)[part] for i, size, part in zip(place, self.shape, index, strict=False))
+            for index in self._devices.values()
+        )
 
     def array(self, layers: int | None = None) -> jax.Array:
         """The array, on its devices; of a stack only the first `layers`, if no others were written."""

@@ -8,6 +8,16 @@ function that makes its config from a config.json, and the names of tensors that
 """
 
 from jaxlin.porting.gguf_keys import GGUFPort
-from jaxlin.porting.port import Port, TensorRows
+from jaxlin.porting.port import Port
+from jaxlin.porting.tensor_rows import TensorRows, either, fused_experts, part_rows, single_experts, stacked_rows
 
-__all__ = ["GGUFPort", "Port", "TensorRows"]
+__all__ = [
+    "GGUFPort",
+    "Port",
+    "TensorRows",
+    "either",
+    "fused_experts",
+    "part_rows",
+    "single_experts",
+    "stacked_rows",
+]

@@ -1,43 +1,17 @@
 """`Port`: how checkpoints of one `model_type` become a model."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.errors import CheckpointError
 from jaxlin.nn.decoder import Decoder
+from jaxlin.porting.tensor_rows import EXPERT, TensorRows
 
-
-class TensorRows(NamedTuple):
-    """The tensor, or the rows of a tensor, in which a checkpoint stores a parameter.
-
-    Attributes:
-        tensor: the name of the tensor.
-        start: its first row that belongs to the parameter.
-        stop: the row after the last one; None for all rows.
-        total: how many rows the tensor has; None for those of the parameter.
-    """
-
-    tensor: str
-    start: int = 0
-    stop: int | None = None
-    total: int | None = None
-
-
-def stacked_rows(tensor: str, **rows: int) -> dict[str, TensorRows]:
-    """The parameters that a checkpoint stores fused in `tensor`, such as ``self_attn.qkv_proj.weight``.
-
-    Args:
-        tensor: its name within a layer.
-        rows: how many rows each parameter has, in the order in which they are stacked.
-    """
-    module, stops = tensor.split(".")[0], list(accumulate(rows.values()))
-    return {
-        f"{module}.{name}.weight": TensorRows(tensor, stop - count, stop, stops[-1])
-        for (name, count), stop in zip(rows.items(), stops, strict=True)
-    }
+Names = Mapping[str, str | TensorRows | tuple[str | TensorRows, ...]]
+"""The tensor of each parameter; several in a tuple, for the layouts that checkpoints of one model are written in."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +26,12 @@ class Port:
         translate: makes the decoder's config from a config.json. It takes every key that can change the output, with
             transformers' default, mostly through `jaxlin.porting.fields`. Keys that it does not take are refused,
             unless they are measured to change nothing.
-        names: from the decoder's config, the tensors of those parameters that a checkpoint names otherwise, by the
-            parameter's path without ``layers.``, such as ``"self_attn.o_proj.weight"``; the tensor's name is its name
-            within a layer.
+        names: from the decoder's config, the tensors of those parameters that a checkpoint stores otherwise, by the
+            parameter's path without ``layers.``, such as ``"self_attn.o_proj.weight"``. A tensor's name is its name
+            within a layer. A `TensorRows` says more: which rows of the tensor, in which order, and whether it is
+            transposed; `jaxlin.porting.tensor_rows` has functions for fused projections and for experts. A tuple has
+            one place for each layout in use, see `in_layout_of`. Axes of one element, as in the ``[c, 1, k]`` of a
+            convolution that is a parameter ``[c, k]``, need no mention.
         bodies: the prefixes that the names of the decoder's tensors may have; `as_named` finds which one they have.
         heads: the prefixes that the names of the unembedding's tensors may have.
         left_out: patterns of tensors that the model does not use, and why.
@@ -62,20 +39,22 @@ class Port:
 
     model: type[Decoder]
     translate: Callable[[ConfigReader], Any]
-    names: Callable[[Any], Mapping[str, str | TensorRows]] = lambda config: {}
+    names: Callable[[Any], Names] = lambda config: {}
     bodies: tuple[str, ...] = ("model.", "")
     heads: tuple[str, ...] = ("lm_head.",)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def tensor_of(self, config: Any, name: str, layer: int | None = None) -> TensorRows:
-        """Where a checkpoint stores the parameter `name`, a path that begins with ``layers.`` for one of a layer."""
+        """Where a checkpoint stores the parameter `name`, a path that begins with ``layers.`` for one of a layer.
+
+        Of several places it is the first.
+        """
         path = name.removeprefix("layers.")
-        located = self.names(config).get(path, path)
-        rows = located if isinstance(located, TensorRows) else TensorRows(located)
+        rows = places_of(self.names(config).get(path, path))[0]
         if path.startswith("lm_head."):
-            return rows._replace(tensor=self.heads[0] + rows.tensor.removeprefix("lm_head."))
+            return replace(rows, tensor=self.heads[0] + rows.tensor.removeprefix("lm_head."))
         prefix = self.bodies[0] + ("" if layer is None else f"layers.{layer}.")
-        return rows._replace(tensor=prefix + rows.tensor)
+        return replace(rows, tensor=prefix + rows.tensor)
 
     def as_named(self, names: Collection[str], source: str) -> "Port":
         """This port for a checkpoint with tensors of these `names`.
@@ -93,3 +72,36 @@ class Port:
                 schemes = " and as ".join(f"{prefix}{part}*" for prefix in prefixes)
                 raise CheckpointError(f"{source}: expected the tensors of one model; found some as {schemes}.")
         return replace(self, bodies=(*bodies, *self.bodies)[:1], heads=(*heads, *self.heads)[:1])
+
+    def in_layout_of(self, config: Any, names: Collection[str], source: str) -> "Port":
+        """This port, where `as_named`, with one place for each parameter: that of the layout of a checkpoint.
+
+        Experts, for instance, have each a tensor of their own, or all of them are in one.
+
+        Raises:
+            CheckpointError: tensors of more than one layout, so that either may be those of the model.
+        """
+        prefix = re.compile(rf"{re.escape(self.bodies[0])}layers\.\d+\.")
+        numbers = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
+        present = {numbers.sub(EXPERT, name[match.end() :]) for name in names if (match := prefix.match(name))}
+        table: dict[str, TensorRows] = {}
+        layouts: dict[str, dict[int, str]] = {}
+        for path, located in self.names(config).items():
+            places = places_of(located)
+            used = {i: place.tensor for i, place in enumerate(places) if place.tensor in present}
+            table[path] = places[min(used, default=0)]
+            if len(places) > 1:
+                layouts.setdefault(path.rsplit(".", 2)[0], {}).update(used)
+        for tensors in layouts.values():
+            if len(tensors) > 1:
+                raise CheckpointError(
+                    f"{source}: expected the tensors of all layers in one layout; found some as "
+                    f"{' and some as '.join(tensors.values())}."
+                )
+        return replace(self, names=lambda config: table)
+
+
+def places_of(located: str | TensorRows | tuple[str | TensorRows, ...]) -> tuple[TensorRows, ...]:
+    """Each of the places of a parameter."""
+    places = located if isinstance(located, tuple) else (located,)
+    return tuple(place if isinstance(place, TensorRows) else TensorRows(place) for place in places)

@@ -82,10 +82,10 @@ class Affine(PackedMatrix):
         codes = codes_of_rows((jnp.asarray(self.codes),), (self.bits,), index)
         return self._values(codes, jnp.asarray(self.zero)[index], jnp.asarray(self.scale)[index])
 
-    def rows(self, start: int, stop: int) -> "Affine":
+    def rows(self, index: Int[np.ndarray, " n"]) -> "Affine":
         """Some rows, packed."""
-        codes = rows_of_part(self.codes, self.bits, start, stop)
-        return dataclasses.replace(self, codes=codes, zero=self.zero[start:stop], scale=self.scale[start:stop])
+        codes = rows_of_part(self.codes, self.bits, index)
+        return dataclasses.replace(self, codes=codes, zero=self.zero[index], scale=self.scale[index])
 
     def _values(
         self, codes: Int[Array, "*b o i"], zero: UInt8[Array, "*b o n"], scale: Float[Array, "*b o n"]

@@ -101,11 +101,11 @@ class FourBit(PackedMatrix):
         """The values of some rows."""
         return self._values(codes_of_rows((jnp.asarray(self.codes),), BITS, index), index)
 
-    def rows(self, start: int, stop: int) -> "FourBit":
+    def rows(self, index: Int[np.ndarray, " n"]) -> "FourBit":
         """Some rows, packed."""
-        codes = rows_of_part(self.codes, *BITS, start, stop)
-        nested = self.nested and dataclasses.replace(self.nested, row=self.nested.row[start:stop])
-        return dataclasses.replace(self, codes=codes, absmax=self.absmax[start:stop], nested=nested)
+        codes = rows_of_part(self.codes, *BITS, index)
+        nested = self.nested and dataclasses.replace(self.nested, row=self.nested.row[index])
+        return dataclasses.replace(self, codes=codes, absmax=self.absmax[index], nested=nested)
 
     def _values(self, codes: Int[Array, "*b o i"], rows: Any) -> Array:
         """The values of some rows from their `codes`; `rows` is the index of their scales."""
@@ -173,9 +173,9 @@ class Int8(PackedMatrix):
         """The values of some rows."""
         return type(self)(jnp.asarray(self.codes)[index], jnp.asarray(self.scale)[index]).unpack()
 
-    def rows(self, start: int, stop: int) -> "Int8":
+    def rows(self, index: Int[np.ndarray, " n"]) -> "Int8":
         """Some rows, packed."""
-        return type(self)(self.codes[start:stop], self.scale[start:stop])
+        return type(self)(self.codes[index], self.scale[index])
 
 
 def _looked_up(table: Array, index: Array) -> Array:

@@ -95,13 +95,15 @@ def codes_of_rows(parts: Parts, bits: Sequence[int], index: Int[Array, " n"]) ->
     return _joined([codes_of(part, count) for part, count in zip(parts, bits, strict=True)], bits)
 
 
-def rows_of_part(part: UInt8[np.ndarray, "p i"], bits: int, start: int, stop: int) -> UInt8[np.ndarray, "q i"]:
-    """The bytes of the codes of some rows, wherever they begin within a byte."""
-    first, shift = start * bits // 8, start * bits % 8
-    rows = part[first : first + part_rows(stop - start, bits) + 1]
-    if shift:  # a byte then ends with what the next one begins with
-        rows = (rows >> shift) | np.pad(rows[1:] << (8 - shift), ((0, 1), (0, 0)))
-    return rows[: part_rows(stop - start, bits)]
+def rows_of_part(part: UInt8[np.ndarray, "p i"], bits: int, index: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "q i"]:
+    """The bytes of the codes of some rows, in this order, wherever they are within a byte."""
+    codes_per_byte = 8 // bits
+    packed = np.zeros((part_rows(len(index), bits), part.shape[1]), np.uint8)
+    for k in range(codes_per_byte):
+        rows = index[k::codes_per_byte]
+        shifts = (bits * (rows % codes_per_byte)).astype(np.uint8)[:, None]
+        packed[: len(rows)] |= ((part[rows // codes_per_byte] >> shifts) & np.uint8(2**bits - 1)) << np.uint8(bits * k)
+    return packed
 
 
 def _joined(parts: Sequence[Array], bits: Sequence[int]) -> Array:

@@ -187,7 +187,11 @@ class QuantizedFolder:
         module = self._packed.get(name)
         if module is None:
             return self._folder.read_rows(name, start, stop)
-        return self._format.read(module).rows(start, stop)
+        return self._format.read(module).rows(np.arange(start, stop))
+
+    def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor that is not packed."""
+        return self._folder.read_slice(name, index)
 
 
 def is_pair_of_sizes(value: Any) -> bool:

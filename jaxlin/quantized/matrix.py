@@ -14,7 +14,8 @@ class PackedMatrix(ABC):
 
     It is a pytree. The leading axes of its leaves are the leading axes of the matrix, so that a scan runs over a stack
     of matrices and unpacks one layer at a time in its body. It stands where an array would: ``packed[...]`` is the
-    matrix or the stack, ``packed[rows]`` some rows of a single matrix, and every other index is refused.
+    matrix or the stack, ``packed[layer, expert]`` one matrix of a stack with these axes, whose indices may be traced,
+    ``packed[rows]`` some rows of a single matrix, and every other index is refused.
     """
 
     @property
@@ -50,18 +51,24 @@ class PackedMatrix(ABC):
     def unpack_rows(self, index: Int[Array, " n"]) -> Array:
         """The values of some rows of a single matrix; no index counts from the end."""
 
-    def rows(self, start: int, stop: int) -> "PackedMatrix":
-        """Some rows of a single matrix, packed."""
+    def rows(self, index: Int[np.ndarray, " n"]) -> "PackedMatrix":
+        """Some rows of a single matrix, packed, in this order."""
         raise NotImplementedError(f"{type(self).__name__}: rows are not taken from this format while it is packed.")
+
+    def matrix(self, *place: Any) -> "PackedMatrix":
+        """The matrix at a place in the leading axes, packed; the indices may be traced."""
+        return jax.tree.map(lambda a: jnp.asarray(a)[place], self)
 
     def __getitem__(self, index: Any) -> Array:
         if index is Ellipsis:
             return self.unpack()
         shape = self.shape  # each access traces `unpack` anew
+        if isinstance(index, tuple) and len(index) == len(shape) - 2 and not any(map(np.ndim, index)):
+            return self.matrix(*index).unpack()
         if isinstance(index, tuple) or len(shape) != 2:
             raise IndexError(
-                f"{type(self).__name__} of shape {shape}: expected [...], or rows of a single matrix; "
-                f"found {index!r}. Unpack it first: packed[...][index]."
+                f"{type(self).__name__} of shape {shape}: expected [...], one matrix of a stack, or rows of a single "
+                f"matrix; found {index!r}. Unpack it first: packed[...][index]."
             )
         rows = jnp.arange(shape[0])[index]
         if not rows.size:

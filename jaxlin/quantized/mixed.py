@@ -23,14 +23,16 @@ class MixedStack(PackedMatrix):
     its leaves row by row, as it does those of an array: see `layer_of` and `split_for_scan`.
 
     Attributes:
-        stacks: an array or a packed stack for each format, ``[layers in it, out, in]``.
+        stacks: an array or a packed stack for each format, ``[layers in it, ..., out, in]``.
         stack: the index in `stacks` of the stack that a layer is in, int32, ``[...]``.
         place: the index of the layer in that stack, int32, ``[...]``.
+        expert: the index of the matrix in its layer, if the layers have several and this is one of them.
     """
 
     stacks: tuple[Any, ...]
     stack: Any
     place: Any
+    expert: Any = None
 
     def is_finite(self) -> bool:
         """Whether every value of every stack is finite."""
@@ -45,13 +47,19 @@ class MixedStack(PackedMatrix):
         return self._selected(lambda matrix: matrix[index])
 
     def layer(self, index: Any) -> "MixedStack":
-        """The matrix of one layer; `index` may be traced."""
-        stack, place = jax.tree.map(lambda a: a[index], (self.stack, self.place))
+        """The matrix of one layer, or the matrices of its experts; `index` may be traced."""
+        stack, place = jax.tree.map(lambda a: jnp.asarray(a)[index], (self.stack, self.place))
         return dataclasses.replace(self, stack=stack, place=place)
 
+    def matrix(self, *place: Any) -> "MixedStack":
+        """The matrix at a place in the leading axes; the indices may be traced."""
+        stack, expert = (self, place) if np.ndim(self.stack) == 0 else (self.layer(place[0]), place[1:])
+        return dataclasses.replace(stack, expert=expert[0] if expert else None)
+
     def _selected(self, value: Callable[[Any], Array]) -> Array:
-        def value_at(stack: Any, place: Array) -> Array:
-            return value(jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, place, keepdims=False), stack))
+        def value_at(stack: Any, place: Any) -> Array:
+            index = place if self.expert is None else (place, self.expert)
+            return value(jax.tree.map(lambda a: a[index], stack))
 
         stacks = jax.tree.map(jnp.asarray, self.stacks)
         dtype = jnp.result_type(*(jax.eval_shape(value_at, stack, 0).dtype for stack in stacks))

@@ -68,7 +68,10 @@ class Scaled(PackedMatrix):
         codes, scale = jnp.asarray(self.codes)[index], jnp.asarray(self.scale)[index // self.block[0]]
         return type(self)(codes, scale, (1, self.block[1]), self.kind).unpack()
 
-    def rows(self, start: int, stop: int) -> "Scaled":
-        """Some rows, packed; each has scales of its own."""
-        scale = np.repeat(self.scale, self.block[0], axis=-2)[start:stop]
-        return type(self)(self.codes[start:stop], scale, (1, self.block[1]), self.kind)
+    def rows(self, index: Int[np.ndarray, " n"]) -> "Scaled":
+        """Some rows, packed; each has scales of its own, unless they are whole blocks."""
+        high, wide = self.block
+        codes, first = self.codes[index], index[::high]
+        if not (first % high).any() and np.array_equal(index, (first[:, None] + np.arange(high)).ravel()[: len(index)]):
+            return type(self)(codes, self.scale[first // high], self.block, self.kind)
+        return type(self)(codes, self.scale[index // high], (1, wide), self.kind)

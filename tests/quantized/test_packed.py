@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +121,31 @@ def test_codes(rows: int, bits: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(codes_of_rows(parts, bits, wanted), codes[wanted])
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0, 5), (2, 4), (3, 7), (1, 2)])
-def test_rows_that_share_a_byte(start: int, stop: int) -> None:
-    """Some rows of a matrix of 4 bits are what they are in the whole, wherever they begin."""
+@pytest.mark.parametrize("index", [range(5), range(2, 4), range(3, 7), [1], range(6, -1, -2), [5, 0, 6, 3, 3]], ids=str)
+def test_rows_that_share_a_byte(index: Sequence[int]) -> None:
+    """Some rows of a matrix of 4 bits are what they are in the whole, wherever they are in a byte."""
     rng = np.random.default_rng(0)
     table, scales = rng.normal(size=16).astype(np.float32), rng.random((7, 2)).astype(np.float32)
     whole = FourBit.from_pairs(rng.integers(0, 256, (7, 64), dtype=np.uint8), scales, table, None, "float32")
-    part = whole.rows(start, stop)
-    assert part.shape == (stop - start, 128)
-    np.testing.assert_array_equal(part[...], whole[...][start:stop])
-    np.testing.assert_array_equal(whole[start:stop], whole[...][start:stop])
+    rows = np.array(index)
+    part = whole.rows(rows)
+    assert part.shape == (len(rows), 128)
+    np.testing.assert_array_equal(part[...], whole[...][rows])
+    np.testing.assert_array_equal(whole[rows], whole[...][rows])
+
+
+@pytest.mark.parametrize(
+    "index", [range(4, 12), [8, 9, 10, 11, 0, 1, 2, 3], range(12, 14), [3, 1], range(2, 6)], ids=str
+)
+def test_rows_of_blocks(index: Sequence[int]) -> None:
+    """Rows of scaled codes are what they are in the whole; whole blocks keep one scale for each."""
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(14, 6)).astype(ml_dtypes.float8_e4m3fn)
+    whole = Scaled.from_codes(codes, rng.random((4, 2)).astype(np.float32), (4, 3))
+    rows = np.array(index)
+    part = whole.rows(rows)
+    np.testing.assert_array_equal(part[...], whole[...][rows])
+    assert part.scale.shape[0] == (-(-len(rows) // 4) if rows[0] % 4 == 0 else len(rows))
 
 
 def row_bytes(kind: str, width: int) -> int:
@@ -158,7 +173,9 @@ def test_what_is_no_index(form: str) -> None:
     for none in (np.array([], int), slice(2, 2)):
         assert matrix[none].shape == (0, 256)
     for whole, index in ((matrix, (..., slice(3))), (matrix, (1, 2)), (stack, 1), (stack, np.array([1, 0]))):
-        with pytest.raises(IndexError, match=r"expected \[...\], or rows of a single matrix; found"):
+        with pytest.raises(
+            IndexError, match=r"expected \[...\], one matrix of a stack, or rows of a single matrix; found"
+        ):
             whole[index]
 
 

@@ -1,0 +1,175 @@
+"""The arrays of a checkpoint that parameters are made of, each read from where the port says it is stored."""
+
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, runtime_checkable
+
+import ml_dtypes
+import numpy as np
+
+from jaxlin.checkpoint.safetensors import FLOATS
+from jaxlin.common.errors import CheckpointError
+from jaxlin.porting.port import Port
+from jaxlin.porting.tensor_rows import EXPERT, TensorRows
+from jaxlin.quantized import BFloat16, PackedMatrix
+
+
+@runtime_checkable
+class TensorSource(Protocol):
+    """A checkpoint under Hugging Face's names, whatever its format."""
+
+    def names(self) -> Collection[str]:
+        """The names of all tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        ...
+
+    def is_packed(self, name: str) -> bool:
+        """Whether a tensor is read as a packed matrix."""
+        ...
+
+    def read(self, name: str) -> np.ndarray | PackedMatrix:
+        """The values of a tensor, or its packed matrix."""
+        ...
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray | PackedMatrix:
+        """Some rows of a tensor."""
+        ...
+
+    def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor that is not packed, with a slice for each axis; trailing ones may be left out."""
+        ...
+
+
+class StoredArrays:
+    """The arrays of a checkpoint, by the parameters that are made of them.
+
+    Args:
+        tensors: the checkpoint.
+        port: its port, in the checkpoint's own layout.
+        config: of the decoder.
+        source: the path of the checkpoint, for messages.
+
+    Attributes:
+        read_names: the names of the tensors that arrays were read from.
+    """
+
+    def __init__(self, tensors: TensorSource, port: Port, config: Any, source: str) -> None:
+        self.read_names: set[str] = set()
+        self._tensors, self._port, self._config, self._source = tensors, port, config, source
+        self._names = set(tensors.names())
+        is_tied = config.tie_word_embeddings
+        self.tied = port.tensor_of(config, "lm_head.weight").tensor if is_tied else None
+
+    def array(self, name: str, shape: tuple[int, ...], layer: int | None = None, expert: int | None = None) -> Any:
+        """The array of a parameter: a packed matrix, or an array whose rows are read on demand.
+
+        Args:
+            name: the parameter's path.
+            shape: that of the parameter, without the axis of layers.
+            layer: the layer, if the parameter has layers.
+            expert: the expert, if the first axis of `shape` counts experts.
+
+        Raises:
+            CheckpointError: the tensor is missing, or has another shape, or values that are not finite.
+        """
+        rows = self._port.tensor_of(self._config, name, layer)
+        tensor = rows.tensor.replace(EXPERT, str(expert))
+        if name == "embed_tokens.weight" and tensor not in self._names and self.tied:
+            tensor = self.tied  # one of two equal matrices is enough
+        experts, shape = (shape[:1], shape[1:]) if expert is not None else ((), shape)
+        # The tensor of all experts, where not each has its own.
+        stack = experts if EXPERT not in rows.tensor else ()
+        expected = (*stack, *rows.stored_shape(shape))
+        if tensor not in self._names:
+            raise CheckpointError(f"{self._source}: expected a tensor {tensor} of shape {expected}; found none.")
+        place, stored = f"{self._source}, tensor {tensor}", self._tensors.shape(tensor)
+        if stored != expected and not _same_values(stored, expected):
+            raise CheckpointError(f"{place}: expected shape {expected}; found {stored}.")
+        self.read_names.add(tensor)
+        index = expert if stack else None
+        if self._tensors.is_packed(tensor):
+            return self._packed(tensor, rows, shape, place)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            values = self._values(tensor, rows, shape, index, start, stop)
+            check(values, place)
+            return values
+
+        array = FileArray(shape, read)
+        return BFloat16(array) if array.dtype == np.uint16 else array
+
+    def error(self, name: str, layer: int, expected: str, value: str) -> CheckpointError:
+        """An error about the tensors of a parameter."""
+        tensor = self._port.tensor_of(self._config, name, layer).tensor
+        return CheckpointError(f"{self._source}, {tensor}: expected {expected}; found {value}.")
+
+    def _packed(self, tensor: str, rows: TensorRows, shape: tuple[int, ...], place: str) -> Any:
+        """A packed matrix, of which all rows are read at once."""
+        if len(shape) != 2:
+            raise CheckpointError(f"{place}: expected values, as of a vector; found codes.")
+        if rows.transposed:
+            raise CheckpointError(f"{place}: expected values, which are transposed; found codes, which cannot be.")
+        total = rows.total or shape[0]
+        wanted = np.arange(total)[rows.rows]
+        if np.array_equal(wanted, np.arange(total)):
+            packed: Any = self._tensors.read(tensor)
+        elif np.array_equal(wanted, np.arange(wanted[0], wanted[-1] + 1)):
+            packed = self._tensors.read_rows(tensor, int(wanted[0]), int(wanted[-1]) + 1)
+        else:
+            packed = self._tensors.read(tensor)
+            packed = packed.rows(wanted)
+        check(packed, place)
+        return packed
+
+    def _values(
+        self, tensor: str, rows: TensorRows, shape: tuple[int, ...], expert: int | None, start: int, stop: int
+    ) -> np.ndarray:
+        """Some rows of an array."""
+        span, order = rows.span(shape[0], start, stop)
+        experts = () if expert is None else (slice(expert, expert + 1),)
+        if len(self._tensors.shape(tensor)) < len(shape):  # one row, stored as a vector
+            values = self._tensors.read_slice(tensor, ())[None][span]
+        elif rows.transposed:
+            values = self._tensors.read_slice(tensor, (*experts, slice(None), span))
+            values = values.swapaxes(-1, -2)
+        else:
+            values = self._tensors.read_slice(tensor, (*experts, span))
+        values = values if expert is None else values[0]
+        values = values if order is None else values[order]
+        return values.reshape(stop - start, *shape[1:])
+
+
+def _same_values(stored: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a matrix is stored with one more axis, or as a vector, because an axis has one element."""
+    without_ones = [tuple(size for size in shape if size != 1) for shape in (stored, expected)]
+    return len(expected) == 2 and len(stored) != 2 and without_ones[0] == without_ones[1]
+
+
+def check(values: np.ndarray | PackedMatrix, place: str) -> None:
+    """Refuse what no parameter can be.
+
+    Raises:
+        CheckpointError: values of no float dtype, or that are not finite.
+    """
+    if isinstance(values, np.ndarray) and values.dtype not in FLOATS:
+        raise CheckpointError(
+            f"{place}: expected values of {', '.join(map(str, FLOATS))}; found {values.dtype}. "
+            "If it is quantised, config.json should say how, under quantization_config."
+        )
+    if not (values.is_finite() if isinstance(values, PackedMatrix) else np.isfinite(values).all()):
+        raise CheckpointError(f"{place}: expected finite values; found NaN or infinity.")
+
+
+class FileArray:
+    """An array in a file, whose rows are read on demand; of a matrix of bfloat16, the bits are read."""
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> None:
+        self.shape, self._read = shape, read
+        dtype = read(0, 0).dtype
+        self.dtype = np.dtype(np.uint16) if len(shape) == 2 and dtype == ml_dtypes.bfloat16 else dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        return self._read(start, stop).view(self.dtype)
