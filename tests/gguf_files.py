@@ -22,6 +22,11 @@ def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape))
 
 
+def regrouped(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Rows that stand head by head, first all of the queries, then the keys, then the values, as GPT-NeoX's does."""
+    return np.ascontiguousarray(rows.reshape(heads, 3, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape))
+
+
 def packed(values: np.ndarray, kind: str) -> np.ndarray:
     """The bytes of a matrix in the format `kind`. K-quants, which the library cannot quantise, are drawn at random."""
     if kind not in ("Q4_K", "Q6_K"):
@@ -79,6 +84,8 @@ def write(
             exact[hf] = gguf.dequantize(values, gguf.GGMLQuantizationType[kind])
         if arch in PERMUTED and (".q_proj." in hf or ".k_proj." in hf):
             values = permuted(values, config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"])
+        if arch == "gptneox" and ".query_key_value." in hf:
+            values = regrouped(values, config["num_attention_heads"])
         tensors[ggml] = (values, kind)
     for name, values in rename({name: values for name, (values, _) in tensors.items()}).items():
         kind = tensors[name][1] if name in tensors else kinds(name) if values.dtype == np.uint8 else "F32"
@@ -212,6 +219,19 @@ def phi2(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(int(config["rope_parameters"]["partial_rotary_factor"] * width) // heads)
 
 
+def gptneox(writer: gguf.GGUFWriter, config: Config) -> None:
+    """GPT-NeoX and Pythia."""
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(width)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_rope_dimension_count(int(config["rope_parameters"]["partial_rotary_factor"] * (width // heads)))
+    writer.add_head_count(heads)
+    writer.add_parallel_residual(config["use_parallel_residual"])
+    writer.add_layer_norm_eps(config["layer_norm_eps"])
+
+
 def olmo(writer: gguf.GGUFWriter, config: Config) -> None:
     """OLMo 1."""
     base(writer, config)
@@ -230,6 +250,6 @@ def olmo2(writer: gguf.GGUFWriter, config: Config) -> None:
 
 METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": llama, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
-    **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
+    **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2, "gptneox": gptneox},
 }
 """The metadata that the converter of each architecture writes."""

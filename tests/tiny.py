@@ -71,6 +71,13 @@ def old_dialect(config: dict[str, Any]) -> None:
     config["torch_dtype"] = config.pop("dtype")
 
 
+def pythia(config: dict[str, Any]) -> None:
+    """config.json as Pythia's files have it, with a base and a rotated share of their own names."""
+    parameters = config.pop("rope_parameters")
+    config |= {"rotary_emb_base": int(parameters["rope_theta"]), "rotary_pct": parameters["partial_rotary_factor"]}
+    config["torch_dtype"] = config.pop("dtype")
+
+
 LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
 YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
 NESTED = {
@@ -226,12 +233,18 @@ VARIANTS: dict[str, Variant] = {
     "olmo, clip_qkv": Variant("OlmoConfig", {**GQA, "clip_qkv": 0.5}),
     "olmo2": Variant("Olmo2Config", GQA),
     "olmo3": Variant("Olmo3Config", {**GQA, "sliding_window": 6, "rope_parameters": OLMO3}),
+    "gpt_neox": Variant("GPTNeoXConfig", BASE, biases=True),
+    "gpt_neox, sequential": Variant(
+        "GPTNeoXConfig", {**BASE, "use_parallel_residual": False, "hidden_act": "gelu_new"}, biases=True
+    ),
+    "gpt_neox, Pythia": Variant("GPTNeoXConfig", {**BASE, "tie_word_embeddings": True}, biases=True, rewrite=pythia),
 }
 
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
 WIDE: dict[str, Variant] = {
     "llama, wide": Variant("LlamaConfig", {**GQA, **SIZES}),
     "phi3, wide": Variant("Phi3Config", {**GQA, **SIZES}),
+    "gpt_neox, wide": Variant("GPTNeoXConfig", {**BASE, **SIZES, "attention_bias": False}, biases=True),
 }
 """Variants whose rows are whole blocks of 64 values, for quantised weights."""
 

@@ -23,8 +23,14 @@ Tensors = dict[str, np.ndarray]
 
 PORTS = ["llama", "smollm3", "gemma", "gemma2", "gemma3_text", "gemma3", "qwen2", "qwen3", "phi3", "phi", "mistral"]
 PORTS += ["ministral", "ministral3", "mistral3", "olmo", "olmo2", "olmo3", "vaultgemma", "phi4_multimodal"]
-PORTS += ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+PORTS += ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gpt_neox"]
 """One variant of each `model_type`."""
+
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
+"""What the embedding matrix is called below the prefix of the decoder."""
+
+HEADS = {"language_model.model.": "language_model.lm_head.weight", "gpt_neox.": "embed_out.weight"}
+"""What the unembedding is called where it is not lm_head.weight, by the prefix of the decoder."""
 
 
 class Checkpoint:
@@ -34,9 +40,9 @@ class Checkpoint:
         self.folder = Path(shutil.copytree(source, folder))
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         self.tensors: Tensors = dict(load_file(folder / "model.safetensors"))
-        self.embedding = next(name for name in self.tensors if name.endswith("embed_tokens.weight"))
-        self.body = self.embedding.removesuffix("embed_tokens.weight")
-        self.head = "language_model.lm_head.weight" if self.body == "language_model.model." else "lm_head.weight"
+        self.embedding = next(name for name in self.tensors if name.endswith(EMBEDDINGS))
+        self.body = next(self.embedding.removesuffix(end) for end in EMBEDDINGS if self.embedding.endswith(end))
+        self.head = HEADS.get(self.body, "lm_head.weight")
 
     def write(self) -> Path:
         """Write the edited config and tensors, and return their folder."""

@@ -20,6 +20,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "mistral": ("mistral", "ministral", "ministral3", "mistral3"),
     "olmo": ("olmo",),
     "olmo2": ("olmo2", "olmo3"),
+    "gpt_neox": ("gpt_neox",),
 }
 """The family files in ``models/``, and the `model_type`s each of them ports."""
 
@@ -29,6 +30,7 @@ GGUF_ARCHITECTURES: dict[str, str] = {
     **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
     "phi2": "phi",
     "mistral3": "mistral",
+    "gptneox": "gpt_neox",
 }
 """The family file that reads each ``general.architecture`` of llama.cpp."""
 

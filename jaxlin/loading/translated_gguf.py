@@ -1,5 +1,6 @@
 """A GGUF checkpoint as if it were a Hugging Face checkpoint: llama.cpp's metadata and tensor names, translated."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from math import nextafter
@@ -209,9 +210,10 @@ class TranslatedGGUF:
     def adapted(self, port: Port) -> Port:
         """`port` for this file, which may have tensors for parameters that the port reads from others.
 
-        Files of Phi-3, for instance, have ``attn_q``, ``attn_k`` and ``attn_v``, or one ``attn_qkv``.
+        Files of Phi-3, for instance, have ``attn_q``, ``attn_k`` and ``attn_v``, or one ``attn_qkv``. The prefixes are
+        those of Llama, whatever they are in the port's checkpoints.
         """
-        present = {name.split(".", 3)[3] for name in self._parts if name.startswith("model.layers.")}
+        present = {re.sub(r"^model\.(layers\.\d+\.)?", "", name) for name in self._parts}
 
         def is_elsewhere(path: str, located: str | TensorRows | tuple[str | TensorRows, ...]) -> bool:
             return path not in present or any(place.tensor in present for place in places_of(located))
@@ -219,7 +221,7 @@ class TranslatedGGUF:
         def names(config: Any) -> Names:
             return {path: place for path, place in port.names(config).items() if is_elsewhere(path, place)}
 
-        return replace(port, names=names)
+        return replace(port, names=names, bodies=("model.",), heads=("lm_head.",), layers="layers.")
 
     def names(self) -> set[str]:
         """The names of all tensors, without those that the config is read from."""

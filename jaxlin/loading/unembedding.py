@@ -60,7 +60,7 @@ def with_unembedding(config: Any, tensors: TensorSource, port: Port, architectur
         return config
     classes = [name for name in architectures or () if isinstance(name, str)] if type(architectures) is list else []
     task_heads = [reason for pattern, reason in TASK_HEADS.items() if fnmatch.filter(names, pattern)]
-    headless = embedding.startswith("embed_tokens.") or (classes and not any(c.endswith(HEAD_CLASSES) for c in classes))
+    headless = not port.bodies[0] or (classes and not any(c.endswith(HEAD_CLASSES) for c in classes))
     if not headless and not task_heads:
         raise CheckpointError(
             f"{source}: expected a tensor {head}; found none, and the config does not tie it to {embedding}. "

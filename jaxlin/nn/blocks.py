@@ -3,10 +3,10 @@ r"""Blocks: where the norms stand around attention and the MLP. A family chooses
 ==========  =====================================================  ==================================
 block       what it adds to the stream $x$                         families
 ==========  =====================================================  ==================================
-`PreNorm`   attn(norm(x)), then mlp(norm(x))                       Llama, Gemma, Mistral, OLMo, Qwen
+`PreNorm`   attn(norm(x)), then mlp(norm(x))                       Llama, Gemma, Mistral, OLMo, Qwen, GPT-2
 `Sandwich`  norm(attn(norm(x))), then norm(mlp(norm(x)))           Gemma 2 and 3
 `PostNorm`  norm(attn(x)), then norm(mlp(x))                       OLMo 2 and 3
-`Parallel`  attn(norm(x)) and mlp(norm(x)), side by side           Phi
+`Parallel`  attn(norm(x)) and mlp(norm(x)), side by side           Phi, GPT-NeoX
 ==========  =====================================================  ==================================
 
 The sites ``attn_out`` and ``mlp_out`` are what is added, after any norm. The parts have the names of the checkpoint's
@@ -14,7 +14,7 @@ tensors.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -105,13 +105,19 @@ class PostNorm(nnx.Module):
 
 
 class Parallel(nnx.Module):
-    """One norm, whose result attention and the MLP both read. Arguments are those of `PreNorm`."""
+    """Attention and the MLP both read the stream as it entered the block, through one norm or through one each.
+
+    Args:
+        config, norm, attention, mlp: as of `PreNorm`.
+        norms: 1, or 2 where the MLP has a norm of its own.
+    """
 
     sites: ClassVar[tuple[str, ...]] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
-    def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
+    def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any, *, norms: Literal[1, 2] = 1) -> None:
         self.input_layernorm = norm(config.hidden_size)
         self.self_attn = attention
+        self.post_attention_layernorm = norm(config.hidden_size) if norms == 2 else None
         self.mlp = mlp
 
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
@@ -119,5 +125,7 @@ class Parallel(nnx.Module):
         x = ctx.hook("resid_pre", x)
         h = self.input_layernorm(x, ctx.within("input_layernorm"))
         attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
+        if self.post_attention_layernorm is not None:
+            h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
         mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
         return ctx.hook("resid_post", add_to_stream(add_to_stream(x, attn), mlp))

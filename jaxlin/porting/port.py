@@ -22,7 +22,7 @@ class Port:
     file. Where a checkpoint's tensors have the names of the parameters, `model` and `translate` are enough.
 
     Attributes:
-        model: the class of the decoder.
+        model: the class of the decoder, or a function that chooses it by the config.
         translate: makes the decoder's config from a config.json. It takes every key that can change the output, with
             transformers' default, mostly through `jaxlin.porting.fields`. Keys that it does not take are refused,
             unless they are measured to change nothing.
@@ -33,14 +33,16 @@ class Port:
             one place for each layout in use, see `in_layout_of`. Axes of one element, as in the ``[c, 1, k]`` of a
             convolution that is a parameter ``[c, k]``, need no mention.
         bodies: the prefixes that the names of the decoder's tensors may have; `as_named` finds which one they have.
+        layers: what the list of layers is called, with a dot at its end.
         heads: the prefixes that the names of the unembedding's tensors may have.
         left_out: patterns of tensors that the model does not use, and why.
     """
 
-    model: type[Decoder]
+    model: Callable[..., Decoder]
     translate: Callable[[ConfigReader], Any]
     names: Callable[[Any], Names] = lambda config: {}
     bodies: tuple[str, ...] = ("model.", "")
+    layers: str = "layers."
     heads: tuple[str, ...] = ("lm_head.",)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,7 +55,7 @@ class Port:
         rows = places_of(self.names(config).get(path, path))[0]
         if path.startswith("lm_head."):
             return replace(rows, tensor=self.heads[0] + rows.tensor.removeprefix("lm_head."))
-        prefix = self.bodies[0] + ("" if layer is None else f"layers.{layer}.")
+        prefix = self.bodies[0] + ("" if layer is None else f"{self.layers}{layer}.")
         return replace(rows, tensor=prefix + rows.tensor)
 
     def as_named(self, names: Collection[str], source: str) -> "Port":
@@ -65,9 +67,9 @@ class Port:
         Raises:
             CheckpointError: names of more than one scheme, so that either may be those of the model.
         """
-        bodies = [body for body in self.bodies if any(name.startswith(f"{body}layers.") for name in names)]
+        bodies = [body for body in self.bodies if any(name.startswith(body + self.layers) for name in names)]
         heads = [head for head in self.heads if any(name.startswith(head) for name in names)]
-        for prefixes, part in ((bodies, "layers."), (heads, "")):
+        for prefixes, part in ((bodies, self.layers), (heads, "")):
             if len(prefixes) > 1:
                 schemes = " and as ".join(f"{prefix}{part}*" for prefix in prefixes)
                 raise CheckpointError(f"{source}: expected the tensors of one model; found some as {schemes}.")
@@ -81,7 +83,7 @@ class Port:
         Raises:
             CheckpointError: tensors of more than one layout, so that either may be those of the model.
         """
-        prefix = re.compile(rf"{re.escape(self.bodies[0])}layers\.\d+\.")
+        prefix = re.compile(rf"{re.escape(self.bodies[0] + self.layers)}\d+\.")
         numbers = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
         present = {numbers.sub(EXPERT, name[match.end() :]) for name in names if (match := prefix.match(name))}
         table: dict[str, TensorRows] = {}

@@ -76,7 +76,9 @@ class GGUFPreTokenizer:
 # To add a pre-tokenizer, add its name to a row, or add a row. The names, `ignore_merges` and `add_bos` are those of
 # src/llama-vocab.cpp of https://github.com/ggml-org/llama.cpp; `nfc` is that of the same models' tokenizer.json.
 GGUF_PRE_TOKENIZERS = (
-    GGUFPreTokenizer(("default", "gpt-2", "phi-2", "olmo", "mellum"), architectures=("phi2", "olmo")),
+    GGUFPreTokenizer(
+        ("default", "gpt-2", "phi-2", "olmo", "mellum"), architectures=("phi2", "olmo", "gptneox", "gpt2")
+    ),
     GGUFPreTokenizer(("smollm", "starcoder", "refact", "command-r"), digits=True),
     GGUFPreTokenizer(
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"),

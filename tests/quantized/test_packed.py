@@ -73,11 +73,14 @@ def test_format(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x6
     assert lmap.residual <= 1e-13
 
 
+@pytest.mark.parametrize("name", ["phi3, wide", "gpt_neox, wide"])
 @pytest.mark.parametrize("form", ["nf4, nested", "int8", "fp8", "gptq, reordered", "awq", "pack-quantized"])
-def test_rows_of_a_fused_weight(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None) -> None:
-    """Phi-3 keeps queries, keys and values in one tensor; the packed rows of each are taken apart."""
+def test_rows_of_a_fused_weight(
+    name: str, form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None
+) -> None:
+    """Phi-3 has queries, keys and values in one tensor, one after the other, and GPT-NeoX has them head by head."""
     write, said, _ = FORMATS[form]
-    folder = quantise(checkpoint("phi3, wide"), tmp_path, write, said)
+    folder = quantise(checkpoint(name), tmp_path, write, said)
     model, _ = jaxlin.load(folder, dtype="float64")
     logits = model.unembed(model(model.embed(tiny.IDS)))
     np.testing.assert_allclose(logits, oracle.logits(folder / "values", tiny.IDS, torch.float64), atol=1e-10)
