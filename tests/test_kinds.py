@@ -1,0 +1,190 @@
+"""Each type of model under every analysis: maps, sums, lenses, causal checks, steering and the memory plan.
+
+`test_parity` holds the logits and rows of every variant to transformers, and `steering/test_generation` continues a
+text with each. Here one variant or two of each type, with the parts that only it has, pass through what is built on the
+map.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import tiny
+import torch
+from test_proofs import GROWN, check_affine, corruptions
+
+import jaxlin
+from jaxlin.attribution.layer_streams import stream_contributions
+from jaxlin.causal import activation_patching, head_ablation
+from jaxlin.lens import exact
+from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
+from jaxlin.steering import add, edited
+
+KINDS = ("llama, biases", "gemma2", "phi", "olmo2", "gpt_neox")
+"""A variant or two of each type."""
+
+POSITION, TOKEN = 11, 9
+
+
+class Loaded(NamedTuple):
+    """A model in float64, and its prompt."""
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+    x: Any
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_64_bits() -> Iterator[None]:
+    """64-bit mode for the whole file, so that its programs are compiled once."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Callable[[str], Path]) -> Callable[[str], Loaded]:
+    """The model of a variant, which only the first test of it loads."""
+
+    @functools.cache
+    def load(name: str) -> Loaded:
+        model, tokenizer = jaxlin.load(checkpoint(name), linearize=True, dtype="float64")
+        return Loaded(checkpoint(name), model, tokenizer, model.embed(tiny.IDS))
+
+    return load
+
+
+def close(ours: Any, expected: Any, relative: float = 1e-12) -> None:
+    """Equal to rounding, relative to the largest number."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=relative * np.abs(expected).max())
+
+
+@jax.jit
+def pull(model: jaxlin.Decoder, x: Any, u: Any) -> Any:
+    """Rows of the Jacobian of a model in which factors are constants to differentiation."""
+    return jax.vmap(jax.vjp(lambda x: model(x)[POSITION], x)[1])(u)[0]
+
+
+@pytest.mark.parametrize("rule", ["gate", "up", "half"])
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_are_those_of_the_linearized_model(name: str, rule: str, loaded: Callable[[str], Loaded]) -> None:
+    """Under every rule the map reconstructs, its rows are what `jax.jacrev` gives, and a wrong factor shows."""
+    _, model, _, x = loaded(name)
+    lmap = jaxlin.local_map(model, x, position=POSITION, rule=rule)
+    assert lmap.residual <= 1e-13
+    if rule == "gate":
+        check_affine(lmap)
+    for factor, frozen in corruptions(lmap.frozen):
+        assert replace(lmap, frozen=frozen).residual > GROWN, factor
+    u = np.random.default_rng(0).normal(size=(RESIDUAL_DIRECTIONS, lmap.shape[0]))
+    model = jax.tree.map(lambda a: a, model)
+    model.rule = rule
+    close(lmap.T @ u, pull(model, x, u))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_sums(name: str, loaded: Callable[[str], Loaded]) -> None:
+    """Tokens and parts each sum to the logit, heads and neurons to their layers, and sources to their heads."""
+    folder, model, _, x = loaded(name)
+    neurons = model.config.num_hidden_layers * model.config.intermediate_size
+    parts = jaxlin.attribute(model, x, TOKEN, position=POSITION, sources=True, neurons=neurons)
+    assert max(parts.defect, parts.component_defect) <= 1e-12
+    close(parts.value, oracle.logits(folder, tiny.IDS, torch.float64)[POSITION, TOKEN], 1e-10)
+    close(parts.heads.sum(1) + parts.attn_bias, parts.attn)
+    close(parts.sources.sum(2), parts.heads)
+    assert not parts.sources[:, :, POSITION + 1 :].any()
+    by_layer = np.bincount(parts.neurons.layer, parts.neurons.contribution, model.config.num_hidden_layers)
+    close(by_layer + parts.mlp_bias, parts.mlp)
+
+    streams = stream_contributions(model, x, TOKEN, position=POSITION)
+    assert streams.defect <= 1e-12
+    close(streams.tokens[0], parts.tokens)
+    lens = exact(model, x, position=POSITION)
+    assert lens.defect <= 1e-12
+    at_token = jax.vjp(lambda h: model.unembed(h)[TOKEN], jnp.asarray(lens.output))[1](jnp.ones(()))[0]
+    if model.config.final_logit_softcapping is None:
+        close(lens.parts @ np.asarray(at_token), streams.tokens)
+
+
+def mixers(model: Any) -> list[torch.nn.Module]:
+    """The modules that mix the heads of each layer: what goes into one are the heads, side by side."""
+    names = ("o_proj", "dense", "out_proj", "attn.c_proj")
+    mixing = ("attn", "attention")
+    return [module for name, module in model.named_modules() if name.endswith(names) and any(m in name for m in mixing)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_heads_taken_away(name: str, loaded: Callable[[str], Loaded]) -> None:
+    """Against transformers, with what goes into the output projection of one layer set to zero by hand."""
+    folder, model, _, x = loaded(name)
+    ablation = head_ablation(model, x, TOKEN, position=POSITION, progress=False)
+    reference, heads = oracle.load(folder, torch.float64), model.config.num_attention_heads
+
+    def zeroed(z: torch.Tensor, head: int) -> torch.Tensor:
+        parts = z.reshape(*z.shape[:2], heads, -1).clone()
+        parts[:, :, head] = 0
+        return parts.reshape(z.shape)
+
+    with torch.no_grad(), oracle.lifted(reference):
+        for layer, head in ((0, 1), (model.config.num_hidden_layers - 1, heads - 1)):
+            change = functools.partial(zeroed, head=head)
+            hook = mixers(reference)[layer].register_forward_pre_hook(lambda m, i, change=change: (change(i[0]),))
+            value = float(reference(input_ids=torch.tensor([tiny.IDS])).logits[0, POSITION, TOKEN])
+            hook.remove()
+            np.testing.assert_allclose(ablation.effects[layer, head], ablation.value - value, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_patches_and_edits(name: str, loaded: Callable[[str], Loaded]) -> None:
+    """An embedding from another prompt is that prompt's token; an edit in a cached text is one without a cache."""
+    _, model, tokenizer, x = loaded(name)
+    other = [*tiny.IDS[:3], 44, *tiny.IDS[4:]]
+    patching = activation_patching(model, x, model.embed(other), TOKEN, position=POSITION, progress=False)
+    close(patching.effects[0, 3], patching.other - patching.value, 1e-11)
+
+    direction = np.random.default_rng(1).normal(size=x.shape[1])
+    edit = add(("resid_post", 1), direction / np.linalg.norm(direction), 2.0)
+    text = jaxlin.generate(model, tokenizer, tiny.IDS, 8, stop_token_ids=(), edits=[edit], return_logits=True)
+    assert text.logits is not None
+    whole = model.unembed(edited(model, model.embed(tiny.IDS + text.tokens), [edit], prompt=len(tiny.IDS)))
+    close(text.logits, whole[len(tiny.IDS) - 1 : -1])
+    assert np.abs(text.logits[0] - model.unembed(model(x)[-1])).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_memory_plan(name: str, loaded: Callable[[str], Loaded]) -> None:
+    """Weights and frozen factors to the byte, from the config alone."""
+    folder, model, _, x = loaded(name)
+    plan = jaxlin.memory_plan(folder, tokens=len(x), dtype="float64")
+    assert plan.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+    lmap = jax.eval_shape(jaxlin.local_map, model, x)
+    assert plan.frozen == sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(lmap.frozen))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_temporary_memory_does_not_grow_with_depth(name: str, tmp_path: Path) -> None:
+    """Rows of a map three times as deep take no more beside the weights: no layer's are copied or unpacked for all."""
+
+    def temporary(times: int) -> int:
+        variant = tiny.VARIANTS[name]
+        depth = variant.options["num_hidden_layers"]
+        by_layer = {k: v * times for k, v in variant.options.items() if isinstance(v, list) and len(v) == depth}
+        options = {**variant.options, **by_layer, "num_hidden_layers": times * depth}
+        folder = tiny.build(replace(variant, options=options), tmp_path / str(times))
+        model, _ = jaxlin.load(folder, dtype="float64")
+        lmap = jax.eval_shape(jaxlin.local_map, model, model.embed(tiny.IDS))
+        u = jax.ShapeDtypeStruct(lmap.shape[:1] * 2, jnp.float64)
+        analysis: Any = jax.jit(LocalMap.rmatvec).lower(lmap, u).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    assert temporary(3) <= 1.1 * temporary(1)
