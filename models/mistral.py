@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -24,6 +23,7 @@ from jaxlin.models.llama import Llama
 from jaxlin.nn.attention import Attention
 from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.config import Config
+from jaxlin.nn.layers import query_growth
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.nn.schedule import Schedule
@@ -57,8 +57,7 @@ class GrowingAttention(Attention):
     ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys after rotation, the queries grown."""
         q, k = super().rotated(x, schedule)
-        growth = 1 + self.beta * jnp.log1p((schedule.positions // self.length).astype(schedule.inv_freq.dtype))
-        return q * growth.astype(q.dtype)[:, None, None], k
+        return q * query_growth(schedule.positions, self.beta, self.length, q), k
 
 
 class MistralBlock(PreNorm):

@@ -1,5 +1,6 @@
 r"""Attention: a pattern, which is frozen, and the mixing of values, which is linear."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,11 @@ def attention_pattern(
     return Dense(jax.nn.softmax(jnp.where(mask[None], z, -jnp.inf), axis=-1).astype(q.dtype))
 
 
+def split_heads(x: Float[Array, "*b hk"], k: int) -> Float[Array, "*b h k"]:
+    """Features into heads of `k` features each."""
+    return x.reshape(*x.shape[:-1], x.shape[-1] // k, k)
+
+
 class OutputProjection(Linear):
     """The projection that mixes the outputs of the query heads; its columns are those of the heads, in order."""
 
@@ -55,7 +61,31 @@ class OutputProjection(Linear):
         return other
 
 
-class Attention(nnx.Module):
+class HeadMixer(nnx.Module):
+    """What all kinds of attention have in common: heads mix values by a pattern, and a projection mixes the heads.
+
+    The pattern is a frozen factor; values and projections are the linear path. A kind of attention defines both.
+    """
+
+    o_proj: OutputProjection
+
+    @abc.abstractmethod
+    def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
+        """How the heads mix the values at `x`."""
+
+    @abc.abstractmethod
+    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
+        """The values, which the pattern mixes: the linear path through attention."""
+
+    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
+        """The contribution of attention to the stream."""
+        pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
+        values = ctx.cache.extend_values(ctx.hook(InnerSite.VALUES, self.values(x, ctx)))
+        z = ctx.hook(InnerSite.HEADS, pattern.mix(values, ctx.evaluation.last))
+        return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
+
+
+class Attention(HeadMixer):
     """Grouped-query attention: `num_attention_heads` queries share `num_key_value_heads` keys and values.
 
     The pattern is the only frozen factor: queries, keys, their norms and rotation, the mask and the softmax all drop
@@ -90,13 +120,6 @@ class Attention(nnx.Module):
         self.v_proj = Linear(d, kv_heads * k, bias=bias, rngs=rngs)
         self.o_proj = OutputProjection(heads * k, d, bias=out_bias, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
-        """The contribution of attention to the stream."""
-        pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
-        values = ctx.cache.extend_values(ctx.hook(InnerSite.VALUES, self.values(x, ctx)))
-        z = ctx.hook(InnerSite.HEADS, pattern.mix(values, ctx.evaluation.last))
-        return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
-
     def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
         """The attention probabilities at `x`."""
         q, k = self.rotated(x, schedule)
@@ -123,12 +146,12 @@ class Attention(nnx.Module):
         return self.split(self.q_proj(x)), self.split(self.k_proj(x))
 
     def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
-        """The values, which the pattern mixes: the linear path through attention."""
+        """The values: a projection of the stream."""
         return self.split(self.v_proj(x))
 
     def split(self, x: Float[Array, "t *b hk"]) -> Float[Array, "t *b h k"]:
         """Features into heads."""
-        return x.reshape(*x.shape[:-1], x.shape[-1] // self.head_dim, self.head_dim)
+        return split_heads(x, self.head_dim)
 
 
 class HeadNormAttention(Attention):

@@ -111,6 +111,18 @@ def rope(
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin, rest], axis=-1)
 
 
+def query_growth(
+    positions: Int[Array, " t"], rate: float, length: int, like: Float[Array, "t h k"]
+) -> Float[Array, "t 1 1"]:
+    r"""$1 + \beta \ln(1 + \lfloor p / p_0 \rfloor)$: the factor of queries that grow with their position.
+
+    Far keys then do not lose their weight in long prompts. `rate` is $\beta$, `length` is $p_0$, in tokens. Source:
+    Nakanishi, "Scalable-Softmax Is Superior for Attention", 2025.
+    """
+    steps = (positions // length).astype(jnp.promote_types(like.dtype, jnp.float32))
+    return (1 + rate * jnp.log1p(steps)).astype(like.dtype)[:, None, None]
+
+
 SLOPES: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.sigmoid,
     "gelu": lambda x: 0.5 * (1 + jax.lax.erf(x * 0.5**0.5)),
