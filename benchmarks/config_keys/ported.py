@@ -82,7 +82,7 @@ def translate(config: Mapping[str, Any]) -> Any:
 
 def logits(model: Decoder, config: Any, ids: list[int]) -> np.ndarray:
     """The logits of a prompt with the positions and windows of `config`."""
-    schedule = Decoder.schedule(SimpleNamespace(config=config, dtype=model.dtype), len(ids))  # type: ignore[arg-type]
+    schedule = Decoder.schedule(SimpleNamespace(config=config, dtype=model.dtype, layout=model.layout), len(ids))  # type: ignore[arg-type]
     return np.asarray(_forward(model, model.embed(ids), schedule))
 
 

@@ -1,6 +1,7 @@
 """The compiled program of `jaxlin.attribute`: the contributions of all parts of the input and of the model."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlin.attribution.head_sources import contributions_by_source
+from jaxlin.attribution.result import Neurons
+from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.backward import pull_back, transpose
 from jaxlin.linearize.frozen import FrozenFactors, record
 from jaxlin.linearize.targets import ResolvedTarget, target_direction
@@ -19,6 +22,7 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite
+from jaxlin.nn.stack import Stack, padded
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "neurons", "sources", "remat"))
@@ -31,15 +35,17 @@ def contributions(
     neurons: int,
     sources: bool = False,
     remat: bool = False,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """The fields of a `jaxlin.Attribution`, from one forward pass and one backward pass of the frozen model.
 
-    The arguments are those of `jaxlin.attribute` after its checks, with the target resolved. The field ``neurons`` has
-    the indices of the neurons, counted over all layers, and ``largest`` their contributions.
+    The arguments are those of `jaxlin.attribute` after its checks, with the target resolved.
+
+    Raises:
+        JaxlinError: the model has fewer neurons.
     """
     kinds = ("attn_out", "mlp_out", InnerSite.HEADS, InnerSite.NEURONS)
     recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
-    frozen, sites = recording.frozen, recording.sites
+    frozen, sites, depth = recording.frozen, recording.sites, model.config.num_hidden_layers
     heads, hidden = sites[InnerSite.HEADS], sites[InnerSite.NEURONS]
     value, final_bias, direction = target_direction(model, recording, target, position)
 
@@ -49,13 +55,18 @@ def contributions(
     gradients = pull_back(model, frozen, direction, biases=True)
     layer_outputs = functools.partial(_layer_outputs, frozen=frozen, position=position)
     # The gradients in heads and neurons count the direct path alone: through the output of their own layer.
-    ct = jnp.broadcast_to(direction[position][None, :], (heads.shape[0], x.shape[1]))
+    ct = jnp.broadcast_to(direction[position][None, :], (depth, x.shape[1]))
     _, head_gradients, neuron_gradients = transpose(layer_outputs, model, x, heads, hidden)((ct, ct))
-    attn_bias = mlp_bias = jnp.zeros(model.config.num_hidden_layers, x.dtype)
+    attn_bias = mlp_bias = jnp.zeros(depth, x.dtype)
     if has_biases(model):  # the outputs without heads and neurons are the biases
-        attn_bias, mlp_bias = map(dot, layer_outputs(model, *map(jnp.zeros_like, (x, heads, hidden))))
-    neuron_contributions = (neuron_gradients * hidden).reshape(-1)
-    _, largest = jax.lax.top_k(jnp.abs(neuron_contributions), neurons)
+        attn_bias, mlp_bias = map(dot, layer_outputs(model, *jax.tree.map(jnp.zeros_like, (x, heads, hidden))))
+    by_head = functools.partial(jnp.einsum, "lhk,lhk->lh", precision=HIGHEST)
+    neuron_contributions = padded(model.layout.map(jnp.multiply, neuron_gradients, hidden))
+    count, width = sum(math.prod(part.shape) for part in jax.tree.leaves(hidden)), neuron_contributions.shape[1]
+    if not 0 <= neurons <= count:
+        raise JaxlinError(f"Neurons: expected a number in 0..{count}; found {neurons}.")
+    neuron_contributions = neuron_contributions.reshape(-1)
+    _, largest = jax.lax.top_k(jnp.nan_to_num(jnp.abs(neuron_contributions), nan=-1.0), neurons)
     parts = {
         "value": value,
         "tokens": jnp.einsum("td,td->t", gradients.stream, x, precision=HIGHEST),
@@ -63,9 +74,8 @@ def contributions(
         "embed": dot(x[position]),
         "attn": dot(sites["attn_out"]),
         "mlp": dot(sites["mlp_out"]),
-        "heads": jnp.einsum("lhk,lhk->lh", head_gradients, heads, precision=HIGHEST),
-        "neurons": largest,
-        "largest": neuron_contributions[largest],
+        "heads": padded(model.layout.map(by_head, head_gradients, heads)),
+        "neurons": Neurons(largest // width, largest % width, neuron_contributions[largest]),
         "attn_bias": attn_bias,
         "mlp_bias": mlp_bias,
         "final_bias": final_bias,
@@ -78,8 +88,8 @@ def contributions(
 def _layer_outputs(
     model: Decoder,
     stream: Float[Array, "t d"],
-    heads: Float[Array, "l h k"],
-    neurons: Float[Array, "l f"],
+    heads: Float[Array, "l h k"] | Stack,
+    neurons: Float[Array, "l f"] | Stack,
     *,
     frozen: FrozenFactors,
     position: Any,

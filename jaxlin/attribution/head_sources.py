@@ -16,16 +16,19 @@ from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite
+from jaxlin.nn.stack import Stack, padded
 
 
 def contributions_by_source(
     model: Decoder,
     frozen: FrozenFactors,
     x: Float[Array, "t d"],
-    head_gradients: Float[Array, "l h k"],
+    head_gradients: Float[Array, "l h k"] | Stack,
     position: Any,
 ) -> Float[Array, "l h t"]:
     """The contribution of each head at `position` from each position, by one pass of the frozen model at its own input.
+
+    It is NaN where a layer has fewer heads than another.
 
     Args:
         model: the decoder.
@@ -49,4 +52,4 @@ def contributions_by_source(
     def collect(ctx: Context) -> Float[Array, "h t"]:
         return ctx.hooks.values[InnerSite.PATTERN].row(position) * ctx.hooks.values[InnerSite.VALUES]
 
-    return model.scan(x, make_context, (frozen.layers, head_gradients), collect=collect)[1]
+    return padded(model.scan(x, make_context, (frozen.layers, head_gradients), collect=collect)[1])

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import jax.core
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.attribution.components import contributions
-from jaxlin.attribution.result import Attribution, Neurons
-from jaxlin.common.errors import JaxlinError
+from jaxlin.attribution.result import Attribution
 from jaxlin.linearize.frozen import rule_of
 from jaxlin.linearize.targets import Target, Words, resolve_target
 from jaxlin.nn.arguments import check_model
@@ -66,15 +66,14 @@ def attribute(
         TokenizerError: a word is not one token.
     """
     check_model(model)
-    config = model.config
-    all_neurons = config.num_hidden_layers * config.intermediate_size
-    if not 0 <= neurons <= all_neurons:
-        raise JaxlinError(f"Neurons: expected a number in 0..{all_neurons}; found {neurons}.")
     model.check_embeddings(x)
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
     parts: dict[str, Any] = contributions(model, x, position, resolved, rule, neurons, sources, remat)
     if not any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves(parts)):
-        parts = {name: array if array.ndim else float(array) for name, array in jax.device_get(parts).items()}
-    layer, index = divmod(parts.pop("neurons"), config.intermediate_size)
-    return Attribution(neurons=Neurons(layer, index, parts.pop("largest")), **parts)
+        parts = jax.device_get(parts)
+        parts = {
+            name: float(part) if isinstance(part, np.ndarray | np.generic) and not part.ndim else part
+            for name, part in parts.items()
+        }
+    return Attribution(**parts)

@@ -9,7 +9,7 @@ import jax.core
 import numpy as np
 from jaxtyping import Float
 
-from jaxlin.common.arrays import Leaf, ShapesRepr
+from jaxlin.common.arrays import Leaf, ShapesRepr, to_list
 from jaxlin.common.errors import JaxlinError
 
 
@@ -52,14 +52,14 @@ class Attribution:
         embed: the contribution of the embedding at the position itself.
         attn: the contribution of each layer's attention, ``[layers]``.
         mlp: the contribution of each layer's MLP, ``[layers]``.
-        heads: the contribution of each query head, ``[layers, h]``.
+        heads: the contribution of each query head, ``[layers, h]``; NaN where a layer has fewer heads than another.
         neurons: the MLP neurons with the largest absolute contributions.
         attn_bias: the contribution of the bias of each attention's output projection, ``[layers]``.
         mlp_bias: the contribution of the bias of each MLP's last projection, ``[layers]``.
         final_bias: the contribution of the biases of the final norm and of the unembedding.
         set_aside: the contribution of the first token after `exclude_first`, else 0.
         sources: the contribution of each query head from each position, ``[layers, h, t]``, with ``sources[l, h].sum()
-            == heads[l, h]``; None unless `attribute` was called with ``sources=True``.
+            == heads[l, h]``, NaN likewise; None unless `attribute` was called with ``sources=True``.
     """
 
     value: Leaf
@@ -103,8 +103,8 @@ class Attribution:
         return f"Attribution(value={self.value:.4f}, {sizes}, defect={self.defect:.0e})"
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain Python values for JSON, with arrays as nested lists."""
-        return jax.tree.map(lambda array: np.asarray(array).tolist(), asdict(self))
+        """A dictionary of plain Python values for JSON: nested lists, with None where a layer has no such head."""
+        return jax.tree.map(to_list, asdict(self))
 
     def _repr_html_(self) -> str:
         """Two tables for a notebook, by input token and by layer."""

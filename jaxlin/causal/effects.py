@@ -57,11 +57,16 @@ def read_edited(
     return jax.lax.map(read, indices, batch_size=BATCH_SIZE)
 
 
-def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """Spearman's rank correlation, with mean ranks for ties; NaN if `a` or `b` is constant or has under two entries."""
+def spearman(a: Float[np.ndarray, "*n"], b: Float[np.ndarray, "*n"]) -> float:
+    """Spearman's rank correlation, with mean ranks for ties; NaN if `a` or `b` is constant or has under two entries.
+
+    Entries that are NaN in either do not count.
+    """
     # Imported here because scipy.stats takes longer to import than most of jaxlin, which seldom needs it.
     from scipy.stats import spearmanr
 
+    counted = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[counted], b[counted]
     if min(len(np.unique(a)), len(np.unique(b))) < 2:
         return float("nan")  # which SciPy gives too, with a warning
     result: Any = spearmanr(a, b)

@@ -5,6 +5,8 @@ read. Its contribution by all *paths* includes the effects of its output at ever
 nonlinear factors frozen. The frozen model is linear, so that contribution is exactly what it loses with the head.
 """
 
+import functools
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -12,7 +14,7 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
@@ -26,12 +28,15 @@ from jaxlin.nn.attention import OutputProjection
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite, SiteError, is_integer
+from jaxlin.nn.stack import layers_at, padded
 from jaxlin.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadAblation(ShapesRepr):
     r"""What each query head contributes to a target, measured in three ways, ``[layers, h]`` each.
+
+    An entry is NaN where a layer has fewer heads than another.
 
     Attributes:
         value: the value of the target in the unchanged model: a logit, a difference of two, or a projection.
@@ -48,12 +53,12 @@ class HeadAblation(ShapesRepr):
     @property
     def rank_correlation(self) -> float:
         """Spearman's rank correlation of `effects` and `paths` over all heads; NaN if either is constant."""
-        return spearman(self.effects.ravel(), self.paths.ravel())
+        return spearman(self.effects, self.paths)
 
     @property
     def direct_rank_correlation(self) -> float:
         """Spearman's rank correlation of `effects` and `direct` over all heads; NaN if either is constant."""
-        return spearman(self.effects.ravel(), self.direct.ravel())
+        return spearman(self.effects, self.direct)
 
 
 def head_ablation(
@@ -89,8 +94,10 @@ def head_ablation(
     attribution = attribute(model, x, resolved, neurons=0)
     paths = np.asarray(_by_all_paths(model, x, resolved))
     layers = progress_bar(range(len(paths)), show=progress, unit="layer", desc="heads")
-    values = np.stack([np.asarray(_without_each_head(model, x, layer, resolved)) for layer in layers])
-    return HeadAblation(attribution.value, attribution.value - values, paths, attribution.heads)
+    indices = jnp.arange(paths.shape[1])
+    values = np.stack([np.asarray(_without_each_head(model, x, layer, resolved, indices)) for layer in layers])
+    effects = np.where(np.isnan(paths), np.nan, attribution.value - values)
+    return HeadAblation(attribution.value, effects, paths, attribution.heads)
 
 
 def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> Decoder:
@@ -106,23 +113,36 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
     Raises:
         SiteError: no such layer or head.
     """
-    config = model.config
-    shape = (config.num_hidden_layers, config.num_attention_heads)
-    remains = np.ones(shape, bool)
+    remains = [np.ones(count, bool) for count in head_counts(model)]
+    depth = len(remains)
     for pair in heads:
         is_pair = isinstance(pair, tuple) and len(pair) == 2 and all(map(is_integer, pair))
-        if not is_pair or any(not -n <= i < n for i, n in zip(pair, shape, strict=True)):
+        layer, head = map(operator.index, pair) if is_pair else (depth, 0)
+        count = len(remains[layer]) if -depth <= layer < depth else max(map(len, remains))
+        if not -depth <= layer < depth or not -count <= head < count:
             raise SiteError(
-                f"Heads: expected pairs of a layer below {shape[0]} and a head below {shape[1]}; found {quoted(pair)}."
+                f"Heads: expected pairs of a layer below {depth} and a head below {count}; found {quoted(pair)}."
             )
-        remains[pair] = False
+        remains[layer][head] = False
 
     def is_projection(node: Any) -> bool:
         return isinstance(node, OutputProjection)
 
-    return jax.tree.map(
-        lambda node: node.with_heads(remains) if is_projection(node) else node, model, is_leaf=is_projection
-    )
+    def remaining(path: Any, node: Any) -> Any:
+        if not is_projection(node):
+            return node
+        return node.with_heads(np.stack([remains[layer] for layer in layers_at(path, depth)]))
+
+    return jax.tree_util.tree_map_with_path(remaining, model, is_leaf=is_projection)
+
+
+def head_counts(model: Decoder) -> list[int]:
+    """The number of query heads of each layer."""
+    x = jax.ShapeDtypeStruct((1, model.config.hidden_size), jnp.dtype(model.dtype))
+    heads = jax.eval_shape(lambda model, x: record(model, x, (InnerSite.HEADS,)).sites[InnerSite.HEADS], model, x)
+    parts = jax.tree_util.tree_leaves_with_path(heads)
+    counts = {layer: part.shape[2] for path, part in parts for layer in layers_at(path, model.config.num_hidden_layers)}
+    return [counts[layer] for layer in sorted(counts)]
 
 
 @jax.jit
@@ -132,15 +152,16 @@ def _by_all_paths(model: Decoder, x: Float[Array, "t d"], target: Array) -> Floa
     heads = recording.sites[InnerSite.HEADS]
     _, _, direction = target_direction(model, recording, target, -1)
     gradients = pull_back(model, recording.frozen, direction, {InnerSite.HEADS: heads}).added[InnerSite.HEADS]
-    return jnp.einsum("lthk,lthk->lh", gradients, heads, precision=HIGHEST)
+    return padded(model.layout.map(functools.partial(jnp.einsum, "lthk,lthk->lh", precision=HIGHEST), gradients, heads))
 
 
 @jax.jit
-def _without_each_head(model: Decoder, x: Float[Array, "t d"], layer: Any, target: Array) -> Float[Array, " h"]:
+def _without_each_head(
+    model: Decoder, x: Float[Array, "t d"], layer: Any, target: Array, indices: Int[Array, " h"]
+) -> Float[Array, " h"]:
     """The value of `target` at the last position, without each head of a layer in turn."""
-    indices = jnp.arange(model.config.num_attention_heads)
 
     def without(head: Array, z: Array) -> Array:
-        return jnp.where((indices == head)[None, :, None], 0, z)
+        return jnp.where((jnp.arange(z.shape[1]) == head)[None, :, None], 0, z)
 
     return read_edited(model, x, target, InnerSite.HEADS, layer, without, indices)

@@ -32,6 +32,15 @@ def _shape_or_repr(value: Any) -> str:
     return str(list(shape)) if shape else repr(value)
 
 
+def to_list(array: Any) -> Any:
+    """An array as nested lists, or a number, with None for NaN, which JSON has no number for."""
+    values = np.asarray(array)
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        values = values.astype(object)
+        values[np.isnan(values.astype(float))] = None
+    return values.tolist()
+
+
 def relative_error(error: Any, scale: Any) -> Any:
     """`error / scale`; 0 where the error is 0, even if the scale is 0 too, and infinite where only the scale is 0."""
     if isinstance(error, jax.Array) or isinstance(scale, jax.Array):

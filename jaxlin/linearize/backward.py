@@ -132,9 +132,12 @@ def _contributions(model: Decoder, gradients: Any, parameters: Any, dtype: Any) 
     """The gradient in each bias times that bias, summed over each block."""
     if parameters is None:
         return None
-    by_block = jax.tree.map(
-        lambda gradient, bias: jnp.sum((gradient * bias).reshape(len(bias), -1), axis=-1),
-        gradients.layers,
-        parameters.layers,
-    )
-    return sum(jax.tree.leaves(by_block), jnp.zeros(model.config.num_hidden_layers, dtype))
+
+    def of_layers(zeros: Float[Array, " l"], gradients: Any, parameters: Any) -> Float[Array, " l"]:
+        by_bias = jax.tree.map(
+            lambda gradient, bias: jnp.sum((gradient * bias).reshape(len(bias), -1), axis=-1), gradients, parameters
+        )
+        return sum(jax.tree.leaves(by_bias), zeros)
+
+    zeros = jnp.zeros(model.config.num_hidden_layers, dtype)
+    return model.layout.map(of_layers, zeros, gradients.layers, parameters.layers)

@@ -20,6 +20,7 @@ from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.patterns import first_tokens
 from jaxlin.nn.sites import Place, Site, checked_kinds, ends
+from jaxlin.nn.stack import Stack, layer_of
 
 
 @jax.tree_util.register_dataclass
@@ -30,12 +31,13 @@ class FrozenFactors:
     They are an ordinary pytree, whose arrays may be edited before `replay`.
 
     Attributes:
-        layers: the factors of the blocks by name, stacked over layers; with ``remat=True``, what recomputes them.
+        layers: the factors of the blocks by name, stacked over layers, see `jaxlin.nn.stack`; with ``remat=True``,
+            what recomputes them.
         norm: the factors of the final norm.
         rule: the freeze rule under which they were recorded.
     """
 
-    layers: dict[str, Any] | RematFactors
+    layers: dict[str, Any] | Stack | RematFactors
     norm: dict[str, Any]
     rule: Rule = field(metadata={"static": True})
 
@@ -71,13 +73,14 @@ class Recording(NamedTuple):
         frozen: the frozen factors.
         stream: the residual stream before the final norm.
         output: the residual stream after it.
-        sites: the values of the recorded kinds of sites, stacked over layers; with `position`, only those there.
+        sites: the values of the recorded kinds of sites, stacked over layers, see `jaxlin.nn.stack`; with `position`,
+            only those there.
     """
 
     frozen: FrozenFactors
     stream: Float[Array, "t d"]
     output: Float[Array, "t d"]
-    sites: dict[str, Float[Array, "l ..."]]
+    sites: dict[str, Any]
 
     def value_at(self, place: Place) -> Float[Array, "t d"]:
         """The value at `place`, whose kind must have been recorded."""
@@ -120,7 +123,7 @@ def record(
     freeze_rule = rule_of(model, rule)
 
     def collect(ctx: Context) -> Any:
-        sites = {kind: ctx.hooks.values[kind] for kind in checked_kinds(kinds, tuple(ctx.hooks.values))}
+        sites = tuple(ctx.hooks.values[kind] for kind in checked_kinds(kinds, tuple(ctx.hooks.values)))
         factors = ctx.hooks.values["resid_pre"] if remat else ctx.mode.factors
         return factors, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 
@@ -129,7 +132,9 @@ def record(
         factors = RematFactors(factors, biases_of(model.layers), freeze_rule)
     norm = Record(freeze_rule)
     output = model.norm(stream, Context(norm))
-    return Recording(FrozenFactors(factors, norm.factors, freeze_rule), stream, output, sites)
+    return Recording(
+        FrozenFactors(factors, norm.factors, freeze_rule), stream, output, dict(zip(kinds, sites, strict=True))
+    )
 
 
 def check_frozen(frozen: Any) -> None:
@@ -226,7 +231,7 @@ def replay_between(
     stops = {*unrolled, *block_inputs, target.layer}
 
     def run_block(layer: int, x: Array) -> tuple[Array, Context]:
-        factors = jax.tree.map(lambda a: a[layer], frozen.layers)
+        factors = layer_of(frozen.layers, layer)
         evaluation = Evaluation(last=queries if layer == final_block else 0, fold=fold)
         ctx = Context(Replay(factors), Hooks(replacements=inner_values.get(layer)), evaluation=evaluation)
         return model.block(layer, x, ctx), ctx

@@ -12,6 +12,7 @@ from jaxlin.common.errors import CheckpointError
 from jaxlin.loading.stored import StoredArrays, TensorSource
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sharding import ShardedArray, sharding_of
+from jaxlin.nn.stack import PlaceKey, layers_at
 from jaxlin.porting.port import Port
 from jaxlin.quantized import MixedStack
 from jaxlin.quantized.mixed import StackPlaces, common_dtype, signature_of
@@ -34,7 +35,7 @@ TASK_HEADS = {
 
 def parameter_name(path: tuple[Any, ...]) -> str:
     """The name of a parameter at a path of a model's pytree, such as ``layers.mlp.up_proj.weight``."""
-    return ".".join(key.name for key in path if key.name != "value")
+    return ".".join(key.name for key in path if not isinstance(key, PlaceKey) and key.name != "value")
 
 
 def leading_axes(name: str) -> int:
@@ -64,7 +65,7 @@ def read_parameters(
     def parameter(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct) -> Any:
         name = parameter_name(path)
         if name.startswith("layers."):
-            return _stacked(name, struct.shape, stored, mesh)
+            return _stacked(name, struct.shape, layers_at(path, struct.shape[0]), stored, mesh)
         return jax.tree.map(lambda part: _unstacked(name, part, mesh), stored.array(name, struct.shape))
 
     model = jax.tree_util.tree_map_with_path(parameter, abstract)
@@ -88,8 +89,8 @@ def _adds_nothing(tensors: TensorSource, name: str) -> bool:
     return isinstance(values, np.ndarray) and not values.any()
 
 
-def _stacked(name: str, shape: tuple[int, ...], stored: StoredArrays, mesh: Mesh | None) -> Any:
-    """The values of a parameter in all layers, on a leading axis, with an axis of experts after it if it has any.
+def _stacked(name: str, shape: tuple[int, ...], layers: range, stored: StoredArrays, mesh: Mesh | None) -> Any:
+    """The values of a parameter in these layers, on a leading axis, with an axis of experts after it if it has any.
 
     A matrix is released as soon as it is in its place. Matrices of unlike formats are in a stack for each; vectors are
     widened to one dtype.
@@ -97,7 +98,7 @@ def _stacked(name: str, shape: tuple[int, ...], stored: StoredArrays, mesh: Mesh
     leading = shape[: leading_axes(name)]
 
     def array(place: tuple[int, ...]) -> Any:
-        return stored.array(name, shape[1:], *place)
+        return stored.array(name, shape[1:], layers[place[0]], *place[1:])
 
     if len(shape) == len(leading) + 1:
         vectors = {place: array(place) for place in np.ndindex(leading)}
@@ -117,7 +118,7 @@ def _stacked(name: str, shape: tuple[int, ...], stored: StoredArrays, mesh: Mesh
                 index, place = places.add(matrix)
             elif signature_of(matrix) != places.signatures[index]:
                 raise stored.error(
-                    name, layer, "the experts of a layer in one format", f"another of expert {expert[0]}"
+                    name, layers[layer], "the experts of a layer in one format", f"another of expert {expert[0]}"
                 )
             arrays = jax.tree.leaves(matrix)
             if index == len(stacks):

@@ -25,6 +25,7 @@ from jaxlin.loading.registry import port_for
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.stack import layers_at
 from jaxlin.porting.port import Port
 from jaxlin.quantized import PackedMatrix, quantized_format
 from jaxlin.quantized.bfloat16 import abstract_array
@@ -203,7 +204,8 @@ def _as_stored(model: Decoder, port: Port, matrix: Callable[[str, tuple[int, ...
         name = parameter_name(path)
         if not name.startswith("layers."):
             return matrix(port.tensor_of(model.config, name).tensor, parameter.shape, False)
-        tensors = (port.tensor_of(model.config, name, layer).tensor for layer in range(parameter.shape[0]))
+        layers = layers_at(path, parameter.shape[0])
+        tensors = (port.tensor_of(model.config, name, layer).tensor for layer in layers)
         return abstract_stack([matrix(tensor, parameter.shape[1:], True) for tensor in tensors])
 
     return jax.tree_util.tree_map_with_path(stored, model)

@@ -1,12 +1,10 @@
 r"""`Decoder`: embed, a scan of blocks, final norm, unembed.
 
-The forward pass is one `jax.lax.scan` over blocks whose parameters are stacked on a leading layer axis. Its body is
-always under `jax.checkpoint`: without it, partial evaluation hoists what does not depend on the linear input (every
-widened weight, every attention pattern) out of the transposed scan, and stores it for all layers at once.
+The forward pass is a `jax.lax.scan` over blocks whose parameters are stacked on a leading layer axis, or one for each
+segment of the layers, if not all are alike: see `jaxlin.nn.stack`.
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -24,10 +22,11 @@ from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.freeze_modes import Detach, Plain
 from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.layer_scan import scan_layers
 from jaxlin.nn.modules import Embedding, Unembedding, parameter_value
 from jaxlin.nn.precision import Precision, matmul_precision
 from jaxlin.nn.schedule import Schedule
-from jaxlin.quantized.mixed import layer_of, split_for_scan
+from jaxlin.nn.stack import LayerIndex, Layout, Stack, layer_of
 
 
 class PromptError(JaxlinError):
@@ -70,10 +69,32 @@ class Decoder(nnx.Module):
         self.config, self.linearize, self.rule, self.dtype = config, linearize, rule, dtype
         self.precision = precision
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
-        keys = jax.random.split(rngs.params(), config.num_hidden_layers)
-        self.layers = jax.vmap(lambda key: type(self).Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.layers = nnx.data(self.make_layers(jax.random.split(rngs.params(), config.num_hidden_layers)))
         self.norm = self.final_norm(config)
         self.lm_head = Unembedding(config, bias=self.head_bias, rngs=rngs) if config.has_unembedding else None
+
+    def make_layers(self, keys: Array) -> Any:
+        """The blocks of all layers, from the key of each: a stacked block, or a `Stack` if not all are alike."""
+
+        def blocks_at(layers: range) -> Any:
+            kind = self.config.layer_kinds[layers.start] if self.config.layer_kinds else ""
+            rows = slice(layers.start, layers.stop, layers.step)
+            return jax.vmap(lambda key: self.make_block(self.config, kind, nnx.Rngs(key)))(keys[rows])
+
+        layout = self.layout
+        if layout.is_uniform:
+            return blocks_at(range(layout.depth))
+        segments = layout.segments
+        return Stack(tuple(tuple(map(blocks_at, map(each.layers, range(each.period)))) for each in segments), layout)
+
+    def make_block(self, config: Any, kind: str, rngs: nnx.Rngs) -> Any:
+        """A block of a kind in `Config.layer_kinds`; a family whose layers are not all alike overrides it."""
+        return type(self).Block(config, rngs=rngs)
+
+    @property
+    def layout(self) -> Layout:
+        """How the layers are stacked."""
+        return Layout.of(self.config.layer_kinds or ("",) * self.config.num_hidden_layers)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -204,7 +225,7 @@ class Decoder(nnx.Module):
         make_context: Callable[[Any], Context],
         rows: Any = None,
         *,
-        schedule: Schedule | None = None,
+        schedule: Schedule | Stack | None = None,
         start: int = 0,
         stop: int | None = None,
         collect: Callable[[Context], Any] = lambda ctx: None,
@@ -220,25 +241,19 @@ class Decoder(nnx.Module):
             stop: the block after the last; None for all.
             collect: takes, from the context of a block that has run, the values to return, stacked over the blocks.
         """
-        depth = self.config.num_hidden_layers
-        stop = depth if stop is None else stop
-        all_layers = (start, stop) == (0, depth)
         stack = (self.layers, self.schedule(x.shape[0]) if schedule is None else schedule, rows)
-        scanned, layer = split_for_scan(stack)
 
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def body(x: Array, row: Any) -> tuple[Array, Any]:
-            # To slice the stack before the scan would copy the weights of these layers; to index it here does not.
-            block, own_schedule, own_row = layer(row) if all_layers else layer_of(stack, row)
-            ctx = make_context(own_row)
+        def step(x: Array, layer: Any) -> tuple[Array, Any]:
+            block, own_schedule, row = layer
+            ctx = make_context(row)
             ctx.enter(block, own_schedule)
             return block(x, own_schedule, ctx), collect(ctx)
 
         with self.at_precision():
-            return jax.lax.scan(body, x, scanned if all_layers else jnp.arange(start, stop))
+            return scan_layers(self.layout, step, x, stack, start, self.layout.depth if stop is None else stop)
 
-    def block(self, layer: int | Int[Array, ""], x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b d"]:
-        """The residual stream after one block, from `x` before it."""
+    def block(self, layer: int | Array | LayerIndex, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b d"]:
+        """The residual stream after one block, from `x` before it; `layer` is as in `jaxlin.nn.stack.layer_of`."""
         block, schedule = layer_of((self.layers, self.schedule(x.shape[0])), layer)
         with self.at_precision():
             ctx.enter(block, schedule)
@@ -253,8 +268,8 @@ class Decoder(nnx.Module):
         pairs = [(rope.frequencies(tokens), rope.frequencies(others)) for rope in self.config.ropes]
         return all(np.array_equal(a, b) and a_scale == b_scale for (a, a_scale), (b, b_scale) in pairs)
 
-    def schedule(self, tokens: int, positions: Int[Array, " t"] | None = None) -> Schedule:
-        """The schedules of all blocks for a prompt of `tokens`, stacked.
+    def schedule(self, tokens: int, positions: Int[Array, " t"] | None = None) -> Schedule | Stack:
+        """The schedules of all blocks for a prompt of `tokens`, stacked: see `jaxlin.nn.stack`.
 
         Args:
             tokens: the length of the prompt, on which some rotary frequencies depend.
@@ -262,7 +277,18 @@ class Decoder(nnx.Module):
         """
         wide = jnp.promote_types(self.dtype, jnp.float32)
         inv_freq, scale = zip(*(rope.frequencies(tokens) for rope in self.config.ropes), strict=True)
+        frequencies = jax.tree.map(lambda a: jnp.asarray(a, wide), self.layout.stacked(inv_freq))
         positions = jnp.arange(tokens) if positions is None else positions
         first = self.config.first_visible(positions)
-        frequencies = jnp.asarray(np.stack(inv_freq), wide)
-        return Schedule(frequencies, jnp.asarray(scale, wide), jnp.broadcast_to(positions[None], first.shape), first)
+        positions = jnp.broadcast_to(positions[None], first.shape)
+        return self.layout.map(Schedule, frequencies, jnp.asarray(scale, wide), positions, first)
+
+    def moved(self, schedule: Schedule | Stack, positions: Int[Array, " t"]) -> Schedule | Stack:
+        """`schedule` for tokens at other positions of the same text."""
+        first = self.config.first_visible(positions)
+        positions = jnp.broadcast_to(positions[None], first.shape)
+
+        def at_positions(part: Schedule, positions: Array, first: Array) -> Schedule:
+            return part._replace(positions=positions, first_visible=first)
+
+        return self.layout.map(at_positions, schedule, positions, first)

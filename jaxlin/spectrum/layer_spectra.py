@@ -34,6 +34,7 @@ from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_modes import Record, Replay
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sites import SiteError, checked_kinds, position_in
+from jaxlin.nn.stack import LayerIndex, layer_of
 
 CONTRIBUTIONS = ("resid_post", "attn_out", "mlp_out")
 """The kinds of sites for the residual stream after a block, and for what its attention and its MLP add to it."""
@@ -154,7 +155,10 @@ def single_layer_spectra(
     block = _columns_per_pass(model, tokens)
     spectra = {}
     for kind in kinds:
-        pulls = [functools.partial(_pull_layer, model, frozen, layer, position, kind) for layer in range(n_layers)]
+        pulls = [
+            functools.partial(_pull_layer, model, frozen, model.layout.locate(layer), position, kind)
+            for layer in range(n_layers)
+        ]
         grams = [gram_from_rows(pull, (d, tokens, d), x.dtype, block=block) for pull in pulls]
         spectra[kind] = _spectra_of_grams(grams, output, k)
     return spectra
@@ -252,11 +256,11 @@ def _push_to_sites(
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _pull_layer(
-    model: Decoder, frozen: FrozenFactors, layer: Any, position: Any, kind: str, u: Float[Array, "b d"]
+    model: Decoder, frozen: FrozenFactors, layer: LayerIndex, position: Any, kind: str, u: Float[Array, "b d"]
 ) -> Float[Array, "b t d"]:
     """The transpose of the map through one layer, times `u`."""
     evaluation = Evaluation(fold=folding_pays(u.shape[0], u.shape[-1], model.config.intermediate_size))
-    factors = jax.tree.map(lambda factor: factor[layer], frozen.layers)
+    factors = layer_of(frozen.layers, layer)
 
     def run_layer(linear_model: Decoder, v: Float[Array, "t b d"]) -> Float[Array, "b d"]:
         ctx = Context(Replay(factors), evaluation=evaluation)

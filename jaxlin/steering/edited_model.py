@@ -14,6 +14,7 @@ from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.kv_cache import KeysAndValues, KVCache
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.sites import place
+from jaxlin.nn.stack import Stack
 from jaxlin.steering.edits import Edit, SteeringError, check_edits
 
 ValueEdit = Callable[[Array], Array]
@@ -54,7 +55,7 @@ class ForwardResult(NamedTuple):
 def forward(
     model: Decoder,
     x: Float[Array, "t d"],
-    schedule: Schedule,
+    schedule: Schedule | Stack,
     state: State,
     edits: Sequence[Edit],
     *,
@@ -74,10 +75,7 @@ def forward(
     """
     depth = model.config.num_hidden_layers
     positions = start + jnp.arange(x.shape[0])
-    first_visible = model.config.first_visible(positions)
-    schedule = schedule._replace(
-        positions=jnp.broadcast_to(positions[None], first_visible.shape), first_visible=first_visible
-    )
+    schedule = model.moved(schedule, positions)
     drives = tuple(edit.drive(x, positions, before) for edit, before in zip(edits, state.drives, strict=True))
     functions = [_value_edit(edit, drive, positions, first_new) for edit, drive in zip(edits, drives, strict=True)]
     sites = [place(edit.site, depth, model.sites) for edit in edits]
@@ -152,12 +150,16 @@ def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prom
 
 @jax.jit
 def full_pass(
-    model: Decoder, x: Float[Array, "t d"], schedule: Schedule, edits: tuple[Edit, ...], first_new: Int[Array, ""]
+    model: Decoder,
+    x: Float[Array, "t d"],
+    schedule: Schedule | Stack,
+    edits: tuple[Edit, ...],
+    first_new: Int[Array, ""],
 ) -> Float[Array, "t d"]:
     """The output of `forward` for a full text."""
     return forward(model, x, schedule, initial_state(model, edits), edits, start=0, first_new=first_new).output
 
 
-def schedule_at(model: Decoder, tokens: int) -> Schedule:
+def schedule_at(model: Decoder, tokens: int) -> Schedule | Stack:
     """The schedule of a text of `tokens`, for `forward`. Its shape does not depend on `tokens`."""
     return model.schedule(tokens, jnp.arange(1))

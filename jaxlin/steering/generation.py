@@ -25,6 +25,7 @@ from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.layers import at_least_float32
 from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.stack import Stack
 from jaxlin.steering.edited_model import State, forward, initial_state, schedule_at
 from jaxlin.steering.edits import Edit, check_edits
 from jaxlin.steering.samplers import Sampling, SamplingError, make_sampling, sample_token
@@ -229,7 +230,7 @@ def _continue_prompts(
 @functools.partial(jax.jit, static_argnames="prefill")
 def _grow(
     model: Decoder,
-    schedule: Schedule,
+    schedule: Schedule | Stack,
     texts: _Texts,
     starts: Int[Array, " b"],
     steps: Int[Array, ""],

@@ -154,6 +154,8 @@ def corrupted(lmap: LocalMap) -> float:
     factors, structure = jax.tree.flatten(lmap.frozen.layers)
     residuals = []
     for i, factor in enumerate(factors):
+        if not jnp.issubdtype(factor.dtype, jnp.floating):
+            continue  # the positions of tokens and the indices of experts are no sizes that could be 1 % off
         wrong = structure.unflatten([*factors[:i], factor.at[-1].multiply(1.01), *factors[i + 1 :]])
         residuals.append(replace(lmap, frozen=replace(lmap.frozen, layers=wrong)).residual)
     return min(residuals)
