@@ -21,7 +21,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
-from jaxlin.porting.gguf_keys import GGUFPort
+from jaxlin.porting.gguf_keys import SHIFTED_NORMS, GGUFPort
 from jaxlin.porting.port import Port
 
 
@@ -100,4 +100,4 @@ def gemma_config(json: ConfigReader) -> GemmaConfig:
 
 PORTS = {"gemma": Port(Gemma, gemma_config)}
 
-GGUF = {"gemma": GGUFPort(model_type="gemma", norm_offset=1.0)}
+GGUF = {"gemma": GGUFPort(model_type="gemma", values=SHIFTED_NORMS)}

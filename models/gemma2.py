@@ -13,7 +13,7 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.models.gemma import Gemma, GemmaConfig, gemma_numbers, gemma_parts
 from jaxlin.nn.blocks import Sandwich
 from jaxlin.porting.fields import layer_types, rope_of, windows
-from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
+from jaxlin.porting.gguf_keys import RMS_NORM, SHIFTED_NORMS, GGUFPort
 from jaxlin.porting.port import Port
 
 
@@ -84,6 +84,6 @@ GGUF = {
         },
         parts={"ffn_norm": "pre_feedforward_layernorm"},
         derive=query_scale(46),
-        norm_offset=1.0,
+        values=SHIFTED_NORMS,
     ),
 }

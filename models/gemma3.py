@@ -19,7 +19,7 @@ from jaxlin.nn.attention import HeadNormAttention
 from jaxlin.nn.blocks import Sandwich
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.porting.fields import layer_types, ropes_by_type, windows
-from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, sliding_types
+from jaxlin.porting.gguf_keys import RMS_NORM, SHIFTED_NORMS, GGUFPort, sliding_types
 from jaxlin.porting.port import Port
 
 
@@ -104,6 +104,6 @@ GGUF = {
         read=("attention.sliding_window_pattern",),
         parts={"ffn_norm": "pre_feedforward_layernorm"},
         derive=derive,
-        norm_offset=1.0,
+        values=SHIFTED_NORMS,
     ),
 }

@@ -215,6 +215,9 @@ def gguf_header(draw: Draw, folder: Path) -> Callable[[], Any]:
         port_for(fields.peek("model_type")).translate(fields)
         fields.finish()
         for name in sorted(model.names()):
+            if len(model.shape(name)) == 3:
+                model.read_expert(name, 0)
+                continue
             model.read_rows(name, 0, 1)
             model.read(name)
 

@@ -79,6 +79,10 @@ class CheckpointFolder:
         """Some rows of a tensor; the others are not read."""
         return self.read_slice(name, (slice(start, stop),))
 
+    def read_expert(self, name: str, expert: int) -> np.ndarray:
+        """The values of one expert of a tensor that has those of all; those of the others are not read."""
+        return self.read_slice(name, (slice(expert, expert + 1),))[0]
+
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A part of a tensor, with a slice for each axis; what the slices of leading axes leave out is not read."""
         return self._files[name].read_slice(name, index)

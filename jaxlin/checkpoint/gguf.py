@@ -155,13 +155,22 @@ _BLOCK = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+    "ffn_gate_up_exps": "mlp.experts.gate_up_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
 """ggml's names within a block, and Hugging Face's. An architecture overrides those that differ: `ffn_norm`, the norm
 before the MLP, is pre_feedforward_layernorm in Gemma, and Phi-3 keeps gate and up fused in `ffn_up`."""
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.(?P<kind>weight|bias)")
+_NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<part>\w+)(?:\.(?P<kind>\w+))?")
 
 
 def hf_name(name: str, overrides: Mapping[str, str] | None = None) -> str:
@@ -169,16 +178,18 @@ def hf_name(name: str, overrides: Mapping[str, str] | None = None) -> str:
 
     Args:
         name: the name in the GGUF file.
-        overrides: parts that an architecture names differently, such as ``{"ffn_norm": "pre_feedforward_layernorm"}``.
+        overrides: parts that an architecture names differently, such as ``{"ffn_norm": "pre_feedforward_layernorm"}``;
+            a part with its kind, or a part that never has one, gives all of the name: ``{"ssm_dt.bias": "dt_bias"}``.
     """
     match = _NAME.fullmatch(name)
     if not match:
         return name
     layer, part, kind = match["layer"], match["part"], match["kind"]
     table = {**(_TOP if layer is None else _BLOCK), **(overrides or {})}
-    if part not in table:
-        return name
-    return f"{table[part]}.{kind}" if layer is None else f"model.layers.{layer}.{table[part]}.{kind}"
+    prefix, exact = "" if layer is None else f"model.layers.{layer}.", f"{part}.{kind}" if kind else part
+    if exact in table:
+        return prefix + table[exact]
+    return f"{prefix}{table[part]}.{kind}" if part in table and kind in ("weight", "bias") else name
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:

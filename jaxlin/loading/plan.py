@@ -20,13 +20,14 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.loading.model import checked_dtype
-from jaxlin.loading.parameters import parameter_name
+from jaxlin.loading.parameters import leading_axes, parameter_name
 from jaxlin.loading.registry import port_for
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.stack import layers_at
 from jaxlin.porting.port import Port
+from jaxlin.porting.tensor_rows import EXPERT
 from jaxlin.quantized import PackedMatrix, quantized_format
 from jaxlin.quantized.bfloat16 import abstract_array
 from jaxlin.quantized.mixed import abstract_stack
@@ -174,13 +175,15 @@ def _abstract_gguf(gguf: TranslatedGGUF, source: str, dtype: str, rule: Rule) ->
     reader = ConfigReader(gguf.config, source)
     port = gguf.adapted(port_for(reader.peek("model_type")))
 
+    model = _decoder(reader, port, dtype, rule)
+
     def matrix(tensor: str, shape: tuple[int, ...], in_layer: bool) -> Any:
         del in_layer
         if tensor not in gguf.names():
             raise CheckpointError(f"{source}: expected a tensor {tensor}; found none.")
-        return gguf.abstract_rows(tensor, shape[0])
+        return gguf.abstract_matrix(tensor, shape)
 
-    return _as_stored(_decoder(reader, port, dtype, rule), port, matrix)
+    return _as_stored(model, port.in_layout_of(model.config, gguf.names(), source), matrix)
 
 
 def _decoder(reader: ConfigReader, port: Port, dtype: str, rule: Rule) -> Decoder:
@@ -197,16 +200,17 @@ def _as_stored(model: Decoder, port: Port, matrix: Callable[[str, tuple[int, ...
         model: with shapes in the place of values.
         port: the port of the checkpoint.
         matrix: an array or a packed matrix without its values, from the name of its tensor, from its shape, and from
-            whether it is part of a layer.
+            whether it is part of a layer; of experts, those of one.
     """
 
     def stored(path: tuple[Any, ...], parameter: Any) -> Any:
         name = parameter_name(path)
         if not name.startswith("layers."):
             return matrix(port.tensor_of(model.config, name).tensor, parameter.shape, False)
-        layers = layers_at(path, parameter.shape[0])
-        tensors = (port.tensor_of(model.config, name, layer).tensor for layer in layers)
-        return abstract_stack([matrix(tensor, parameter.shape[1:], True) for tensor in tensors])
+        depth, *experts = parameter.shape[: leading_axes(name)]
+        shape = parameter.shape[1 + len(experts) :]
+        tensors = (port.tensor_of(model.config, name, layer).tensor for layer in layers_at(path, depth))
+        return abstract_stack([matrix(tensor.replace(EXPERT, "0"), shape, True) for tensor in tensors], experts)
 
     return jax.tree_util.tree_map_with_path(stored, model)
 

@@ -26,7 +26,7 @@ class TensorSource(Protocol):
         ...
 
     def is_packed(self, name: str) -> bool:
-        """Whether a tensor is read as a packed matrix."""
+        """Whether a tensor is read as a packed matrix, or as one for each expert."""
         ...
 
     def read(self, name: str) -> np.ndarray | PackedMatrix:
@@ -39,6 +39,10 @@ class TensorSource(Protocol):
 
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A part of a tensor that is not packed, with a slice for each axis; trailing ones may be left out."""
+        ...
+
+    def read_expert(self, name: str, expert: int) -> np.ndarray | PackedMatrix:
+        """The values or the packed matrix of one expert of a tensor that has those of all."""
         ...
 
 
@@ -90,7 +94,7 @@ class StoredArrays:
         self.read_names.add(tensor)
         index = expert if stack else None
         if self._tensors.is_packed(tensor):
-            return self._packed(tensor, rows, shape, place)
+            return self._packed(tensor, rows, shape, index, place)
 
         def read(start: int, stop: int) -> np.ndarray:
             values = self._values(tensor, rows, shape, index, start, stop)
@@ -105,7 +109,9 @@ class StoredArrays:
         tensor = self._port.tensor_of(self._config, name, layer).tensor
         return CheckpointError(f"{self._source}, {tensor}: expected {expected}; found {value}.")
 
-    def _packed(self, tensor: str, rows: TensorRows, shape: tuple[int, ...], place: str) -> Any:
+    def _packed(
+        self, tensor: str, rows: TensorRows, shape: tuple[int, ...], expert: int | None, place: str
+    ) -> PackedMatrix:
         """A packed matrix, of which all rows are read at once."""
         if len(shape) != 2:
             raise CheckpointError(f"{place}: expected values, as of a vector; found codes.")
@@ -113,13 +119,12 @@ class StoredArrays:
             raise CheckpointError(f"{place}: expected values, which are transposed; found codes, which cannot be.")
         total = rows.total or shape[0]
         wanted = np.arange(total)[rows.rows]
-        if np.array_equal(wanted, np.arange(total)):
-            packed: Any = self._tensors.read(tensor)
-        elif np.array_equal(wanted, np.arange(wanted[0], wanted[-1] + 1)):
-            packed = self._tensors.read_rows(tensor, int(wanted[0]), int(wanted[-1]) + 1)
+        is_run, is_all = (np.array_equal(wanted, np.arange(n) + wanted[0]) for n in (len(wanted), total))
+        if is_run and not is_all and expert is None:
+            packed: Any = self._tensors.read_rows(tensor, int(wanted[0]), int(wanted[-1]) + 1)
         else:
-            packed = self._tensors.read(tensor)
-            packed = packed.rows(wanted)
+            packed = self._tensors.read(tensor) if expert is None else self._tensors.read_expert(tensor, expert)
+            packed = packed if is_all else packed.rows(wanted)
         check(packed, place)
         return packed
 

@@ -10,12 +10,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxlin.checkpoint.gguf import unpermute
 from jaxlin.common.printable import quoted
 
 LONGROPE = {"rope_factors_short": "short_factor", "rope_factors_long": "long_factor"}
 """Tensors that divide rotary frequencies, for prompts within the trained length and for longer ones, and their keys."""
+
+EXPERTS = {
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    "expert_weights_norm": "norm_topk_prob",
+    "expert_weights_scale": "routed_scaling_factor",
+}
+"""Metadata of experts, beside their number, which families call `num_experts`, `num_local_experts` or
+`n_routed_experts`. A port takes those that its config.json has."""
+
+GATINGS = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}
+"""The function of the router's logits, by llama.cpp's number of it under ``expert_gating_func``."""
 
 RMS_NORM = {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 """The epsilon of an RMSNorm."""
@@ -26,21 +40,27 @@ class GGUFPort:
     """How GGUF files of one architecture become the config.json and the tensors of a Hugging Face checkpoint.
 
     A family file in ``models/`` lists its own in ``GGUF``, by architecture, and `jaxlin.loading.registry` names the
-    file. Nothing here needs the values of a matrix: rows are moved or selected, and vectors are shifted, so that packed
-    weights stay packed.
+    file. Nothing here needs the values of a matrix: rows are moved or selected, and only vectors are computed, so that
+    packed weights stay packed. A parameter whose tensor has the parameter's own name needs no place in `Port.names`.
 
     Attributes:
         model_type: the `model_type` that the files are read as.
         keys: the key of config.json for each key of metadata below ``{arch}.`` that not all architectures have.
         read: metadata that `derive` reads, besides that of ropes.
+        optional: metadata that other architectures always have, and files of this one may lack.
+        per_layer: metadata that may be a list with a number for each layer.
         fixed: metadata that must have this value where it is present.
-        parts: Hugging Face's names of parts of the names of tensors, where `hf_name` has another.
+        parts: Hugging Face's names of parts of the names of tensors, where `hf_name` has another; a part with its kind,
+            as in ``ffn_gate_inp.scale``, gives the full name within the layer.
         flags: keys of config.json that are true if a tensor is there.
         derive: computes the keys that need more than a renaming, from the metadata and the other keys of config.json; a
             value None removes a key. It refuses metadata by a ValueError whose message begins with its key.
         pairs: whether the two features that rotate together are neighbouring rows in queries and keys, as ggml's first
             kind of rotation needs; in Hugging Face's order they are half a head apart.
-        norm_offset: the number that the converter adds to the weights of norms.
+        values: the inverse of what the converter computes, such as ``w - 1``, for tensors whose names have a pattern;
+            the first that fits.
+        rows: from the config.json, the row of the file that each row of a tensor comes from, by the tensor's name
+            within a layer.
         fused: whether Hugging Face, too, stores queries, keys and values in one tensor.
         partial: whether a part of each head may be rotated.
     """
@@ -48,14 +68,38 @@ class GGUFPort:
     model_type: str
     keys: Mapping[str, str] = field(default_factory=lambda: RMS_NORM)
     read: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    per_layer: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     derive: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda metadata, config: {}
     pairs: bool = False
-    norm_offset: float = 0.0
+    values: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    rows: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] = lambda config: {}
     fused: bool = False
     partial: bool = False
+
+
+def check_gating(metadata: Mapping[str, Any], gating: str) -> None:
+    """Refuse a file whose router has another function than `gating`, a name in `GATINGS`.
+
+    Raises:
+        ValueError: it has.
+    """
+    number = metadata.get("expert_gating_func")
+    if number is not None and GATINGS.get(number) != gating:
+        name = next(key for key, value in GATINGS.items() if value == gating)
+        raise ValueError(f"expert_gating_func: expected {name}, {gating}; found {quoted(number)}")
+
+
+def minus_one(weight: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
+    """The weight $w$ of a norm that computes with $1 + w$, which the converter stores."""
+    return weight.astype(np.promote_types(weight.dtype, np.float32)) - weight.dtype.type(1)
+
+
+SHIFTED_NORMS = {"*norm.weight": minus_one}
+"""`GGUFPort.values` of a family whose norms compute with $1 + w$."""
 
 
 def unpermuted_rows(rows: int, heads: int) -> np.ndarray:

@@ -193,6 +193,10 @@ class QuantizedFolder:
         """A part of a tensor that is not packed."""
         return self._folder.read_slice(name, index)
 
+    def read_expert(self, name: str, expert: int) -> np.ndarray | PackedMatrix:
+        """The values or the packed matrix of one expert of a tensor that has those of all."""
+        return self._folder.read_expert(name, expert)
+
 
 def is_pair_of_sizes(value: Any) -> bool:
     """Whether `value`, from JSON, is a list of two integers of at least 1."""

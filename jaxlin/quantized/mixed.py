@@ -140,15 +140,23 @@ def common_dtype(dtypes: Iterable[Any]) -> np.dtype[Any]:
     return functools.reduce(jnp.promote_types, dtypes)
 
 
-def abstract_stack(layers: Sequence[Any]) -> Any:
-    """The shapes of a stack, from the shapes of its layers: a `MixedStack` only if the layers differ."""
+def abstract_stack(layers: Sequence[Any], experts: Sequence[int] = ()) -> Any:
+    """The shapes of a stack, from the shapes of its layers: a `MixedStack` only if the layers differ.
+
+    Args:
+        layers: the array or matrix of each layer; of experts, that of one.
+        experts: how many experts a layer has, if any.
+    """
     if len(layers[0].shape) == 1:  # vectors are widened to one dtype
-        return jax.ShapeDtypeStruct((len(layers), *layers[0].shape), common_dtype(layer.dtype for layer in layers))
+        dtype = common_dtype(layer.dtype for layer in layers)
+        return jax.ShapeDtypeStruct((len(layers), *experts, *layers[0].shape), dtype)
     places = StackPlaces()
     for layer in layers:
         places.add(layer)
     stacks = tuple(
-        structure.unflatten(jax.ShapeDtypeStruct((places.counts[i], *shape), dtype) for shape, dtype in leaves)
+        structure.unflatten(
+            jax.ShapeDtypeStruct((places.counts[i], *experts, *shape), dtype) for shape, dtype in leaves
+        )
         for i, (structure, leaves) in enumerate(places.signatures)
     )
     index = jax.ShapeDtypeStruct((len(layers),), np.int32)
