@@ -122,10 +122,10 @@ def _over_queries(pattern: Blocked, function: Callable[[Blocked], Array]) -> Flo
     t = pattern.q.shape[0]
     size = min(BLOCK, t)
     blocks = (
-        _in_blocks(pattern.q, size),
-        _in_blocks(pattern.normaliser.T, size),
-        _in_blocks(pattern.positions, size, PADDED_QUERY),
-        _in_blocks(pattern.first_visible, size),
+        in_blocks(pattern.q, size),
+        in_blocks(pattern.normaliser.T, size),
+        in_blocks(pattern.positions, size, PADDED_QUERY),
+        in_blocks(pattern.first_visible, size),
     )
 
     def apply(block: tuple[Array, ...]) -> Array:
@@ -142,18 +142,18 @@ def _over_keys(rows: Blocked, step: Callable[..., Array], carry: Array, *xs: Flo
     """`carry` after ``step(carry, k, positions, *xs)`` for each block of keys that a query of `rows` sees."""
     s = rows.k.shape[0]
     size = min(BLOCK, s)
-    positions = _in_blocks(jnp.arange(s), size, PADDED_KEY)
+    positions = in_blocks(jnp.arange(s), size, PADDED_KEY)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(carry: Array, block: tuple[Array, ...]) -> tuple[Array, None]:
         any_visible = jnp.any(visible(rows.positions, block[1], rows.first_visible))
         return jax.lax.cond(any_visible, step, lambda carry, *_: carry, carry, *block), None
 
-    blocks = (_in_blocks(rows.k, size), positions, *(_in_blocks(x, size) for x in xs))
+    blocks = (in_blocks(rows.k, size), positions, *(in_blocks(x, size) for x in xs))
     return jax.lax.scan(body, carry, blocks)[0]
 
 
-def _in_blocks(x: Array, size: int, padding: int = 0) -> Array:
+def in_blocks(x: Array, size: int, padding: int = 0) -> Array:
     """`x` in blocks of `size` along its first axis, the last of them padded."""
     missing = -x.shape[0] % size
     padded = jnp.pad(x, [(0, missing), *[(0, 0)] * (x.ndim - 1)], constant_values=padding)
