@@ -25,7 +25,7 @@ def default_dim_batch(model: Decoder, tokens: int, frozen: bool) -> int:
     All of them if they fit in memory: the matrices of each MLP are then multiplied together only once.
     """
     config, size = model.config, jnp.dtype(model.dtype).itemsize
-    d, f = config.hidden_size, config.intermediate_size
+    d, f = config.hidden_size, config.neurons
     if not frozen:
         # The derivative of a softmax stores a pattern for each row.
         max_rows = 2 * block_sizes().dense_map // (tokens * max(d, config.num_attention_heads * tokens) * size)
@@ -80,7 +80,7 @@ r"""From rows $u$ to $\sum_{t, t' \in V} u\, \partial h_{L,t'} / \partial h_{l,t
 
 def _ordinary(model: Decoder, x: Float[Array, "t d"], mask: Float[Array, " t"], start: int, rows: int) -> Pull:
     d, depth = x.shape[1], model.config.num_hidden_layers
-    evaluation = Evaluation(fold=folding_pays(rows, d, model.config.intermediate_size))
+    evaluation = Evaluation(fold=folding_pays(rows, d, model.config.neurons))
     below, _ = model.scan(x, lambda _: Context(), stop=start)
 
     def through(probes: Float[Array, "l d"]) -> Float[Array, "t d"]:

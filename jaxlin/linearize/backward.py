@@ -111,7 +111,7 @@ def pull_back(
     """
     d, tokens = direction.shape[-1], direction.shape[0]
     rows = math.prod(direction.shape[1:-1])
-    evaluation = Evaluation(fold=not biases and folding_pays(rows, d, model.config.intermediate_size))
+    evaluation = Evaluation(fold=not biases and folding_pays(rows, d, model.config.neurons))
     # A gradient has the dtype of its parameter, which may be narrower than the stream.
     parameters = jax.tree.map(lambda bias: bias.astype(direction.dtype), biases_of(model)) if biases else None
 

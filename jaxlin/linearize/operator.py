@@ -120,7 +120,7 @@ class LocalMap:
 
     def _folding_pays(self, rows: int) -> bool:
         """Whether folding MLPs saves operations for `rows` vectors, which are divided among the devices."""
-        d, f = self.model.config.hidden_size, self.model.config.intermediate_size
+        d, f = self.model.config.hidden_size, self.model.config.neurons
         return folding_pays(rows // row_parts(mesh_of(self.model)), d, f)
 
     def _to_batch(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
@@ -212,7 +212,7 @@ class LocalMap:
         parts = row_parts(mesh_of(self.model))
         if rows * tokens * d * size <= block_sizes().dense_map and self._folding_pays(rows):
             return -(-rows // parts) * parts
-        return parts * default_block(-(-rows // parts), tokens, max(d, self.model.config.intermediate_size) * size)
+        return parts * default_block(-(-rows // parts), tokens, max(d, self.model.config.neurons) * size)
 
     def svd(self, k: int = 8, *, method: str = "auto", tol: float | None = None, seed: int = 0) -> SVD:
         r"""The `k` largest singular triplets of the joint map, each with a bound, signed so that $u \cdot f \ge 0$.

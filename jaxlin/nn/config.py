@@ -59,6 +59,11 @@ class Config:
     ignored_config_keys: tuple[str, ...] = ()
 
     @property
+    def neurons(self) -> int:
+        """The hidden neurons of the widest MLP, those that it computes for one token."""
+        return self.intermediate_size
+
+    @property
     def split_sizes(self) -> dict[str, int]:
         """The sizes that the mesh axis ``"model"`` must divide, by name: see `jaxlin.nn.sharding`."""
         names = ("num_attention_heads", "num_key_value_heads", "intermediate_size")

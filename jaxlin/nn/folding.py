@@ -33,23 +33,38 @@ def fold(
     branches: Branches,
 ) -> Float[Array, "t *b d"]:
     r"""$x_t \mapsto \big(D \sum_i \mathrm{diag}(a_{ti})\, W_i\big) x_t$ for the factors and weights $(a_i, W_i)$."""
-    factors = [a[-x.shape[0] :] for a, _ in branches]
     weights = [w.astype(x.dtype) for _, w in branches]
     down = down.astype(x.dtype)
+    return fold_tokens(
+        x, [a for a, _ in branches], lambda token: folded_matrix(down, list(zip(token, weights, strict=True)))
+    )
+
+
+def fold_tokens(
+    x: Float[Array, "t *b d"], factors: Any, matrix: Callable[[Any], Float[Array, "d e"]]
+) -> Float[Array, "t *b d"]:
+    """`x` times a matrix of each token, which `matrix` computes from the row of `factors` of the token."""
+    rows = jax.tree.map(lambda a: a[-x.shape[0] :], factors)
 
     # Without the checkpoint the matrices of all positions would be stored for the transpose.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def apply_to_token(token: tuple[list[Array], Array]) -> Array:
-        a, x = token
-        if len(weights) == 1:
-            matrix = product("df,fe->de", down * a[0][None, :], weights[0])
-        else:
-            inner = jnp.sum(jnp.stack([a[:, None] * w for a, w in zip(a, weights, strict=True)]), axis=0)
-            matrix = product("df,fe->de", down, inner)
-        return product("de,...e->...d", matrix, x)
+    def apply_to_token(token: tuple[Any, Array]) -> Array:
+        row, x = token
+        return product("de,...e->...d", matrix(row), x)
 
     # One position after another: side by side, XLA would decode packed weights again for each of them.
-    return jax.lax.map(apply_to_token, (factors, x))
+    return jax.lax.map(apply_to_token, (rows, x))
+
+
+def folded_matrix(
+    down: Float[Array, "d f"], branches: Sequence[tuple[Float[Array, " f"], Float[Array, "f e"]]]
+) -> Float[Array, "d e"]:
+    r"""$D \sum_i \mathrm{diag}(a_i)\, W_i$ for the factors and weights $(a_i, W_i)$."""
+    if len(branches) == 1:
+        ((a, weight),) = branches
+        return product("df,fe->de", down * a[None, :], weight)
+    inner = jnp.sum(jnp.stack([a[:, None] * w for a, w in branches]), axis=0)
+    return product("df,fe->de", down, inner)
 
 
 def elementwise_derivatives(f: Callable[..., Array], *arguments: Float[Array, "t f"]) -> tuple[Array, ...]:

@@ -51,7 +51,7 @@ class BranchFactors:
     gate: Leaf = None
     up: Leaf = None
 
-    def paired(self, gate: Callable[[], Branch], up: Callable[[], Branch]) -> list[tuple[Float[Array, "t f"], Branch]]:
+    def paired(self, gate: Callable[[], Branch], up: Callable[[], Branch]) -> list[tuple[Float[Array, "*t f"], Branch]]:
         """Each factor with its branch, or with the weight of its branch, which is computed only where there is one."""
         return [(a, branch()) for a, branch in ((self.up, up), (self.gate, gate)) if a is not None]
 

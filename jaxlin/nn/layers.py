@@ -144,15 +144,24 @@ def ungated(x: Float[Array, "t *b f"], act: str, ctx: Context) -> Float[Array, "
 
 
 def gated(
-    gate: Callable[[], Float[Array, "t *b f"]], up: Callable[[], Float[Array, "t *b f"]], act: str, ctx: Context
+    gate: Callable[[], Float[Array, "t *b f"]],
+    up: Callable[[], Float[Array, "t *b f"]],
+    act: str,
+    ctx: Context,
+    weights: Callable[[], Float[Array, "t f"]] | None = None,
 ) -> Float[Array, "t *b f"]:
     r"""$\mathrm{act}(g) \odot u$, linear in the branches that the freeze rule chooses (`jaxlin.nn.freeze_rules`).
 
-    `gate` and `up` compute the branches $g$ and $u$, and are called only where the mode needs them. Source: Shazeer,
-    "GLU Variants Improve Transformer", 2020.
+    `gate` and `up` compute the branches $g$ and $u$, and are called only where the mode needs them. So are `weights`,
+    a further factor, which is frozen with the slope. Source: Shazeer, "GLU Variants Improve Transformer", 2020.
     """
     gate, up = functools.cache(gate), functools.cache(up)
-    slope = functools.cache(lambda: SLOPES[act](gate()))
+
+    @functools.cache
+    def slope() -> Float[Array, "t *b f"]:
+        ratio = SLOPES[act](gate())
+        return ratio if weights is None else ratio * weights()
+
     frozen = ctx.freeze("branches", lambda: branch_factors(ctx.rule, gate(), up(), slope()))
 
     def linear() -> Float[Array, "t *b f"]:

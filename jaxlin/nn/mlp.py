@@ -47,11 +47,18 @@ class MLP(nnx.Module):
 
 
 class GatedMLP(MLP):
-    """`down_proj(act(gate_proj(x)) * up_proj(x))`."""
+    """`down_proj(act(gate_proj(x)) * up_proj(x))`.
 
-    def __init__(self, config: Config, *, bias: bool = False, rngs: nnx.Rngs) -> None:
-        d, f = config.hidden_size, config.intermediate_size
-        self.act = config.hidden_act
+    Args:
+        config: the config of the model.
+        features: the number of hidden neurons; by default `intermediate_size`.
+        bias: whether the projections have biases.
+        rngs: for the parameters.
+    """
+
+    def __init__(self, config: Config, *, features: int | None = None, bias: bool = False, rngs: nnx.Rngs) -> None:
+        d, f = config.hidden_size, config.intermediate_size if features is None else features
+        self.act, self.features = config.hidden_act, f
         self.gate_proj = Linear(d, f, bias=bias, rngs=rngs)
         self.up_proj = Linear(d, f, bias=bias, rngs=rngs)
         self.down_proj = Linear(f, d, bias=bias, rngs=rngs)
@@ -60,6 +67,11 @@ class GatedMLP(MLP):
     def down(self) -> Linear:
         """`down_proj`."""
         return self.down_proj
+
+    @property
+    def projections(self) -> tuple[Linear, Linear, Linear]:
+        """Gate, up and down."""
+        return self.gate_proj, self.up_proj, self.down_proj
 
     def neurons(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b f"]:
         """The product of both branches."""

@@ -22,13 +22,16 @@ class InnerSite(StrEnum):
         PATTERN: the attention pattern, before it mixes the values.
         VALUES: the values of attention, ``[t, n, k]``, before the pattern mixes them.
         HEADS: the output of each query head, ``[t, h, k]``, before the output projection mixes the heads.
-        NEURONS: the hidden neurons of the MLP, ``[t, f]``, before the last projection mixes them.
+        NEURONS: the hidden neurons of the MLP, ``[t, f]``, before the last projection mixes them; those of a mixture of
+            experts stand side by side, ``k`` times the features of an expert, and a shared expert's follow.
+        ROUTE: the experts of each token and their weights, a `jaxlin.nn.routers.Route`.
     """
 
     PATTERN = "pattern"
     VALUES = "values"
     HEADS = "heads"
     NEURONS = "neurons"
+    ROUTE = "route"
 
 
 class SiteError(JaxlinError):

@@ -14,13 +14,29 @@ from jaxtyping import Array, Int
 from jaxlin.quantized.matrix import PackedMatrix
 
 
+class UnslicedStack:
+    """A node of a pytree of stacks that a scan over layers must not take row by row, as it does an array.
+
+    The scan closes over it, and its matrices are indexed in the body: see `layer_of` and `split_for_scan`.
+    """
+
+    __slots__ = ()
+
+    def scanned(self) -> Any:
+        """What a scan takes in its place, row by row."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what is scanned in its place")
+
+    def with_row(self, row: Any) -> Any:
+        """The layer that a row of `scanned` belongs to."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what a layer is")
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class MixedStack(PackedMatrix):
+class MixedStack(PackedMatrix, UnslicedStack):
     """A stack for each format, and the place of each layer: no matrix is unpacked or padded to be like the others.
 
-    One layer of it has the same stacks, and the index of its matrix in them. A scan over layers can therefore not take
-    its leaves row by row, as it does those of an array: see `layer_of` and `split_for_scan`.
+    One layer of it has the same stacks, and the index of its matrix in them.
 
     Attributes:
         stacks: an array or a packed stack for each format, ``[layers in it, ..., out, in]``.
@@ -51,6 +67,14 @@ class MixedStack(PackedMatrix):
         stack, place = jax.tree.map(lambda a: jnp.asarray(a)[index], (self.stack, self.place))
         return dataclasses.replace(self, stack=stack, place=place)
 
+    def scanned(self) -> "MixedStack":
+        """The places of the layers."""
+        return dataclasses.replace(self, stacks=())
+
+    def with_row(self, row: Any) -> "MixedStack":
+        """The matrix of one layer."""
+        return dataclasses.replace(row, stacks=self.stacks)
+
     def matrix(self, *place: Any) -> "MixedStack":
         """The matrix at a place in the leading axes; the indices may be traced."""
         stack, expert = (self, place) if np.ndim(self.stack) == 0 else (self.layer(place[0]), place[1:])
@@ -75,23 +99,21 @@ class MixedStack(PackedMatrix):
 
 def layer_of(layers: Any, index: Any) -> Any:
     """One layer of a pytree of stacks; `index` may be traced."""
-    return jax.tree.map(lambda a: a.layer(index) if _is_mixed(a) else a[index], layers, is_leaf=_is_mixed)
+    scanned, layer = split_for_scan(layers)
+    return layer(jax.tree.map(lambda a: a[index], scanned))
 
 
 def split_for_scan(layers: Any) -> tuple[Any, Callable[[Any], Any]]:
     """Split a pytree of stacks into the part that a scan takes, and a function that makes a layer of one row of it.
 
-    A scan takes only stacks with a matrix for each layer. The stacks of a `MixedStack` are closed over, and indexed in
-    its body.
+    Every `UnslicedStack` is closed over, and gives the part that is scanned in its place.
     """
-    stacks, structure = jax.tree.flatten(layers, is_leaf=_is_mixed)
-    scanned = [dataclasses.replace(stack, stacks=()) if _is_mixed(stack) else stack for stack in stacks]
+    stacks, structure = jax.tree.flatten(layers, is_leaf=_is_unsliced)
+    scanned = [stack.scanned() if _is_unsliced(stack) else stack for stack in stacks]
 
     def layer(row: Any) -> Any:
         pairs = zip(stacks, structure.flatten_up_to(row), strict=True)
-        return structure.unflatten(
-            [dataclasses.replace(part, stacks=stack.stacks) if _is_mixed(stack) else part for stack, part in pairs]
-        )
+        return structure.unflatten([stack.with_row(part) if _is_unsliced(stack) else part for stack, part in pairs])
 
     return structure.unflatten(scanned), layer
 
@@ -163,5 +185,5 @@ def abstract_stack(layers: Sequence[Any], experts: Sequence[int] = ()) -> Any:
     return stacks[0] if len(stacks) == 1 else MixedStack(stacks, index, index)
 
 
-def _is_mixed(node: Any) -> bool:
-    return isinstance(node, MixedStack)
+def _is_unsliced(node: Any) -> bool:
+    return isinstance(node, UnslicedStack)

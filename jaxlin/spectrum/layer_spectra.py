@@ -201,7 +201,7 @@ def _checked_position(model: Decoder, x: Float[Array, "t d"], kinds: tuple[str, 
 
 def _columns_per_pass(model: Decoder, tokens: int) -> int:
     """The number of vectors in one pass: all `d` where they take at most 64 MiB, as fewer passes are faster."""
-    d, f = model.config.hidden_size, model.config.intermediate_size
+    d, f = model.config.hidden_size, model.config.neurons
     itemsize = jnp.dtype(model.dtype).itemsize
     return d if d * tokens * d * itemsize <= 2**26 else default_block(d, tokens, max(d, f) * itemsize)
 
@@ -242,7 +242,7 @@ def _push_to_sites(
 ) -> dict[str, Float[Array, "b l d"]]:
     """The maps of all layers times `v`, through the final norm with the factors `norms` of each site."""
     linear_model = without_biases(model)
-    evaluation = Evaluation(fold=folding_pays(v.shape[0], v.shape[-1], model.config.intermediate_size))
+    evaluation = Evaluation(fold=folding_pays(v.shape[0], v.shape[-1], model.config.neurons))
 
     _, sites = linear_model.scan(
         jnp.moveaxis(v, 1, 0),
@@ -259,7 +259,7 @@ def _pull_layer(
     model: Decoder, frozen: FrozenFactors, layer: LayerIndex, position: Any, kind: str, u: Float[Array, "b d"]
 ) -> Float[Array, "b t d"]:
     """The transpose of the map through one layer, times `u`."""
-    evaluation = Evaluation(fold=folding_pays(u.shape[0], u.shape[-1], model.config.intermediate_size))
+    evaluation = Evaluation(fold=folding_pays(u.shape[0], u.shape[-1], model.config.neurons))
     factors = layer_of(frozen.layers, layer)
 
     def run_layer(linear_model: Decoder, v: Float[Array, "t b d"]) -> Float[Array, "b d"]:
