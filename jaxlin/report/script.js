@@ -271,8 +271,8 @@
     }, "Choose a part to see its heads or neurons.");
 
     /* Heads. */
-    const most = Math.max(...detail.heads.map((row) => row.length));
-    const names = Array.from({ length: most }, (_, h) => "head " + h);
+    const widest = Math.max(...detail.heads.map((row) => row.length));
+    const names = Array.from({ length: widest }, (_, h) => "head " + h);
     const headGrid = grid(by("heads"), names, detail.heads.map((_, l) => "layer " + l), detail.heads, "");
     figure(by("heads"), by("heads-readout"), headGrid.rows, (cell) => {
       const [l, h] = at(cell);
