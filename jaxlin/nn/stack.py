@@ -11,6 +11,7 @@ For layers of kinds ``GGGAGGGA`` that is the segment ``(GGGA, 2)``; for ``DMMMM`
 Values that are alike in all layers, such as the residual streams, are plain arrays ``[layers, ...]`` in every model.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,7 +83,8 @@ class Layout:
     segments: tuple[Segment, ...]
 
     @classmethod
-    def of(cls, kinds: Sequence[Hashable]) -> "Layout":
+    @functools.cache
+    def of(cls, kinds: tuple[Hashable, ...]) -> "Layout":
         """The layout of layers of these kinds: from each layer on, the repeats that cover most; of equals the shortest.
 
         One compiled body a segment, with one block for each place in the period: few segments, short periods.

@@ -37,7 +37,7 @@ def layer_by_layer(model: Decoder, x: Any, edits: dict[int, Any] | None = None) 
 @settings(deadline=None, max_examples=40)
 @given(kinds=st.lists(st.sampled_from("ab"), min_size=1, max_size=12), ends=st.tuples(st.integers(), st.integers()))
 def test_a_layout_has_every_layer_once_in_order(kinds: list[str], ends: tuple[int, int]) -> None:
-    layout, depth = Layout.of(kinds), len(kinds)
+    layout, depth = Layout.of((*kinds,)), len(kinds)
     assert layout.depth == depth
     rows = [{"value": jnp.full(2 if kind == "a" else 3, layer)} for layer, kind in enumerate(kinds)]
     stack = layout.stacked(rows)
@@ -58,10 +58,10 @@ def test_a_layout_has_every_layer_once_in_order(kinds: list[str], ends: tuple[in
 
 
 def test_a_period_is_found_whatever_surrounds_it() -> None:
-    assert Layout.of("GGGA" * 3).segments[0].period == 4
-    assert [(s.period, s.repeats) for s in Layout.of("DMMMM").segments] == [(1, 1), (1, 4)]
-    assert [(s.period, s.repeats) for s in Layout.of("SSF" * 2 + "ssf" * 3).segments] == [(3, 2), (3, 3)]
-    assert Layout.of("AAAA").is_uniform
+    assert Layout.of((*"GGGA" * 3,)).segments[0].period == 4
+    assert [(s.period, s.repeats) for s in Layout.of((*"DMMMM",)).segments] == [(1, 1), (1, 4)]
+    assert [(s.period, s.repeats) for s in Layout.of((*"SSF" * 2 + "ssf" * 3,)).segments] == [(3, 2), (3, 3)]
+    assert Layout.of((*"AAAA",)).is_uniform
 
 
 def test_a_scan_is_the_loop_over_the_layers(model: Decoder) -> None:
@@ -143,6 +143,6 @@ def test_memory_does_not_grow_with_the_repeats() -> None:
 
 
 def test_padding_is_not_a_number() -> None:
-    ragged = Layout.of("ab").stacked([jnp.ones((2, 5)), jnp.ones((3, 5))])
+    ragged = Layout.of((*"ab",)).stacked([jnp.ones((2, 5)), jnp.ones((3, 5))])
     assert np.isnan(padded(ragged)[0, 2]).all()
     assert np.isfinite(padded(ragged)[1]).all()
