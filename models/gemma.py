@@ -67,9 +67,9 @@ class Gemma(Decoder):
         """RMSNorm, its weight stored as its difference from one."""
         return OffsetRMSNorm(config.hidden_size, config.norm_eps)
 
-    def embed(self, ids: Any | Int[Array, " t"]) -> Float[Array, "t d"]:
+    def embed(self, ids: Any | Int[Array, " t"], start: Any = 0) -> Float[Array, "t d"]:
         """The scaled embeddings, which enter the first block: the local linear map is linear in them."""
-        x = super().embed(ids)
+        x = super().embed(ids, start)
         return x * jnp.asarray(self.config.hidden_size**0.5, x.dtype)
 
 

@@ -13,6 +13,16 @@ from safetensors.numpy import load_file, save_file
 PERMUTED = ("llama", "smollm3", "mistral3", "olmo")
 """Architectures whose converters permute the rows of queries and keys."""
 
+TRANSPOSED = (".c_attn.weight", ".c_fc.weight", ".c_proj.weight")
+"""The endings of the names of GPT-2's tensors that its converter transposes."""
+
+KEYS_OF_GPT2 = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+
 Config = dict[str, Any]
 Kinds = Callable[[str], str]
 
@@ -63,6 +73,7 @@ def write(
         split: the most tensors in one file of several; 0 for a single file.
     """
     config = json.loads((source / "config.json").read_text())
+    config |= {usual: config[own] for usual, own in KEYS_OF_GPT2.items() if own in config}
     model = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     name_of = gguf.get_tensor_name_map(model, config["num_hidden_layers"])
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=split)
@@ -74,6 +85,7 @@ def write(
         ggml = name_of.get_name(hf, try_suffixes=(".weight", ".bias"))
         assert ggml is not None, hf
         kind = kinds(hf) if values.ndim > 1 else "F32"
+        values = np.ascontiguousarray(values.T) if hf.endswith(TRANSPOSED) else values
         if arch.startswith("gemma") and hf.endswith("norm.weight"):
             values = values + 1
             exact[hf] = values - 1
@@ -82,6 +94,7 @@ def write(
         else:
             values = packed(values, kind)
             exact[hf] = gguf.dequantize(values, gguf.GGMLQuantizationType[kind])
+        exact[hf] = np.ascontiguousarray(exact[hf].T) if hf.endswith(TRANSPOSED) else exact[hf]
         if arch in PERMUTED and (".q_proj." in hf or ".k_proj." in hf):
             values = permuted(values, config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"])
         if arch == "gptneox" and ".query_key_value." in hf:
@@ -219,6 +232,17 @@ def phi2(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(int(config["rope_parameters"]["partial_rotary_factor"] * width) // heads)
 
 
+def gpt2(writer: gguf.GGUFWriter, config: Config) -> None:
+    """GPT-2."""
+    width = config["hidden_size"]
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(4 * width)
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+
+
 def gptneox(writer: gguf.GGUFWriter, config: Config) -> None:
     """GPT-NeoX and Pythia."""
     width, heads = config["hidden_size"], config["num_attention_heads"]
@@ -250,6 +274,15 @@ def olmo2(writer: gguf.GGUFWriter, config: Config) -> None:
 
 METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": llama, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
-    **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2, "gptneox": gptneox},
+    **{
+        "qwen2": base,
+        "qwen3": base,
+        "phi3": phi3,
+        "phi2": phi2,
+        "olmo": olmo,
+        "olmo2": olmo2,
+        "gptneox": gptneox,
+        "gpt2": gpt2,
+    },
 }
 """The metadata that the converter of each architecture writes."""

@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "olmo, clip_qkv": ("olmo", tiny.VARIANTS["olmo, clip_qkv"]),
     "olmo2": ("olmo2", tiny.VARIANTS["olmo2"]),
     "olmo3": ("olmo2", tiny.Variant("Olmo3Config", {**tiny.VARIANTS["olmo3"].options, "rope_parameters": NESTED})),
+    "gpt2": ("gpt2", tiny.VARIANTS["gpt2"]),
     "gpt_neox": ("gptneox", tiny.VARIANTS["gpt_neox"]),
     "gpt_neox, sequential": ("gptneox", tiny.Variant("GPTNeoXConfig", {**tiny.BASE, "use_parallel_residual": False})),
 }
@@ -64,6 +65,7 @@ PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
         tiny.Variant("LlamaConfig", WIDE),
         lambda name: "Q6_K" if "embed" in name or "v_proj" in name else "Q8_0" if "layers.0" in name else "Q4_K",
     ),
+    "gpt2, Q8_0": ("gpt2", tiny.VARIANTS["gpt2"], lambda name: "F32" if "wpe" in name else "Q8_0"),
     "gpt_neox, Q8_0": ("gptneox", tiny.VARIANTS["gpt_neox"], lambda name: "Q8_0"),
     "gemma3, mixed": (
         "gemma3",

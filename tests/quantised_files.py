@@ -199,8 +199,11 @@ def quantise(source: Path, folder: Path, write: Write, quantization: dict[str, A
     tensors = load_file(source / "model.safetensors")
     packed, values = {}, {}
     for name, tensor in tensors.items():
-        if tensor.ndim == 2 and ".layers." in name:
-            parts, values[name] = write(name, tensor.float())
+        if tensor.ndim == 2 and (".layers." in name or ".h." in name):
+            # GPT-2 stores its weights transposed. What quantises them transposes them first.
+            weight = tensor.float().T if ".h." in name else tensor.float()
+            parts, values[name] = write(name, weight.contiguous())
+            values[name] = values[name].T.contiguous() if ".h." in name else values[name]
             packed |= {key: part.contiguous() for key, part in parts.items()}
         else:
             packed[name] = values[name] = tensor

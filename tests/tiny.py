@@ -108,6 +108,7 @@ MEDIA = {
     },
     "original_max_position_embeddings": 32,
 }
+GPT2 = {**{key: BASE[key] for key in BASE if key != "intermediate_size"}, "max_position_embeddings": 96}
 QWEN_VISION = {"depth": 1, "num_heads": 2, "patch_size": 14}
 MROPE = rope("default", mrope_section=[2, 3, 3])
 
@@ -233,6 +234,13 @@ VARIANTS: dict[str, Variant] = {
     "olmo, clip_qkv": Variant("OlmoConfig", {**GQA, "clip_qkv": 0.5}),
     "olmo2": Variant("Olmo2Config", GQA),
     "olmo3": Variant("Olmo3Config", {**GQA, "sliding_window": 6, "rope_parameters": OLMO3}),
+    "gpt2": Variant("GPT2Config", GPT2, biases=True),
+    "gpt2, scales": Variant(
+        "GPT2Config",
+        {**GPT2, "n_inner": 96, "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
+        biases=True,
+    ),
+    "gpt2, untied": Variant("GPT2Config", {**GPT2, "tie_word_embeddings": False}, stored=torch.bfloat16, biases=True),
     "gpt_neox": Variant("GPTNeoXConfig", BASE, biases=True),
     "gpt_neox, sequential": Variant(
         "GPTNeoXConfig", {**BASE, "use_parallel_residual": False, "hidden_act": "gelu_new"}, biases=True
@@ -244,6 +252,7 @@ SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
 WIDE: dict[str, Variant] = {
     "llama, wide": Variant("LlamaConfig", {**GQA, **SIZES}),
     "phi3, wide": Variant("Phi3Config", {**GQA, **SIZES}),
+    "gpt2, wide": Variant("GPT2Config", {**GPT2, "hidden_size": 128, "num_hidden_layers": 2}, biases=True),
     "gpt_neox, wide": Variant("GPTNeoXConfig", {**BASE, **SIZES, "attention_bias": False}, biases=True),
 }
 """Variants whose rows are whole blocks of 64 values, for quantised weights."""

@@ -23,10 +23,10 @@ Tensors = dict[str, np.ndarray]
 
 PORTS = ["llama", "smollm3", "gemma", "gemma2", "gemma3_text", "gemma3", "qwen2", "qwen3", "phi3", "phi", "mistral"]
 PORTS += ["ministral", "ministral3", "mistral3", "olmo", "olmo2", "olmo3", "vaultgemma", "phi4_multimodal"]
-PORTS += ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gpt_neox"]
+PORTS += ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gpt_neox", "gpt2"]
 """One variant of each `model_type`."""
 
-EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
 """What the embedding matrix is called below the prefix of the decoder."""
 
 HEADS = {"language_model.model.": "language_model.lm_head.weight", "gpt_neox.": "embed_out.weight"}

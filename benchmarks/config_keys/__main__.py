@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"          {context.name}: left out, as transformers says {str(error)[:100]!r}")
             continue
         measure(reference, context.places, rows)
-        classes[kind] = model_class(parse(context.config)).__name__.split("For")[0]
+        classes[kind] = model_class(parse(context.config)).__name__.split("For")[0].removesuffix("LMHeadModel")
         print(f"{time.perf_counter() - start:6.1f} s  {context.name}", flush=True)
     TABLE.write_text(written(merged(rows, classes, fresh=not args.types)))
     return 0

@@ -206,7 +206,7 @@ def validity(
     Args:
         model: any decoder.
         x: the input embeddings.
-        substitutes: the embeddings of other tokens.
+        substitutes: the embeddings of other tokens, in the order in which `model.embed` gives them.
         position: where the output is read; negative counts from the last token.
         fraction: how far each token is moved towards its substitute: 1 replaces it, less explores the neighbourhood.
 
@@ -231,7 +231,9 @@ def _without_each_token(model: Decoder, x: Float[Array, "p d"], target: Array) -
 
     def without(token: Array) -> Array:
         # The tokens after the deleted one move up.
-        return read_target(model, model(x[indices + (indices >= token)])[-1], target, Context())
+        remaining = indices + (indices >= token)
+        moved = model.moved_embeddings(x[remaining], remaining, indices)
+        return read_target(model, model(moved)[-1], target, Context())
 
     return jax.lax.map(without, jnp.arange(x.shape[0]), batch_size=BATCH_SIZE)
 
@@ -255,7 +257,7 @@ def _replace_each(
 
     def replace(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         token, substitute = pair
-        step = fraction * (substitutes[substitute] - lmap.x[token])
+        step = fraction * (lmap.model.moved_embeddings(substitutes[substitute], substitute, token) - lmap.x[token])
         x = lmap.x.at[token].add(step)
         output, predicted = lmap.model(x)[lmap.position], lmap @ x + lmap.bias
         norm = jnp.linalg.norm

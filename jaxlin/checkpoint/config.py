@@ -23,6 +23,7 @@ CLASS_SUFFIXES = (
     "Model",
     "PreTrainedModel",
     "ForCausalLM",
+    "LMHeadModel",
     "ForConditionalGeneration",
     "ForSequenceClassification",
 )

@@ -21,12 +21,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "olmo": ("olmo",),
     "olmo2": ("olmo2", "olmo3"),
     "gpt_neox": ("gpt_neox",),
+    "gpt2": ("gpt2",),
 }
 """The family files in ``models/``, and the `model_type`s each of them ports."""
 
 GGUF_ARCHITECTURES: dict[str, str] = {
     **dict.fromkeys(("llama", "smollm3"), "llama"),
-    **{name: name for name in ("gemma", "gemma2", "gemma3", "phi3", "olmo", "olmo2")},
+    **{name: name for name in ("gemma", "gemma2", "gemma3", "phi3", "olmo", "olmo2", "gpt2")},
     **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
     "phi2": "phi",
     "mistral3": "mistral",

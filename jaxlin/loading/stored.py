@@ -1,6 +1,7 @@
 """The arrays of a checkpoint that parameters are made of, each read from where the port says it is stored."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
@@ -80,6 +81,8 @@ class StoredArrays:
         """
         rows = self._port.tensor_of(self._config, name, layer)
         tensor = rows.tensor.replace(EXPERT, str(expert))
+        if rows.transposed and tensor in self._names and self._tensors.is_packed(tensor):
+            rows = replace(rows, transposed=False)  # formats pack [out, in], whatever the module had
         if name == "embed_tokens.weight" and tensor not in self._names and self.tied:
             tensor = self.tied  # one of two equal matrices is enough
         experts, shape = (shape[:1], shape[1:]) if expert is not None else ((), shape)
@@ -115,8 +118,6 @@ class StoredArrays:
         """A packed matrix, of which all rows are read at once."""
         if len(shape) != 2:
             raise CheckpointError(f"{place}: expected values, as of a vector; found codes.")
-        if rows.transposed:
-            raise CheckpointError(f"{place}: expected values, which are transposed; found codes, which cannot be.")
         total = rows.total or shape[0]
         wanted = np.arange(total)[rows.rows]
         is_run, is_all = (np.array_equal(wanted, np.arange(n) + wanted[0]) for n in (len(wanted), total))

@@ -105,14 +105,28 @@ class Decoder(nnx.Module):
         """The norm between the last block and the unembedding."""
         raise TypeError(f"{type(self).__name__} defines no final norm")
 
-    def embed(self, ids: Sequence[int] | Int[Array, " t"]) -> Float[Array, "t d"]:
+    def embed(self, ids: Sequence[int] | Int[Array, " t"], start: int | Int[Array, ""] = 0) -> Float[Array, "t d"]:
         """The input embeddings of token `ids`, in which the local linear map is linear.
+
+        Args:
+            ids: the tokens.
+            start: the position of the first of them, if they continue a text. Most models rotate queries and keys
+                instead, so that their embeddings are those at every position.
 
         Raises:
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
         """
         checked = ids if isinstance(ids, jax.core.Tracer) else self.check_ids(ids)
         return self.embed_tokens.weight[jnp.asarray(checked)].astype(self.dtype)
+
+    def moved_embeddings(
+        self, x: Float[Array, "*b d"], before: Int[Array, "*b"], after: Int[Array, "*b"]
+    ) -> Float[Array, "*b d"]:
+        """The input embeddings at the positions `after` of the tokens that have `x` at `before`.
+
+        They are `x`, unless the embeddings of a model have a part for the position.
+        """
+        return x
 
     def check_ids(self, ids: Any) -> np.ndarray:
         """Return `ids` as an array if they are a prompt.

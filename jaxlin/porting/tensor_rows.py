@@ -22,7 +22,8 @@ class TensorRows:
         tensor: the name of the tensor within a layer.
         rows: the rows that belong to the parameter, in its order: a slice, or their indices.
         total: how many rows the tensor has; None for those of the parameter.
-        transposed: whether the tensor is ``[in, out]``, so that its columns are the rows of the parameter.
+        transposed: whether the tensor is ``[in, out]``, so that its columns are the rows of the parameter. Packed
+            weights are ``[out, in]`` in every format, whatever the module that they were made from.
     """
 
     tensor: str

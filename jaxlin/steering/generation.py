@@ -253,7 +253,7 @@ def _grow(
 
     def next_pass(state: State, ids: Array, length: Array, prompt: Array) -> tuple[Array, State]:
         start = length - 1
-        x = model.embed(jax.lax.dynamic_slice_in_dim(ids, start, 1))
+        x = model.embed(jax.lax.dynamic_slice_in_dim(ids, start, 1), start)
         result = forward(model, x, schedule, state, edits, start=start, first_new=prompt - 1)
         cache = jax.tree.map(
             lambda earlier, new: jax.lax.dynamic_update_slice_in_dim(earlier, new, start, axis=1),

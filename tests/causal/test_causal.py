@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+import tiny
 
 import jaxlin
 from jaxlin.causal import deletion, removal, validity
@@ -70,6 +71,20 @@ def test_deletion_is_the_model_without_each_token(small: Small) -> None:
     np.testing.assert_allclose(found.rank_correlation, expected, atol=1e-12)
     expected = reference(found.effects[1:], found.contributions[1:])
     np.testing.assert_allclose(found.rank_correlation_without_first, expected, atol=1e-12)
+
+
+def test_learned_positions_move(checkpoint: Callable[[str], Path], x64: None) -> None:
+    """The tokens after a deleted one get the embeddings of other positions, and so does a token that replaces one."""
+    model, _ = jaxlin.load(checkpoint("gpt2"), dtype="float64")
+    ids = tiny.IDS[:8]
+    found = deletion(model, model.embed(ids), 9)
+    for i in (0, 3, 7):
+        rest = predict(model, model.embed(ids[:i] + ids[i + 1 :]))[9]
+        np.testing.assert_allclose(found.effects[i], found.value - rest, atol=1e-12)
+    replaced = validity(model, model.embed(ids), model.embed([50, ids[4]]))
+    assert replaced.distance[4, 1] <= 1e-14
+    other = model.embed([*ids[:4], 50, *ids[5:]])
+    np.testing.assert_allclose(replaced.distance[4, 0], np.linalg.norm(other - model.embed(ids)), rtol=1e-12)
 
 
 def test_deletion_at_an_earlier_position(small: Small) -> None:

@@ -57,6 +57,7 @@ READ_BY_TRANSFORMERS = {
     "qwen2": tiny.VARIANTS["qwen2"],
     "qwen3": tiny.Variant("Qwen3Config", {**tiny.GQA, "head_dim": 128}),
     "phi3": tiny.Variant("Phi3Config", {**tiny.GQA, "vocab_size": 32064}),
+    "gpt2": tiny.Variant("GPT2Config", {**tiny.GPT2, "max_position_embeddings": 1024}),
 }
 """Where transformers' reader is right: it knows no rope scaling and takes the usual head sizes and scales."""
 

@@ -73,12 +73,15 @@ def test_format(form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x6
     assert lmap.residual <= 1e-13
 
 
-@pytest.mark.parametrize("name", ["phi3, wide", "gpt_neox, wide"])
+@pytest.mark.parametrize("name", ["phi3, wide", "gpt_neox, wide", "gpt2, wide"])
 @pytest.mark.parametrize("form", ["nf4, nested", "int8", "fp8", "gptq, reordered", "awq", "pack-quantized"])
 def test_rows_of_a_fused_weight(
     name: str, form: str, checkpoint: Callable[[str], Path], tmp_path: Path, x64: None
 ) -> None:
-    """Phi-3 has queries, keys and values in one tensor, one after the other, and GPT-NeoX has them head by head."""
+    """Phi-3 has queries, keys and values in one tensor, one after the other, and GPT-NeoX has them head by head.
+
+    GPT-2 stores weights transposed, but formats of packed weights do not.
+    """
     write, said, _ = FORMATS[form]
     folder = quantise(checkpoint(name), tmp_path, write, said)
     model, _ = jaxlin.load(folder, dtype="float64")
