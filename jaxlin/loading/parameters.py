@@ -61,6 +61,11 @@ def read_parameters(
     port = port.in_layout_of(abstract.config, names, source)
     left_out = {**UNUSED_TENSORS, **TASK_HEADS, **port.left_out}
     stored = StoredArrays(tensors, port, abstract.config, source)
+    # All tensors are looked for before any is read: a config that lies about a size is refused before memory is taken.
+    for path, struct in jax.tree_util.tree_leaves_with_path(abstract):
+        name = parameter_name(path)
+        for layer, *expert in np.ndindex(struct.shape[: leading_axes(name)]) if name.startswith("layers.") else ():
+            stored.locate(name, struct.shape[1:], layers_at(path, struct.shape[0])[layer], *expert)
 
     def parameter(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct) -> Any:
         name = parameter_name(path)
@@ -117,9 +122,7 @@ def _stacked(name: str, shape: tuple[int, ...], layers: range, stored: StoredArr
             if len(places.stack) == layer:
                 index, place = places.add(matrix)
             elif signature_of(matrix) != places.signatures[index]:
-                raise stored.error(
-                    name, layers[layer], "the experts of a layer in one format", f"another of expert {expert[0]}"
-                )
+                raise stored.unlike_format(name, layers[layer], expert[0])
             arrays = jax.tree.leaves(matrix)
             if index == len(stacks):
                 # There is room for all layers that may follow, of which only what is written takes memory.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -47,6 +47,15 @@ class TensorSource(Protocol):
         ...
 
 
+class _Located(NamedTuple):
+    """Where an array is: its tensor, its rows in it, its shape, and its index in a tensor that has all experts."""
+
+    tensor: str
+    rows: TensorRows
+    shape: tuple[int, ...]
+    expert: int | None
+
+
 class StoredArrays:
     """The arrays of a checkpoint, by the parameters that are made of them.
 
@@ -67,17 +76,13 @@ class StoredArrays:
         is_tied = config.tie_word_embeddings
         self.tied = port.tensor_of(config, "lm_head.weight").tensor if is_tied else None
 
-    def array(self, name: str, shape: tuple[int, ...], layer: int | None = None, expert: int | None = None) -> Any:
-        """The array of a parameter: a packed matrix, or an array whose rows are read on demand.
-
-        Args:
-            name: the parameter's path.
-            shape: that of the parameter, without the axis of layers.
-            layer: the layer, if the parameter has layers.
-            expert: the expert, if the first axis of `shape` counts experts.
+    def locate(
+        self, name: str, shape: tuple[int, ...], layer: int | None = None, expert: int | None = None
+    ) -> _Located:
+        """The tensor that a parameter is read from; arguments are those of `array`.
 
         Raises:
-            CheckpointError: the tensor is missing, or has another shape, or values that are not finite.
+            CheckpointError: the tensor is missing, or has another shape.
         """
         rows = self._port.tensor_of(self._config, name, layer)
         tensor = rows.tensor.replace(EXPERT, str(expert))
@@ -91,31 +96,49 @@ class StoredArrays:
         expected = (*stack, *rows.stored_shape(shape))
         if tensor not in self._names:
             raise CheckpointError(f"{self._source}: expected a tensor {tensor} of shape {expected}; found none.")
-        place, stored = f"{self._source}, tensor {tensor}", self._tensors.shape(tensor)
+        stored = self._tensors.shape(tensor)
         if stored != expected and not _same_values(stored, expected):
-            raise CheckpointError(f"{place}: expected shape {expected}; found {stored}.")
-        self.read_names.add(tensor)
-        index = expert if stack else None
-        if self._tensors.is_packed(tensor):
-            return self._packed(tensor, rows, shape, index, place)
+            raise CheckpointError(f"{self._source}, tensor {tensor}: expected shape {expected}; found {stored}.")
+        return _Located(tensor, rows, shape, expert if stack else None)
+
+    def array(self, name: str, shape: tuple[int, ...], layer: int | None = None, expert: int | None = None) -> Any:
+        """The array of a parameter: a packed matrix, or an array whose rows are read on demand.
+
+        Args:
+            name: the parameter's path.
+            shape: that of the parameter, without the axis of layers.
+            layer: the layer, if the parameter has layers.
+            expert: the expert, if the first axis of `shape` counts experts.
+
+        Raises:
+            CheckpointError: as `locate`; or the values are not finite.
+        """
+        located = self.locate(name, shape, layer, expert)
+        place = f"{self._source}, tensor {located.tensor}"
+        self.read_names.add(located.tensor)
+        if self._tensors.is_packed(located.tensor):
+            packed = self._packed(located, place)
+            check(packed, place)
+            return packed
 
         def read(start: int, stop: int) -> np.ndarray:
-            values = self._values(tensor, rows, shape, index, start, stop)
+            values = self._values(located, start, stop)
             check(values, place)
             return values
 
-        array = FileArray(shape, read)
+        array = FileArray(located.shape, read)
         return BFloat16(array) if array.dtype == np.uint16 else array
 
-    def error(self, name: str, layer: int, expected: str, value: str) -> CheckpointError:
-        """An error about the tensors of a parameter."""
-        tensor = self._port.tensor_of(self._config, name, layer).tensor
-        return CheckpointError(f"{self._source}, {tensor}: expected {expected}; found {value}.")
+    def unlike_format(self, name: str, layer: int, expert: int) -> CheckpointError:
+        """An error about an expert whose tensor is in another format than the first one of its layer."""
+        tensor = self._port.tensor_of(self._config, name, layer).tensor.replace(EXPERT, str(expert))
+        return CheckpointError(
+            f"{self._source}, tensor {tensor}: expected the format of the first expert of its layer; found another."
+        )
 
-    def _packed(
-        self, tensor: str, rows: TensorRows, shape: tuple[int, ...], expert: int | None, place: str
-    ) -> PackedMatrix:
+    def _packed(self, located: _Located, place: str) -> PackedMatrix:
         """A packed matrix, of which all rows are read at once."""
+        tensor, rows, shape, expert = located
         if len(shape) != 2:
             raise CheckpointError(f"{place}: expected values, as of a vector; found codes.")
         total = rows.total or shape[0]
@@ -126,20 +149,17 @@ class StoredArrays:
         else:
             packed = self._tensors.read(tensor) if expert is None else self._tensors.read_expert(tensor, expert)
             packed = packed if is_all else packed.rows(wanted)
-        check(packed, place)
         return packed
 
-    def _values(
-        self, tensor: str, rows: TensorRows, shape: tuple[int, ...], expert: int | None, start: int, stop: int
-    ) -> np.ndarray:
+    def _values(self, located: _Located, start: int, stop: int) -> np.ndarray:
         """Some rows of an array."""
+        tensor, rows, shape, expert = located
         span, order = rows.span(shape[0], start, stop)
         experts = () if expert is None else (slice(expert, expert + 1),)
         if len(self._tensors.shape(tensor)) < len(shape):  # one row, stored as a vector
             values = self._tensors.read_slice(tensor, ())[None][span]
         elif rows.transposed:
-            values = self._tensors.read_slice(tensor, (*experts, slice(None), span))
-            values = values.swapaxes(-1, -2)
+            values = self._tensors.read_slice(tensor, (*experts, slice(None), span)).swapaxes(-1, -2)
         else:
             values = self._tensors.read_slice(tensor, (*experts, span))
         values = values if expert is None else values[0]

@@ -15,7 +15,7 @@ from jaxlin.loading.registry import gguf_port_for
 from jaxlin.porting.gguf_keys import unpermuted_rows
 from jaxlin.porting.port import Names, Port, places_of
 from jaxlin.porting.tensor_rows import TensorRows, part_rows
-from jaxlin.quantized import GGUFBlocks, PackedMatrix
+from jaxlin.quantized import MXFP4, GGUFBlocks, PackedMatrix
 from jaxlin.quantized.bfloat16 import abstract_array
 from jaxlin.quantized.gguf import LAYOUTS
 
@@ -146,12 +146,13 @@ class TranslatedGGUF:
 
     def is_packed(self, name: str) -> bool:
         """Whether a tensor is a matrix of blocks that stays packed, or one for each expert; other types are decoded."""
-        return len(self._parts[name].shape) in (2, 3) and self.dtype(name) in LAYOUTS
+        return len(self._parts[name].shape) in (2, 3) and self.dtype(name) in (*LAYOUTS, "MXFP4")
 
     def abstract_matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         """An array of `shape` in the format that `name`, or each of its experts, is read in, without its values."""
         if self.is_packed(name):
-            return GGUFBlocks.abstract((shape[0], shape[1]), self.dtype(name))
+            kind, matrix = self.dtype(name), (shape[0], shape[1])
+            return MXFP4.abstract(matrix) if kind == "MXFP4" else GGUFBlocks.abstract(matrix, kind)
         return abstract_array(shape, self.read_slice(name, (slice(0, 0),)).dtype)
 
     def rows(self, name: str) -> tuple[str, np.ndarray | None]:
@@ -179,7 +180,9 @@ class TranslatedGGUF:
         (raw,) = self._checkpoint.read_raw(tensor, slice(expert, expert + 1))
         return self._packed(name, raw if rows is None else raw[rows])
 
-    def _packed(self, name: str, raw: np.ndarray) -> GGUFBlocks:
+    def _packed(self, name: str, raw: np.ndarray) -> PackedMatrix:
+        if self.dtype(name) == "MXFP4":
+            return MXFP4.from_bytes(raw)
         return GGUFBlocks.from_bytes(raw, self.dtype(name), self._parts[name].shape[-1])
 
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:

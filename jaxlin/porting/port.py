@@ -92,7 +92,7 @@ class Port:
             places = places_of(located)
             used = {i: place.tensor for i, place in enumerate(places) if place.tensor in present}
             table[path] = places[min(used, default=0)]
-            if len(places) > 1:
+            if len({place.tensor for place in places}) > 1:
                 layouts.setdefault(path.rsplit(".", 2)[0], {}).update(used)
         for tensors in layouts.values():
             if len(tensors) > 1:

@@ -12,9 +12,11 @@ from jaxlin.quantized.gguf import GGUFBlocks
 from jaxlin.quantized.matrix import PackedMatrix
 from jaxlin.quantized.methods import open_quantized, quantized_format
 from jaxlin.quantized.mixed import MixedStack
+from jaxlin.quantized.mxfp4 import MXFP4
 from jaxlin.quantized.scaled import Scaled
 
 __all__ = [
+    "MXFP4",
     "Affine",
     "BFloat16",
     "FourBit",

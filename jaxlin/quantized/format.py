@@ -24,27 +24,34 @@ class ModuleTensors:
         folder: the checkpoint.
         name: the name of the module, such as ``model.layers.0.mlp.up_proj``.
         stem: the rest of the name of the tensor that has the codes.
+        joint: what stands between the name of the module and the rest.
     """
 
-    def __init__(self, folder: CheckpointFolder, name: str, stem: str) -> None:
+    def __init__(self, folder: CheckpointFolder, name: str, stem: str, joint: str = ".") -> None:
         self.folder = folder
         self.name = name
         self.stem = stem
+        self.joint = joint
+
+    def tensor(self, suffix: str) -> str:
+        """The full name of a tensor."""
+        return f"{self.name}{self.joint}{suffix}"
 
     def __contains__(self, suffix: str) -> bool:
-        return f"{self.name}.{suffix}" in self.folder.names()
+        return self.tensor(suffix) in self.folder.names()
 
     def shape(self, suffix: str) -> tuple[int, ...]:
         """The shape of a tensor."""
-        return self.folder.shape(f"{self.name}.{suffix}")
+        return self.folder.shape(self.tensor(suffix))
 
     def dtype(self, suffix: str) -> str:
         """The dtype of a tensor as safetensors names it."""
-        return self.folder.dtype(f"{self.name}.{suffix}")
+        return self.folder.dtype(self.tensor(suffix))
 
-    def read(self, suffix: str) -> np.ndarray:
-        """The values of a tensor."""
-        return self.folder.read(f"{self.name}.{suffix}")
+    def read(self, suffix: str, expert: int | None = None) -> np.ndarray:
+        """The values of a tensor, or those of one expert of a tensor that has those of all."""
+        name = self.tensor(suffix)
+        return self.folder.read(name) if expert is None else self.folder.read_expert(name, expert)
 
     def matrix_shape(
         self, expected: str = "a matrix, as quantised weights have rows and columns", dtype: str | None = None
@@ -59,25 +66,33 @@ class ModuleTensors:
             raise self.error(self.stem, expected, f"{stored} of shape {shape}")
         return shape[0], shape[1]
 
-    def companion(self, suffix: str, dtypes: tuple[str, ...], *shapes: tuple[int, ...]) -> np.ndarray:
+    def companion(
+        self, suffix: str, dtypes: tuple[str, ...], *shapes: tuple[int, ...], expert: int | None = None
+    ) -> np.ndarray:
         """The values of a tensor that the weight needs, which has one of `dtypes` and one of `shapes`.
+
+        Args:
+            suffix: the rest of its name.
+            dtypes: the dtypes that it may have.
+            shapes: the shapes that it may have.
+            expert: the expert whose values are read, of a tensor that has those of all.
 
         Raises:
             CheckpointError: it is missing, or has another dtype or shape.
         """
-        name = f"{self.name}.{suffix}"
+        name = self.tensor(suffix)
         expected = f"a tensor {name} of {' or '.join(dtypes)} and shape {' or '.join(map(str, shapes))}"
         if suffix not in self:
-            file = self.folder.file_of(f"{self.name}.{self.stem}")
-            raise CheckpointError(f"{file}: expected {expected}, which {self.name}.weight needs; found none.")
+            file = self.folder.file_of(self.tensor(self.stem))
+            raise CheckpointError(f"{file}: expected {expected}, which {self.tensor('weight')} needs; found none.")
         dtype, shape = self.dtype(suffix), self.shape(suffix)
         if dtype not in dtypes or shape not in shapes:
             raise CheckpointError(f"{self.folder.file_of(name)}: expected {expected}; found {dtype} of shape {shape}.")
-        return self.read(suffix)
+        return self.read(suffix, expert)
 
     def error(self, suffix: str, expected: str, value: str) -> CheckpointError:
         """An error about a tensor that is there."""
-        name = f"{self.name}.{suffix}"
+        name = self.tensor(suffix)
         return CheckpointError(f"{self.folder.file_of(name)}, tensor {name}: expected {expected}; found {value}.")
 
 
@@ -96,6 +111,9 @@ class QuantizedFormat(ABC):
 
     unused: ClassVar[tuple[str, ...]] = ()
     """The suffixes of tensors that quantise activations: the map is that of the weights alone."""
+
+    joint: ClassVar[str] = "."
+    """What stands between the name of a module and these suffixes."""
 
     skipped_modules: tuple[str, ...] = ()
     """Parts of the names of the modules that are not quantised."""
@@ -117,6 +135,10 @@ class QuantizedFormat(ABC):
     def quantizes(self, module: str) -> bool:
         """Whether the config says that the weight of `module`, which is part of a layer, is quantised."""
         return not any(f".{name}." in f".{module}." for name in self.skipped_modules)
+
+    def weight_name(self, module: str) -> str:
+        """The name under which the weight of `module` is read."""
+        return f"{module}.weight"
 
     @abstractmethod
     def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> PackedMatrix:
@@ -140,6 +162,16 @@ class QuantizedFormat(ABC):
     def read(self, module: ModuleTensors) -> PackedMatrix:
         """A packed weight."""
 
+    def read_expert(self, module: ModuleTensors, expert: int) -> PackedMatrix:
+        """The packed weight of one expert, of a module that has those of all.
+
+        Raises:
+            CheckpointError: the format has no such modules.
+        """
+        del expert
+        expected = "a matrix, as this format has weights of experts one by one"
+        raise module.error(module.stem, expected, f"shape {module.shape(module.stem)}")
+
 
 class QuantizedFolder:
     """A checkpoint folder whose quantised weights are read as packed matrices, each under the name of the weight.
@@ -151,21 +183,21 @@ class QuantizedFolder:
     def __init__(self, folder: CheckpointFolder, layout: QuantizedFormat) -> None:
         self._folder = folder
         self._format = layout
-        stem = f".{layout.stem}"
+        stem = f"{layout.joint}{layout.stem}"
         stems = (name for name in folder.names() if name.endswith(stem))
-        modules = (ModuleTensors(folder, name.removesuffix(stem), layout.stem) for name in stems)
-        self._packed = {f"{module.name}.weight": module for module in modules if layout.is_packed(module)}
-        if layout.stem != "weight" and (twice := sorted(self._packed.keys() & folder.names())):
-            module = self._packed[twice[0]].name
+        modules = (ModuleTensors(folder, name.removesuffix(stem), layout.stem, layout.joint) for name in stems)
+        self._packed = {layout.weight_name(module.name): module for module in modules if layout.is_packed(module)}
+        stored = {name: module.tensor(layout.stem) for name, module in self._packed.items()}
+        if twice := sorted(name for name, tensor in stored.items() if name in folder.names() and name != tensor):
             raise CheckpointError(
-                f"{folder.file_of(twice[0])}: expected {module}{stem} alone, which {twice[0]} is unpacked from; "
+                f"{folder.file_of(twice[0])}: expected {stored[twice[0]]} alone, which {twice[0]} is unpacked from; "
                 "found both."
             )
 
     def names(self) -> frozenset[str]:
         """The names of all weights; a packed matrix has one name, whatever the number of its tensors."""
         suffixes = (self._format.stem, *self._format.companions, *self._format.unused)
-        parts = {f"{module.name}.{suffix}" for module in self._packed.values() for suffix in suffixes}
+        parts = {module.tensor(suffix) for module in self._packed.values() for suffix in suffixes}
         return frozenset(self._folder.names() - parts).union(self._packed)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -195,7 +227,8 @@ class QuantizedFolder:
 
     def read_expert(self, name: str, expert: int) -> np.ndarray | PackedMatrix:
         """The values or the packed matrix of one expert of a tensor that has those of all."""
-        return self._folder.read_expert(name, expert)
+        module = self._packed.get(name)
+        return self._folder.read_expert(name, expert) if module is None else self._format.read_expert(module, expert)
 
 
 def is_pair_of_sizes(value: Any) -> bool:

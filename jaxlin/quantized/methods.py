@@ -15,6 +15,7 @@ from jaxlin.quantized.compressed_tensors import compressed_tensors
 from jaxlin.quantized.format import QuantizedFolder, QuantizedFormat
 from jaxlin.quantized.fp8 import FineGrainedFP8
 from jaxlin.quantized.gptq import GPTQ
+from jaxlin.quantized.mxfp4 import MXFP4Experts
 
 METHODS: dict[str, Callable[[ConfigReader], QuantizedFormat]] = {
     "bitsandbytes": BitsAndBytes,
@@ -22,13 +23,13 @@ METHODS: dict[str, Callable[[ConfigReader], QuantizedFormat]] = {
     "compressed-tensors": compressed_tensors,
     "gptq": GPTQ,
     "awq": AWQ,
+    "mxfp4": MXFP4Experts,
 }
 """The format of each ``quant_method`` that is read."""
 
 UNREAD_METHODS = {
     "modelopt": "NVIDIA ModelOpt",
     "fbgemm_fp8": "FBGEMM FP8",
-    "mxfp4": "MXFP4",
     "hqq": "HQQ",
     "quanto": "Quanto",
     "torchao": "torchao",

@@ -1,4 +1,4 @@
-"""Experts in each of the layouts that checkpoints have, read one matrix at a time into one stack."""
+"""Checkpoints of a tiny decoder of experts alone, in each of the layouts that files have."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,21 +8,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
-import pytest
+import torch
 from flax import nnx
+from quantised_files import FORMATS
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save
 
 from jaxlin.checkpoint import CheckpointFolder
-from jaxlin.common.errors import CheckpointError
+from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.loading.parameters import read_parameters
+from jaxlin.loading.stored import TensorSource
 from jaxlin.nn.config import Config
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.modules import RMSNorm, normal
 from jaxlin.porting import Port, either, fused_experts, single_experts
+from jaxlin.quantized import open_quantized
+from jaxlin.quantized.format import QuantizedFolder
 
-LAYERS, EXPERTS, WIDTH, FEATURES = 2, 3, 4, 8
+LAYERS, EXPERTS, WIDTH, FEATURES = 2, 3, 64, 128
 """So that 2 f = d, and the two orientations of a fused tensor have one shape."""
 
 Tensors = dict[str, np.ndarray]
@@ -32,31 +36,32 @@ Tensors = dict[str, np.ndarray]
 class ExpertConfig(Config):
     """A decoder of experts alone."""
 
+    num_experts: int
     biases: bool = False
 
 
 class Projection(nnx.Module):
     """One matrix of every expert, and perhaps biases."""
 
-    def __init__(self, out: int, features: int, bias: bool, rngs: nnx.Rngs) -> None:
-        self.weight = normal(rngs, EXPERTS, out, features)
-        self.bias = nnx.Param(jnp.zeros((EXPERTS, out))) if bias else None
+    def __init__(self, out: int, features: int, config: ExpertConfig, rngs: nnx.Rngs) -> None:
+        self.weight = normal(rngs, config.num_experts, out, features)
+        self.bias = nnx.Param(jnp.zeros((config.num_experts, out))) if config.biases else None
 
 
 class Experts(nnx.Module):
     """The experts of a layer."""
 
-    def __init__(self, bias: bool, rngs: nnx.Rngs) -> None:
-        self.gate_proj = Projection(WIDTH, FEATURES, bias, rngs)
-        self.up_proj = Projection(WIDTH, FEATURES, bias, rngs)
-        self.down_proj = Projection(FEATURES, WIDTH, bias, rngs)
+    def __init__(self, config: ExpertConfig, rngs: nnx.Rngs) -> None:
+        self.gate_proj = Projection(WIDTH, FEATURES, config, rngs)
+        self.up_proj = Projection(WIDTH, FEATURES, config, rngs)
+        self.down_proj = Projection(FEATURES, WIDTH, config, rngs)
 
 
 class Block(nnx.Module):
     """A layer of experts alone."""
 
     def __init__(self, config: ExpertConfig, *, rngs: nnx.Rngs) -> None:
-        self.experts = Experts(config.biases, rngs)
+        self.experts = Experts(config, rngs)
 
 
 class ExpertDecoder(Decoder):
@@ -69,12 +74,12 @@ class ExpertDecoder(Decoder):
         return RMSNorm(config.hidden_size, 1e-6)
 
 
-def decoder(biases: bool = False) -> Any:
+def decoder(biases: bool = False, experts: int | None = None) -> Any:
     """The decoder, without its values."""
     sizes = {"vocab_size": 5, "hidden_size": FEATURES, "intermediate_size": WIDTH, "num_hidden_layers": LAYERS}
-    sizes |= {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 9}
+    sizes |= {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": FEATURES, "max_position_embeddings": 9}
     numbers: dict[str, Any] = {**sizes, "norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": True}
-    config = ExpertConfig(**numbers, ropes=(), windows=(None,) * LAYERS, biases=biases)
+    config = ExpertConfig(**numbers, ropes=(), windows=(None,) * LAYERS, biases=biases, num_experts=experts or EXPERTS)
     return jax.eval_shape(lambda: ExpertDecoder(config, rngs=nnx.Rngs(0)))
 
 
@@ -145,71 +150,36 @@ def write(folder: Path, layers: list[Tensors], dtype: Any = np.float32) -> Check
     return CheckpointFolder(folder)
 
 
-def read(checkpoint: CheckpointFolder, names: Mapping[str, Any], biases: bool = False, mesh: Any = None) -> Any:
+def read(
+    checkpoint: TensorSource,
+    names: Mapping[str, Any],
+    biases: bool = False,
+    mesh: Any = None,
+    experts: int | None = None,
+) -> Any:
     """The experts of the model of a checkpoint."""
     port = Port(ExpertDecoder, lambda json: None, names=lambda config: names)
-    return read_parameters(decoder(biases), checkpoint, port, "here", mesh).layers.experts
+    return read_parameters(decoder(biases, experts), checkpoint, port, "here", mesh).layers.experts
+
+
+def write_packed(folder: Path, layers: list[Tensors], form: str) -> tuple[QuantizedFolder, Tensors]:
+    """A checkpoint with the weights of its experts in a quantised format, and the values that they stand for."""
+    quantised, config, _ = FORMATS[form]
+    tensors = {"model.embed_tokens.weight": torch.ones(5, FEATURES), "model.norm.weight": torch.ones(FEATURES)}
+    exact: dict[str, torch.Tensor] = {}
+    for i, layer in enumerate(layers):
+        for name, value in layer.items():
+            full = f"model.layers.{i}.{name}"
+            parts, exact[full] = quantised(full, torch.from_numpy(value))
+            tensors |= {key: part.contiguous() for key, part in parts.items()}
+    torch_save(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    reader = ConfigReader({"quantization_config": config}, "here")
+    opened = open_quantized(CheckpointFolder(folder), reader)
+    assert isinstance(opened, QuantizedFolder)
+    return opened, {name: value.numpy() for name, value in exact.items()}
 
 
 def layers_of(stacks: Tensors) -> list[Tensors]:
     """The parameters of each layer."""
     return [{name: stack[i] for name, stack in stacks.items()} for i in range(LAYERS)]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout: str, dtype: Any, tmp_path: Path) -> None:
-    lay_out, names = LAYOUTS[layout]
-    stacks = values(biases=layout == "interleaved")
-    checkpoint = write(tmp_path, list(map(lay_out, layers_of(stacks))), dtype)
-    experts = read(checkpoint, names, biases=layout == "interleaved")
-    for name, expected in stacks.items():
-        module, kind = name.split(".")
-        parameter = getattr(getattr(experts, module), kind).get_value()
-        assert parameter.shape == expected.shape
-        np.testing.assert_array_equal(np.asarray(parameter[...], np.float32), expected.astype(dtype).astype(np.float32))
-        if kind == "weight":
-            matrix = jax.jit(lambda stack, i, j: stack[i, j])(parameter, 1, 2)
-            np.testing.assert_array_equal(matrix, np.asarray(parameter[...], np.float32)[1, 2])
-
-
-class TestRefusals:
-    """What no layout of a port is."""
-
-    def test_a_mixture(self, tmp_path: Path) -> None:
-        """Layers in unlike layouts, or the parts of one layer."""
-        first, second = layers_of(values())
-        both = fused(first), single(first)
-        part = {"experts.gate_up_proj": both[0]["experts.gate_up_proj"]}
-        part |= {name: tensor for name, tensor in both[1].items() if "w2" in name}
-        for i, layers in enumerate(([both[0], single(second)], [{**both[0], **both[1]}] * 2, [part, part])):
-            with pytest.raises(CheckpointError, match=r"all layers in one layout; found some as .* and some as "):
-                read(write(tmp_path / str(i), layers), EITHER)
-
-    def test_shapes(self, tmp_path: Path) -> None:
-        """Even where 2 f = d, so that one of the tensors does not show its orientation, the other one does."""
-        layers = layers_of(values())
-        for i, (lay_out, names) in enumerate([(transposed, EITHER), (fused, TRANSPOSED)]):
-            with pytest.raises(CheckpointError, match=r"experts.down_proj: expected shape \(3, .*; found \(3, "):
-                read(write(tmp_path / str(i), list(map(lay_out, layers))), names)
-
-    def test_an_expert_is_missing(self, tmp_path: Path) -> None:
-        layers = list(map(single, layers_of(values())))
-        del layers[1]["moe.experts.2.w3.weight"]
-        with pytest.raises(CheckpointError, match=r"tensor model.layers.1.moe.experts.2.w3.weight of shape \(4, 8\)"):
-            read(write(tmp_path / "single", layers), EITHER)
-        fewer = [{name: tensor[:2] for name, tensor in layer.items()} for layer in map(fused, layers_of(values()))]
-        with pytest.raises(CheckpointError, match=r"expected shape \(3, 8, 4\); found \(2, 8, 4\)"):
-            read(write(tmp_path / "fused", fewer), EITHER)
-
-    def test_an_expert_too_many(self, tmp_path: Path) -> None:
-        layers = list(map(single, layers_of(values())))
-        layers[0] |= {name.replace("experts.2", "experts.3"): t for name, t in layers[0].items()}
-        with pytest.raises(CheckpointError, match=r"found model.layers.0.moe.experts.3.w1.weight"):
-            read(write(tmp_path, layers), EITHER)
-
-    def test_unlike_widths(self, tmp_path: Path) -> None:
-        layers = list(map(single, layers_of(values())))
-        layers[1]["moe.experts.1.w1.weight"] = layers[1]["moe.experts.1.w1.weight"][:2]
-        with pytest.raises(CheckpointError, match=r"experts.1.w1.weight: expected shape \(4, 8\); found \(2, 8\)"):
-            read(write(tmp_path, layers), EITHER)
