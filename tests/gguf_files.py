@@ -1,6 +1,7 @@
 """GGUF files of tiny checkpoints, written as llama.cpp's converter writes them, with the names of the gguf library."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ def regrouped(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def packed(values: np.ndarray, kind: str) -> np.ndarray:
     """The bytes of a matrix in the format `kind`. K-quants, which the library cannot quantise, are drawn at random."""
+    if values.ndim > 2:
+        return packed(values.reshape(-1, values.shape[-1]), kind).reshape(*values.shape[:-1], -1)
     if kind not in ("Q4_K", "Q6_K"):
         return gguf.quantize(values, gguf.GGMLQuantizationType[kind])
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
@@ -81,16 +84,17 @@ def write(
     vocabulary(writer, config["vocab_size"])
     change(writer)
     exact, tensors = {}, {}
-    for hf, values in load_file(source / "model.safetensors").items():
+    for hf, values in with_stacked_experts(load_file(source / "model.safetensors")).items():
         ggml = name_of.get_name(hf, try_suffixes=(".weight", ".bias"))
         assert ggml is not None, hf
+        shape, values = values.shape, values.squeeze()  # as the converter does
         kind = kinds(hf) if values.ndim > 1 else "F32"
         values = np.ascontiguousarray(values.T) if hf.endswith(TRANSPOSED) else values
         if arch.startswith("gemma") and hf.endswith("norm.weight"):
             values = values + 1
             exact[hf] = values - 1
         elif kind == "F32":
-            exact[hf] = values
+            exact[hf] = values if values.ndim == len(shape) else values.reshape(shape)
         else:
             values = packed(values, kind)
             exact[hf] = gguf.dequantize(values, gguf.GGMLQuantizationType[kind])
@@ -111,8 +115,25 @@ def write(
     writer.close()
     folder = path.with_suffix("")
     shutil.copytree(source, folder)
-    save_file(exact, folder / "model.safetensors", {"format": "pt"})
+    save_file(with_single_experts(exact), folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def with_stacked_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with those of all experts of a layer in one, ``[E, out, in]``, as the converter merges them."""
+    merged: dict[str, list[np.ndarray]] = {}
+    for name in sorted(tensors, key=lambda name: [int(part) if part.isdigit() else -1 for part in name.split(".")]):
+        merged.setdefault(re.sub(r"(\.experts)\.\d+", r"\1", name), []).append(tensors[name])
+    return {name: np.stack(parts) if ".experts." in name else parts[0] for name, parts in merged.items()}
+
+
+def with_single_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with each expert's in its own, as Hugging Face has them."""
+    apart = {}
+    for name, values in tensors.items():
+        each = {name.replace(".experts.", f".experts.{e}."): part for e, part in enumerate(values)}
+        apart |= each if ".experts." in name else {name: values}
+    return {name: np.ascontiguousarray(values) for name, values in apart.items()}
 
 
 def vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
@@ -188,6 +209,27 @@ def mistral3(writer: gguf.GGUFWriter, config: Config) -> None:
     if config["model_type"] == "ministral3":
         writer.add_rope_scaling_yarn_log_mul(config["rope_parameters"]["mscale_all_dim"])
         writer.add_attn_temperature_scale(config["rope_parameters"]["llama_4_scaling_beta"])
+
+
+def moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Qwen's and AllenAI's mixtures of experts; OLMoE's experts have the `intermediate_size`."""
+    base(writer, config)
+    writer.add_expert_count(config["num_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    for key, add in (
+        ("moe_intermediate_size", writer.add_expert_feed_forward_length),
+        ("shared_expert_intermediate_size", writer.add_expert_shared_feed_forward_length),
+    ):
+        if key in config:
+            add(config[key])
+
+
+def mixtral(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Mixtral, whose architecture is that of Llama; models without experts too."""
+    llama(writer, config)
+    if "num_local_experts" in config:
+        writer.add_expert_count(config["num_local_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
 
 
 def gemma(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -273,16 +315,9 @@ def olmo2(writer: gguf.GGUFWriter, config: Config) -> None:
 
 
 METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
-    **{"llama": llama, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
-    **{
-        "qwen2": base,
-        "qwen3": base,
-        "phi3": phi3,
-        "phi2": phi2,
-        "olmo": olmo,
-        "olmo2": olmo2,
-        "gptneox": gptneox,
-        "gpt2": gpt2,
-    },
+    **{"llama": mixtral, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
+    **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
+    **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), moe),
+    **{"gptneox": gptneox, "gpt2": gpt2},
 }
 """The metadata that the converter of each architecture writes."""

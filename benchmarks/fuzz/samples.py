@@ -9,7 +9,10 @@ import numpy as np
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.loading.parameters import leading_axes, parameter_name
 from jaxlin.loading.registry import port_for
+from jaxlin.nn.stack import layers_at
+from jaxlin.porting.tensor_rows import EXPERT
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 48,
@@ -102,12 +105,15 @@ def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
     translated = port.translate(ConfigReader(copy.deepcopy(config), "a sample"))
     model = jax.eval_shape(lambda: port.model(translated, rngs=nnx.Rngs(0)))
     draw, shapes = np.random.default_rng(0), {}
-    for path, array in jax.tree_util.tree_flatten_with_path(model)[0]:
-        name = ".".join(key.name for key in path if key.name != "value")
-        in_layers = name.startswith("layers.")
-        for layer in range(array.shape[0]) if in_layers else (None,):
-            shape, place = array.shape[1:] if in_layers else array.shape, port.tensor_of(translated, name, layer)
-            shapes[place.tensor] = place.stored_shape(shape)
+    for path, array in jax.tree_util.tree_leaves_with_path(model):
+        name = parameter_name(path)
+        leading = leading_axes(name)
+        for place in np.ndindex(array.shape[:leading]):
+            layer = layers_at(path, array.shape[0])[place[0]] if place else None
+            rows, stored = port.tensor_of(translated, name, layer), array.shape[leading:]
+            experts = array.shape[1:leading] if EXPERT not in rows.tensor else ()
+            tensor = rows.tensor.replace(EXPERT, str(place[-1] if place else None))
+            shapes[tensor] = (*experts, *rows.stored_shape(stored))
     return {
         name: (draw.normal(0, 0.1, shape) + (len(shape) == 1)).astype(np.float32)
         for name, shape in sorted(shapes.items())

@@ -187,8 +187,8 @@ def hf_name(name: str, overrides: Mapping[str, str] | None = None) -> str:
     layer, part, kind = match["layer"], match["part"], match["kind"]
     table = {**(_TOP if layer is None else _BLOCK), **(overrides or {})}
     prefix, exact = "" if layer is None else f"model.layers.{layer}.", f"{part}.{kind}" if kind else part
-    if exact in table:
-        return prefix + table[exact]
+    if overrides and exact in overrides:
+        return prefix + overrides[exact]
     return f"{prefix}{table[part]}.{kind}" if part in table and kind in ("weight", "bias") else name
 
 

@@ -2,6 +2,7 @@
 
 import fnmatch
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -64,7 +65,7 @@ def read_parameters(
     # All tensors are looked for before any is read: a config that lies about a size is refused before memory is taken.
     for path, struct in jax.tree_util.tree_leaves_with_path(abstract):
         name = parameter_name(path)
-        for layer, *expert in np.ndindex(struct.shape[: leading_axes(name)]) if name.startswith("layers.") else ():
+        for layer, *expert in _places(struct.shape[: leading_axes(name)]):
             stored.locate(name, struct.shape[1:], layers_at(path, struct.shape[0])[layer], *expert)
 
     def parameter(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct) -> Any:
@@ -88,6 +89,12 @@ def read_parameters(
     return model
 
 
+def _places(leading: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The layers, or the experts of each, one by one: `np.ndindex` lists them all first, however many there may be."""
+    for layer in range(leading[0]) if leading else ():
+        yield from ((layer, expert) for expert in range(leading[1])) if leading[1:] else ((layer,),)
+
+
 def _adds_nothing(tensors: TensorSource, name: str) -> bool:
     """Whether a tensor is a bias of zeros, which old files of GPTQ have where the model has none."""
     values = tensors.read(name) if name.endswith(".bias") and len(tensors.shape(name)) == 1 else None
@@ -106,7 +113,7 @@ def _stacked(name: str, shape: tuple[int, ...], layers: range, stored: StoredArr
         return stored.array(name, shape[1:], layers[place[0]], *place[1:])
 
     if len(shape) == len(leading) + 1:
-        vectors = {place: array(place) for place in np.ndindex(leading)}
+        vectors = {place: array(place) for place in _places(leading)}
         stack = _placed(name, shape, common_dtype(vector.dtype for vector in vectors.values()), mesh)
         for place, vector in vectors.items():
             stack.write(vector, place)

@@ -154,6 +154,8 @@ class StoredArrays:
     def _values(self, located: _Located, start: int, stop: int) -> np.ndarray:
         """Some rows of an array."""
         tensor, rows, shape, expert = located
+        if start == stop:  # for the dtype; of columns, none could be read without all rows
+            return self._tensors.read_slice(tensor, (slice(0, 0),)).reshape(0, *shape[1:])
         span, order = rows.span(shape[0], start, stop)
         experts = () if expert is None else (slice(expert, expert + 1),)
         if len(self._tensors.shape(tensor)) < len(shape):  # one row, stored as a vector

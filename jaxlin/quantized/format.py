@@ -6,6 +6,7 @@ memory (a `PackedMatrix`, perhaps that of another format), and what shape that h
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,11 +24,11 @@ class ModuleTensors:
     Attributes:
         folder: the checkpoint.
         name: the name of the module, such as ``model.layers.0.mlp.up_proj``.
-        stem: the rest of the name of the tensor that has the codes.
+        stem: the rest of the name of the tensor that has the codes; empty if there is no rest.
         joint: what stands between the name of the module and the rest.
     """
 
-    def __init__(self, folder: CheckpointFolder, name: str, stem: str, joint: str = ".") -> None:
+    def __init__(self, folder: CheckpointFolder, name: str, stem: str, joint: str) -> None:
         self.folder = folder
         self.name = name
         self.stem = stem
@@ -35,7 +36,7 @@ class ModuleTensors:
 
     def tensor(self, suffix: str) -> str:
         """The full name of a tensor."""
-        return f"{self.name}{self.joint}{suffix}"
+        return f"{self.name}{self.joint}{suffix}" if suffix else self.name
 
     def __contains__(self, suffix: str) -> bool:
         return self.tensor(suffix) in self.folder.names()
@@ -136,9 +137,16 @@ class QuantizedFormat(ABC):
         """Whether the config says that the weight of `module`, which is part of a layer, is quantised."""
         return not any(f".{name}." in f".{module}." for name in self.skipped_modules)
 
-    def weight_name(self, module: str) -> str:
+    def modules(self, folder: CheckpointFolder) -> Iterator[ModuleTensors]:
+        """The modules that may be quantised."""
+        end = f"{self.joint}{self.stem}"
+        for name in folder.names():
+            if name.endswith(end):
+                yield ModuleTensors(folder, name.removesuffix(end), self.stem, self.joint)
+
+    def weight_name(self, module: ModuleTensors) -> str:
         """The name under which the weight of `module` is read."""
-        return f"{module}.weight"
+        return f"{module.name}.weight"
 
     @abstractmethod
     def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> PackedMatrix:
@@ -156,7 +164,7 @@ class QuantizedFormat(ABC):
 
     def shape(self, module: ModuleTensors) -> tuple[int, ...]:
         """The shape of a packed weight."""
-        return module.shape("weight")
+        return module.shape(module.stem)
 
     @abstractmethod
     def read(self, module: ModuleTensors) -> PackedMatrix:
@@ -183,11 +191,9 @@ class QuantizedFolder:
     def __init__(self, folder: CheckpointFolder, layout: QuantizedFormat) -> None:
         self._folder = folder
         self._format = layout
-        stem = f"{layout.joint}{layout.stem}"
-        stems = (name for name in folder.names() if name.endswith(stem))
-        modules = (ModuleTensors(folder, name.removesuffix(stem), layout.stem, layout.joint) for name in stems)
-        self._packed = {layout.weight_name(module.name): module for module in modules if layout.is_packed(module)}
-        stored = {name: module.tensor(layout.stem) for name, module in self._packed.items()}
+        modules = layout.modules(folder)
+        self._packed = {layout.weight_name(module): module for module in modules if layout.is_packed(module)}
+        stored = {name: module.tensor(module.stem) for name, module in self._packed.items()}
         if twice := sorted(name for name, tensor in stored.items() if name in folder.names() and name != tensor):
             raise CheckpointError(
                 f"{folder.file_of(twice[0])}: expected {stored[twice[0]]} alone, which {twice[0]} is unpacked from; "

@@ -45,10 +45,13 @@ class GPTQ(QuantizedFormat):
         self._zero_offset = int(version == "gptq")
         config.expect("pack_dtype", "int32")
         config.expect("is_marlin_format", False)
-        for key in ("dynamic", "rotation", "adapter"):
+        for key in ("rotation", "adapter"):
             if config.peek(key):
                 raise config.error(key, "none", quoted(config.peek(key)))
             config.leave_out(key)
+        rules = config.take("dynamic", dict, None) or {}
+        if own := [rule for rule in rules if not rule.startswith("-:")]:
+            raise config.error("dynamic", "only rules of modules that are not quantised, '-:...'", quoted(own))
         self.take_skipped(config, "modules_to_not_convert")
         config.leave_out("sym", *RUNTIME_KEYS)
 

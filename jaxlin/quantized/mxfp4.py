@@ -127,9 +127,9 @@ class MXFP4Experts(QuantizedFormat):
         """Whether `module` is one of the experts."""
         return ".experts." in module and super().quantizes(module)
 
-    def weight_name(self, module: str) -> str:
+    def weight_name(self, module: ModuleTensors) -> str:
         """The name of the blocks: without quantisation the tensor of the weight is transposed, and named otherwise."""
-        return f"{module}_blocks"
+        return module.tensor(self.stem)
 
     def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> MXFP4:
         """`MXFP4`."""

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import expert_files
 import jax
 import ml_dtypes
 import numpy as np
@@ -37,7 +38,7 @@ from jaxlin.checkpoint import CheckpointFolder
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.errors import CheckpointError
 from jaxlin.porting import either, fused_experts
-from jaxlin.quantized import MXFP4, MixedStack, open_quantized
+from jaxlin.quantized import MXFP4, MixedStack, Scaled, open_quantized
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
@@ -73,6 +74,41 @@ def test_packed(form: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(stack[...][i, j], np.float32), expected)
         memory: Any = indexed.lower(stack, 0, 0).compile().memory_analysis()
         assert memory.temp_size_in_bytes < 4 * stack.shape[2] * stack.shape[3] * 8, memory
+
+
+@pytest.mark.parametrize("block", [(32, 32), (48, 128), None])
+def test_fused_fp8(block: tuple[int, int] | None, tmp_path: Path) -> None:
+    """Experts in one tensor, with blocks of their own, or a scale for each projection of each."""
+    write(tmp_path, [{}, {}])
+    tensors, exact = safetensors.torch.load_file(tmp_path / "model.safetensors"), {}
+    for i, layer in enumerate(map(fused, layers_of(values()))):
+        for name, stack in layer.items():
+            out, width = stack.shape[1:]
+            high, wide = block or (out // (2 if "gate_up" in name else 1), width)
+            high, wide = min(high, out), min(wide, width)
+            scale = np.random.default_rng(i).uniform(0.01, 0.02, (EXPERTS, -(-out // high), -(-width // wide)))
+            spread = np.repeat(np.repeat(scale.astype(np.float32), high, 1)[:, :out], wide, 2)[:, :, :width]
+            codes = torch.from_numpy(stack / spread).to(torch.float8_e4m3fn)
+            exact[i, name] = codes.float().numpy() * spread
+            tensors[f"model.layers.{i}.{name}"] = codes
+            tensors[f"model.layers.{i}.{name}_scale_inv"] = torch.from_numpy(scale.astype(np.float32))
+            tensors[f"model.layers.{i}.{name}_activation_scale"] = torch.ones(EXPERTS)
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    config = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": block and list(block)}
+    checkpoint = open_quantized(CheckpointFolder(tmp_path), ConfigReader({"quantization_config": config}, "here"))
+    experts = read(checkpoint, EITHER)
+    for i, j in np.ndindex(LAYERS, EXPERTS):
+        gate_up = exact[i, "experts.gate_up_proj"][j]
+        for module, expected in (
+            (experts.gate_proj, gate_up[:WIDTH]),
+            (experts.up_proj, gate_up[WIDTH:]),
+            (experts.down_proj, exact[i, "experts.down_proj"][j]),
+        ):
+            stack = module.weight.get_value()
+            assert isinstance(stack, Scaled)
+            np.testing.assert_array_equal(stack[i, j], expected)
+    # Blocks that begin where up does keep one scale each.
+    assert experts.up_proj.weight.get_value().scale.shape[2] == {(32, 32): 2, (48, 128): WIDTH, None: 1}[block]
 
 
 def drawn_mxfp4(*shape: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,37 +188,31 @@ def test_layers_in_unlike_formats(form: str, tmp_path: Path) -> None:
         read(packed, EITHER)
 
 
-def test_peak_memory(tmp_path: Path) -> None:
+def test_peak_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading takes the weights and little more than one expert, in each layout, never a layer once again."""
     program = """
 import sys, re; sys.path.insert(0, "tests")
-import jax, numpy as np, expert_files as t
+import jax, expert_files as t
 from pathlib import Path
-t.LAYERS, t.EXPERTS, t.WIDTH, t.FEATURES = 2, 32, 512, 1024
-layout, folder = sys.argv[1], Path(sys.argv[2])
-lay_out = t.LAYOUTS[layout][0]
-names = {"transposed": t.fused_experts("experts", t.WIDTH, transposed=True)}
-names = names.get(layout, t.either(t.SINGLE, t.fused_experts("experts", t.WIDTH)))
-if sys.argv[3] == "write":
-    ones = {"gate_proj": (512, 1024), "up_proj": (512, 1024), "down_proj": (1024, 512)}
-    layer = {f"{name}.weight": np.ones((32, *shape), np.float32) for name, shape in ones.items()}
-    t.write(folder, [lay_out(layer)] * 2)
-else:
-    checkpoint = t.CheckpointFolder(folder)
-    peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-    jax.numpy.ones(3).block_until_ready()
-    before = peak()
-    experts = t.read(checkpoint, names)
-    print(peak() - before, sum(leaf.nbytes for leaf in jax.tree.leaves(experts)))
+t.EXPERTS, t.WIDTH, t.FEATURES = 32, 256, 1024
+names = t.fused_experts("experts", t.WIDTH, transposed=sys.argv[1] == "transposed")
+names = names if sys.argv[1] == "transposed" else t.either(t.SINGLE, names)
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+jax.numpy.ones(3).block_until_ready()
+before = peak()
+experts = t.read(t.CheckpointFolder(Path(sys.argv[2])), names)
+print(peak() - before, sum(leaf.nbytes for leaf in jax.tree.leaves(experts)))
 """
+    monkeypatch.setattr(expert_files, "FEATURES", 1024)
+    ones = {"gate_proj": (256, 1024), "up_proj": (256, 1024), "down_proj": (1024, 256)}
+    layer = {f"{name}.weight": np.ones((32, *shape), np.float32) for name, shape in ones.items()}
     for layout in ("single", "fused", "transposed"):
-        for step in ("write", "read"):
-            command = [sys.executable, "-c", program, layout, str(tmp_path / layout), step]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
-            assert done.returncode == 0, done.stderr[-2000:]
+        write(tmp_path / layout, [LAYOUTS[layout][0](layer)] * 2)
+        command = [sys.executable, "-c", program, layout, str(tmp_path / layout)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+        assert done.returncode == 0, done.stderr[-2000:]
         taken, weights = map(int, done.stdout.split())
-        layer = weights / 2
-        assert 0.9 * weights < taken < weights + 0.25 * layer, (layout, taken, weights)
+        assert 0.9 * weights < taken < weights + 0.25 * weights / 2, (layout, taken, weights)
 
 
 class TestRefusals:

@@ -1,6 +1,7 @@
 """GGUF files with experts: three axes, packed along the last, the number of experts said twice."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,28 @@ def test_unlike_types(tmp_path: Path) -> None:
     for layer, expert in np.ndindex(LAYERS, EXPERTS):
         found = indexed(experts.down_proj.weight.get_value(), layer, expert)
         np.testing.assert_array_equal(found, exact["down", layer][expert])
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_rows_and_values_of_a_port(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port puts rows back in order, those of each expert too, and undoes what the converter computes of vectors."""
+    order = np.random.default_rng(0).permutation(FEATURES)
+    port = replace(
+        PORT,
+        rows=lambda config: {"experts.down_proj.weight": order[: config["hidden_size"]]},
+        values={"model.norm.*": lambda w: np.log(w + 1), "*norm.*": lambda w: w * 0},
+    )
+    monkeypatch.setattr(translated_gguf, "gguf_port_for", lambda arch: port)
+    exact = write(tmp_path / "m.gguf", lambda part, layer: kind)
+    tensors = TranslatedGGUF(GGUFFile(tmp_path / "m.gguf"))
+    np.testing.assert_array_equal(tensors.read("model.norm.weight"), np.log(2 * np.ones(FEATURES, np.float32)))
+    down = read(tmp_path / "m.gguf").down_proj.weight.get_value()
+    for layer, expert in np.ndindex(LAYERS, EXPERTS):
+        np.testing.assert_array_equal(down[layer, expert], exact["down", layer][expert][order])
+    wrong = replace(port, rows=lambda config: {"experts.down_proj.weight": order[:5]})
+    monkeypatch.setattr(translated_gguf, "gguf_port_for", lambda arch: wrong)
+    with pytest.raises(ConfigError, match=r"tensor blk.0.ffn_down_exps.weight: expected 5 rows; found 128"):
+        TranslatedGGUF(GGUFFile(tmp_path / "m.gguf"))
 
 
 def test_config(tmp_path: Path) -> None:
