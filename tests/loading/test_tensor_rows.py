@@ -163,7 +163,10 @@ def test_packed_rows(form: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(packed[...][i], np.float32), rows)
 
 
-def test_packed_weights_are_not_transposed(tmp_path: Path) -> None:
+def test_packed_weights_are_never_transposed(tmp_path: Path) -> None:
+    """Formats pack ``[out, in]``, whatever the module had."""
     names = {path: TensorRows("packed.weight", rows.rows, 256, transposed=True) for path, rows in NAMES.items()}
-    with pytest.raises(CheckpointError, match=r"expected values, which are transposed; found codes, which cannot be"):
-        read({**PLAIN, "packed.weight": drawn(D, 256)}, names, tmp_path, "int8")
+    layers = read({**PLAIN, "packed.weight": FUSED.reshape(-1, D)}, names, tmp_path, "int8")
+    _, expected = FORMATS["int8"][0]("packed.weight", from_numpy(FUSED.reshape(-1, D)))
+    rows = expected.numpy().reshape(HEADS, 2, HEAD_DIM, D)[:, 1].reshape(-1, D)
+    np.testing.assert_array_equal(layers.k.weight.get_value()[...][0], rows)
