@@ -47,10 +47,19 @@ def test_no_family_is_left_out() -> None:
 
 
 def corruptions(frozen: FrozenFactors) -> Iterator[tuple[str, FrozenFactors]]:
-    """For each factor, its name and the frozen factors with that factor 1 % too large in one layer."""
+    """For each factor, its name and the frozen factors with that factor 1 % too large in one layer.
+
+    Indices of experts have no size: those of the tokens of one layer are in the reverse order.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(frozen)
     for i, (path, array) in enumerate(leaves):
-        wrong = array * 1.01 if path[0].name == "norm" else array.at[1].multiply(1.01)
+        layer = len(array) // 2
+        if path[0].name != "layers":
+            wrong = array * 1.01
+        elif jnp.issubdtype(array.dtype, jnp.integer):
+            wrong = array.at[layer].set(array[layer, ::-1])
+        else:
+            wrong = array.at[layer].multiply(1.01)
         arrays = [array for _, array in leaves]
         yield jax.tree_util.keystr(path), jax.tree.unflatten(structure, [*arrays[:i], wrong, *arrays[i + 1 :]])
 
@@ -86,9 +95,8 @@ def attributions(lmap: LocalMap, monkeypatch: pytest.MonkeyPatch) -> Callable[[F
         return jaxlin.attribution.components.contributions.__wrapped__(model, x, len(x) - 1, target, frozen.rule, 0)
 
     def attribution(frozen: FrozenFactors) -> jaxlin.Attribution:
-        parts: dict[str, Any] = {name: np.asarray(a) for name, a in parts_of(lmap.model, lmap.x, frozen).items()}
-        parts = {name: a if a.ndim else float(a) for name, a in parts.items()}
-        return jaxlin.Attribution(neurons=Neurons(parts.pop("neurons"), *2 * [parts.pop("largest")]), **parts)
+        parts = jax.device_get(parts_of(lmap.model, lmap.x, frozen))
+        return jaxlin.Attribution(**jax.tree.map(lambda a: a if a.ndim else float(a), parts))
 
     return attribution
 

@@ -1,19 +1,24 @@
 """Exact attribution of a logit: its contributions from tokens, layers, heads and neurons, which sum to it.
 
 `attribute` computes them for one position, `contributions_by_source` splits those of heads by the position attended to,
-and `stream_contributions` gives those of each token's residual stream at every layer.
+`stream_contributions` gives those of each token's residual stream at every layer, and `experts` those of the experts
+that routers chose at every layer and token.
 """
 
+from jaxlin.attribution.by_expert import ExpertContributions, experts
 from jaxlin.attribution.head_sources import contributions_by_source
 from jaxlin.attribution.layer_streams import StreamContributions, stream_contributions
 from jaxlin.attribution.logit import attribute
-from jaxlin.attribution.result import Attribution, Neurons
+from jaxlin.attribution.result import Attribution, Experts, Neurons
 
 __all__ = [
     "Attribution",
+    "ExpertContributions",
+    "Experts",
     "Neurons",
     "StreamContributions",
     "attribute",
     "contributions_by_source",
+    "experts",
     "stream_contributions",
 ]

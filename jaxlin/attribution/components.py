@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxlin.attribution.expert_parts import experts_of, sum_parts
 from jaxlin.attribution.head_sources import contributions_by_source
 from jaxlin.attribution.result import Neurons
 from jaxlin.common.errors import JaxlinError
@@ -43,10 +44,10 @@ def contributions(
     Raises:
         JaxlinError: the model has fewer neurons.
     """
-    kinds = ("attn_out", "mlp_out", InnerSite.HEADS, InnerSite.NEURONS)
+    kinds = ("attn_out", "mlp_out", InnerSite.HEADS, InnerSite.NEURONS, InnerSite.ROUTE)
     recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
     frozen, sites, depth = recording.frozen, recording.sites, model.config.num_hidden_layers
-    heads, hidden = sites[InnerSite.HEADS], sites[InnerSite.NEURONS]
+    heads, hidden, routes = (sites[kind] for kind in kinds[2:])
     value, final_bias, direction = target_direction(model, recording, target, position)
 
     def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
@@ -61,7 +62,9 @@ def contributions(
     if has_biases(model):  # the outputs without heads and neurons are the biases
         attn_bias, mlp_bias = map(dot, layer_outputs(model, *jax.tree.map(jnp.zeros_like, (x, heads, hidden))))
     by_head = functools.partial(jnp.einsum, "lhk,lhk->lh", precision=HIGHEST)
-    neuron_contributions = padded(model.layout.map(jnp.multiply, neuron_gradients, hidden))
+    neuron_contributions = model.layout.map(jnp.multiply, neuron_gradients, hidden)
+    expert_contributions = model.layout.map(functools.partial(sum_parts, model), neuron_contributions, routes)
+    neuron_contributions = padded(neuron_contributions)
     count, width = sum(math.prod(part.shape) for part in jax.tree.leaves(hidden)), neuron_contributions.shape[1]
     if not 0 <= neurons <= count:
         raise JaxlinError(f"Neurons: expected a number in 0..{count}; found {neurons}.")
@@ -79,6 +82,7 @@ def contributions(
         "attn_bias": attn_bias,
         "mlp_bias": mlp_bias,
         "final_bias": final_bias,
+        "experts": experts_of(model.layout, routes, expert_contributions, mlp_bias),
     }
     if sources:
         parts["sources"] = contributions_by_source(model, frozen, x, head_gradients, position)

@@ -31,6 +31,32 @@ class Neurons(ShapesRepr):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
+class Experts(ShapesRepr):
+    """The experts that the routers of a model have chosen, the weight of each, and its contribution.
+
+    They are those at the position of the logit, or with an axis of tokens those of all tokens. At each layer
+    ``contribution.sum(-1) + shared + bias`` is the contribution of the MLP.
+
+    Attributes:
+        layer: the layers that have a router, ``[m]``.
+        index: the experts of a token in the order of the router, ``[m, k]`` or ``[m, t, k]``.
+        weight: the weight that the router gave each, likewise.
+        contribution: the contribution of each, without its last bias, likewise.
+        shared: the contribution of all that every token passes through, as a shared expert, ``[m]`` or ``[m, t]``; None
+            where there is nothing of the kind.
+        bias: the contribution of the biases of the last projections, likewise.
+    """
+
+    layer: Leaf
+    index: Leaf
+    weight: Leaf
+    contribution: Leaf
+    shared: Leaf
+    bias: Leaf
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
 class Attribution:
     r"""The value $u \cdot f(x)$ for the direction $u$ of a target, as two exact sums of contributions.
 
@@ -60,6 +86,8 @@ class Attribution:
         set_aside: the contribution of the first token after `exclude_first`, else 0.
         sources: the contribution of each query head from each position, ``[layers, h, t]``, with ``sources[l, h].sum()
             == heads[l, h]``, NaN likewise; None unless `attribute` was called with ``sources=True``.
+        experts: the experts that the routers chose at the position, with their contributions, which with the shared
+            ones and the biases sum to those of `mlp`; None for a model without experts.
     """
 
     value: Leaf
@@ -75,6 +103,7 @@ class Attribution:
     final_bias: Leaf
     set_aside: Leaf = 0.0
     sources: Leaf = None
+    experts: Experts | None = None
 
     @property
     def defect(self) -> float:

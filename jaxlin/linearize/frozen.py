@@ -19,7 +19,7 @@ from jaxlin.nn.freeze_modes import Record, RematFactors, Replay
 from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.patterns import first_tokens
-from jaxlin.nn.sites import Place, Site, checked_kinds, ends
+from jaxlin.nn.sites import InnerSite, Place, Site, checked_kinds, ends
 from jaxlin.nn.stack import Stack, layer_of
 
 
@@ -123,7 +123,8 @@ def record(
     freeze_rule = rule_of(model, rule)
 
     def collect(ctx: Context) -> Any:
-        sites = tuple(ctx.hooks.values[kind] for kind in checked_kinds(kinds, tuple(ctx.hooks.values)))
+        values = {InnerSite.ROUTE: None, **ctx.hooks.values}  # which layers without a router do not pass
+        sites = tuple(values[kind] for kind in checked_kinds(kinds, tuple(values)))
         factors = ctx.hooks.values["resid_pre"] if remat else ctx.mode.factors
         return factors, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 

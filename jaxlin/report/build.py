@@ -20,6 +20,7 @@ from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
 from jaxlin.nn.sites import is_integer
 from jaxlin.report.details import make_detail
+from jaxlin.report.experts import routed_layers
 from jaxlin.report.explanation import SPECTRA, Explanation, Spectrum, SpectrumRanks, Triplet
 from jaxlin.spectrum.words import nearest_embeddings, promoted_tokens
 from jaxlin.tokenizer import Tokenizer, require_tokenizer
@@ -113,6 +114,7 @@ def explain(
         ],
         ranks=decomposition.ranks,
         ranks_without_first=decomposition.ranks_without_first,
+        experts=routed_layers(attribution.experts),
         detail=None if layers is None else make_detail(model, tokenizer, attribution, layers, triplets.s, leading, top),
     )
 

@@ -1,9 +1,10 @@
 """An explanation as plain values, which the terminal, the page and JSON show."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from jaxlin.report.details import Detail
+from jaxlin.report.experts import RoutedLayer
 
 Spectrum = Literal["dense", "krylov", "none"]
 """How singular triplets are computed: from all rows of J, from products with it, or not at all."""
@@ -62,6 +63,8 @@ class Explanation:
         ranks: of the map; None unless all of its singular values are known.
         ranks_without_first: of the map without the first token, whose embedding dominates many spectra; None also if
             that is the only token.
+        experts: the layers with a router, and the experts that it chose at the position; none in a model without
+            experts.
         detail: layers, heads, neurons and all singular values, for the page; None unless requested.
     """
 
@@ -81,6 +84,7 @@ class Explanation:
     triplets: list[Triplet]
     ranks: SpectrumRanks | None
     ranks_without_first: SpectrumRanks | None
+    experts: list[RoutedLayer] = field(default_factory=list)
     detail: Detail | None = None
 
     def to_dict(self) -> dict[str, Any]:

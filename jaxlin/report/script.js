@@ -290,6 +290,27 @@
       ];
     }, "Choose a head to see the tokens it reads from.");
 
+    /* Experts. */
+    if (data.experts.length) {
+      by("experts-section").hidden = false;
+      const choices = data.experts[0].chosen.map((_, i) => "choice " + (i + 1));
+      const written = data.experts.map((row) => row.chosen.map((expert) => expert.contribution));
+      const sums = data.experts.map((row, i) => [row.others, written[i].reduce((sum, value) => sum + value, row.others)]);
+      const routed = grid(by("experts"), choices, data.experts.map((row) => "layer " + row.layer), written, "", { names: ["others", "sum"], values: sums });
+      routed.rows.forEach((row, i) => row.forEach((cell, j) => cell.prepend(el("span", { class: "index" }, String(data.experts[i].chosen[j].index)))));
+      figure(by("experts"), by("experts-readout"), routed.rows, (cell) => {
+        const [i, j] = at(cell);
+        const { layer, chosen } = data.experts[i];
+        const largest = size(written[i]);
+        const name = (expert) => "expert " + expert.index + ", weight " + number(expert.weight, 3);
+        const label = (expert) => expert.index + " \u00d7 " + number(expert.weight, 3);
+        return [
+          headline(["layer " + layer + ", " + name(chosen[j])], chosen[j].contribution, "of " + signed(sums[i][1]) + " from the MLP of its layer"),
+          el("ul", { "aria-label": "the experts of this layer" }, ...chosen.map((expert) => measure("li", label(expert), expert.contribution, largest))),
+        ];
+      }, "The small number is that of the expert. Choose one to see its weight.");
+    }
+
     /* Neurons. */
     const strongest = size(detail.neurons.map((neuron) => neuron.contribution));
     by("neurons").append(...detail.neurons.map((neuron) => measure("li", "layer " + neuron.layer + " \u00b7 " + neuron.index, neuron.contribution, strongest)));

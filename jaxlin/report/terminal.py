@@ -10,6 +10,9 @@ from jaxlin.report.explanation import Explanation
 BAR = 28
 """Columns of the longest bar."""
 
+EXPERTS = 8
+"""The experts that are listed, those of the largest contributions."""
+
 SPECTRUM_CAPTION = (
     "J is a sum of terms σ u vᵀ: as far as the input has the pattern v (right vector), the output moves along u "
     "(left vector), σ times as far. Promotes, demotes: words whose logits u raises and lowers most. Reads: tokens of "
@@ -32,6 +35,9 @@ def show(explanation: Explanation, console: Console) -> None:
     console.print(facts)
     console.print()
     console.print(_contributions(explanation))
+    if explanation.experts:
+        console.print()
+        console.print(_experts(explanation))
     if explanation.triplets:
         console.print()
         console.print(_spectrum(explanation))
@@ -50,12 +56,40 @@ def _contributions(explanation: Explanation) -> Table:
     parts = [*parts[: explanation.position + 1], ("b, the biases", explanation.bias)]
     longest = max(abs(value) for _, value in parts) or 1.0
     for token, value in parts:
-        sign, style = ("█", "green") if value > 0 else ("░", "red")
-        table.add_row(Text(token), f"{value:+.4f}", Text(sign * round(BAR * abs(value) / longest), style=style))
+        table.add_row(Text(token), f"{value:+.4f}", _bar(value, longest))
     table.add_section()
     total = sum(explanation.contributions) + explanation.bias
     explained = "the logit" if explanation.over is None else "the difference"
     table.add_row("sum", f"{total:+.4f}", f"= {explained}; relative error {explanation.defect:.0e}")
+    return table
+
+
+def _bar(value: float, longest: float) -> Text:
+    sign, style = ("█", "green") if value > 0 else ("░", "red")
+    return Text(sign * round(BAR * abs(value) / longest), style=style)
+
+
+def _experts(explanation: Explanation) -> Table:
+    layers = explanation.experts
+    pairs = [(layer.layer, expert) for layer in layers for expert in layer.chosen]
+    largest = sorted(pairs, key=lambda pair: -abs(pair[1].contribution))[:EXPERTS]
+    title = f"Experts after the last token, the {len(largest)} largest of {len(pairs)} direct contributions"
+    table = Table(title=title, title_justify="left")
+    for column in ("layer", "expert", "weight", "contribution"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    longest = max(abs(expert.contribution) for _, expert in pairs) or 1.0
+    for layer, expert in largest:
+        value = expert.contribution
+        table.add_row(str(layer), str(expert.index), f"{expert.weight:.3f}", f"{value:+.4f}", _bar(value, longest))
+    total = sum(expert.contribution for _, expert in pairs)
+    others = sum(layer.others for layer in layers)
+    listed = sum(expert.contribution for _, expert in largest)
+    table.add_section()
+    if len(largest) < len(pairs):
+        table.add_row("", "", "", f"{total - listed:+.4f}", "all other experts that were chosen")
+    table.add_row("", "", "", f"{others:+.4f}", "shared experts and biases")
+    table.add_row("", "", "sum", f"{total + others:+.4f}", f"= the MLPs of {len(layers)} layers")
     return table
 
 
