@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.common.printable import quoted
 from jaxlin.nn.attention import Attention
 from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.config import Config
@@ -20,7 +19,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.nn.ropes import DynamicRope, no_rope
-from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, windows
+from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, rotating_layers, windows
 from jaxlin.porting.gguf_keys import GGUFPort
 from jaxlin.porting.port import Port
 
@@ -73,10 +72,7 @@ def smollm3_config(json: ConfigReader) -> LlamaConfig:
     """The config of SmolLM3, which is Llama without rotation in every fourth layer ("NoPE")."""
     numbers = decoder_numbers(json, num_key_value_heads=4, max_position_embeddings=32768, tied=True)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
-    interval = json.positive("no_rope_layer_interval", 4)
-    rotated = json.take("no_rope_layers", list, [int((i + 1) % interval != 0) for i in range(depth)])
-    if len(rotated) < depth or any(each not in (0, 1) for each in rotated):
-        raise json.error("no_rope_layers", f"{depth} of 0 or 1, 1 for a layer that rotates", quoted(rotated))
+    rotated = rotating_layers(json, depth)
     slides = json.take("use_sliding_window", bool, False)
     window = json.positive_or_none("sliding_window", None)
     # Of layers that layer_types calls sliding, transformers' mask slides whatever use_sliding_window says.

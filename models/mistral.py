@@ -5,7 +5,6 @@ Jiang et al., "Mistral 7B", 2023; the Ministral and Mistral 3 model cards, 2024 
 - ``mistral``: one window for all layers, or none.
 - ``ministral``: full and sliding layers by `layer_types`, also written as ``mistral`` with that key.
 - ``ministral3``: YaRN, and queries scaled by $1 + \beta \ln(1 + \lfloor p / p_0 \rfloor)$ at position $p$.
-- ``mistral3``: the text half of the multimodal wrapper.
 """
 
 import functools
@@ -18,7 +17,6 @@ from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.common.printable import quoted
-from jaxlin.models.gemma3 import HEADS, TEXT, VISION
 from jaxlin.models.llama import Llama
 from jaxlin.nn.attention import Attention
 from jaxlin.nn.blocks import PreNorm
@@ -117,23 +115,10 @@ def ministral3_config(json: ConfigReader) -> MistralConfig:
     )
 
 
-def mistral3_config(json: ConfigReader) -> MistralConfig:
-    """The config of the text half of the multimodal wrapper, whose own `tie_word_embeddings` counts."""
-    json.leave_out("vision_config", "image_token_index", "image_token_id", "multimodal_projector_bias")
-    json.leave_out("projector_hidden_act", "spatial_merge_size", "vision_feature_layer")
-    text = json.part("text_config")
-    text.override("tie_word_embeddings", json.take("tie_word_embeddings", bool, True))
-    kind = text.take("model_type", str, "mistral")
-    if kind not in ("mistral", "ministral", "ministral3"):
-        raise text.error("model_type", "mistral, ministral or ministral3", repr(kind))
-    return ministral3_config(text) if kind == "ministral3" else mistral_config(text, wrapped=kind == "mistral")
-
-
 PORTS = {
     "mistral": Port(Mistral, mistral_config),
     "ministral": Port(Mistral, mistral_config),
     "ministral3": Port(Mistral, ministral3_config),
-    "mistral3": Port(Mistral, mistral3_config, bodies=TEXT, heads=HEADS, left_out=VISION),
 }
 
 

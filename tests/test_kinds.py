@@ -27,7 +27,7 @@ from jaxlin.lens import exact
 from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
 from jaxlin.steering import add, edited
 
-KINDS = ("llama, biases", "gemma2", "phi", "olmo2", "gpt2", "gpt_neox")
+KINDS = ("llama, biases", "gemma2", "phi", "olmo2", "gpt2", "gpt_neox", "llama4_text, interleaved", "mistral4")
 """A variant or two of each type."""
 
 POSITION, TOKEN = 11, 9

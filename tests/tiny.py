@@ -112,6 +112,22 @@ GPT2 = {**{key: BASE[key] for key in BASE if key != "intermediate_size"}, "max_p
 QWEN_VISION = {"depth": 1, "num_heads": 2, "patch_size": 14}
 MROPE = rope("default", mrope_section=[2, 3, 3])
 
+LLAMA4 = {
+    **{**GQA, "head_dim": 16, "intermediate_size": 48, "intermediate_size_mlp": 96, "num_local_experts": 4},
+    **{"attention_chunk_size": 8, "floor_scale": 4},
+}
+LLAMA4_VISION = {
+    **{"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28},
+    **{"patch_size": 14, "vision_output_dim": 64, "projector_input_dim": 64, "projector_output_dim": 64},
+}
+LATENT = {
+    **{**BASE, "num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 2},
+    **{"n_group": 2, "topk_group": 1, "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8},
+    **{"qk_nope_head_dim": 8, "v_head_dim": 12, "routed_scaling_factor": 1.5},
+}
+MSCALE = {"factor": 8.0, "original_max_position_embeddings": 4, "mscale_all_dim": 1.0, "mscale": 1.0}
+MISTRAL4 = {**LATENT, "intermediate_size": 48, **rope("yarn", **MSCALE, llama_4_scaling_beta=0.1)}
+
 VARIANTS: dict[str, Variant] = {
     "llama": Variant("LlamaConfig", GQA),
     "llama, MHA": Variant("LlamaConfig", BASE),
@@ -230,6 +246,33 @@ VARIANTS: dict[str, Variant] = {
             "image_token_index": 121,
         },
     ),
+    "llama4_text": Variant("Llama4TextConfig", {**LLAMA4, **rope("default")}),
+    "llama4_text, interleaved": Variant("Llama4TextConfig", {**LLAMA4, **LLAMA3, "interleave_moe_layer_step": 2}),
+    "llama4_text, top 2": Variant(
+        "Llama4TextConfig",
+        {**LLAMA4, "num_experts_per_tok": 2, "use_qk_norm": False, "attention_bias": True, "moe_layers": [1, 2]},
+        biases=True,
+    ),
+    "llama4": Variant("Llama4Config", {"text_config": LLAMA4, "vision_config": LLAMA4_VISION}),
+    "mistral4": Variant("Mistral4Config", {**MISTRAL4, "first_k_dense_replace": 1}),
+    "mistral3, mistral4": Variant(
+        "Mistral3Config",
+        {
+            "text_config": {**MISTRAL4, "model_type": "mistral4", "norm_topk_prob": False},
+            "vision_config": PIXTRAL,
+            "image_token_index": 121,
+        },
+    ),
+    "deepseek_v3": Variant("DeepseekV3Config", {**LATENT, "first_k_dense_replace": 1}),
+    "deepseek_v3, Moonlight": Variant(
+        "DeepseekV3Config",
+        {**LATENT, "first_k_dense_replace": 1, "q_lora_rank": None, "n_group": 1},
+    ),
+    "deepseek_v3, biases": Variant(
+        "DeepseekV3Config",
+        {**LATENT, **rope("yarn", **MSCALE), "attention_bias": True, "rope_interleave": False, "n_shared_experts": 2},
+        biases=True,
+    ),
     "olmo": Variant("OlmoConfig", GQA),
     "olmo, clip_qkv": Variant("OlmoConfig", {**GQA, "clip_qkv": 0.5}),
     "olmo2": Variant("Olmo2Config", GQA),
@@ -273,7 +316,9 @@ def build(variant: Variant, folder: Path) -> Path:
     model = getattr(transformers, name)._from_config(config, attn_implementation="eager")
     randomise(model, variant.seed)
     size = "60KB" if variant.shards else "1GB"
-    model.to(variant.stored).save_pretrained(folder, max_shard_size=size)
+    if variant.stored is not torch.float32:  # a cast, even to its own dtype, is refused where a buffer is complex
+        model.to(variant.stored)
+    model.save_pretrained(folder, max_shard_size=size)
     if variant.rewrite:
         path = folder / "config.json"
         written = json.loads(path.read_text())

@@ -10,6 +10,7 @@ from jaxlin.porting.port import Port
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "llama": ("llama", "smollm3"),
+    "llama4": ("llama4_text", "llama4"),
     "gemma": ("gemma",),
     "gemma2": ("gemma2", "vaultgemma"),
     "gemma3": ("gemma3_text", "gemma3"),
@@ -17,7 +18,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
     "phi3": ("phi3", "phi4_multimodal"),
     "phi": ("phi",),
-    "mistral": ("mistral", "ministral", "ministral3", "mistral3"),
+    "mistral": ("mistral", "ministral", "ministral3"),
+    "mistral3": ("mistral3",),
+    "mistral4": ("mistral4",),
+    "deepseek": ("deepseek_v3",),
     "olmo": ("olmo",),
     "olmo2": ("olmo2", "olmo3"),
     "gpt_neox": ("gpt_neox",),

@@ -50,14 +50,17 @@ def affine(
     return y if bias is None else y + broadcast_last(bias.astype(x.dtype), y)
 
 
-def rms_norm(x: Float[Array, "*b d"], weight: Float[Array, " d"], eps: float, ctx: Context) -> Float[Array, "*b d"]:
-    r"""$x \mapsto w \odot x / \sqrt{\overline{x^2} + \epsilon}$; the inverse root is frozen.
+def rms_norm(
+    x: Float[Array, "*b d"], weight: Float[Array, " d"] | None, eps: float, ctx: Context
+) -> Float[Array, "*b d"]:
+    r"""$x \mapsto w \odot x / \sqrt{\overline{x^2} + \epsilon}$; the inverse root is frozen. None is a weight of one.
 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
     wide = at_least_float32(x)
     inv_rms = ctx.freeze("inv_rms", lambda: jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps))
-    return (wide * rows_for(inv_rms, x)).astype(x.dtype) * broadcast_last(weight.astype(x.dtype), x)
+    y = (wide * rows_for(inv_rms, x)).astype(x.dtype)
+    return y if weight is None else y * broadcast_last(weight.astype(x.dtype), x)
 
 
 def layer_norm(

@@ -9,7 +9,15 @@ function that makes its config from a config.json, and the names of tensors that
 
 from jaxlin.porting.gguf_keys import GGUFPort
 from jaxlin.porting.port import Port
-from jaxlin.porting.tensor_rows import TensorRows, either, fused_experts, part_rows, single_experts, stacked_rows
+from jaxlin.porting.tensor_rows import (
+    TensorRows,
+    either,
+    fused_experts,
+    paired_rows,
+    part_rows,
+    single_experts,
+    stacked_rows,
+)
 
 __all__ = [
     "GGUFPort",
@@ -17,6 +25,7 @@ __all__ = [
     "TensorRows",
     "either",
     "fused_experts",
+    "paired_rows",
     "part_rows",
     "single_experts",
     "stacked_rows",

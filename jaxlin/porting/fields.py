@@ -180,21 +180,22 @@ def ropes_by_type(
     }
 
 
-def layer_types(json: ConfigReader, layers: int, default: Callable[[int], bool]) -> tuple[str, ...]:
-    """The kind of attention of each layer, ``"full_attention"`` or ``"sliding_attention"``.
+def layer_types(
+    json: ConfigReader, layers: int, default: Callable[[int], bool], local: str = "sliding_attention"
+) -> tuple[str, ...]:
+    """The kind of attention of each layer, ``"full_attention"`` or `local`.
 
     Args:
         json: the config, which may list the kinds under `layer_types`.
         layers: the number of layers.
-        default: whether the layer of an index has sliding attention, if the key is absent.
+        default: whether the layer of an index has local attention, if the key is absent.
+        local: the name of local attention.
     """
     types = json.take("layer_types", list, None)
     if types is None:
-        return tuple("sliding_attention" if default(i) else "full_attention" for i in range(layers))
-    if len(types) != layers or any(each not in ("full_attention", "sliding_attention") for each in types):
-        raise json.error(
-            "layer_types", f"{layers} of full_attention or sliding_attention", f"{len(types)}: {quoted(types)}"
-        )
+        return tuple(local if default(i) else "full_attention" for i in range(layers))
+    if len(types) != layers or any(each not in ("full_attention", local) for each in types):
+        raise json.error("layer_types", f"{layers} of full_attention or {local}", f"{len(types)}: {quoted(types)}")
     return tuple(types)
 
 
@@ -203,6 +204,15 @@ def one_layer_type(json: ConfigReader, layers: int) -> None:
     types = set(layer_types(json, layers, lambda i: False))
     if types != {"full_attention"}:
         raise json.error("layer_types", "full_attention in every layer, as this family has one kind", "sliding layers")
+
+
+def rotating_layers(json: ConfigReader, layers: int) -> list[bool]:
+    """Whether each layer rotates, by `no_rope_layers`, or by the interval of those that do not."""
+    interval = json.positive("no_rope_layer_interval", 4)
+    rotates = json.take("no_rope_layers", list, [int((i + 1) % interval != 0) for i in range(layers)])
+    if len(rotates) < layers or any(each not in (0, 1) for each in rotates):
+        raise json.error("no_rope_layers", f"{layers} of 0 or 1, 1 for a layer that rotates", quoted(rotates))
+    return [each == 1 for each in rotates[:layers]]
 
 
 def windows(json: ConfigReader, types: Sequence[str], window: int | None) -> tuple[int | None, ...]:

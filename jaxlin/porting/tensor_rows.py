@@ -7,6 +7,8 @@ from itertools import accumulate
 import numpy as np
 from jaxtyping import Int
 
+from jaxlin.nn.config import Config
+
 EXPERT = "{expert}"
 """What stands for the number of an expert in the name of a tensor."""
 
@@ -64,6 +66,19 @@ def part_rows(heads: int, *sizes: int) -> list[Int[np.ndarray, " n"]]:
     """
     rows = np.arange(heads * sum(sizes)).reshape(heads, -1)
     return [rows[:, stop - size : stop].ravel() for size, stop in zip(sizes, accumulate(sizes), strict=True)]
+
+
+def halves_of_pairs(features: int) -> Int[np.ndarray, " n"]:
+    """The rows of a head whose rotated pairs are neighbours, in the order of its two halves: 0, 2, …, then 1, 3, …."""
+    return np.arange(features).reshape(-1, 2).T.ravel()
+
+
+def paired_rows(config: Config) -> dict[str, TensorRows]:
+    """Queries and keys of a checkpoint in which the two features that rotate together are neighbouring rows."""
+    k, order = config.head_dim, halves_of_pairs(config.head_dim)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    names = {f"self_attn.{projection}.{kind}": n for projection, n in heads.items() for kind in ("weight", "bias")}
+    return {name: TensorRows(name, (k * np.arange(n)[:, None] + order[None, :]).ravel()) for name, n in names.items()}
 
 
 def stacked_rows(

@@ -1,0 +1,150 @@
+r"""Llama 4: queries and keys normed after the rotation, attention in chunks, and one expert of many for each token.
+
+"The Llama 4 herd", model card of Meta, 2025. Covers Scout, whose layers all have experts, and Maverick, where every
+other layer has a dense MLP. Each layer rotates and sees the tokens of its chunk, or it does neither ("NoPE"); queries
+of the latter grow with their position. The weight of an expert, a sigmoid, multiplies what the expert reads. Files of
+``llama4`` are multimodal: the text half is loaded.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.models.gemma3 import HEADS, TEXT
+from jaxlin.models.llama import Llama
+from jaxlin.nn.attention import Attention
+from jaxlin.nn.blocks import PreNorm
+from jaxlin.nn.context import Context
+from jaxlin.nn.experts import ExpertConfig, ExpertMLP
+from jaxlin.nn.group_routers import SigmoidRouter
+from jaxlin.nn.layers import query_growth, rms_norm
+from jaxlin.nn.mlp import GatedMLP
+from jaxlin.nn.modules import RMSNorm
+from jaxlin.nn.ropes import no_rope
+from jaxlin.nn.schedule import Schedule
+from jaxlin.porting.fields import decoder_numbers, layer_types, rope_of, rotating_layers
+from jaxlin.porting.port import Names, Port
+from jaxlin.porting.tensor_rows import fused_experts, paired_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama4Config(ExpertConfig):
+    r"""`ExpertConfig`, whose `intermediate_size` is that of dense layers.
+
+    Attributes:
+        attention_bias: whether queries, keys, values and outputs have biases.
+        use_qk_norm: whether queries and keys are normed in layers that rotate.
+        query_beta: $\beta$ of `jaxlin.nn.layers.query_growth`; 0 for queries that do not grow.
+        query_length: its $p_0$, tokens.
+    """
+
+    attention_bias: bool
+    use_qk_norm: bool
+    query_beta: float
+    query_length: int
+
+
+class Llama4Attention(Attention):
+    """Attention that norms queries and keys in layers that rotate, and lets queries grow in the others."""
+
+    def __init__(self, config: Llama4Config, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
+        self.is_normed, self.eps = config.use_qk_norm, config.norm_eps
+        self.beta, self.length = config.query_beta, config.query_length
+
+    def rotated(
+        self, x: Float[Array, "t d"], schedule: Schedule
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries and keys after rotation, normed or grown."""
+        q, k = super().rotated(x, schedule)
+        grown = q * query_growth(schedule.positions + 1, self.beta, self.length, q)
+        normed = [rms_norm(each, None, self.eps, Context()) if self.is_normed else each for each in (q, k)]
+        rotates = jnp.any(schedule.inv_freq > 0)
+        return jnp.where(rotates, normed[0], grown), jnp.where(rotates, normed[1], k)
+
+
+class Llama4Block(PreNorm):
+    """Llama's block, with a dense MLP or with experts and a shared one."""
+
+    def __init__(self, config: Llama4Config, *, kind: str, rngs: nnx.Rngs) -> None:
+        norm = functools.partial(RMSNorm, eps=config.norm_eps)
+        if kind == "dense":
+            mlp = GatedMLP(config, rngs=rngs)
+        else:
+            router = SigmoidRouter(config.hidden_size, config.num_experts, config.num_experts_per_tok, rngs=rngs)
+            mlp = ExpertMLP(config, router, weighs_input=True, rngs=rngs)
+        super().__init__(config, norm, Llama4Attention(config, rngs=rngs), mlp)
+
+
+class Llama4(Llama):
+    """The text decoder of Llama 4."""
+
+    Block = Llama4Block
+
+    def make_block(self, config: Llama4Config, kind: str, rngs: nnx.Rngs) -> Llama4Block:
+        """A block with a dense MLP (``"dense"``) or with experts (``"experts"``)."""
+        return Llama4Block(config, kind=kind, rngs=rngs)
+
+
+def llama4_config(json: ConfigReader) -> Llama4Config:
+    """The config of the text model, with transformers' defaults."""
+    numbers = decoder_numbers(json, norm_eps=1e-5, num_key_value_heads=8, head_dim=128, max_position_embeddings=131_072)
+    depth, head_dim, f = numbers["num_hidden_layers"], numbers["head_dim"], numbers["intermediate_size"]
+    numbers["intermediate_size"] = json.positive("intermediate_size_mlp", 16384)
+    if json.peek("no_rope_layers") == []:  # which transformers reads as none
+        json.override("no_rope_layers", None)
+    step, rotates = json.positive("interleave_moe_layer_step", 1), rotating_layers(json, depth)
+    with_experts = json.take("moe_layers", list, [*range(step - 1, depth, step)])
+    chunk = json.positive_or_none("attention_chunk_size", 8192)
+    types = layer_types(json, depth, lambda i: chunk is not None and rotates[i], local="chunked_attention")
+    if chunk is None and "chunked_attention" in types:
+        raise json.error("attention_chunk_size", "a number of tokens, as some layers have chunks", "none")
+    experts, chosen = json.positive("num_local_experts", 16), json.positive("num_experts_per_tok", 1)
+    if chosen > experts:
+        raise json.error("num_experts_per_tok", f"at most {experts} experts", str(chosen))
+    rope = rope_of(json, head_dim, numbers["max_position_embeddings"], theta=5e5)
+    beta, grows = json.take("attn_scale", float, 0.1), json.take("attn_temperature_tuning", bool, True)
+    return Llama4Config(
+        **numbers,
+        ropes=tuple(rope if rotates[i] else no_rope(head_dim) for i in range(depth)),
+        windows=(None,) * depth,
+        chunks=tuple(chunk if kind == "chunked_attention" else None for kind in types),
+        layer_kinds=tuple("experts" if i in with_experts else "dense" for i in range(depth)),
+        num_experts=experts,
+        num_experts_per_tok=chosen,
+        moe_intermediate_size=f,
+        shared_expert_intermediate_size=f,
+        attention_bias=json.take("attention_bias", bool, False),
+        use_qk_norm=json.take("use_qk_norm", bool, True),
+        query_beta=beta if grows else 0.0,
+        query_length=json.positive("floor_scale", 8192),
+    )
+
+
+def llama4_wrapper_config(json: ConfigReader) -> Llama4Config:
+    """The config of the text half of the multimodal wrapper."""
+    json.leave_out("vision_config", *(f"{at}_token_{end}" for at in ("boi", "eoi", "image") for end in ("id", "index")))
+    return llama4_config(json.part("text_config"))
+
+
+def stored(config: Llama4Config) -> Names:
+    """Where a checkpoint has the parameters: neighbouring rows of queries and keys rotate together."""
+    parts = [f"{expert}{part}_proj.weight" for expert in ("", "shared_expert.") for part in ("gate", "up", "down")]
+    return {
+        **paired_rows(config),
+        "mlp.gate.weight": "feed_forward.router.weight",
+        **{f"mlp.{part}": f"feed_forward.{part}" for part in parts},
+        **fused_experts("mlp.experts", config.moe_intermediate_size, "feed_forward.experts", transposed=True),
+    }
+
+
+VISION = {f"{part}.*": "the vision half of the model" for part in ("vision_model", "multi_modal_projector")}
+
+PORTS = {
+    "llama4_text": Port(Llama4, llama4_config, names=stored),
+    "llama4": Port(Llama4, llama4_wrapper_config, names=stored, bodies=TEXT, heads=HEADS, left_out=VISION),
+}
