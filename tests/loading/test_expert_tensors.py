@@ -276,12 +276,14 @@ reads, read_slice = [], SafetensorsFile.read_slice
 for layout in ("single", "fused"):
     checkpoint = t.write(folder / layout, [t.LAYOUTS[layout][0](layer) for layer in t.layers_of(stacks)])
     SafetensorsFile.read_slice = lambda self, name, index: reads.append((name, index)) or read_slice(self, name, index)
-    stack = t.read(checkpoint, t.EITHER, mesh=mesh).up_proj.weight.get_value()
+    experts = t.read(checkpoint, t.EITHER, mesh=mesh)
     SafetensorsFile.read_slice = read_slice
-    assert stack.sharding.spec == jax.sharding.PartitionSpec(None, "model"), stack.sharding
-    for shard in stack.addressable_shards:
-        assert shard.data.shape == (2, 2, t.WIDTH, t.FEATURES), shard
-        np.testing.assert_array_equal(shard.data, stacks["up_proj.weight"][shard.index])
+    for name in ("up_proj", "down_proj"):
+        stack = getattr(experts, name).weight.get_value()
+        assert stack.sharding.spec == jax.sharding.PartitionSpec(None, "model"), stack.sharding
+        for shard in stack.addressable_shards:
+            assert shard.data.shape[:2] == (2, 2), shard
+            np.testing.assert_array_equal(shard.data, stacks[f"{name}.weight"][shard.index])
     name = {"single": "moe.experts.1.w3.weight", "fused": "experts.gate_up_proj"}[layout]
     spans = [index for read, index in reads if read == f"model.layers.0.{name}" and index[-1] != slice(0, 0)]
     spans = [index for index in spans if index[-1].stop > index[-1].start]
