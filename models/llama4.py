@@ -28,7 +28,7 @@ from jaxlin.nn.ropes import no_rope
 from jaxlin.nn.schedule import Schedule
 from jaxlin.porting.fields import decoder_numbers, layer_types, rope_of, rotating_layers
 from jaxlin.porting.port import Names, Port
-from jaxlin.porting.tensor_rows import fused_experts, paired_rows
+from jaxlin.porting.tensor_rows import either, fused_experts, paired_rows, single_experts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +132,17 @@ def llama4_wrapper_config(json: ConfigReader) -> Llama4Config:
 
 
 def stored(config: Llama4Config) -> Names:
-    """Where a checkpoint has the parameters: neighbouring rows of queries and keys rotate together."""
+    """Where a checkpoint has the parameters: neighbouring rows of queries and keys rotate together.
+
+    Programs that quantise the model take the experts apart first, into a tensor for each.
+    """
+    fused = fused_experts("mlp.experts", config.moe_intermediate_size, "feed_forward.experts", transposed=True)
     parts = [f"{expert}{part}_proj.weight" for expert in ("", "shared_expert.") for part in ("gate", "up", "down")]
     return {
         **paired_rows(config),
         "mlp.gate.weight": "feed_forward.router.weight",
         **{f"mlp.{part}": f"feed_forward.{part}" for part in parts},
-        **fused_experts("mlp.experts", config.moe_intermediate_size, "feed_forward.experts", transposed=True),
+        **either(fused, single_experts("mlp.experts", "feed_forward.experts")),
     }
 
 

@@ -214,7 +214,7 @@ def mistral3(writer: gguf.GGUFWriter, config: Config) -> None:
 def moe(writer: gguf.GGUFWriter, config: Config) -> None:
     """Qwen's and AllenAI's mixtures of experts; OLMoE's experts have the `intermediate_size`."""
     base(writer, config)
-    writer.add_expert_count(config["num_experts"])
+    writer.add_expert_count(config.get("num_experts") or config["num_local_experts"])
     writer.add_expert_used_count(config["num_experts_per_tok"])
     for key, add in (
         ("moe_intermediate_size", writer.add_expert_feed_forward_length),

@@ -98,7 +98,7 @@ class Port:
             if len(tensors) > 1:
                 raise CheckpointError(
                     f"{source}: expected the tensors of all layers in one layout; found some as "
-                    f"{' and some as '.join(tensors.values())}."
+                    f"{' and some as '.join(tensors[i] for i in sorted(tensors))}."
                 )
         return replace(self, names=lambda config: table)
 
