@@ -27,7 +27,17 @@ from jaxlin.lens import exact
 from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
 from jaxlin.steering import add, edited
 
-KINDS = ("llama, biases", "gemma2", "phi", "olmo2", "gpt2", "gpt_neox", "llama4_text, interleaved", "mistral4")
+KINDS = (
+    "llama, biases",
+    "gemma2",
+    "phi",
+    "olmo2",
+    "gpt2",
+    "gpt_neox",
+    "muse_glimmer",
+    "llama4_text, interleaved",
+    "mistral4",
+)
 """A variant or two of each type."""
 
 POSITION, TOKEN = 11, 9
@@ -177,9 +187,11 @@ def test_temporary_memory_does_not_grow_with_depth(name: str, tmp_path: Path) ->
 
     def temporary(times: int) -> int:
         variant = tiny.VARIANTS[name]
-        depth = variant.options["num_hidden_layers"]
-        by_layer = {k: v * times for k, v in variant.options.items() if isinstance(v, list) and len(v) == depth}
-        options = {**variant.options, **by_layer, "num_hidden_layers": times * depth}
+        text = variant.options.get("text_config", variant.options)
+        depth = text["num_hidden_layers"]
+        by_layer = {k: v * times for k, v in text.items() if isinstance(v, list) and len(v) == depth}
+        deep = {**text, **by_layer, "num_hidden_layers": times * depth}
+        options = {**variant.options, "text_config": deep} if text is not variant.options else deep
         folder = tiny.build(replace(variant, options=options), tmp_path / str(times))
         model, _ = jaxlin.load(folder, dtype="float64")
         lmap = jax.eval_shape(jaxlin.local_map, model, model.embed(tiny.IDS))

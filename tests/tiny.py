@@ -108,6 +108,11 @@ MEDIA = {
     },
     "original_max_position_embeddings": 32,
 }
+GLIMMER = {"out_hidden_size": 128, "projector_hidden_size": 32}
+GLIMMER_VISION = {
+    **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"patch_size": 14, "pos_emb_height": 4, "pos_emb_width": 4},
+}
 GPT2 = {**{key: BASE[key] for key in BASE if key != "intermediate_size"}, "max_position_embeddings": 96}
 QWEN_VISION = {"depth": 1, "num_heads": 2, "patch_size": 14}
 MROPE = rope("default", mrope_section=[2, 3, 3])
@@ -277,6 +282,24 @@ VARIANTS: dict[str, Variant] = {
     "olmo, clip_qkv": Variant("OlmoConfig", {**GQA, "clip_qkv": 0.5}),
     "olmo2": Variant("Olmo2Config", GQA),
     "olmo3": Variant("Olmo3Config", {**GQA, "sliding_window": 6, "rope_parameters": OLMO3}),
+    "muse_glimmer": Variant(
+        "MuseGlimmerConfig",
+        {"text_config": {**GQA, "head_dim": 32, "sliding_window": 6}, "vision_config": GLIMMER_VISION, **GLIMMER},
+    ),
+    "muse_glimmer, biases": Variant(
+        "MuseGlimmerConfig",
+        {
+            "text_config": {
+                **{**GQA, "head_dim": 16, "attention_bias": True, "layer_types": ["sliding_attention"] * 4},
+                **{"sliding_window": 6, "layer_rope_theta": [0, 1, 1, 0], "qk_scale_factor": 2.0},
+                **{"output_multiplier": 0.5, "final_logit_softcapping": 9.0, "post_norm_eps": 1e-3},
+            },
+            "vision_config": GLIMMER_VISION,
+            "tie_word_embeddings": True,
+            **GLIMMER,
+        },
+        biases=True,
+    ),
     "gpt2": Variant("GPT2Config", GPT2, biases=True),
     "gpt2, scales": Variant(
         "GPT2Config",

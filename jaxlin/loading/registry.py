@@ -26,6 +26,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "olmo2": ("olmo2", "olmo3"),
     "gpt_neox": ("gpt_neox",),
     "gpt2": ("gpt2",),
+    "muse_glimmer": ("muse_glimmer",),
 }
 """The family files in ``models/``, and the `model_type`s each of them ports."""
 

@@ -82,7 +82,12 @@ class HeadMixer(nnx.Module):
         pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
         values = ctx.cache.extend_values(ctx.hook(InnerSite.VALUES, self.values(x, ctx)))
         z = ctx.hook(InnerSite.HEADS, pattern.mix(values, ctx.evaluation.last))
+        z = self.gated(z, x, ctx)
         return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
+
+    def gated(self, z: Float[Array, "q *b h k"], x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b h k"]:
+        """What enters the output projection: the outputs of the heads, if a kind of attention does not gate them."""
+        return z
 
 
 class Attention(HeadMixer):

@@ -4,7 +4,7 @@ r"""Blocks: where the norms stand around attention and the MLP. A family chooses
 block       what it adds to the stream $x$                         families
 ==========  =====================================================  ==================================
 `PreNorm`   attn(norm(x)), then mlp(norm(x))                       Llama, Gemma, Mistral, OLMo, Qwen, GPT-2
-`Sandwich`  norm(attn(norm(x))), then norm(mlp(norm(x)))           Gemma 2 and 3
+`Sandwich`  norm(attn(norm(x))), then norm(mlp(norm(x)))           Gemma 2 and 3, Muse Glimmer
 `PostNorm`  norm(attn(x)), then norm(mlp(x))                       OLMo 2 and 3
 `Parallel`  attn(norm(x)) and mlp(norm(x)), side by side           Phi, GPT-NeoX
 ==========  =====================================================  ==================================
@@ -59,14 +59,21 @@ class PreNorm(nnx.Module):
 
 
 class Sandwich(nnx.Module):
-    """Norms before and after attention, and before and after the MLP. Arguments are those of `PreNorm`."""
+    """Norms before and after attention, and before and after the MLP.
+
+    Args:
+        config, norm, attention, mlp: as of `PreNorm`.
+        post_norm: makes the norms after attention and after the MLP; by default as the others.
+    """
 
     sites: ClassVar[tuple[str, ...]] = KINDS
 
-    def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
-        d = config.hidden_size
-        self.input_layernorm, self.post_attention_layernorm = norm(d), norm(d)
-        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(d), norm(d)
+    def __init__(
+        self, config: Config, norm: MakeNorm, attention: Any, mlp: Any, *, post_norm: MakeNorm | None = None
+    ) -> None:
+        d, post_norm = config.hidden_size, post_norm or norm
+        self.input_layernorm, self.post_attention_layernorm = norm(d), post_norm(d)
+        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(d), post_norm(d)
         self.self_attn, self.mlp = attention, mlp
 
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:

@@ -34,6 +34,7 @@ class Config:
         chunks: the tokens of a chunk, of which a query of each layer sees its own alone; None for a layer without
             chunks, and no numbers where no layer has them.
         layer_kinds: the kind of each layer, for `Decoder.make_block`; empty where all are alike.
+        logit_scale: the factor of the logits, before their bound.
         final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.
         has_unembedding: whether there are logits; files of embedding models and classifiers may have no unembedding.
         ignored_config_keys: keys of the file that the caller of `jaxlin.load` had it ignore.
@@ -54,6 +55,7 @@ class Config:
     windows: tuple[int | None, ...] = field(repr=False)
     chunks: tuple[int | None, ...] = field(default=(), repr=False)
     layer_kinds: tuple[str, ...] = field(default=(), repr=False)
+    logit_scale: float = 1.0
     final_logit_softcapping: float | None = None
     has_unembedding: bool = True
     ignored_config_keys: tuple[str, ...] = ()

@@ -214,7 +214,7 @@ class Decoder(nnx.Module):
         if ids is not None and bias is not None:
             bias = bias[ids]
         with self.at_precision():
-            logits = layers.affine(h, weight, bias)
+            logits = layers.affine(h, weight, bias) * self.config.logit_scale
         cap = self.config.final_logit_softcapping
         return logits if cap is None else layers.softcap(logits, cap, ctx or Context())
 

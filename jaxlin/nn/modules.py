@@ -4,6 +4,8 @@ A weight is ``[out, in]`` as torch stores it. It stays in the dtype of its file 
 activations where it is used, so that one layer at a time is wide.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -48,15 +50,15 @@ class Unembedding(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """`jaxlin.nn.layers.rms_norm` with its weight."""
+    """`jaxlin.nn.layers.rms_norm` with its weight, or without one."""
 
-    def __init__(self, features: int, eps: float) -> None:
+    def __init__(self, features: int, eps: float, *, affine: bool = True) -> None:
         self.eps = eps
-        self.weight = nnx.Param(jnp.ones(features))
+        self.weight: Any = nnx.Param(jnp.ones(features)) if affine else None
 
     def __call__(self, x: Float[Array, "*b d"], ctx: Context) -> Float[Array, "*b d"]:
         """`x`, normed."""
-        return layers.rms_norm(x, self.weight[...], self.eps, ctx)
+        return layers.rms_norm(x, parameter_value(self.weight), self.eps, ctx)
 
 
 class LayerNorm(nnx.Module):

@@ -35,7 +35,7 @@ def test_the_head_is_what_is_stored(name: str, checkpoint: Callable[[str], Path]
     stream = Stream()
     for claim, stored in CASES:
         folder = claiming(checkpoint(name), tmp_path / f"{claim}, {stored}", claim, stored)
-        tied = transformers.AutoConfig.from_pretrained(folder).tie_word_embeddings
+        tied = getattr(transformers.AutoConfig.from_pretrained(folder), "tie_word_embeddings", False)
         if not tied and stored != "both":
             with pytest.raises(CheckpointError, match=r"expected a tensor \S*(lm_head|embed_\w+|wte)\.weight"):
                 jaxlin.load(folder)
