@@ -37,6 +37,7 @@ KINDS = (
     "muse_glimmer",
     "llama4_text, interleaved",
     "mistral4",
+    "qwen3_5_text, tied",
 )
 """A variant or two of each type."""
 

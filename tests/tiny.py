@@ -132,6 +132,17 @@ LATENT = {
 }
 MSCALE = {"factor": 8.0, "original_max_position_embeddings": 4, "mscale_all_dim": 1.0, "mscale": 1.0}
 MISTRAL4 = {**LATENT, "intermediate_size": 48, **rope("yarn", **MSCALE, llama_4_scaling_beta=0.1)}
+DELTA_NET = {
+    **{"linear_key_head_dim": 8, "linear_value_head_dim": 12, "linear_num_key_heads": 2, "linear_num_value_heads": 4},
+    "linear_conv_kernel_dim": 4,
+}
+HYBRID: dict[str, Any] = {
+    **{**GQA, **DELTA_NET, "head_dim": 32},
+    # Where the query of a first token is about orthogonal to its key, the norm of the head divides by almost zero: with
+    # an epsilon of 1e-6 the rounding of float32, in both libraries, would be a thousandth of the logits.
+    "rms_norm_eps": 1e-2,
+    **rope("default", mrope_section=[2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.25),
+}
 
 VARIANTS: dict[str, Variant] = {
     "llama": Variant("LlamaConfig", GQA),
@@ -205,6 +216,30 @@ VARIANTS: dict[str, Variant] = {
                 **{"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
             },
         },
+    ),
+    "qwen3_5": Variant(
+        "Qwen3_5Config",
+        {
+            "text_config": {**HYBRID, "tie_word_embeddings": True},
+            "vision_config": {
+                **{**QWEN_VISION, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64},
+                **{"num_position_embeddings": 16},
+            },
+        },
+        seed=1,
+    ),
+    "qwen3_5_text": Variant(
+        "Qwen3_5TextConfig",
+        {
+            **{**HYBRID, "attention_bias": True, "max_position_embeddings": 128},
+            **{"num_hidden_layers": 2, "layer_types": ["full_attention", "linear_attention"]},
+        },
+        tokens=70,
+        biases=True,
+    ),
+    "qwen3_5_text, tied": Variant(
+        "Qwen3_5TextConfig",
+        {**HYBRID, "num_hidden_layers": 5, "full_attention_interval": 2, "tie_word_embeddings": True},
     ),
     "phi3": Variant("Phi3Config", GQA),
     "phi3, longrope, short": Variant(

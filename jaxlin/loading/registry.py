@@ -16,6 +16,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "gemma3": ("gemma3_text", "gemma3"),
     "qwen": ("qwen2", "qwen3"),
     "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+    "qwen3_5": ("qwen3_5", "qwen3_5_text"),
     "phi3": ("phi3", "phi4_multimodal"),
     "phi": ("phi",),
     "mistral": ("mistral", "ministral", "ministral3"),

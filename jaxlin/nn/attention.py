@@ -80,10 +80,14 @@ class HeadMixer(nnx.Module):
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The contribution of attention to the stream."""
         pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
-        values = ctx.cache.extend_values(ctx.hook(InnerSite.VALUES, self.values(x, ctx)))
-        z = ctx.hook(InnerSite.HEADS, pattern.mix(values, ctx.evaluation.last))
+        values = ctx.hook(InnerSite.VALUES, self.values(x, ctx))
+        z = ctx.hook(InnerSite.HEADS, self.mix(pattern, values, ctx))
         z = self.gated(z, x, ctx)
         return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
+
+    def mix(self, pattern: Any, values: Float[Array, "t *b n k"], ctx: Context) -> Float[Array, "q *b h k"]:
+        """The outputs of the heads: `values`, and those of earlier tokens, mixed by `pattern`."""
+        return pattern.mix(ctx.cache.extend_values(values), ctx.evaluation.last)
 
     def gated(self, z: Float[Array, "q *b h k"], x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b h k"]:
         """What enters the output projection: the outputs of the heads, if a kind of attention does not gate them."""
@@ -148,7 +152,11 @@ class Attention(HeadMixer):
 
     def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation."""
-        return self.split(self.q_proj(x)), self.split(self.k_proj(x))
+        return self.queries(x), self.split(self.k_proj(x))
+
+    def queries(self, x: Float[Array, "t d"]) -> Float[Array, "t h k"]:
+        """Queries before norms and rotation."""
+        return self.split(self.q_proj(x))
 
     def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
         """The values: a projection of the stream."""

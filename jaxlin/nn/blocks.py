@@ -37,13 +37,17 @@ class PreNorm(nnx.Module):
         norm: makes each norm.
         attention: called as ``attention(x, schedule, ctx)``.
         mlp: called as ``mlp(x, ctx)``.
+
+    Attributes:
+        mixer: the name of attention. In a model that has several kinds of attention it tells their parameters apart.
     """
 
     sites: ClassVar[tuple[str, ...]] = KINDS
+    mixer: ClassVar[str] = "self_attn"
 
     def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
         self.input_layernorm = norm(config.hidden_size)
-        self.self_attn = attention
+        setattr(self, self.mixer, attention)
         self.post_attention_layernorm = norm(config.hidden_size)
         self.mlp = mlp
 
@@ -51,11 +55,18 @@ class PreNorm(nnx.Module):
         """The residual stream after the block."""
         x = ctx.hook("resid_pre", x)
         h = self.input_layernorm(x, ctx.within("input_layernorm"))
-        attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
+        attention = getattr(self, self.mixer)
+        attn = ctx.hook("attn_out", attention(h, schedule, ctx.within(self.mixer)))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
         h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
         mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
         return ctx.hook("resid_post", add_to_stream(x, mlp))
+
+
+class LinearPreNorm(PreNorm):
+    """`PreNorm` around linear attention, as hybrids have it beside `PreNorm` around softmax attention."""
+
+    mixer: ClassVar[str] = "linear_attn"
 
 
 class Sandwich(nnx.Module):

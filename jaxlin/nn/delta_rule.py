@@ -22,6 +22,7 @@ et al., "Parallelizing Linear Transformers with the Delta Rule over Sequence Len
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,8 +93,8 @@ class Chunked(Pattern):
         state, z = jax.lax.scan(body, wide.reshape(n, h // n, i, v), chunks)
         return z.reshape(-1, h, v)[:t], state.reshape(h, i, v)
 
-    def dense(self) -> Dense:
-        """All numbers of the pattern.
+    def dense(self, dtype: Any = None) -> Dense:
+        """All numbers of the pattern, in `dtype`, or in that of the queries.
 
         The loop is unrolled, because the value of a token is zero in all columns but its own: those of later tokens are
         left out, which is half of them.
@@ -109,7 +110,7 @@ class Chunked(Pattern):
             values = jnp.eye(stop - start, stop, start, dtype=state.dtype)
             z, state = chunk.step(values[None, None], state)
             rows.append(jnp.pad(z, [(0, 0)] * 3 + [(0, t - stop)]))
-        return Dense(jnp.concatenate(rows, axis=2).reshape(h, t, t).astype(self.q.dtype))
+        return Dense(jnp.concatenate(rows, axis=2).reshape(h, t, t).astype(dtype or self.q.dtype))
 
     def step(
         self, values: Float[Array, "#n #g t v"], state: Float[Array, "n g i v"]

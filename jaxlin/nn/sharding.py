@@ -27,7 +27,7 @@ MODEL_AXIS, ROWS_AXIS = "model", "rows"
 SPLITS: dict[str, Literal["experts", "rows", "columns"]] = {
     "experts": "experts",
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "q_b_proj", "k_b_proj", "v_b_proj"), "rows"),
-    **dict.fromkeys(("gate_proj", "up_proj", "fc1"), "rows"),
+    **dict.fromkeys(("g_proj", "gate_proj", "up_proj", "fc1"), "rows"),
     **dict.fromkeys(("o_proj", "down_proj", "fc2"), "columns"),
     **dict.fromkeys(("embed_tokens", "lm_head"), "rows"),
 }

@@ -11,7 +11,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
-from jaxlin.nn.kv_cache import KeysAndValues, KVCache
+from jaxlin.nn.kv_cache import KVCache, LayerCache
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.sites import place
 from jaxlin.nn.stack import Stack
@@ -25,11 +25,12 @@ class State(NamedTuple):
     """The state that the earlier tokens of a text leave for the next ones.
 
     Attributes:
-        cache: the keys and values of each layer, one slot for each position, ``[l, s, n, k]``; None before a text.
+        cache: what the layers have cached, stacked; of keys and values, ``[l, s, n, k]``, one slot for each position.
+            None before a text.
         drives: the drive of each edit at the last position.
     """
 
-    cache: KeysAndValues | None
+    cache: LayerCache | Stack | None
     drives: tuple[Float[Array, " e"], ...]
 
 
@@ -43,12 +44,12 @@ class ForwardResult(NamedTuple):
 
     Attributes:
         output: the residual stream after the final norm.
-        new: the keys and values of these tokens, ``[l, t, n, k]``.
+        new: what the layers cache of these tokens, stacked.
         drives: the drive of each edit.
     """
 
     output: Float[Array, "t d"]
-    new: KeysAndValues
+    new: LayerCache | Stack
     drives: tuple[Float[Array, "t e"], ...]
 
 
@@ -61,6 +62,7 @@ def forward(
     *,
     start: Int[Array, ""] | int,
     first_new: Int[Array, ""] | int,
+    stop: Int[Array, ""] | int | None = None,
 ) -> ForwardResult:
     """The edited model at the tokens that follow a `state`.
 
@@ -72,6 +74,7 @@ def forward(
         edits: edits from `check_edits`; those at one site are applied in this order.
         start: the position of the first token of `x`.
         first_new: the first position that an edit with ``where="new"`` applies to.
+        stop: the position after the last token of the text, if it goes on: those of `x` from there on are padding.
     """
     depth = model.config.num_hidden_layers
     positions = start + jnp.arange(x.shape[0])
@@ -102,7 +105,7 @@ def forward(
 
     stream, new = model.scan(
         x,
-        lambda row: Context(hooks=Hooks(edits=block_edits(row[0])), cache=KVCache(row[1], start)),
+        lambda row: Context(hooks=Hooks(edits=block_edits(row[0])), cache=KVCache(row[1], start, stop)),
         (jnp.arange(depth), state.cache),
         schedule=schedule,
         collect=lambda ctx: ctx.cache.new,

@@ -1,4 +1,4 @@
-r"""Generation with a cache of keys and values: one pass over the prompt, then one compiled step for each token.
+r"""Generation with a cache: one pass over the prompt, then one compiled step for each token.
 
 Sequences are padded on the right, so that one program serves prompts of any length up to a multiple of
 `LENGTH_MULTIPLE`: no token attends to the padding, and the text overwrites it as it grows. A batch is a `jax.vmap` of a
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder, PromptError
+from jaxlin.nn.kv_cache import map_caches
 from jaxlin.nn.layers import at_least_float32
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.stack import Stack
@@ -246,20 +247,15 @@ def _grow(
 
     def first_pass(ids: Array, length: Array, prompt: Array) -> tuple[Array, State]:
         x, state = model.embed(ids[:prefill]), initial_state(model, edits)
-        result = forward(model, x, schedule, state, edits, start=0, first_new=prompt - 1)
-        room = ((0, 0), (0, slots - prefill), (0, 0), (0, 0))
-        cache = jax.tree.map(lambda a: jnp.pad(a, room), result.new)
+        result = forward(model, x, schedule, state, edits, start=0, first_new=prompt - 1, stop=length)
+        cache = map_caches(lambda new: new.with_room(slots), result.new)
         return result.output[length - 1], State(cache, tuple(drive[length - 1] for drive in result.drives))
 
     def next_pass(state: State, ids: Array, length: Array, prompt: Array) -> tuple[Array, State]:
         start = length - 1
         x = model.embed(jax.lax.dynamic_slice_in_dim(ids, start, 1), start)
-        result = forward(model, x, schedule, state, edits, start=start, first_new=prompt - 1)
-        cache = jax.tree.map(
-            lambda earlier, new: jax.lax.dynamic_update_slice_in_dim(earlier, new, start, axis=1),
-            state.cache,
-            result.new,
-        )
+        result = forward(model, x, schedule, state, edits, start=start, first_new=prompt - 1, stop=length)
+        cache = map_caches(lambda earlier, new: earlier.followed_by(new, start), state.cache, result.new)
         return result.output[0], State(cache, tuple(drive[0] for drive in result.drives))
 
     def add_tokens(texts: _Texts, outputs: Array) -> _Texts:

@@ -35,7 +35,7 @@ def with_room(name: str) -> tiny.Variant:
     variant = tiny.VARIANTS[name]
     options = {key: dict(value) if isinstance(value, dict) else value for key, value in variant.options.items()}
     if "dynamic" not in name:  # the trained length, which it outgrows
-        options.get("text_config", options)["max_position_embeddings"] = 128
+        options.get("text_config", options)["max_position_embeddings"] = NEW + max(variant.tokens, NEW)
     return dataclasses.replace(variant, options=options)
 
 
