@@ -77,7 +77,7 @@ class QwenHybrid(Decoder):
 
 def hybrid_numbers(json: ConfigReader) -> dict[str, Any]:
     """The fields of `QwenHybridConfig`."""
-    sizes = {"head_dim": 256, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 248320}
+    sizes: dict[str, Any] = {"head_dim": 256, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 248320}
     numbers = decoder_numbers(json, max_position_embeddings=32768, **sizes)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
     # Written in files, and read by no version of transformers.
