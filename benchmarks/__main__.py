@@ -17,7 +17,21 @@ import jax
 import transformers
 from rich.console import Console
 
-from benchmarks import attribution, dense, gpu, large, layers, lens, loading, long, packed, precision, scaling, spectrum
+from benchmarks import (
+    attribution,
+    delta,
+    dense,
+    gpu,
+    large,
+    layers,
+    lens,
+    loading,
+    long,
+    packed,
+    precision,
+    scaling,
+    spectrum,
+)
 from benchmarks.results import RESULTS, Finding, device, document
 from benchmarks.setting import Clock, Setting
 from benchmarks.table import show
@@ -35,6 +49,7 @@ GROUPS = {
     "scaling": scaling.measure,
     "large": large.measure,
     "long": long.measure,
+    "delta": delta.measure,
 }
 
 

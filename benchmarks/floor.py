@@ -71,7 +71,7 @@ def row_products(config: Config, rows: int, tokens: int, layers: int | None = No
     if depth == 0:
         return 0
     d, heads = config.hidden_size, config.num_attention_heads * config.head_dim
-    values, after = d * config.num_key_value_heads * config.head_dim, heads * d + 2 * d * config.intermediate_size
+    values, after = d * config.num_key_value_heads * config.head_dim, heads * d + 2 * d * config.neurons
     inner = tokens * (values + after) + heads * tokens * (tokens + 1) // 2
     top = tokens * values + after + heads * tokens
     return 2 * rows * ((depth - 1) * inner + top)
@@ -80,7 +80,7 @@ def row_products(config: Config, rows: int, tokens: int, layers: int | None = No
 def folded_products(config: Config, rows: int, tokens: int, layers: int | None = None) -> int:
     """As `row_products`, with each MLP multiplied into one matrix at each position by `jaxlin.nn.folding.fold`."""
     depth = config.num_hidden_layers if layers is None else layers
-    d, f = config.hidden_size, config.intermediate_size
+    d, f = config.hidden_size, config.neurons
     saved = max(0, 2 * rows * d * f - d * d * f - rows * d * d)
     return row_products(config, rows, tokens, layers) - (2 * saved * (tokens * (depth - 1) + 1) if depth else 0)
 
@@ -95,7 +95,7 @@ def map_products(lmap: LocalMap, layers: int | None = None) -> int:
 def forward_products(config: Config, tokens: int) -> int:
     """Operations of a forward pass at every position, to the final norm."""
     d, k = config.hidden_size, config.head_dim
-    weights = 2 * d * k * (config.num_attention_heads + config.num_key_value_heads) + 3 * d * config.intermediate_size
+    weights = 2 * d * k * (config.num_attention_heads + config.num_key_value_heads) + 3 * d * config.neurons
     patterns = 2 * config.num_attention_heads * k * tokens * (tokens + 1) // 2
     return 2 * config.num_hidden_layers * (tokens * weights + patterns)
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import (
     attribution,
+    delta,
     dense,
     floor,
     gpu,
@@ -315,6 +316,16 @@ def test_a_long_prompt() -> None:
     assert rows[0].figures["defect"] <= 1e-5
     assert rows[1].figures["bound"] <= long.TOL
     assert all(0 < each.value < 6 for each in findings if isinstance(each, Ratio))
+
+
+def test_patterns_of_the_delta_rule() -> None:
+    with Clock(runs=1, side=64) as clock:
+        findings = [*delta.patterns(clock, 24, 2), *delta.long(clock, 70, 2)]
+    rows = [each for each in findings if isinstance(each, Row)]
+    assert [row.name for row in rows] == ["delta rule", "softmax", "values mixed, and the transpose"]
+    ratios = {ratio.key: ratio.value for ratio in findings if isinstance(ratio, Ratio)}
+    assert ratios["delta, over softmax"] == pytest.approx(rows[0].median / rows[1].median)
+    assert 0 < ratios["delta, memory"] < 0.5
 
 
 def test_random_four_bits() -> None:
