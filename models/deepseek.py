@@ -78,9 +78,7 @@ class Deepseek(Llama):
 
 def deepseek_config(json: ConfigReader) -> DeepseekConfig:
     """The config of DeepSeek V3, with transformers' defaults."""
-    for key, value in {"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"}.items():
-        json.expect(key, value)
-    json.leave_out("num_nextn_predict_layers", "num_mtp_layers", "ep_size", "seq_aux", "aux_loss_alpha")
+    json.leave_out("moe_layer_freq", "ep_size", "seq_aux")  # read by the code of the authors, not by transformers
     rotated, rest = json.positive("qk_rope_head_dim", 64), json.positive("qk_nope_head_dim", 128)
     numbers = latent_numbers(
         json, rope_parameters(json), rotated=rotated, head_dim=rotated, rest=rest,

@@ -34,7 +34,10 @@ def mistral4_config(json: ConfigReader) -> DeepseekConfig:
     """The config of Mistral 4, with transformers' defaults."""
     rotated, rest = json.positive("qk_rope_head_dim", 64), json.positive("qk_nope_head_dim", 64)
     head_dim = rotated + rest
-    share = 1.0 if json.peek("rope_scaling") else rotated / head_dim
+    share = rotated / head_dim
+    if json.peek("rope_scaling"):
+        share = json.take(SHARE, float, 1.0)
+    json.override(SHARE, None)  # beside `rope_parameters` it means nothing
     parameters: dict[str, Any] = {SHARE: share, **(rope_parameters(json) or YARN)}
     numbers = latent_numbers(
         json, parameters, rotated=rotated, head_dim=head_dim, rest=rest,

@@ -303,7 +303,7 @@ VARIANTS: dict[str, Variant] = {
             "image_token_index": 121,
         },
     ),
-    "deepseek_v3": Variant("DeepseekV3Config", {**LATENT, "first_k_dense_replace": 1}),
+    "deepseek_v3": Variant("DeepseekV3Config", {**LATENT, "first_k_dense_replace": 1}, seed=1),
     "deepseek_v3, Moonlight": Variant(
         "DeepseekV3Config",
         {**LATENT, "first_k_dense_replace": 1, "q_lora_rank": None, "n_group": 1},

@@ -59,6 +59,8 @@ class Reference:
             )
         if info["missing_keys"] or info["mismatched_keys"] or info["unexpected_keys"]:
             raise ValueError("the weights are not those of the config")
+        if isinstance(model, transformers.Llama4ForConditionalGeneration):  # which fails without images
+            model = model.language_model
         with torch.no_grad():
             return [model(torch.tensor([ids]))[0][0].double().numpy() for ids in PROMPTS]
 
@@ -86,7 +88,8 @@ def parse(config: Mapping[str, Any]) -> Any:
 
 def model_class(parsed: Any) -> Any:
     """The class that transformers' `Auto` classes choose for a config: that of the wrapper, if it has a vision half."""
-    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText):
+    autos = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
+    for auto in reversed(autos) if hasattr(parsed, "vision_config") else autos:
         if type(parsed) in auto._model_mapping:
             return auto._model_mapping[type(parsed)]
     raise ValueError(f"{type(parsed).__name__}: transformers has no language model for it")
