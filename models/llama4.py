@@ -1,9 +1,8 @@
 r"""Llama 4: queries and keys normed after the rotation, attention in chunks, and one expert of many for each token.
 
 "The Llama 4 herd", model card of Meta, 2025. Covers Scout, whose layers all have experts, and Maverick, where every
-other layer has a dense MLP. Each layer rotates and sees the tokens of its chunk, or it does neither ("NoPE"); queries
-of the latter grow with their position. The weight of an expert, a sigmoid, multiplies what the expert reads. Files of
-``llama4`` are multimodal: the text half is loaded.
+second layer has. Each layer rotates and sees the tokens of its chunk, or neither ("NoPE"); queries of the latter grow
+with their position. The weight of an expert, a sigmoid, multiplies what it reads.
 """
 
 import functools
@@ -132,10 +131,7 @@ def llama4_wrapper_config(json: ConfigReader) -> Llama4Config:
 
 
 def stored(config: Llama4Config) -> Names:
-    """Where a checkpoint has the parameters: neighbouring rows of queries and keys rotate together.
-
-    Programs that quantise the model take the experts apart first, into a tensor for each.
-    """
+    """Where a checkpoint has the parameters: neighbours rotate together; quantised experts are taken apart first."""
     fused = fused_experts("mlp.experts", config.moe_intermediate_size, "feed_forward.experts", transposed=True)
     parts = [f"{expert}{part}_proj.weight" for expert in ("", "shared_expert.") for part in ("gate", "up", "down")]
     return {
