@@ -75,7 +75,7 @@ def read_parameters(
         return jax.tree.map(lambda part: _unstacked(name, part, mesh), stored.array(name, struct.shape))
 
     model = jax.tree_util.tree_map_with_path(parameter, abstract)
-    unread = names - stored.read_names - {stored.tied}
+    unread = names - stored.located - {stored.tied}
     unknown = sorted(unread.difference(*(fnmatch.filter(unread, pattern) for pattern in left_out)))
     unknown = [name for name in unknown if not _adds_nothing(tensors, name)]
     if unknown:

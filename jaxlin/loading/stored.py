@@ -66,11 +66,11 @@ class StoredArrays:
         source: the path of the checkpoint, for messages.
 
     Attributes:
-        read_names: the names of the tensors that arrays were read from.
+        located: the names of the tensors that parameters are made of, of those that were looked for.
     """
 
     def __init__(self, tensors: TensorSource, port: Port, config: Any, source: str) -> None:
-        self.read_names: set[str] = set()
+        self.located: set[str] = set()
         self._tensors, self._port, self._config, self._source = tensors, port, config, source
         self._names = set(tensors.names())
         is_tied = config.tie_word_embeddings
@@ -99,6 +99,7 @@ class StoredArrays:
         stored = self._tensors.shape(tensor)
         if stored != expected and not _same_values(stored, expected):
             raise CheckpointError(f"{self._source}, tensor {tensor}: expected shape {expected}; found {stored}.")
+        self.located.add(tensor)
         return _Located(tensor, rows, shape, expert if stack else None)
 
     def array(self, name: str, shape: tuple[int, ...], layer: int | None = None, expert: int | None = None) -> Any:
@@ -115,7 +116,6 @@ class StoredArrays:
         """
         located = self.locate(name, shape, layer, expert)
         place = f"{self._source}, tensor {located.tensor}"
-        self.read_names.add(located.tensor)
         if self._tensors.is_packed(located.tensor):
             packed = self._packed(located, place)
             check(packed, place)
@@ -142,7 +142,7 @@ class StoredArrays:
         if len(shape) != 2:
             raise CheckpointError(f"{place}: expected values, as of a vector; found codes.")
         total = rows.total or shape[0]
-        wanted = np.arange(total)[rows.rows]
+        wanted = rows.indices(shape[0])
         is_run, is_all = (np.array_equal(wanted, np.arange(n) + wanted[0]) for n in (len(wanted), total))
         if is_run and not is_all and expert is None:
             packed: Any = self._tensors.read_rows(tensor, int(wanted[0]), int(wanted[-1]) + 1)

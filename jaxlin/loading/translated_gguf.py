@@ -100,18 +100,19 @@ class TranslatedGGUF:
     def _in_order(self, name: str, part: _Part) -> _Part:
         """The rows of a tensor in Hugging Face's order."""
         layer, in_layer = name.split(".")[2:3], ".".join(name.split(".")[3:])
-        count, projection = part.shape[row_axis(part.shape)], name.split(".")[-2]
+        count = part.shape[row_axis(part.shape)]
+        projection = name.rpartition(".")[0].rpartition(".")[2]
         if self._port.pairs and ".self_attn." in name and projection in ("q_proj", "k_proj"):
             heads = self._heads()[projection]
             if count % (2 * heads):
                 raise self._error(part.tensor, f"pairs of rows for {heads} heads", f"{count} rows")
             return part.with_rows(unpermuted_rows(count, heads))
-        rows = self._rows.get(in_layer) if layer else None
-        if rows is None:
+        if not layer or in_layer not in self._rows:
             return part
-        if len(rows) != count:
-            raise self._error(part.tensor, f"{len(rows)} rows", f"{count}")
-        return part.with_rows(rows)
+        try:
+            return part.with_rows(self._rows[in_layer](count))
+        except ValueError as error:
+            raise self._error(part.tensor, "rows that can be put in order", f"{count} ({error})") from error
 
     def _error(self, tensor: str, expected: str, value: str) -> ConfigError:
         return ConfigError(f"{self._checkpoint.source}, tensor {tensor}: expected {expected}; found {value}.")

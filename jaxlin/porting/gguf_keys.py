@@ -59,8 +59,8 @@ class GGUFPort:
             kind of rotation needs; in Hugging Face's order they are half a head apart.
         values: the inverse of what the converter computes, such as ``w - 1``, for tensors whose names have a pattern;
             the first that fits.
-        rows: from the config.json, the row of the file that each row of a tensor comes from, by the tensor's name
-            within a layer.
+        rows: from the config.json, by the name of a tensor within a layer: a function that takes the number of its
+            rows and gives the row of the file that each comes from. It refuses a number by a ValueError.
         fused: whether Hugging Face, too, stores queries, keys and values in one tensor.
         partial: whether a part of each head may be rotated.
     """
@@ -76,7 +76,7 @@ class GGUFPort:
     derive: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda metadata, config: {}
     pairs: bool = False
     values: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
-    rows: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]] = lambda config: {}
+    rows: Callable[[Mapping[str, Any]], Mapping[str, Callable[[int], np.ndarray]]] = lambda config: {}
     fused: bool = False
     partial: bool = False
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxlin.checkpoint.config import ConfigReader, is_number
 from jaxlin.common.printable import quoted
 from jaxlin.nn.latent_attention import LatentConfig
 from jaxlin.porting.fields import decoder_numbers
-from jaxlin.porting.tensor_rows import TensorRows, halves_of_pairs, part_rows
+from jaxlin.porting.tensor_rows import TensorRows, halves_of_pairs, stacked_rows
 
 
 def latent_numbers(
@@ -103,12 +104,14 @@ def latent_rows(config: LatentConfig, *, interleaved: bool) -> dict[str, TensorR
     rest = config.head_dim - rotated
     order = halves_of_pairs(rotated) if interleaved else np.arange(rotated)
     head = np.concatenate([rest + order, np.arange(rest)])
-    queries = (config.head_dim * np.arange(h)[:, None] + head[None, :]).ravel()
+
+    def queries() -> Int[np.ndarray, " n"]:
+        return (config.head_dim * np.arange(h)[:, None] + head[None, :]).ravel()
+
     rows = {f"{name}.weight": TensorRows(f"{name}.weight", queries) for name in ("q_proj", "q_b_proj")}
     for kind in ("weight", "bias"):
         tensor = f"kv_a_proj_with_mqa.{kind}"
         rows[f"kv_a_proj.{kind}"] = TensorRows(tensor, slice(0, rank), rank + rotated)
         rows[f"k_rope_proj.{kind}"] = TensorRows(tensor, rank + order, rank + rotated)
-    for name, part in zip(("k_b_proj", "v_b_proj"), part_rows(h, rest, v), strict=True):
-        rows[f"{name}.weight"] = TensorRows("kv_b_proj.weight", part, h * (rest + v))
-    return {f"self_attn.{name}": replace(place, tensor=f"self_attn.{place.tensor}") for name, place in rows.items()}
+    prefixed = {f"self_attn.{name}": replace(place, tensor=f"self_attn.{place.tensor}") for name, place in rows.items()}
+    return {**prefixed, **stacked_rows("self_attn.kv_b_proj.weight", heads=h, k_b_proj=rest, v_b_proj=v)}

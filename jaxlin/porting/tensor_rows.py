@@ -1,6 +1,7 @@
 """`TensorRows`: where a checkpoint stores a parameter, if not in a tensor of its own name and shape."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -22,14 +23,18 @@ class TensorRows:
 
     Attributes:
         tensor: the name of the tensor within a layer.
-        rows: the rows that belong to the parameter, in its order: a slice, or their indices.
+        rows: the rows that belong to the parameter, in its order: a slice; or their indices, or a function of nothing
+            that gives them, which is called once the tensor has been found to have as many rows as it should: a config
+            may lie about any size.
         total: how many rows the tensor has; None for those of the parameter.
         transposed: whether the tensor is ``[in, out]``, so that its columns are the rows of the parameter. Packed
             weights are ``[out, in]`` in every format, whatever the module that they were made from.
     """
 
     tensor: str
-    rows: slice | Int[np.ndarray, " n"] = field(default_factory=lambda: slice(None))
+    rows: slice | Int[np.ndarray, " n"] | Callable[[], Int[np.ndarray, " n"]] = field(
+        default_factory=lambda: slice(None)
+    )
     total: int | None = None
     transposed: bool = False
 
@@ -50,11 +55,16 @@ class TensorRows:
             A slice of the tensor's rows, and the indices of those that are wanted within it; None for all of it.
         """
         if isinstance(self.rows, slice):
-            rows = range(self.total or count)[self.rows][start:stop]
-            return slice(rows.start, rows.stop, rows.step), None
-        rows = self.rows[start:stop]
+            run = range(self.total or count)[self.rows][start:stop]
+            return slice(run.start, run.stop, run.step), None
+        rows = self.indices(count)[start:stop]
         first = int(rows.min()) if len(rows) else 0
         return slice(first, int(rows.max()) + 1 if len(rows) else 0), rows - first
+
+    def indices(self, count: int) -> Int[np.ndarray, " n"]:
+        """The tensor's rows that belong to the parameter, which has `count`."""
+        rows = self.rows() if callable(self.rows) else self.rows
+        return np.arange(self.total or count)[rows] if isinstance(rows, slice) else rows
 
 
 def part_rows(heads: int, *sizes: int) -> list[Int[np.ndarray, " n"]]:
@@ -78,7 +88,11 @@ def paired_rows(config: Config) -> dict[str, TensorRows]:
     k, order = config.head_dim, halves_of_pairs(config.head_dim)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     names = {f"self_attn.{projection}.{kind}": n for projection, n in heads.items() for kind in ("weight", "bias")}
-    return {name: TensorRows(name, (k * np.arange(n)[:, None] + order[None, :]).ravel()) for name, n in names.items()}
+
+    def rows(heads: int) -> Int[np.ndarray, " n"]:
+        return (k * np.arange(heads)[:, None] + order[None, :]).ravel()
+
+    return {name: TensorRows(name, functools.partial(rows, n)) for name, n in names.items()}
 
 
 def stacked_rows(
@@ -96,11 +110,16 @@ def stacked_rows(
     stored_module, kind = tensor.split(".")[0], tensor.rpartition(".")[2]
     stops, total = list(accumulate(sizes.values())), heads * sum(sizes.values())
     runs = [slice(stop - size, stop) for size, stop in zip(sizes.values(), stops, strict=True)]
-    rows: Sequence[slice | np.ndarray] = runs if heads == 1 else part_rows(heads, *sizes.values())
+
+    def rows(part: int) -> Int[np.ndarray, " n"]:
+        return part_rows(heads, *sizes.values())[part]
+
     is_transposed = transposed and kind == "weight"
     return {
-        f"{module or stored_module}.{name}.{kind}": TensorRows(tensor, part, total, is_transposed)
-        for name, part in zip(sizes, rows, strict=True)
+        f"{module or stored_module}.{name}.{kind}": TensorRows(
+            tensor, run if heads == 1 else functools.partial(rows, part), total, is_transposed
+        )
+        for part, (name, run) in enumerate(zip(sizes, runs, strict=True))
     }
 
 

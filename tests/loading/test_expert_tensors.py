@@ -262,7 +262,7 @@ class TestRefusals:
 
 
 def test_each_device_has_its_experts(tmp_path: Path) -> None:
-    """Over four devices two have each half of the experts, and each tensor of an expert is read once."""
+    """Over four devices two have each half of the experts; what is read is read once, and only for its devices."""
     program = """
 import sys; sys.path.insert(0, "tests")
 import jax; jax.config.update("jax_num_cpu_devices", 4)
@@ -288,6 +288,23 @@ for layout in ("single", "fused"):
     spans = [index for read, index in reads if read == f"model.layers.0.{name}" and index[-1] != slice(0, 0)]
     spans = [index for index in spans if index[-1].stop > index[-1].start]
     assert len(spans) == {"single": 1, "fused": 8}[layout], spans  # of each expert gate once, and up once
+
+# A process whose devices have the first half of the experts reads no other.
+from jaxlin.nn.sharding import ShardedArray
+init, reads = ShardedArray.__init__, []
+def with_half(self, *arguments):
+    init(self, *arguments)
+    self._devices = {device: index for device, index in self._devices.items() if device.id in (0, 2)}
+ShardedArray.__init__ = with_half
+ShardedArray.array = lambda self, layers=None: next(iter(self._parts.values()))
+SafetensorsFile.read_slice = lambda self, name, index: reads.append((name, index)) or read_slice(self, name, index)
+for layout in ("single", "fused"):
+    checkpoint = t.CheckpointFolder(folder / layout)
+    stack = t.read(checkpoint, t.EITHER, mesh=mesh).up_proj.weight.get_value()
+    np.testing.assert_array_equal(stack, stacks["up_proj.weight"][:, :2])
+assert any(".experts.1." in name for name, _ in reads)
+assert not any(".experts.2." in name for name, _ in reads)
+assert all(index[0].stop <= 2 for name, index in reads if "gate_up" in name), reads
 """
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])

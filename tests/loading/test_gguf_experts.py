@@ -120,7 +120,7 @@ def test_rows_and_values_of_a_port(kind: str, tmp_path: Path, monkeypatch: pytes
     order = np.random.default_rng(0).permutation(FEATURES)
     port = replace(
         PORT,
-        rows=lambda config: {"experts.down_proj.weight": order[: config["hidden_size"]]},
+        rows=lambda config: {"experts.down_proj.weight": lambda count: order[:count]},
         values={"model.norm.*": lambda w: np.log(w + 1), "*norm.*": lambda w: w * 0},
     )
     monkeypatch.setattr(translated_gguf, "gguf_port_for", lambda arch: port)
@@ -130,9 +130,11 @@ def test_rows_and_values_of_a_port(kind: str, tmp_path: Path, monkeypatch: pytes
     down = read(tmp_path / "m.gguf").down_proj.weight.get_value()
     for layer, expert in np.ndindex(LAYERS, EXPERTS):
         np.testing.assert_array_equal(down[layer, expert], exact["down", layer][expert][order])
-    wrong = replace(port, rows=lambda config: {"experts.down_proj.weight": order[:5]})
+    wrong = replace(port, rows=lambda config: {"experts.down_proj.weight": lambda count: order.reshape(5, -1)})
     monkeypatch.setattr(translated_gguf, "gguf_port_for", lambda arch: wrong)
-    with pytest.raises(ConfigError, match=r"tensor blk.0.ffn_down_exps.weight: expected 5 rows; found 128"):
+    with pytest.raises(
+        ConfigError, match=r"tensor blk.0.ffn_down_exps.weight: expected rows that can be put in order; found 128"
+    ):
         TranslatedGGUF(GGUFFile(tmp_path / "m.gguf"))
 
 

@@ -170,3 +170,11 @@ def test_packed_weights_are_never_transposed(tmp_path: Path) -> None:
     _, expected = FORMATS["int8"][0]("packed.weight", from_numpy(FUSED.reshape(-1, D)))
     rows = expected.numpy().reshape(HEADS, 2, HEAD_DIM, D)[:, 1].reshape(-1, D)
     np.testing.assert_array_equal(layers.k.weight.get_value()[...][0], rows)
+
+
+def test_sizes_beyond_memory(tmp_path: Path) -> None:
+    """Rows are listed only once the tensor has as many: to list those of these heads would take terabytes."""
+    names = stacked_rows("packed.weight", heads=2**40, module="q", q=HEAD_DIM, k=HEAD_DIM)
+    names = {"q.weight": names["q.q.weight"], "k.weight": names["q.k.weight"]}
+    with pytest.raises(CheckpointError, match=r"expected shape \(70368744177664, 64\); found \(256, 64\)"):
+        read({**PLAIN, "packed.weight": FUSED.reshape(-1, D)}, names, tmp_path)
