@@ -19,14 +19,14 @@ LONGROPE = {"rope_factors_short": "short_factor", "rope_factors_long": "long_fac
 """Tensors that divide rotary frequencies, for prompts within the trained length and for longer ones, and their keys."""
 
 EXPERTS = {
+    "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
     "expert_weights_norm": "norm_topk_prob",
     "expert_weights_scale": "routed_scaling_factor",
 }
-"""Metadata of experts, beside their number, which families call `num_experts`, `num_local_experts` or
-`n_routed_experts`. A port takes those that its config.json has."""
+"""Metadata of experts, and the keys that most families have for it."""
 
 GATINGS = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}
 """The function of the router's logits, by llama.cpp's number of it under ``expert_gating_func``."""
@@ -79,6 +79,11 @@ class GGUFPort:
     rows: Callable[[Mapping[str, Any]], Mapping[str, Callable[[int], np.ndarray]]] = lambda config: {}
     fused: bool = False
     partial: bool = False
+
+
+def expert_keys(*missing: str, count: str = "num_experts") -> dict[str, str]:
+    """`EXPERTS` of a family that calls the number of experts `count`, without the keys that it lacks."""
+    return {metadata: key for metadata, key in {**EXPERTS, "expert_count": count}.items() if key not in missing}
 
 
 def check_gating(metadata: Mapping[str, Any], gating: str) -> None:

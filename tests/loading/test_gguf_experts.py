@@ -18,13 +18,12 @@ from jaxlin.loading import translated_gguf
 from jaxlin.loading.parameters import read_parameters
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.porting import GGUFPort, Port
-from jaxlin.porting.gguf_keys import EXPERTS as EXPERT_KEYS
-from jaxlin.porting.gguf_keys import check_gating
+from jaxlin.porting.gguf_keys import RMS_NORM, check_gating, expert_keys
 from jaxlin.quantized import MXFP4, GGUFBlocks, MixedStack
 
 PORT = GGUFPort(
     model_type="qwen3_moe",
-    keys={**EXPERT_KEYS, "expert_count": "num_experts", "attention.layer_norm_rms_epsilon": "rms_norm_eps"},
+    keys={**RMS_NORM, **expert_keys()},
     parts={f"ffn_{name}_exps": f"experts.{name}_proj" for name in ("gate", "up", "down", "gate_up")},
     optional=("feed_forward_length",),
     read=("expert_gating_func",),
