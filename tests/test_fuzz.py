@@ -44,7 +44,7 @@ def test_an_input_is_made_again(tmp_path: Path) -> None:
 class TestSamples:
     """The samples that inputs are derived from are valid; otherwise all inputs would be refused for one reason."""
 
-    @pytest.mark.parametrize("name", ["llama3", "gemma2", "phi", "olmo3"])
+    @pytest.mark.parametrize("name", ["llama3", "gemma2", "phi", "olmo3", "llama4_text"])
     def test_folders(self, name: str, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
         (tmp_path / "model.safetensors").write_bytes(folders.file_bytes(Calm(), *folders.packed_bytes(tensors(name))))
