@@ -20,6 +20,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.porting.fields import decoder_numbers, one_layer_type, rope_of
 from jaxlin.porting.gguf_keys import SHIFTED_NORMS, GGUFPort
 from jaxlin.porting.port import Port
@@ -67,7 +68,7 @@ class Gemma(Decoder):
         """RMSNorm, its weight stored as its difference from one."""
         return OffsetRMSNorm(config.hidden_size, config.norm_eps)
 
-    def embed(self, ids: Any | Int[Array, " t"], start: Any = 0) -> Float[Array, "t d"]:
+    def embed(self, ids: Any | Int[Array, " t"], start: Any = 0) -> Float[Embeddings, "t d"]:
         """The scaled embeddings, which enter the first block: the local linear map is linear in them."""
         x = super().embed(ids, start)
         return x * jnp.asarray(self.config.hidden_size**0.5, x.dtype)

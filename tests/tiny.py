@@ -88,6 +88,18 @@ OLMO3 = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
     "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, **YARN, "attention_factor": 1.2, "beta_fast": 32},
 }
+GEMMA4: dict[str, Any] = {
+    **{**GQA, "num_hidden_layers": 5, "head_dim": 16, "global_head_dim": 32, "sliding_window": 6},
+    **{"final_logit_softcapping": 5.0, "hidden_size_per_layer_input": 0},
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+}
+K_EQ_V = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
+PER_LAYER: dict[str, Any] = {
+    **GEMMA4,
+    **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 128, "use_double_wide_mlp": True},
+    **{"num_hidden_layers": 6, "num_kv_shared_layers": 2, "final_logit_softcapping": 4.0},
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+}
 GEMMA = {**GQA, "head_dim": 32, "sliding_window": 6, "query_pre_attn_scalar": 24}
 SIGLIP = {
     "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
@@ -179,6 +191,10 @@ VARIANTS: dict[str, Variant] = {
             **{"mm_tokens_per_image": 4, "image_token_index": 121, "boi_token_index": 122, "eoi_token_index": 123},
         },
     ),
+    "gemma4_text": Variant("Gemma4TextConfig", GEMMA4),
+    "gemma4_text, k = v": Variant("Gemma4TextConfig", {**GEMMA4, **K_EQ_V}),
+    "gemma4_text, per layer": Variant("Gemma4TextConfig", PER_LAYER),
+    "gemma4_text, uniform": Variant("Gemma4TextConfig", {**GEMMA4, **K_EQ_V, "layer_types": ["full_attention"] * 5}),
     "qwen2": Variant("Qwen2Config", GQA, biases=True),
     "qwen2, window": Variant(
         "Qwen2Config",

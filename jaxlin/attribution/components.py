@@ -22,6 +22,7 @@ from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings, array_of
 from jaxlin.nn.sites import InnerSite
 from jaxlin.nn.stack import Stack, padded
 
@@ -29,7 +30,7 @@ from jaxlin.nn.stack import Stack, padded
 @functools.partial(jax.jit, static_argnames=("rule", "neurons", "sources", "remat"))
 def contributions(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     position: Any,
     target: ResolvedTarget,
     rule: Rule,
@@ -45,10 +46,12 @@ def contributions(
         JaxlinError: the model has fewer neurons.
     """
     kinds = ("attn_out", "mlp_out", InnerSite.HEADS, InnerSite.NEURONS, InnerSite.ROUTE)
+    kinds += ("per_layer_out",) if "per_layer_out" in model.sites else ()
     recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
     frozen, sites, depth = recording.frozen, recording.sites, model.config.num_hidden_layers
-    heads, hidden, routes = (sites[kind] for kind in kinds[2:])
+    heads, hidden, routes = (sites[kind] for kind in kinds[2:5])
     value, final_bias, direction = target_direction(model, recording, target, position)
+    x = array_of(x)
 
     def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
         return jnp.einsum("...d,d->...", rows, direction[position], precision=HIGHEST)
@@ -56,11 +59,13 @@ def contributions(
     gradients = pull_back(model, frozen, direction, biases=True)
     layer_outputs = functools.partial(_layer_outputs, frozen=frozen, position=position)
     # The gradients in heads and neurons count the direct path alone: through the output of their own layer.
-    ct = jnp.broadcast_to(direction[position][None, :], (depth, x.shape[1]))
+    factors = model.direct_factors()
+    ct = direction[position][None, :] * factors[:, None]
     _, head_gradients, neuron_gradients = transpose(layer_outputs, model, x, heads, hidden)((ct, ct))
     attn_bias = mlp_bias = jnp.zeros(depth, x.dtype)
     if has_biases(model):  # the outputs without heads and neurons are the biases
-        attn_bias, mlp_bias = map(dot, layer_outputs(model, *jax.tree.map(jnp.zeros_like, (x, heads, hidden))))
+        outputs = layer_outputs(model, *jax.tree.map(jnp.zeros_like, (x, heads, hidden)))
+        attn_bias, mlp_bias = (factors * dot(output) for output in outputs)
     by_head = functools.partial(jnp.einsum, "lhk,lhk->lh", precision=HIGHEST)
     neuron_contributions = model.layout.map(jnp.multiply, neuron_gradients, hidden)
     expert_contributions = model.layout.map(functools.partial(sum_parts, model), neuron_contributions, routes)
@@ -74,9 +79,9 @@ def contributions(
         "value": value,
         "tokens": jnp.einsum("td,td->t", gradients.stream, x, precision=HIGHEST),
         "bias": jnp.sum(gradients.biases) + final_bias,
-        "embed": dot(x[position]),
-        "attn": dot(sites["attn_out"]),
-        "mlp": dot(sites["mlp_out"]),
+        "embed": factors[0] * dot(x[position]),
+        "attn": factors * dot(sites["attn_out"]),
+        "mlp": factors * dot(sites["mlp_out"]),
         "heads": padded(model.layout.map(by_head, head_gradients, heads)),
         "neurons": Neurons(largest // width, largest % width, neuron_contributions[largest]),
         "attn_bias": attn_bias,
@@ -84,6 +89,8 @@ def contributions(
         "final_bias": final_bias,
         "experts": experts_of(model.layout, routes, expert_contributions, mlp_bias),
     }
+    if "per_layer_out" in sites:
+        parts["per_layer"] = factors * dot(sites["per_layer_out"])
     if sources:
         parts["sources"] = contributions_by_source(model, frozen, x, head_gradients, position)
     return parts

@@ -15,6 +15,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import InnerSite
 from jaxlin.nn.stack import Stack, padded
 
@@ -22,7 +23,7 @@ from jaxlin.nn.stack import Stack, padded
 def contributions_by_source(
     model: Decoder,
     frozen: FrozenFactors,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     head_gradients: Float[Array, "l h k"] | Stack,
     position: Any,
 ) -> Float[Array, "l h t"]:

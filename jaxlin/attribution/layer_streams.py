@@ -22,6 +22,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import position_in
 
 
@@ -50,7 +51,7 @@ class StreamContributions(ShapesRepr):
 
 
 def stream_contributions(
-    model: Decoder, x: Float[Array, "t d"], target: Target, *, position: int = -1, rule: Rule | str | None = None
+    model: Decoder, x: Float[Embeddings, "t d"], target: Target, *, position: int = -1, rule: Rule | str | None = None
 ) -> StreamContributions:
     """The exact contribution of the stream of each token, before every block, to the logit of `target`.
 
@@ -58,7 +59,7 @@ def stream_contributions(
     arguments and errors are those of `jaxlin.attribute`, except that a target is not given as words.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     position = position_in(x.shape[0], position)
     resolved = resolve_target(model, target, x, position)
     value, tokens, bias = jax.device_get(_contributions(model, x, position, resolved, rule_of(model, rule)))
@@ -67,17 +68,18 @@ def stream_contributions(
 
 @functools.partial(jax.jit, static_argnames="rule")
 def _contributions(
-    model: Decoder, x: Float[Array, "t d"], position: Any, target: ResolvedTarget, rule: Rule
+    model: Decoder, x: Float[Embeddings, "t d"], position: Any, target: ResolvedTarget, rule: Rule
 ) -> tuple[Float[Array, ""], Float[Array, "n t"], Float[Array, " n"]]:
-    recording = record(model, x, ("resid_pre",), rule=rule)
+    kinds = ("resid_pre", *model.shared_sites)
+    recording = record(model, x, kinds, rule=rule)
     streams = recording.sites["resid_pre"]
     value, final_bias, direction = target_direction(model, recording, target, position)
-    gradients = pull_back(model, recording.frozen, direction, {"resid_pre": streams}, biases=True)
+    gradients = pull_back(model, recording.frozen, direction, recording.sites, biases=True)
     bias = jnp.cumsum(gradients.biases[::-1])[::-1] + final_bias[None]
-    tokens = jnp.einsum(
-        "ltd,ltd->lt",
-        jnp.concatenate([gradients.added["resid_pre"], direction[None]]),
-        jnp.concatenate([streams, recording.stream[None]]),
-        precision=HIGHEST,
-    )
+    by_site = [
+        jnp.sum((gradients.added[kind] * recording.sites[kind]).reshape(*streams.shape[:2], -1), axis=-1)
+        for kind in kinds
+    ]
+    last = jnp.einsum("td,td->t", direction, recording.stream, precision=HIGHEST)
+    tokens = jnp.concatenate([sum(by_site[1:], by_site[0]), last[None]])
     return value, tokens, jnp.concatenate([bias, final_bias[None]])

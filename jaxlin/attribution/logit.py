@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.core
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxlin.attribution.components import contributions
 from jaxlin.attribution.result import Attribution
@@ -20,6 +20,7 @@ from jaxlin.linearize.targets import Target, Words, resolve_target
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import position_in
 from jaxlin.tokenizer import Tokenizer
 
@@ -29,7 +30,7 @@ DEFAULT_NEURONS = 20
 
 def attribute(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     target: Target | Words,
     *,
     position: int = -1,
@@ -66,7 +67,7 @@ def attribute(
         TokenizerError: a word is not one token.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
     parts: dict[str, Any] = contributions(model, x, position, resolved, rule, neurons, sources, remat)

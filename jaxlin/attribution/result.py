@@ -63,8 +63,9 @@ class Attribution:
     For a logit, $u$ is its row of the unembedding, times the frozen factor of the softcap where the model has one.
 
     - By input token: ``tokens.sum() + bias + set_aside == value``.
-    - By part of the model, at the position of the logit: ``embed + attn.sum() + mlp.sum() + final_bias == value``. In
-      each layer ``heads[l].sum() + attn_bias[l] == attn[l]``, and all neurons and ``mlp_bias[l]`` sum to ``mlp[l]``.
+    - By part of the model, at the position of the logit: ``embed + attn.sum() + mlp.sum() + final_bias == value``, and
+      ``per_layer.sum()`` beside them where a model has per-layer embeddings. In each layer ``heads[l].sum() +
+      attn_bias[l] == attn[l]``, and all neurons and ``mlp_bias[l]`` sum to ``mlp[l]``.
 
     The contributions of attention and MLPs are those of their outputs as added to the residual stream, after any norm.
 
@@ -88,6 +89,7 @@ class Attribution:
             == heads[l, h]``, NaN likewise; None unless `attribute` was called with ``sources=True``.
         experts: the experts that the routers chose at the position, with their contributions, which with the shared
             ones and the biases sum to those of `mlp`; None for a model without experts.
+        per_layer: the contribution of each layer's per-layer embeddings, ``[layers]``; None in a model without them.
     """
 
     value: Leaf
@@ -104,6 +106,7 @@ class Attribution:
     set_aside: Leaf = 0.0
     sources: Leaf = None
     experts: Experts | None = None
+    per_layer: Leaf = None
 
     @property
     def defect(self) -> float:
@@ -112,8 +115,10 @@ class Attribution:
 
     @property
     def component_defect(self) -> float:
-        """The error of the sum of `embed`, `attn`, `mlp` and `final_bias`, relative to the largest term."""
-        return _defect(self.value, [self.embed, *self.attn.tolist(), *self.mlp.tolist(), self.final_bias])
+        """The error of the sum of all parts of the model, relative to the largest of them."""
+        per_layer = [] if self.per_layer is None else self.per_layer.tolist()
+        parts = [self.embed, *self.attn.tolist(), *self.mlp.tolist(), *per_layer, self.final_bias]
+        return _defect(self.value, parts)
 
     @property
     def shares(self) -> Float[np.ndarray, " t"]:

@@ -13,13 +13,14 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import position_in
 
 BATCH_SIZE = 8
 """How many prompts are passed through the model together."""
 
 
-def prompt_up_to(model: Decoder, x: Float[Array, "t d"], position: int) -> Float[Array, "p d"]:
+def prompt_up_to(model: Decoder, x: Float[Embeddings, "t d"], position: int) -> Float[Embeddings, "p d"]:
     """The prompt `x` up to `position` and with it; later tokens have no influence there.
 
     Raises:
@@ -28,13 +29,13 @@ def prompt_up_to(model: Decoder, x: Float[Array, "t d"], position: int) -> Float
         SiteError: no such position.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     return x[: position_in(x.shape[0], position) + 1]
 
 
 def read_edited(
     model: Decoder,
-    x: Float[Array, "p d"],
+    x: Float[Embeddings, "p d"],
     target: Array,
     site: str,
     layer: Any,

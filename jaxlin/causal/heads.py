@@ -27,6 +27,7 @@ from jaxlin.linearize.targets import Target, Words, resolve_target, target_direc
 from jaxlin.nn.attention import OutputProjection
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import InnerSite, SiteError, is_integer
 from jaxlin.nn.stack import layers_at, padded
 from jaxlin.tokenizer import Tokenizer
@@ -63,7 +64,7 @@ class HeadAblation(ShapesRepr):
 
 def head_ablation(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     target: Target | Words,
     *,
     position: int = -1,
@@ -146,7 +147,7 @@ def head_counts(model: Decoder) -> list[int]:
 
 
 @jax.jit
-def _by_all_paths(model: Decoder, x: Float[Array, "t d"], target: Array) -> Float[Array, "l h"]:
+def _by_all_paths(model: Decoder, x: Float[Embeddings, "t d"], target: Array) -> Float[Array, "l h"]:
     """The gradient of the target in the heads of the frozen model at all positions, times their output."""
     recording = record(model, x, (InnerSite.HEADS,))
     heads = recording.sites[InnerSite.HEADS]
@@ -157,7 +158,7 @@ def _by_all_paths(model: Decoder, x: Float[Array, "t d"], target: Array) -> Floa
 
 @jax.jit
 def _without_each_head(
-    model: Decoder, x: Float[Array, "t d"], layer: Any, target: Array, indices: Int[Array, " h"]
+    model: Decoder, x: Float[Embeddings, "t d"], layer: Any, target: Array, indices: Int[Array, " h"]
 ) -> Float[Array, " h"]:
     """The value of `target` at the last position, without each head of a layer in turn."""
 

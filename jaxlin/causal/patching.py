@@ -28,6 +28,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import Kind, checked_kinds
 from jaxlin.tokenizer import Tokenizer
 
@@ -65,8 +66,8 @@ class Patching(ShapesRepr):
 
 def activation_patching(
     model: Decoder,
-    x: Float[Array, "t d"],
-    other: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
+    other: Float[Embeddings, "t d"],
     target: Target | Words,
     *,
     kind: Kind = "resid_pre",
@@ -97,15 +98,14 @@ def activation_patching(
         TokenizerError: a word that is not one token.
     """
     check_model(model)
-    for prompt in (x, other):
-        model.check_embeddings(prompt)
+    x, other = map(model.check_embeddings, (x, other))
     checked_kinds((kind,), model.sites)
     if x.shape != other.shape:
         raise JaxlinError(f"Patching: expected prompts of as many tokens; found {x.shape[0]} and {other.shape[0]}.")
     x, other = (prompt_up_to(model, prompt, position) for prompt in (x, other))
     checked = resolve_target(model, target, x, -1, tokenizer)
     value, other_value, other_sites, predicted = _predict(model, x, other, checked, kind)
-    differing = np.flatnonzero(np.any(np.asarray(x != other), axis=1))
+    differing = np.flatnonzero(np.any(np.asarray(x) != np.asarray(other), axis=1))
     first = int(differing[0]) if len(differing) else len(x)
     effects = np.zeros(predicted.shape, predicted.dtype)
     layers = range(len(effects)) if first < len(x) else []
@@ -117,7 +117,7 @@ def activation_patching(
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _predict(
-    model: Decoder, x: Float[Array, "p d"], other: Float[Array, "p d"], target: Array, kind: Kind
+    model: Decoder, x: Float[Embeddings, "p d"], other: Float[Embeddings, "p d"], target: Array, kind: Kind
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "l p d"], Float[Array, "l p"]]:
     """The values of `target` in both prompts, the values at the sites of the other, and their predicted effects."""
     there, here = (record(model, prompt, (kind,)) for prompt in (other, x))
@@ -131,7 +131,7 @@ def _predict(
 @functools.partial(jax.jit, static_argnames="kind")
 def _patch_each(
     model: Decoder,
-    x: Float[Array, "p d"],
+    x: Float[Embeddings, "p d"],
     values: Float[Array, "p d"],
     layer: Any,
     tokens: Int[Array, " n"],

@@ -22,6 +22,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings, array_of, bound_like
 from jaxlin.nn.sites import position_in
 from jaxlin.tokenizer import Tokenizer
 
@@ -91,7 +92,7 @@ class Validity(ShapesRepr):
 
 def deletion(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     target: Target | Words,
     *,
     position: int = -1,
@@ -126,7 +127,7 @@ def deletion(
 
 def removal(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     triplets: SVD,
     target: Target | Words,
     *,
@@ -163,7 +164,7 @@ def removal(
         TokenizerError: a word that is not one token.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     count = len(triplets.s) if k is None else k
     if not 1 <= count <= len(triplets.s):
         raise JaxlinError(f"Removal: expected k in 1..{len(triplets.s)}, the number of triplets; found {k}.")
@@ -174,7 +175,7 @@ def removal(
     index = position_in(x.shape[0], position)
     checked = resolve_target(model, target, x, index, tokenizer)
     if side == "right":
-        point, directions = x, jnp.asarray(triplets.v[:count], x.dtype)
+        point, directions = array_of(x), jnp.asarray(triplets.v[:count], x.dtype)
     else:
         point = jax.jit(lambda model, x: model(x))(model, x)[index]
         directions = jnp.asarray(triplets.u[:, :count].T, x.dtype)
@@ -188,14 +189,14 @@ def removal(
     noise = jax.random.normal(jax.random.key(seed), (samples, *point.shape), x.dtype)
     norms = jnp.sqrt(jnp.sum(jnp.square(noise), axis=tuple(range(1, noise.ndim)), keepdims=True))
     removed = jnp.concatenate([jnp.zeros_like(component)[None], component[None], noise / norms * size])
-    kl, values = (np.asarray(a) for a in _predictions(model, point[None] - removed, index, checked, side))
+    kl, values = (np.asarray(a) for a in _predictions(model, x, point[None] - removed, index, checked, side))
     change = values - values[0]
     return Removal(float(size), float(kl[1]), float(change[1]), kl[2:], change[2:])
 
 
 def validity(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     substitutes: Float[Array, "n d"],
     *,
     position: int = -1,
@@ -226,7 +227,7 @@ def validity(
 
 
 @jax.jit
-def _without_each_token(model: Decoder, x: Float[Array, "p d"], target: Array) -> Float[Array, " p"]:
+def _without_each_token(model: Decoder, x: Float[Embeddings, "p d"], target: Array) -> Float[Array, " p"]:
     indices = jnp.arange(x.shape[0] - 1)
 
     def without(token: Array) -> Array:
@@ -240,10 +241,12 @@ def _without_each_token(model: Decoder, x: Float[Array, "p d"], target: Array) -
 
 @functools.partial(jax.jit, static_argnames="side")
 def _predictions(
-    model: Decoder, points: Float[Array, "n *x"], position: Any, target: Array, side: Side
+    model: Decoder, x: Float[Embeddings, "t d"], points: Float[Array, "n *x"], position: Any, target: Array, side: Side
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """The divergence from the first point's prediction to that of each point, and the value of `target` at each."""
-    outputs = jax.lax.map(lambda x: model(x)[position], points, batch_size=BATCH_SIZE) if side == "right" else points
+    outputs = points
+    if side == "right":
+        outputs = jax.lax.map(lambda point: model(bound_like(x, point))[position], points, batch_size=BATCH_SIZE)
     log_p = jax.nn.log_softmax(model.unembed(outputs), axis=-1)
     kl = jnp.sum(jnp.exp(log_p[:1]) * (log_p[:1] - log_p), axis=-1)
     return kl, jax.vmap(lambda output: read_target(model, output, target, Context()))(outputs)
@@ -258,8 +261,8 @@ def _replace_each(
     def replace(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         token, substitute = pair
         step = fraction * (lmap.model.moved_embeddings(substitutes[substitute], substitute, token) - lmap.x[token])
-        x = lmap.x.at[token].add(step)
-        output, predicted = lmap.model(x)[lmap.position], lmap @ x + lmap.bias
+        x = array_of(lmap.x).at[token].add(step)
+        output, predicted = lmap.model(bound_like(lmap.x, x))[lmap.position], lmap @ x + lmap.bias
         norm = jnp.linalg.norm
         return norm(step), *(relative_error(norm(y - output), norm(output)) for y in (predicted, lmap.output))
 

@@ -127,6 +127,13 @@ class ConfigReader:
             raise self.error(key, f"an integer in 1..{maximum}", quoted(value))
         return value
 
+    def at_least_zero(self, key: str, default: int) -> int:
+        """The value of `key`, an integer of at least 0; `default` if it is absent, 0 if it is null."""
+        value = self.optional(key, int, default) or 0
+        if value < 0:
+            raise self.error(key, "an integer of at least 0", quoted(value))
+        return value
+
     def above_zero(self, key: str, value: Any) -> Any:
         """`value`, which was taken under `key`, if it is above 0 or None.
 

@@ -25,6 +25,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import position_in
 from jaxlin.spectrum.words import Poles, left_words
 
@@ -60,7 +61,9 @@ class ExactLens(ShapesRepr):
         return left_words(model, self.parts, k)
 
 
-def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: Rule | str | None = None) -> ExactLens:
+def exact(
+    model: Decoder, x: Float[Embeddings, "t d"], *, position: int = -1, rule: Rule | str | None = None
+) -> ExactLens:
     """The parts of the output at `position` that belong to each token, before every block.
 
     It takes one forward pass that records, and a backward pass of ``d`` rows: as many operations as a dense map.
@@ -77,13 +80,14 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
         JaxlinError: no such rule.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     tokens, d = x.shape
     index, frozen_rule = position_in(tokens, position), rule_of(model, rule)
-    frozen, streams, last_stream, output = _recorded(model, x, index, frozen_rule)
+    frozen, values, last_stream, output = _recorded(model, x, index, frozen_rule)
+    streams = values["resid_pre"]
     block = default_dim_batch(model, tokens, frozen=True)
     blocks = [
-        _features(model, frozen, streams, index, start, block=block)[..., : d - start] for start in range(0, d, block)
+        _features(model, frozen, values, index, start, block=block)[..., : d - start] for start in range(0, d, block)
     ]
     parts = np.zeros((len(streams) + 1, tokens, d), x.dtype)
     parts[:-1] = np.concatenate(blocks, axis=-1)
@@ -95,31 +99,34 @@ def exact(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: R
 
 @functools.partial(jax.jit, static_argnames="rule")
 def _recorded(
-    model: Decoder, x: Float[Array, "t d"], position: Any, rule: Rule
-) -> tuple[FrozenFactors, Float[Array, "l t d"], Float[Array, "t d"], Float[Array, " d"]]:
-    """The frozen factors, the streams before each block and after the last, and the output."""
-    recording = record(model, x, ("resid_pre",), rule=rule)
-    return recording.frozen, recording.sites["resid_pre"], recording.stream, recording.output[position]
+    model: Decoder, x: Float[Embeddings, "t d"], position: Any, rule: Rule
+) -> tuple[FrozenFactors, dict[str, Float[Array, "l t ..."]], Float[Array, "t d"], Float[Array, " d"]]:
+    """The frozen factors, the streams and shared values before each block, the last stream, and the output."""
+    recording = record(model, x, ("resid_pre", *model.shared_sites), rule=rule)
+    return recording.frozen, recording.sites, recording.stream, recording.output[position]
 
 
 @functools.partial(jax.jit, static_argnames="block")
 def _features(
-    model: Decoder, frozen: FrozenFactors, streams: Float[Array, "l t d"], position: Any, start: Any, *, block: int
+    model: Decoder, frozen: FrozenFactors, values: dict[str, Any], position: Any, start: Any, *, block: int
 ) -> Float[Array, "l t b"]:
     """The output features from `start` on of each part.
 
-    A part is the derivative of the output by a factor on the stream it belongs to.
+    A part is the derivative of the output by a factor on the stream it belongs to, and on the values that blocks share.
     """
-    layers, tokens, d = streams.shape
-    u = jax.nn.one_hot(start + jnp.arange(block), d, dtype=streams.dtype)
+    layers, tokens, d = values["resid_pre"].shape
+    u = jax.nn.one_hot(start + jnp.arange(block), d, dtype=values["resid_pre"].dtype)
     factors = jax.ShapeDtypeStruct((layers, tokens, block), u.dtype)
     gradients = pull_back(
         model,
         frozen,
         stream_direction(model, frozen, u, position),
         factors,
-        probes=lambda factor, stream: {"resid_pre": factor[..., None] * stream[:, None, :]},
-        constants=(streams,),
+        probes=lambda factor, row: {
+            kind: factor.reshape(*factor.shape, *(1,) * (value.ndim - 1)) * value[:, None]
+            for kind, value in row.items()
+        },
+        constants=(values,),
     )
     return gradients.added
 
@@ -133,8 +140,12 @@ def _bias_contributions(model: Decoder, frozen: FrozenFactors, position: Any) ->
     def from_zero(row: Any) -> Context:
         # Row s of the batch stays zero until block s.
         layer, factors = row
-        has_begun = jnp.asarray(starts < layer, model.dtype)[None, :, None]
-        return Context(Replay(factors), Hooks(edits={"resid_pre": lambda value: value * has_begun}))
+        has_begun = jnp.asarray(starts < layer, model.dtype)
+
+        def begin(value: Float[Array, "t n ..."]) -> Float[Array, "t n ..."]:
+            return value * has_begun.reshape(1, -1, *(1,) * (value.ndim - 2))
+
+        return Context(Replay(factors), Hooks(edits=dict.fromkeys(("resid_pre", *model.shared_sites), begin)))
 
     zeros = jnp.zeros((frozen.tokens, depth + 1, d), model.dtype)
     x, _ = model.scan(zeros, from_zero, (starts[:-1], frozen.layers))

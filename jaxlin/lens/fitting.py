@@ -37,6 +37,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
 from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import is_integer
 
 MIN_PROMPTS = 10
@@ -107,7 +108,7 @@ def fit(
         # Prompts are padded to one length, so that they share a compiled program. No position attends to a later one,
         # and the padding is not in V.
         length = tokens if model.same_frequencies(len(ids), tokens) else len(ids)
-        x = model.embed(ids + ids[-1:] * (length - len(ids)))
+        x = model.check_embeddings(model.embed(ids + ids[-1:] * (length - len(ids))))
         valid = (np.arange(length) >= skip_first) & (np.arange(length) < len(ids) - 1)
         indices = np.asarray(layers, np.int32)
         return prompt_maps(model, x, valid, indices, first=layers[0], frozen=frozen, rule=frozen_rule, dim_batch=rows)
@@ -174,5 +175,5 @@ def _identity(model: Decoder, ids: Sequence[int], estimator: str, layers: tuple[
 
 
 @jax.jit
-def _output(model: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
+def _output(model: Decoder, x: Float[Embeddings, "t d"]) -> Float[Array, "t d"]:
     return model(x)

@@ -17,6 +17,7 @@ from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import at_least_float32
+from jaxlin.nn.prompt import Embeddings
 
 
 def default_dim_batch(model: Decoder, tokens: int, frozen: bool) -> int:
@@ -38,7 +39,7 @@ def default_dim_batch(model: Decoder, tokens: int, frozen: bool) -> int:
 @functools.partial(jax.jit, static_argnames=("first", "frozen", "rule", "dim_batch"))
 def prompt_maps(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     valid: Bool[Array, " t"],
     layers: Int[Array, " n"],
     *,
@@ -78,25 +79,25 @@ Pull = Callable[[Float[Array, "b d"]], Float[Array, "l b e"]]
 r"""From rows $u$ to $\sum_{t, t' \in V} u\, \partial h_{L,t'} / \partial h_{l,t}$, for the stream before each block."""
 
 
-def _ordinary(model: Decoder, x: Float[Array, "t d"], mask: Float[Array, " t"], start: int, rows: int) -> Pull:
+def _ordinary(model: Decoder, x: Float[Embeddings, "t d"], mask: Float[Array, " t"], start: int, rows: int) -> Pull:
     d, depth = x.shape[1], model.config.num_hidden_layers
     evaluation = Evaluation(fold=folding_pays(rows, d, model.config.neurons))
-    below, _ = model.scan(x, lambda _: Context(), stop=start)
+    below, _ = model.scan(model.begin(x), lambda _: Context(), stop=start)
 
     def through(probes: Float[Array, "l d"]) -> Float[Array, "t d"]:
-        stream, _ = model.scan(
+        after, _ = model.scan(
             below,
             lambda probe: Context(hooks=Hooks(probes={"resid_pre": jnp.outer(mask, probe)}), evaluation=evaluation),
             probes,
             start=start,
         )
-        return stream
+        return after.stream
 
     _, pull = jax.vjp(through, jnp.zeros((depth, d), x.dtype))
     return lambda u: jnp.moveaxis(jax.vmap(pull)(mask[None, :, None] * u[:, None, :])[0], 0, 1)
 
 
-def _frozen(model: Decoder, x: Float[Array, "t d"], mask: Float[Array, " t"], start: int, rule: Rule) -> Pull:
+def _frozen(model: Decoder, x: Float[Embeddings, "t d"], mask: Float[Array, " t"], start: int, rule: Rule) -> Pull:
     frozen, column = record(model, x, rule=rule).frozen, mask[:, None, None]
 
     def pull(u: Float[Array, "b d"]) -> Float[Array, "l b e"]:

@@ -15,8 +15,9 @@ from jaxlin.common.printable import quoted
 from jaxlin.lens.jacobian_lens import JacobianLens, check_lens, layer_ranges
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
-from jaxlin.nn.decoder import Decoder, PromptError
+from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings, PromptError
 from jaxlin.nn.sites import is_integer, position_in
 
 
@@ -48,7 +49,7 @@ class LensReading:
 
 def read(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     lens: JacobianLens | None = None,
     *,
     k: int = 8,
@@ -73,7 +74,7 @@ def read(
         JaxlinError: a lens of another model, `k` not in 1..vocabulary, or an id that no token has.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
     if not is_integer(k) or not 1 <= k <= vocab:
         raise JaxlinError(f"Read: expected a number of tokens in 1..{vocab}; found {quoted(k)}.")
@@ -111,7 +112,7 @@ def logits(model: Decoder, h: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
 @functools.partial(jax.jit, static_argnames=("layers", "k"))
 def _read(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     maps: Float[Array, "l d e"] | None,
     positions: Int[Array, " p"],
     tokens: Int[Array, " m"],

@@ -13,12 +13,14 @@ from jaxlin.common.arrays import equal_by_identity
 from jaxlin.common.errors import JaxlinError
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import biases_of
+from jaxlin.nn.block_input import BlockInput
 from jaxlin.nn.context import Context, Evaluation
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Record, RematFactors, Replay
 from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.patterns import first_tokens
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import InnerSite, Place, Site, checked_kinds, ends
 from jaxlin.nn.stack import Stack, layer_of
 
@@ -59,7 +61,8 @@ class FrozenFactors:
         if tokens == self.tokens:
             return self
         if isinstance(self.layers, RematFactors):
-            layers: Any = replace(self.layers, stream=self.layers.stream[:, :tokens])
+            inputs = jax.tree.map(lambda a: a[:, :tokens], self.layers.inputs)
+            layers: Any = replace(self.layers, inputs=inputs)
         else:
             layers = first_tokens(self.layers, tokens)
         return replace(self, layers=layers, norm=jax.tree.map(lambda a: a[:tokens], self.norm))
@@ -101,7 +104,7 @@ def rule_of(model: Decoder, rule: Rule | str | None) -> Rule:
 
 def record(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     kinds: tuple[str, ...] = (),
     *,
     rule: Rule | str | None = None,
@@ -119,13 +122,13 @@ def record(
         JaxlinError: there is no such rule.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     freeze_rule = rule_of(model, rule)
 
     def collect(ctx: Context) -> Any:
         values = {InnerSite.ROUTE: None, **ctx.hooks.values}  # which layers without a router do not pass
         sites = tuple(values[kind] for kind in checked_kinds(kinds, tuple(values)))
-        factors = ctx.hooks.values["resid_pre"] if remat else ctx.mode.factors
+        factors = ctx.read_inputs if remat else ctx.mode.factors
         return factors, sites if position is None else jax.tree.map(lambda a: a[position], sites)
 
     stream, (factors, sites) = model.scan(x, lambda _: Context(Record(freeze_rule)), collect=collect)
@@ -150,7 +153,9 @@ def check_frozen(frozen: Any) -> None:
         )
 
 
-def freeze(model: Decoder, x: Float[Array, "t d"], *, rule: Rule | None = None, remat: bool = False) -> FrozenFactors:
+def freeze(
+    model: Decoder, x: Float[Embeddings, "t d"], *, rule: Rule | None = None, remat: bool = False
+) -> FrozenFactors:
     r"""The nonlinear factors $A(x)$ of `model` at `x`, with which `replay` computes its exact local linear map.
 
     Args:
@@ -231,7 +236,7 @@ def replay_between(
     unrolled = {p.layer for p in replacements if p.inside} | ({final_block} if queries else set())
     stops = {*unrolled, *block_inputs, target.layer}
 
-    def run_block(layer: int, x: Array) -> tuple[Array, Context]:
+    def run_block(layer: int, x: BlockInput) -> tuple[BlockInput, Context]:
         factors = layer_of(frozen.layers, layer)
         evaluation = Evaluation(last=queries if layer == final_block else 0, fold=fold)
         ctx = Context(Replay(factors), Hooks(replacements=inner_values.get(layer)), evaluation=evaluation)
@@ -240,9 +245,9 @@ def replay_between(
     def replay_layer(factors: Any) -> Context:
         return Context(Replay(factors), evaluation=Evaluation(fold=fold))
 
-    x, layer = stream, start.layer
+    x, layer = BlockInput(stream), start.layer
     while True:
-        x = block_inputs.get(layer, x)
+        x = x._replace(stream=block_inputs.get(layer, x.stream))
         if layer == target.layer:
             break
         if layer in unrolled:
@@ -252,7 +257,7 @@ def replay_between(
             stop = min(place for place in stops if place > layer)
             x, _ = model.scan(x, replay_layer, frozen.layers, start=layer, stop=stop)
             layer = stop
-    if target.inside:
-        x = run_block(layer, x)[1].hooks.values[target.kind]
-    y = model.norm(x, Context(Replay(frozen.norm))) if target.final else x
+    y = run_block(layer, x)[1].hooks.values[target.kind] if target.inside else x.stream
+    if target.final:
+        y = model.norm(y, Context(Replay(frozen.norm)))
     return y[-queries:]

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxlin.linearize.frozen import record, replay_between, rule_of
 from jaxlin.linearize.operator import LocalMap
@@ -13,6 +13,7 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.prompt import Embeddings, array_of
 from jaxlin.nn.sites import EMBED, Place, Site, ends, position_in
 
 MAX_PROMPT_CUTS = 8
@@ -21,7 +22,7 @@ MAX_PROMPT_CUTS = 8
 
 def local_map(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     *,
     source: Site = "embed",
     target: Site = "final",
@@ -47,7 +48,7 @@ def local_map(
         JaxlinError: there is no such rule.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     tokens = x.shape[0]
     start, end = ends(source, target, model.config.num_hidden_layers, model.sites)
     position, freeze_rule = position_in(tokens, position), rule_of(model, rule)
@@ -66,15 +67,16 @@ def _cut_length(position: int, tokens: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("start", "end", "rule", "remat"))
 def _record(
-    model: Decoder, x: Array, position: Any, start: Place, end: Place, rule: Rule, remat: bool
+    model: Decoder, x: Embeddings, position: Any, start: Place, end: Place, rule: Rule, remat: bool
 ) -> tuple[Any, ...]:
     # Each kind of site is recorded in all layers, so others than those needed could exceed the memory.
     kinds = {place.kind for place in (start, end) if not (place == EMBED or place.final)}
     recording = record(model, x, tuple(kinds), rule=rule, remat=remat)
     value, target_value = x if start == EMBED else recording.value_at(start), recording.value_at(end)
-    if start.is_cut and not has_biases(model):
+    if model.is_cut(start) and not has_biases(model):
         bias = jnp.zeros_like(target_value)
     else:
-        begin = start if start.is_cut else EMBED
-        bias = replay_between(model, recording.frozen, x, begin, end, {start: jnp.zeros_like(value)})
+        begin = start if model.is_cut(start) else EMBED
+        zeros = jnp.zeros_like(array_of(value))
+        bias = replay_between(model, recording.frozen, array_of(x), begin, end, {start: zeros})
     return value, target_value[position], bias[position], recording.frozen

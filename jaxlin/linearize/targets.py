@@ -22,6 +22,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Record, Replay
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.tokenizer import Tokenizer
 
 Token = int | Int[Array, ""]
@@ -55,7 +56,7 @@ class TargetDirection(NamedTuple):
 def resolve_target(
     model: Decoder,
     target: Target | Words,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     position: int,
     tokenizer: Tokenizer | None = None,
 ) -> ResolvedTarget:
@@ -134,7 +135,7 @@ def likelier_spelling(tokenizer: Tokenizer, word: str, logits: Float[np.ndarray,
 
 
 def _resolve_words(
-    model: Decoder, tokenizer: Tokenizer | None, words: tuple[Any, ...], x: Float[Array, "t d"], position: int
+    model: Decoder, tokenizer: Tokenizer | None, words: tuple[Any, ...], x: Float[Embeddings, "t d"], position: int
 ) -> tuple[Any, ...]:
     """The token ids of `words`, at least one of which is text, by the logits at `position`."""
     if tokenizer is None:

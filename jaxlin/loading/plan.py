@@ -112,7 +112,7 @@ def memory_plan(
     if block is not None and block < 1:
         raise JaxlinError(f"Block: expected at least 1 row; found {block}.")
     model = shapes_of(name_or_config, revision, checked_dtype(dtype), rule, ignore_config_keys)
-    x = jax.ShapeDtypeStruct((tokens, model.config.hidden_size), jnp.dtype(model.dtype))
+    x = jax.eval_shape(type(model).embed, model, jax.ShapeDtypeStruct((tokens,), np.int32))
 
     def map_at(model: Decoder, x: Any) -> LocalMap:
         return local_map(model, x, remat=remat)

@@ -14,6 +14,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "gemma": ("gemma",),
     "gemma2": ("gemma2", "vaultgemma"),
     "gemma3": ("gemma3_text", "gemma3"),
+    "gemma4": ("gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
     "qwen": ("qwen2", "qwen3"),
     "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
     "qwen3_5": ("qwen3_5", "qwen3_5_text"),

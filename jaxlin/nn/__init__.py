@@ -5,8 +5,9 @@ files build their models from the blocks and layers of this package; the package
 """
 
 from jaxlin.nn.config import Config
-from jaxlin.nn.decoder import Decoder, PromptError
+from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import RULES, BranchFactors, FreezeRule, Rule
+from jaxlin.nn.prompt import Prompt, PromptError
 from jaxlin.nn.sharding import mesh_over
 from jaxlin.nn.sites import Place, Site, SiteError
 
@@ -17,6 +18,7 @@ __all__ = [
     "Decoder",
     "FreezeRule",
     "Place",
+    "Prompt",
     "PromptError",
     "Rule",
     "Site",

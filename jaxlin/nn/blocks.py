@@ -94,10 +94,18 @@ class Sandwich(nnx.Module):
         h = self.self_attn(h, schedule, ctx.within("self_attn"))
         attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
+        mlp = ctx.hook("mlp_out", self.feed_forward(x, ctx))
+        return ctx.hook("resid_post", self.leave(add_to_stream(x, mlp), schedule, ctx))
+
+    def feed_forward(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
+        """What the MLP adds to the stream `x`."""
         h = self.pre_feedforward_layernorm(x, ctx.within("pre_feedforward_layernorm"))
         h = self.mlp(h, ctx.within("mlp"))
-        mlp = ctx.hook("mlp_out", self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm")))
-        return ctx.hook("resid_post", add_to_stream(x, mlp))
+        return self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm"))
+
+    def leave(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "t *b d"]:
+        """The stream after the block, from that after the MLP: the same, unless a family changes it."""
+        return x
 
 
 class PostNorm(nnx.Module):

@@ -33,6 +33,8 @@ class Config:
         windows: how many tokens a query of each layer sees, itself included; None for all.
         chunks: the tokens of a chunk, of which a query of each layer sees its own alone; None for a layer without
             chunks, and no numbers where no layer has them.
+        value_layers: for each layer the one whose keys and values it reads, its own or an earlier one's; empty where
+            all read their own.
         layer_kinds: the kind of each layer, for `Decoder.make_block`; empty where all are alike.
         logit_scale: the factor of the logits, before their bound.
         final_logit_softcapping: the bound $c$ of logits $c \tanh(z / c)$; None for no bound.
@@ -54,6 +56,7 @@ class Config:
     ropes: tuple[Rope, ...] = field(repr=False)
     windows: tuple[int | None, ...] = field(repr=False)
     chunks: tuple[int | None, ...] = field(default=(), repr=False)
+    value_layers: tuple[int, ...] = field(default=(), repr=False)
     layer_kinds: tuple[str, ...] = field(default=(), repr=False)
     logit_scale: float = 1.0
     final_logit_softcapping: float | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Array
 
 from jaxlin.nn.biases import with_biases
+from jaxlin.nn.block_input import BlockInput, SharedValues, shared_site
 from jaxlin.nn.freeze_modes import FreezeMode, Plain, Record, RematFactors, Replay
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
@@ -36,6 +37,10 @@ class Context:
         hooks: what happens at named sites.
         cache: the keys and values of earlier tokens.
         evaluation: how the block is evaluated.
+
+    Attributes:
+        inputs: what entered the block.
+        shared: the keys and values that blocks share.
     """
 
     def __init__(
@@ -50,6 +55,8 @@ class Context:
         self.hooks = hooks or Hooks()
         self.cache = cache or KVCache()
         self.evaluation = evaluation or Evaluation()
+        self.inputs = BlockInput(None)
+        self.shared = SharedValues()
         self._scope = ""
 
     @property
@@ -88,10 +95,23 @@ class Context:
         inner._scope = f"{self._scope}{part}."
         return inner
 
-    def enter(self, block: Any, schedule: Any) -> None:
-        """Prepare to run `block` with its `schedule`: compute the factors of a replay that were not stored."""
+    def run(self, block: Any, schedule: Any, inputs: BlockInput) -> BlockInput:
+        """Run `block` with its `schedule`, and return what enters the next block.
+
+        The factors of a replay that were not stored are computed first.
+        """
+        shared = {
+            kind: own._replace(values=self.hook(shared_site(kind), own.values)) for kind, own in inputs.shared.items()
+        }
+        self.inputs, self.shared = inputs, SharedValues(shared)
         stored = self.mode.factors
         if isinstance(self.mode, Replay) and isinstance(stored, RematFactors):
-            recording = Record(stored.rule)
-            with_biases(block, stored.biases)(stored.stream, schedule, Context(recording))
-            self.mode = Replay(recording.factors)
+            recording = Context(Record(stored.rule))
+            recording.run(with_biases(block, stored.biases), schedule, stored.inputs)
+            self.mode = Replay(recording.mode.factors)
+        return BlockInput(block(inputs.stream, schedule, self), self.shared.values)
+
+    @property
+    def read_inputs(self) -> BlockInput:
+        """What entered the block that has run, without what only later blocks read."""
+        return self.inputs._replace(stream=self.hooks.values["resid_pre"], shared=self.shared.reads)

@@ -15,22 +15,20 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxlin.common.errors import JaxlinError, UnembeddingError
-from jaxlin.common.printable import quoted
+from jaxlin.common.errors import UnembeddingError
 from jaxlin.nn import layers
+from jaxlin.nn.block_input import BlockInput, shared_sites
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.freeze_modes import Detach, Plain
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.layer_scan import scan_layers
+from jaxlin.nn.layer_scan import scan_layers, values_before
 from jaxlin.nn.modules import Embedding, Unembedding, parameter_value
 from jaxlin.nn.precision import Precision, matmul_precision
+from jaxlin.nn.prompt import Embeddings, Prompt, array_of, check_ids, checked_embeddings
 from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.sites import Place, is_cut
 from jaxlin.nn.stack import LayerIndex, Layout, Stack, layer_of
-
-
-class PromptError(JaxlinError):
-    """A prompt that does not fit the model."""
 
 
 class Decoder(nnx.Module):
@@ -97,6 +95,11 @@ class Decoder(nnx.Module):
         return Layout.of(self.config.layer_kinds or ("",) * self.config.num_hidden_layers)
 
     @property
+    def reads_ids(self) -> bool:
+        """Whether layers read the token ids, besides the embeddings: see `jaxlin.nn.prompt`."""
+        return False
+
+    @property
     def sites(self) -> tuple[str, ...]:
         """The kinds of sites that a block has."""
         return self.Block.sites
@@ -105,8 +108,10 @@ class Decoder(nnx.Module):
         """The norm between the last block and the unembedding."""
         raise TypeError(f"{type(self).__name__} defines no final norm")
 
-    def embed(self, ids: Sequence[int] | Int[Array, " t"], start: int | Int[Array, ""] = 0) -> Float[Array, "t d"]:
+    def embed(self, ids: Sequence[int] | Int[Array, " t"], start: int | Int[Array, ""] = 0) -> Float[Embeddings, "t d"]:
         """The input embeddings of token `ids`, in which the local linear map is linear.
+
+        They are a `Prompt`, which behaves as an array, if the layers of the model read the ids besides.
 
         Args:
             ids: the tokens.
@@ -117,11 +122,13 @@ class Decoder(nnx.Module):
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
         """
         checked = ids if isinstance(ids, jax.core.Tracer) else self.check_ids(ids)
-        return self.embed_tokens.weight[jnp.asarray(checked)].astype(self.dtype)
+        x = self.embed_tokens.weight[jnp.asarray(checked)].astype(self.dtype)
+        bound: Any = Prompt(x, checked if isinstance(checked, jax.core.Tracer) else tuple(np.asarray(checked).tolist()))
+        return bound if self.reads_ids else x
 
     def moved_embeddings(
-        self, x: Float[Array, "*b d"], before: Int[Array, "*b"], after: Int[Array, "*b"]
-    ) -> Float[Array, "*b d"]:
+        self, x: Float[Embeddings, "*b d"], before: Int[Array, "*b"], after: Int[Array, "*b"]
+    ) -> Float[Embeddings, "*b d"]:
         """The input embeddings at the positions `after` of the tokens that have `x` at `before`.
 
         They are `x`, unless the embeddings of a model have a part for the position.
@@ -129,68 +136,20 @@ class Decoder(nnx.Module):
         return x
 
     def check_ids(self, ids: Any) -> np.ndarray:
-        """Return `ids` as an array if they are a prompt.
+        """Return `ids` as an array if they are a prompt: see `jaxlin.nn.prompt.check_ids`."""
+        return check_ids(ids, self.config)
 
-        Raises:
-            PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
-        """
-        config = self.config
-        try:
-            ids = np.asarray(ids)
-        except ValueError as error:  # NumPy's, of lists that are not of one length
-            raise PromptError(f"Prompt: expected a list of token ids, not of lists; found {quoted(ids)}.") from error
-        if ids.dtype.kind in "US":
-            raise PromptError("Prompt: expected token ids; found text. tokenizer.encode(text) gives its ids.")
-        if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
-            raise PromptError(f"Prompt: expected a list of one token id or more; found shape {ids.shape}, {ids.dtype}.")
-        if ids.min() < 0 or ids.max() >= config.vocab_size:
-            unknown = int(ids.min() if ids.min() < 0 else ids.max())
-            raise PromptError(
-                f"Prompt: expected token ids in 0..{config.vocab_size - 1}, those the model has embeddings for; "
-                f"found {unknown}. A tokenizer may have more, as of images or of a fine-tune: leave them out."
-            )
-        if config.max_position_embeddings is not None and ids.size > config.max_position_embeddings:
-            raise PromptError(
-                f"Prompt: expected at most {config.max_position_embeddings} tokens, this model's context; "
-                f"found {ids.size}. Shorten the prompt."
-            )
-        return ids
+    def check_embeddings(self, x: Any) -> Any:
+        """Return `x`, as programs take it, if it is embeddings: see `jaxlin.nn.prompt.checked_embeddings`."""
+        return checked_embeddings(x, self.config.hidden_size, self.dtype, reads_ids=self.reads_ids)
 
-    def check_embeddings(self, x: Any) -> None:
-        """Refuse anything but embeddings of one token or more, of finite numbers in a dtype that is wide enough.
-
-        Raises:
-            PromptError: `x` is not of shape ``[t, d]``, its dtype is narrower than what the model computes in, or,
-                where it is not traced, an entry is not finite.
-        """
-        shape, d = getattr(x, "shape", None), self.config.hidden_size
-        if shape is None or len(shape) != 2 or shape[0] == 0 or shape[1] != d:
-            received = f"a {type(x).__name__}" if shape is None else f"shape {tuple(shape)}"
-            raise PromptError(
-                f"Embeddings: expected shape (t, {d}), one token or more, as model.embed(ids) gives; found {received}."
-            )
-        if not jnp.issubdtype(getattr(x, "dtype", object), jnp.floating):
-            raise PromptError(f"Embeddings: expected floats, as model.embed(ids) gives; found {x.dtype}.")
-        if jnp.finfo(x.dtype).bits < jnp.finfo(self.dtype).bits:
-            raise PromptError(
-                f"Embeddings: expected {self.dtype}, what this model computes in; found {x.dtype}, in which all of it "
-                f'would be computed. Widen them: x.astype("{self.dtype}").'
-            )
-        if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
-            return
-        finite = np.isfinite(np.asarray(x)).all(axis=1)
-        if not finite.all():
-            raise PromptError(
-                f"Embeddings: expected finite numbers; found NaN or infinity at position {int(np.argmin(finite))}."
-            )
-
-    def __call__(self, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
+    def __call__(self, x: Float[Embeddings, "t d"]) -> Float[Array, "t d"]:
         """The residual stream after the final norm, at every position.
 
         Raises:
             PromptError: `x` is not of shape ``[t, d]``.
         """
-        self.check_embeddings(x)
+        x = self.check_embeddings(x)
         mode = Detach(self.rule) if self.linearize else Plain()
         x, _ = self.scan(x, lambda _: Context(mode))
         return self.norm(x, Context(mode))
@@ -233,9 +192,26 @@ class Decoder(nnx.Module):
             )
         return self.lm_head
 
+    def begin(self, x: Any) -> BlockInput:
+        """What enters the first block, from the input embeddings, or from a stream where layers read nothing else."""
+        return BlockInput(array_of(x))
+
+    def is_cut(self, place: Place) -> bool:
+        """Whether all paths from before `place` to the output pass through it: see `jaxlin.nn.sites.is_cut`."""
+        return is_cut(place, self.config.value_layers)
+
+    @property
+    def shared_sites(self) -> tuple[str, ...]:
+        """The sites of the values that blocks share, as each block gets them."""
+        return shared_sites(self.config.value_layers, self.config.layer_kinds)
+
+    def direct_factors(self) -> Float[Array, " l"]:
+        """The factor of what each layer adds to the stream on its direct path to the stream after the last block."""
+        return jnp.ones(self.config.num_hidden_layers, self.dtype)
+
     def scan(
         self,
-        x: Float[Array, "t *b d"],
+        x: Float[Embeddings, "t *b d"] | BlockInput,
         make_context: Callable[[Any], Context],
         rows: Any = None,
         *,
@@ -243,11 +219,11 @@ class Decoder(nnx.Module):
         start: int = 0,
         stop: int | None = None,
         collect: Callable[[Context], Any] = lambda ctx: None,
-    ) -> tuple[Float[Array, "t *b d"], Any]:
+    ) -> tuple[Any, Any]:
         """The residual stream after the blocks from `start` to before `stop`, from `x` before them.
 
         Args:
-            x: the residual stream before block `start`.
+            x: the residual stream before block `start`, or all that enters it, of which this returns the same kind.
             make_context: makes the context of a block from its row of `rows`.
             rows: a pytree stacked over all layers.
             schedule: the schedules of all layers, stacked; by default those of a prompt of these tokens.
@@ -255,23 +231,38 @@ class Decoder(nnx.Module):
             stop: the block after the last; None for all.
             collect: takes, from the context of a block that has run, the values to return, stacked over the blocks.
         """
-        stack = (self.layers, self.schedule(x.shape[0]) if schedule is None else schedule, rows)
+        inputs = x if isinstance(x, BlockInput) else self.begin(x)
+        if schedule is None:
+            schedule = self.schedule(inputs.stream.shape[0])
+        stack = (self.layers, schedule, rows, inputs.per_layer)
+        stop = self.layout.depth if stop is None else stop
 
-        def step(x: Array, layer: Any) -> tuple[Array, Any]:
-            block, own_schedule, row = layer
+        def run(carry: BlockInput, layer: Any) -> tuple[BlockInput, Context]:
+            block, own_schedule, row, per_layer = layer
             ctx = make_context(row)
-            ctx.enter(block, own_schedule)
-            return block(x, own_schedule, ctx), collect(ctx)
+            return ctx.run(block, own_schedule, carry._replace(per_layer=per_layer)), ctx
+
+        def step(carry: BlockInput, layer: Any) -> tuple[BlockInput, Any]:
+            carry, ctx = run(carry, layer)
+            return carry, collect(ctx)
 
         with self.at_precision():
-            return scan_layers(self.layout, step, x, stack, start, self.layout.depth if stop is None else stop)
+            shared = values_before(self.config.value_layers, run, inputs, stack)
+            carry = inputs._replace(shared=shared, per_layer=None)
+            carry, values = scan_layers(self.layout, step, carry, stack, start, stop)
+        return carry._replace(per_layer=inputs.per_layer) if isinstance(x, BlockInput) else carry.stream, values
 
-    def block(self, layer: int | Array | LayerIndex, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b d"]:
-        """The residual stream after one block, from `x` before it; `layer` is as in `jaxlin.nn.stack.layer_of`."""
-        block, schedule = layer_of((self.layers, self.schedule(x.shape[0])), layer)
+    def block(self, layer: int | Array | LayerIndex, x: Float[Array, "t *b d"] | BlockInput, ctx: Context) -> Any:
+        """The residual stream after one block, or all that enters the next, from `x` before it, as in `scan`.
+
+        `layer` is as in `jaxlin.nn.stack.layer_of`.
+        """
+        inputs = x if isinstance(x, BlockInput) else BlockInput(x)
+        stack = self.layers, self.schedule(inputs.stream.shape[0]), inputs.per_layer
+        block, schedule, per_layer = layer_of(stack, layer)
         with self.at_precision():
-            ctx.enter(block, schedule)
-            return block(x, schedule, ctx)
+            after = ctx.run(block, schedule, inputs._replace(per_layer=per_layer))
+        return after._replace(per_layer=inputs.per_layer) if isinstance(x, BlockInput) else after.stream
 
     def at_precision(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which `jaxlin.nn.layers.product` has the precision of this model."""

@@ -31,12 +31,12 @@ class RematFactors:
     """The input of a block, in place of its frozen factors: they are computed again whenever they are needed.
 
     Attributes:
-        stream: the residual stream that entered the block.
+        inputs: what entered the block, as a `jaxlin.nn.block_input.BlockInput`.
         biases: the block with nothing but its additive biases: a map runs the block without them, or with others.
         rule: the freeze rule of gated MLPs.
     """
 
-    stream: Any
+    inputs: Any
     biases: Any
     rule: Rule = field(metadata={"static": True})
 

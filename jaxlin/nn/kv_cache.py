@@ -13,6 +13,8 @@ from jaxlin.common.arrays import Leaf
 class KeysAndValues(NamedTuple):
     """The keys and values of some tokens, of one layer or stacked over layers.
 
+    Both are None of a layer that reads those of another.
+
     Attributes:
         keys: after rotation, ``[s, n, k]``.
         values: ``[s, n, k]``.
@@ -27,7 +29,7 @@ class KeysAndValues(NamedTuple):
         def padded(a: Array) -> Array:
             return jnp.pad(a, ((0, 0), (0, slots - a.shape[1]), (0, 0), (0, 0)))
 
-        return KeysAndValues(padded(self.keys), padded(self.values))
+        return jax.tree.map(padded, self)
 
     def followed_by(self, new: "KeysAndValues", start: Array) -> "KeysAndValues":
         """These, stacked over layers, with those of new tokens from position `start` on."""
@@ -35,7 +37,7 @@ class KeysAndValues(NamedTuple):
         def written(a: Array, b: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(a, b, start, axis=1)
 
-        return KeysAndValues(written(self.keys, new.keys), written(self.values, new.values))
+        return jax.tree.map(written, self, new)
 
 
 class RecurrentState(NamedTuple):
@@ -65,7 +67,8 @@ LayerCache = KeysAndValues | RecurrentState
 class KVCache:
     """The cache of one layer: what earlier tokens have left is read from it, what new tokens leave is added.
 
-    The arrays of earlier tokens are not written to. What is new stands in `new`, for the caller to store.
+    The arrays of earlier tokens are not written to. What is new stands in `new`, for the caller to store, and what the
+    new tokens may attend to in `extended`.
 
     Args:
         earlier: slot ``s`` is that of the token at position ``s``; None where the tokens at hand begin a text.
@@ -80,17 +83,22 @@ class KVCache:
         self.earlier: Any = earlier
         self.start, self.stop = start, stop
         self.new: Any = KeysAndValues(None, None)
+        self.extended = KeysAndValues(None, None)
         self._inputs: dict[str, Array] = {}
 
     def extend_keys(self, keys: Float[Array, "t n k"]) -> Float[Array, "s n k"]:
         """The keys of all tokens that the new ones may attend to; the contents of later slots do not matter."""
         self.new = self.new._replace(keys=keys)
-        return keys if self.earlier is None else self._extended(self.earlier.keys, keys)
+        keys = keys if self.earlier is None else self._extend(self.earlier.keys, keys)
+        self.extended = self.extended._replace(keys=keys)
+        return keys
 
     def extend_values(self, values: Float[Array, "t *b n k"]) -> Float[Array, "s *b n k"]:
         """The values of all tokens that the new ones may attend to; the contents of later slots do not matter."""
         self.new = self.new._replace(values=values)
-        return values if self.earlier is None else self._extended(self.earlier.values, values)
+        values = values if self.earlier is None else self._extend(self.earlier.values, values)
+        self.extended = self.extended._replace(values=values)
+        return values
 
     def extend_inputs(self, name: str, inputs: Float[Array, "t *b c"], count: int) -> Float[Array, "s *b c"]:
         """The `inputs` of the convolution `name`, after the last `count` of earlier tokens, zeros before a text."""
@@ -118,7 +126,7 @@ class KVCache:
         self.new = RecurrentState(state, self._inputs)
         return outputs
 
-    def _extended(self, earlier: Float[Array, "s n k"], new: Float[Array, "t n k"]) -> Float[Array, "s n k"]:
+    def _extend(self, earlier: Float[Array, "s n k"], new: Float[Array, "t n k"]) -> Float[Array, "s n k"]:
         return jax.lax.dynamic_update_slice_in_dim(earlier, new, self.start, axis=0)
 
 

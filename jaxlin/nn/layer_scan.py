@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlin.nn.stack import Layout
+from jaxlin.nn.block_input import BlockInput, linear_zeros
+from jaxlin.nn.stack import Layout, layer_of
 from jaxlin.quantized import mixed
 
 
@@ -35,6 +36,24 @@ def scan_layers(
         carry, values = _scan_run(step, carry, places, run.repeats, layout.segments[run.segment].repeats)
         collected.append(values)
     return carry, layout.between(start, stop).joined(collected) if collected else None
+
+
+def values_before(value_layers: Sequence[int], run: Callable[..., Any], inputs: BlockInput, stacks: Any) -> Any:
+    """The values that blocks share, with zeros in the place of those that no block has written before the scan begins.
+
+    Args:
+        value_layers: for each layer the one whose values it reads, see `jaxlin.nn.config.Config`.
+        run: from what enters a layer and its values in `stacks`, what enters the next one, and its context.
+        inputs: what enters the first layer.
+        stacks: a pytree of stacks over all layers.
+    """
+    sources, shapes = {own for reader, own in enumerate(value_layers) if own != reader}, dict[str, Any]()
+    if len(inputs.shared) == len(sources):
+        return inputs.shared
+    for layer in sources:
+        shapes |= jax.eval_shape(lambda *arguments: run(*arguments)[0].shared, inputs, layer_of(stacks, layer))
+    zeros = jax.tree.map(lambda a: linear_zeros(inputs.stream, a.shape, a.dtype), shapes)
+    return {**zeros, **inputs.shared}
 
 
 def _scan_run(

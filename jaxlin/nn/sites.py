@@ -8,11 +8,18 @@ from typing import Any, Literal
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 
-Kind = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+Kind = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "per_layer_out", "resid_post"]
 Site = str | tuple[str, int]
 """``"embed"``, ``"final"`` (after the final norm), or ``(kind, layer)``; a negative layer counts from the last."""
 
-KINDS: tuple[Kind, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+ORDER: tuple[Kind, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "per_layer_out", "resid_post")
+"""The kinds of sites in the order in which a block passes them."""
+
+KINDS: tuple[Kind, ...] = tuple(kind for kind in ORDER if kind != "per_layer_out")
+"""Those that most blocks have: the others add no per-layer embeddings."""
+
+ADDED: tuple[Kind, ...] = ("attn_out", "mlp_out", "per_layer_out")
+"""Those of what a block adds to the stream, which passes beside them."""
 
 
 class InnerSite(StrEnum):
@@ -47,7 +54,7 @@ class Place:
 
     Attributes:
         layer: the block.
-        order: the index in `KINDS`.
+        order: the index in `ORDER`.
         final: whether the final norm has been applied.
     """
 
@@ -63,21 +70,30 @@ class Place:
     @property
     def kind(self) -> Kind:
         """The kind of site in its block."""
-        return KINDS[self.order]
+        return ORDER[self.order]
 
     @property
     def inside(self) -> bool:
         """Whether the place lies within a block, rather than between two."""
         return self.order > 0
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether all paths to the output pass through here: those of the stream do, but not of what is added to it."""
-        return self.kind not in ("attn_out", "mlp_out")
-
 
 EMBED = Place(0)
 """The input embeddings."""
+
+
+def is_cut(place: Place, value_layers: tuple[int, ...]) -> bool:
+    """Whether all paths from before `place` to the output pass through it.
+
+    Those of the stream do, but not of what is added to it; nor where a later layer reads values of an earlier one.
+
+    Args:
+        place: a place.
+        value_layers: for each layer the one whose values it reads; empty where all read their own.
+    """
+    readers = ((layer, own) for layer, own in enumerate(value_layers) if layer != own)
+    beside = any(Place(own, 1) <= place < Place(layer, 1) for layer, own in readers)
+    return place.kind not in ADDED and not beside
 
 
 def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
@@ -99,7 +115,7 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
     if not -layers <= layer < layers:
         raise SiteError(f"Site {quoted(site)}: expected a layer in 0..{layers - 1}; found {layer}.")
     layer = int(layer) % layers
-    return Place(layer + 1) if kind == "resid_post" else Place(layer, KINDS.index(kind))
+    return Place(layer + 1) if kind == "resid_post" else Place(layer, ORDER.index(kind))
 
 
 def is_integer(number: Any) -> bool:

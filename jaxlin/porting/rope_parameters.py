@@ -80,6 +80,15 @@ def _divisors(p: _Parameters) -> Rope:
     return Rope(tuple(p.plain / p.numbers("divisors", p.dim // 2)))
 
 
+def _proportional(p: _Parameters) -> Rope:
+    """Gemma 4: the first part of the pairs of a whole head turn, as slowly as if all of them did; the others do not."""
+    share = p.number("partial_rotary_factor", 1.0)
+    if not 0 < share <= 1:
+        raise p.error("a share in 0..1 under 'partial_rotary_factor'", f"{share}")
+    turns = int(share * p.dim // 2)
+    return Rope(tuple(np.where(np.arange(p.dim // 2) < turns, p.plain / p.number("factor", 1.0), 0.0)))
+
+
 def _dynamic(p: _Parameters) -> Rope:
     return DynamicRope(tuple(p.plain), 1.0, p.theta, p.number("factor"), p.max_position_embeddings)
 
@@ -136,6 +145,7 @@ _KINDS: dict[str, Callable[[_Parameters], Rope]] = {
     "dynamic": _dynamic,
     "divisors": _divisors,
     "llama3": _llama3,
+    "proportional": _proportional,
     "yarn": _yarn,
     "longrope": _longrope,
     "su": _longrope,  # the name Phi-3's first files gave to longrope
@@ -190,8 +200,9 @@ def rope_from_parameters(
         raise
     except (ArithmeticError, ValueError) as error:  # of math.log and math.pow
         raise reader.error("numbers that give frequencies", f"{quoted(dict(parameters))} ({error})") from error
+    slowest = np.greater_equal if kind == "proportional" else np.greater
     if (
-        not all(((each > 0) & (each <= MAX_FLOAT32)).all() for each in frequencies)
+        not all((slowest(each, 0) & (each <= MAX_FLOAT32)).all() for each in frequencies)
         or not 1 <= reader.theta <= MAX_FLOAT32
     ):
         raise reader.error("numbers that give positive frequencies of float32", quoted(dict(parameters)))

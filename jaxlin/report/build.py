@@ -17,7 +17,8 @@ from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.linearize.targets import Target, ids_of_words
 from jaxlin.nn.arguments import check_model, check_tokenizer
-from jaxlin.nn.decoder import Decoder, PromptError
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.prompt import PromptError
 from jaxlin.nn.sites import is_integer
 from jaxlin.report.details import make_detail
 from jaxlin.report.experts import routed_layers

@@ -33,6 +33,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_modes import Record, Replay
 from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import SiteError, checked_kinds, position_in
 from jaxlin.nn.stack import LayerIndex, layer_of
 
@@ -78,7 +79,7 @@ class LayerSpectra(ShapesRepr):
 
 def cumulative_spectra(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     *,
     kinds: tuple[str, ...] = CONTRIBUTIONS,
     position: int = -1,
@@ -105,7 +106,7 @@ def cumulative_spectra(
         PromptError: `x` does not have the shape ``[t, d]``.
         SiteError: there is no such position, or the model has no sites of a kind.
     """
-    position = _checked_position(model, x, kinds, position)
+    x, position = _checked_input(model, x, kinds, position)
     if unreachable := [token for token in single_tokens if not 0 <= token <= position]:
         raise SiteError(
             f"Single tokens: expected positions in 0..{position}, as only these reach the site; found {unreachable[0]}."
@@ -138,7 +139,7 @@ def cumulative_spectra(
 
 def single_layer_spectra(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     *,
     kinds: tuple[str, ...] = CONTRIBUTIONS,
     position: int = -1,
@@ -149,7 +150,7 @@ def single_layer_spectra(
 
     The final norm has no part in these maps. The arguments and errors are those of `cumulative_spectra`.
     """
-    position = _checked_position(model, x, kinds, position)
+    x, position = _checked_input(model, x, kinds, position)
     frozen, _, output = _record_sites(model, x, position, kinds, rule or model.rule)
     n_layers, (tokens, d) = model.config.num_hidden_layers, x.shape
     block = _columns_per_pass(model, tokens)
@@ -166,7 +167,7 @@ def single_layer_spectra(
 
 def spectra_to_output(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     *,
     kinds: tuple[str, ...] = ("resid_pre",),
     position: int = -1,
@@ -180,7 +181,7 @@ def spectra_to_output(
     kinds together would take more than `memory` bytes. The other arguments and the errors are those of
     `cumulative_spectra`.
     """
-    position = _checked_position(model, x, kinds, position)
+    x, position = _checked_input(model, x, kinds, position)
     frozen, _, output = _record_sites(model, x, position, (), rule or model.rule)
     bytes_per_kind = model.config.num_hidden_layers * model.config.hidden_size * x.size * x.dtype.itemsize
     kinds_per_pass = max(1, memory // bytes_per_kind)
@@ -193,10 +194,12 @@ def spectra_to_output(
     return spectra
 
 
-def _checked_position(model: Decoder, x: Float[Array, "t d"], kinds: tuple[str, ...], position: int) -> int:
-    model.check_embeddings(x)
+def _checked_input(
+    model: Decoder, x: Float[Embeddings, "t d"], kinds: tuple[str, ...], position: int
+) -> tuple[Any, int]:
+    x = model.check_embeddings(x)
     checked_kinds(kinds, model.sites)
-    return position_in(x.shape[0], position)
+    return x, position_in(x.shape[0], position)
 
 
 def _columns_per_pass(model: Decoder, tokens: int) -> int:
@@ -224,7 +227,7 @@ def _signed_left_vectors(
 
 @functools.partial(jax.jit, static_argnames=("kinds", "rule"))
 def _record_sites(
-    model: Decoder, x: Array, position: Any, kinds: tuple[str, ...], rule: Rule
+    model: Decoder, x: Embeddings, position: Any, kinds: tuple[str, ...], rule: Rule
 ) -> tuple[FrozenFactors, dict[str, Any], Array]:
     """The frozen factors, those of the final norm at each layer's site, and the output."""
     recording = record(model, x, kinds, rule=rule)

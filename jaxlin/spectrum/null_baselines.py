@@ -23,6 +23,7 @@ from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import RULES, Rule, RuleName
+from jaxlin.nn.prompt import Embeddings, array_of, bound_like
 from jaxlin.quantized import PackedMatrix
 from jaxlin.spectrum.prediction_ranks import Ranks, ranks_of_spectrum
 
@@ -93,7 +94,13 @@ class Baselines:
 
 
 def compare_baselines(
-    model: Decoder, x: Float[Array, "t d"], *, position: int = -1, rule: Rule | None = None, k: int = 8, seed: int = 0
+    model: Decoder,
+    x: Float[Embeddings, "t d"],
+    *,
+    position: int = -1,
+    rule: Rule | None = None,
+    k: int = 8,
+    seed: int = 0,
 ) -> Baselines:
     """Compare the local linear map at `x` with its null baselines, and the maps under the freeze rules with each other.
 
@@ -126,7 +133,9 @@ def compare_baselines(
     return Baselines(rows, rule_angles(model, x, position=position, k=k), seed)
 
 
-def rule_angles(model: Decoder, x: Float[Array, "t d"], *, position: int = -1, k: int = 8) -> tuple[RuleAngles, ...]:
+def rule_angles(
+    model: Decoder, x: Float[Embeddings, "t d"], *, position: int = -1, k: int = 8
+) -> tuple[RuleAngles, ...]:
     """The angles between the spaces of the `k` leading singular vectors, for each pair of freeze rules.
 
     The errors are those of `compare_baselines`.
@@ -203,7 +212,7 @@ def _ordinary_row(lmap: LocalMap) -> Baseline:
     return _row_of_operator(ROW_NAMES[4], residual, rmatvec, lmap)
 
 
-def _ordinary_output(model: Decoder, x: Float[Array, "t d"], position: Array) -> Float[Array, " d"]:
+def _ordinary_output(model: Decoder, x: Float[Embeddings, "t d"], position: Array) -> Float[Array, " d"]:
     # Not `model(x)`, whose derivative is that of the frozen model after ``load(..., linearize=True)``.
     stream, _ = model.scan(x, lambda _: Context())
     return jax.lax.dynamic_index_in_dim(model.norm(stream, Context()), position, keepdims=False)
@@ -211,13 +220,14 @@ def _ordinary_output(model: Decoder, x: Float[Array, "t d"], position: Array) ->
 
 @jax.jit
 def _ordinary_rmatvec(
-    model: Decoder, x: Float[Array, "t d"], position: Array, u: Float[Array, "b d"]
+    model: Decoder, x: Float[Embeddings, "t d"], position: Array, u: Float[Array, "b d"]
 ) -> Float[Array, "b t d"]:
-    _, vjp = jax.vjp(lambda x: _ordinary_output(model, x, position), x)
+    _, vjp = jax.vjp(lambda stream: _ordinary_output(model, bound_like(x, stream), position), array_of(x))
     return jax.vmap(lambda u: vjp(u)[0])(u)
 
 
 @jax.jit
-def ordinary_product(model: Decoder, x: Float[Array, "t d"], position: Array) -> Float[Array, " d"]:
+def ordinary_product(model: Decoder, x: Float[Embeddings, "t d"], position: Array) -> Float[Array, " d"]:
     r"""The ordinary Jacobian at `position` times the input, $(\partial f / \partial x)\,x$, with nothing frozen."""
-    return jax.jvp(lambda x: _ordinary_output(model, x, position), (x,), (x,))[1]
+    stream = array_of(x)
+    return jax.jvp(lambda stream: _ordinary_output(model, bound_like(x, stream), position), (stream,), (stream,))[1]

@@ -13,6 +13,7 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.frozen import record
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import Place, Site, is_integer, place
 from jaxlin.steering.edits import SteeringError
 
@@ -46,13 +47,15 @@ def mean_difference(
     source = place(site, model.config.num_hidden_layers, model.sites)
 
     def mean(prompts: Sequence[Sequence[int]]) -> Array:
-        return jnp.mean(jnp.stack([_last_value(model, model.embed(ids), source) for ids in prompts]), axis=0)
+        return jnp.mean(
+            jnp.stack([_last_value(model, model.check_embeddings(model.embed(ids)), source) for ids in prompts]), axis=0
+        )
 
     return mean(towards) - mean(away)
 
 
 @functools.partial(jax.jit, static_argnames="source")
-def _last_value(model: Decoder, x: Float[Array, "t d"], source: Place) -> Float[Array, " d"]:
+def _last_value(model: Decoder, x: Float[Embeddings, "t d"], source: Place) -> Float[Array, " d"]:
     return record(model, x, () if source.final else (source.kind,)).value_at(source)[-1]
 
 

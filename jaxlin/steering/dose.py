@@ -14,6 +14,7 @@ from jaxlin.common.printable import quoted
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import at_least_float32
+from jaxlin.nn.prompt import padded_prompt
 from jaxlin.steering.edited_model import full_pass, schedule_at
 from jaxlin.steering.edits import Edit, SteeringError, Where, check_edits
 from jaxlin.steering.generation import Generation, Prompt, frequency_spans, generate_batch, round_up
@@ -167,8 +168,8 @@ def continuation_logits(
     It takes one pass, or where the rotary frequencies depend on the length of the text, one for each set of them.
     """
     ids = [*prompt, *tokens]
-    x = model.embed(ids)
-    x = jnp.pad(x, ((0, round_up(len(ids)) - len(ids)), (0, 0)))  # texts of about the same length share a program
+    x = model.check_embeddings(model.embed(ids))
+    x = padded_prompt(x, round_up(len(ids)))  # texts of about the same length share a program
     checked, rows = check_edits(model, edits), []
     for start, stop in frequency_spans(model, len(prompt), len(ids)):
         outputs = full_pass(model, x, schedule_at(model, start), checked, len(prompt) - 1)

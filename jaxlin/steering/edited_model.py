@@ -12,6 +12,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.kv_cache import KVCache, LayerCache
+from jaxlin.nn.prompt import Embeddings, array_of
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.sites import place
 from jaxlin.nn.stack import Stack
@@ -55,7 +56,7 @@ class ForwardResult(NamedTuple):
 
 def forward(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     schedule: Schedule | Stack,
     state: State,
     edits: Sequence[Edit],
@@ -77,9 +78,9 @@ def forward(
         stop: the position after the last token of the text, if it goes on: those of `x` from there on are padding.
     """
     depth = model.config.num_hidden_layers
-    positions = start + jnp.arange(x.shape[0])
+    stream, positions = array_of(x), start + jnp.arange(x.shape[0])
     schedule = model.moved(schedule, positions)
-    drives = tuple(edit.drive(x, positions, before) for edit, before in zip(edits, state.drives, strict=True))
+    drives = tuple(edit.drive(stream, positions, before) for edit, before in zip(edits, state.drives, strict=True))
     functions = [_value_edit(edit, drive, positions, first_new) for edit, drive in zip(edits, drives, strict=True)]
     sites = [place(edit.site, depth, model.sites) for edit in edits]
     placed = list(zip(sites, functions, strict=True))
@@ -126,7 +127,7 @@ def _value_edit(
     return lambda value: jnp.where(applies[:, None], edit(value, drive), value)
 
 
-def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prompt: int | None = None) -> Array:
+def edited(model: Decoder, x: Float[Embeddings, "t d"], edits: Sequence[Any], *, prompt: int | None = None) -> Array:
     """The residual stream after the final norm, ``[t, d]``, of `model` with `edits`, in one pass without a cache.
 
     Args:
@@ -142,7 +143,7 @@ def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prom
             position past the last.
     """
     check_model(model)
-    model.check_embeddings(x)
+    x = model.check_embeddings(x)
     tokens, checked = x.shape[0], check_edits(model, edits)
     for edit in checked:
         if isinstance(edit.where, tuple) and max(edit.where) >= tokens:
@@ -154,7 +155,7 @@ def edited(model: Decoder, x: Float[Array, "t d"], edits: Sequence[Any], *, prom
 @jax.jit
 def full_pass(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     schedule: Schedule | Stack,
     edits: tuple[Edit, ...],
     first_new: Int[Array, ""],

@@ -18,6 +18,7 @@ from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import Site, is_integer, place
 
 E = TypeVar("E", bound="Edit")
@@ -73,7 +74,7 @@ class Edit:
     """The number of features that `drive` returns for each position."""
 
     def drive(
-        self, x: Float[Array, "t d"], positions: Int[Array, " t"], before: Float[Array, " e"]
+        self, x: Float[Embeddings, "t d"], positions: Int[Array, " t"], before: Float[Array, " e"]
     ) -> Float[Array, "t e"]:
         """Values that the edit computes from the input embeddings; none in this base class.
 

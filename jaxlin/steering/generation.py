@@ -22,9 +22,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.nn.arguments import check_model, check_tokenizer
-from jaxlin.nn.decoder import Decoder, PromptError
+from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.kv_cache import map_caches
 from jaxlin.nn.layers import at_least_float32
+from jaxlin.nn.prompt import PromptError
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.stack import Stack
 from jaxlin.steering.edited_model import State, forward, initial_state, schedule_at

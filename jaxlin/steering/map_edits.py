@@ -15,6 +15,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Record, Replay
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import SiteError, place
 from jaxlin.steering.edits import Edit, check_where
 
@@ -39,7 +40,7 @@ class MapEdit(Edit):
         return self.columns.shape[1]
 
     def drive(
-        self, x: Float[Array, "t d"], positions: Int[Array, " t"], before: Float[Array, " e"]
+        self, x: Float[Embeddings, "t d"], positions: Int[Array, " t"], before: Float[Array, " e"]
     ) -> Float[Array, "t e"]:
         """$c_k$ at each position."""
 
@@ -79,7 +80,7 @@ class PaperCode(MapEdit):
 
 
 def paper_equation(
-    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 0.5, *, where: Any = "new"
+    model: Decoder, x: Float[Embeddings, "t d"], layer: int, strength: float = 0.5, *, where: Any = "new"
 ) -> PaperEquation:
     r"""The operator of the paper: $f_\text{steered}(x') = \lambda f(x') + (1 - \lambda) J(x_\text{steer})\, x'$.
 
@@ -105,7 +106,7 @@ def paper_equation(
 
 
 def paper_code(
-    model: Decoder, x: Float[Array, "t d"], layer: int, strength: float = 1.0, *, where: Any = "all"
+    model: Decoder, x: Float[Embeddings, "t d"], layer: int, strength: float = 1.0, *, where: Any = "all"
 ) -> PaperCode:
     r"""The operator in the paper's code, which differs from eq. 16: it adds a vector along $c_k$ to the stream.
 

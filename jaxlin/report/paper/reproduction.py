@@ -10,8 +10,9 @@ from typing import Any
 from jaxlin.common.files import checksum, resume_hint, write_lock
 from jaxlin.common.progress import progress_bar
 from jaxlin.nn.arguments import check_model, check_tokenizer
-from jaxlin.nn.decoder import Decoder, PromptError
+from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
+from jaxlin.nn.prompt import PromptError
 from jaxlin.report.details import model_in_words
 from jaxlin.report.paper import (
     figure_1b,

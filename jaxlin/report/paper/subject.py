@@ -7,11 +7,12 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.prompt import Embeddings
 from jaxlin.report.paper.run_folder import RunFolder
 from jaxlin.spectrum.layer_spectra import LayerSpectra, cumulative_spectra
 from jaxlin.tokenizer import Tokenizer
@@ -52,7 +53,7 @@ class Subject:
         return self.tokenizer.to_str_tokens(self.ids)
 
     @cached_property
-    def x(self) -> Float[Array, "t d"]:
+    def x(self) -> Float[Embeddings, "t d"]:
         """The input embeddings."""
         return self.model.embed(self.ids)
 
