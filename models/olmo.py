@@ -47,9 +47,13 @@ class ClippedAttention(Attention):
 
     def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
         """Values, clipped."""
-        v = super().values(x, ctx)
-        ratio = ctx.freeze("clip", lambda: jnp.minimum(1, self.clip / jnp.maximum(jnp.abs(v), self.clip)))
-        return v * rows_for(ratio, v)
+        return clipped_values(super().values(x, ctx), self.clip, ctx)
+
+
+def clipped_values(v: Float[Array, "t *b n k"], clip: float, ctx: Context) -> Float[Array, "t *b n k"]:
+    r"""`v` clipped to $[-c, c]$: a value times a frozen ratio."""
+    ratio = ctx.freeze("clip", lambda: jnp.minimum(1, clip / jnp.maximum(jnp.abs(v), clip)))
+    return v * rows_for(ratio, v)
 
 
 class OlmoBlock(PreNorm):

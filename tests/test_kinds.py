@@ -6,6 +6,7 @@ map.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,9 @@ import jaxlin
 from jaxlin.attribution.layer_streams import stream_contributions
 from jaxlin.causal import activation_patching, head_ablation
 from jaxlin.lens import exact
+from jaxlin.linearize.frozen import record
 from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
+from jaxlin.nn.sites import InnerSite
 from jaxlin.steering import add, edited
 
 KINDS = (
@@ -38,6 +41,8 @@ KINDS = (
     "llama4_text, interleaved",
     "mistral4",
     "qwen3_5_text, tied",
+    "qwen2_moe",
+    "qwen3_moe, dense layers",
 )
 """A variant or two of each type."""
 
@@ -107,7 +112,9 @@ def test_rows_are_those_of_the_linearized_model(name: str, rule: str, loaded: Ca
 def test_sums(name: str, loaded: Callable[[str], Loaded]) -> None:
     """Tokens and parts each sum to the logit, heads and neurons to their layers, and sources to their heads."""
     folder, model, _, x = loaded(name)
-    neurons = model.config.num_hidden_layers * model.config.intermediate_size
+    kind = (InnerSite.NEURONS,)
+    sites = jax.eval_shape(lambda x: record(model, x, kind, position=0).sites, x)
+    neurons = sum(math.prod(site.shape) for site in jax.tree.leaves(sites))
     parts = jaxlin.attribute(model, x, TOKEN, position=POSITION, sources=True, neurons=neurons)
     assert max(parts.defect, parts.component_defect) <= 1e-12
     close(parts.value, oracle.logits(folder, tiny.IDS, torch.float64)[POSITION, TOKEN], 1e-10)

@@ -128,6 +128,9 @@ GLIMMER_VISION = {
 GPT2 = {**{key: BASE[key] for key in BASE if key != "intermediate_size"}, "max_position_embeddings": 96}
 QWEN_VISION = {"depth": 1, "num_heads": 2, "patch_size": 14}
 MROPE = rope("default", mrope_section=[2, 3, 3])
+MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+NARROW = {"num_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24}
+LOCAL = {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24}
 
 LLAMA4 = {
     **{**GQA, "head_dim": 16, "intermediate_size": 48, "intermediate_size_mlp": 96, "num_local_experts": 4},
@@ -358,6 +361,43 @@ VARIANTS: dict[str, Variant] = {
         biases=True,
     ),
     "gpt2, untied": Variant("GPT2Config", {**GPT2, "tie_word_embeddings": False}, stored=torch.bfloat16, biases=True),
+    "qwen3_moe": Variant("Qwen3MoeConfig", {**GQA, **MOE, "head_dim": 32, "norm_topk_prob": True}),
+    "qwen3_moe, dense layers": Variant(
+        "Qwen3MoeConfig",
+        {**GQA, **MOE, "attention_bias": True, "mlp_only_layers": [1], "use_sliding_window": True, "sliding_window": 6},
+        biases=True,
+    ),
+    "qwen2_moe": Variant(
+        "Qwen2MoeConfig",
+        {
+            **{**GQA, **MOE, "shared_expert_intermediate_size": 24},
+            **{"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 3},
+        },
+        biases=True,
+    ),
+    "qwen2_moe, dense layers": Variant(
+        "Qwen2MoeConfig",
+        {
+            **{**GQA, **MOE, "shared_expert_intermediate_size": 24},
+            **{"decoder_sparse_step": 2, "norm_topk_prob": True, "qkv_bias": False},
+        },
+    ),
+    "mixtral": Variant("MixtralConfig", {**GQA, **LOCAL, "head_dim": 32, "sliding_window": 6}),
+    "olmoe": Variant("OlmoeConfig", {**GQA, **NARROW}),
+    "olmoe, clip_qkv": Variant(
+        "OlmoeConfig", {**GQA, **NARROW, "clip_qkv": 0.8, "attention_bias": True, "norm_topk_prob": True}, biases=True
+    ),
+    "flex_olmo": Variant("FlexOlmoConfig", {**GQA, **NARROW}),
+    "phimoe": Variant(
+        "PhimoeConfig",
+        {
+            **{**GQA, **LOCAL, "attention_bias": True, "lm_head_bias": True, "sliding_window": 6},
+            **longrope(8, short_mscale=1.243, long_mscale=1.5, original_max_position_embeddings=32),
+            "original_max_position_embeddings": 32,
+        },
+        biases=True,
+    ),
+    "phimoe, jitter": Variant("PhimoeConfig", {**GQA, **LOCAL, "router_jitter_noise": 0.2}, biases=True),
     "gpt_neox": Variant("GPTNeoXConfig", BASE, biases=True),
     "gpt_neox, sequential": Variant(
         "GPTNeoXConfig", {**BASE, "use_parallel_residual": False, "hidden_act": "gelu_new"}, biases=True

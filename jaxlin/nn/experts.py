@@ -33,6 +33,9 @@ from jaxlin.nn.routers import Route, Router
 from jaxlin.nn.sites import InnerSite
 from jaxlin.quantized.mixed import UnslicedStack
 
+EXPERTS, DENSE = "experts", "dense"
+"""The kinds of layers in `Config.layer_kinds` of a model in which not every layer has experts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig(Config):
@@ -52,8 +55,17 @@ class ExpertConfig(Config):
 
     @property
     def neurons(self) -> int:
-        """Those of the chosen experts and of the shared one."""
-        return self.num_experts_per_tok * self.moe_intermediate_size + self.shared_expert_intermediate_size
+        """Those of the chosen experts and of the shared one, or of a layer without experts if it has more."""
+        experts = self.num_experts_per_tok * self.moe_intermediate_size + self.shared_expert_intermediate_size
+        return max(experts, self.intermediate_size) if DENSE in self.layer_kinds else experts
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Experts are divided among the devices whole; a shared one, or an MLP without experts, by its features."""
+        names = ["num_attention_heads", "num_key_value_heads", "num_experts"]
+        names += ["intermediate_size"] if DENSE in self.layer_kinds else []
+        names += ["shared_expert_intermediate_size"] if self.shared_expert_intermediate_size else []
+        return {name: getattr(self, name) for name in names}
 
 
 class ExpertParam(nnx.Param, UnslicedStack):

@@ -78,6 +78,36 @@ def decoder_numbers(
     }
 
 
+def expert_numbers(
+    json: ConfigReader,
+    *,
+    num_experts: int,
+    num_experts_per_tok: int,
+    width: int | None = None,
+    count_keys: Sequence[str] = ("num_experts", "num_local_experts"),
+    width_key: str = "moe_intermediate_size",
+) -> dict[str, Any]:
+    """The fields of `jaxlin.nn.experts.ExpertConfig` that every mixture of experts has.
+
+    Args:
+        json: the config.
+        num_experts, num_experts_per_tok, width: transformers' defaults for the family; None for a key that it requires.
+        count_keys: the keys that the number of experts may have.
+        width_key: the key of the hidden features of an expert.
+    """
+    json.leave_out("output_router_logits")  # transformers returns them beside the logits, which stay the same
+    counts = {key: json.positive(key, None, maximum=MAX_COUNT) for key in count_keys}
+    different = {count for count in counts.values() if count is not None} or {num_experts}
+    if len(different) > 1:
+        raise json.error(count_keys[0], f"one number of experts, as under {count_keys[1]}", quoted(counts))
+    (count,) = different
+    chosen = json.positive("num_experts_per_tok", num_experts_per_tok)
+    if chosen > count:
+        raise json.error("num_experts_per_tok", f"at most {count}, the number of experts", str(chosen))
+    features = json.positive(width_key) if width is None else json.positive(width_key, width)
+    return {"num_experts": count, "num_experts_per_tok": chosen, "moe_intermediate_size": features}
+
+
 def activation(json: ConfigReader, default: str, key: str = "hidden_act") -> str:
     """The activation under `key`, as a name of `jaxlin.nn.layers.SLOPES`."""
     name = json.take(key, str, default)
