@@ -22,7 +22,7 @@ import torch
 from test_proofs import GROWN, check_affine, corruptions
 
 import jaxlin
-from jaxlin.attribution.layer_streams import stream_contributions
+from jaxlin.attribution import experts, stream_contributions
 from jaxlin.causal import activation_patching, head_ablation
 from jaxlin.lens import exact
 from jaxlin.linearize.frozen import record
@@ -118,11 +118,19 @@ def test_sums(name: str, loaded: Callable[[str], Loaded]) -> None:
     parts = jaxlin.attribute(model, x, TOKEN, position=POSITION, sources=True, neurons=neurons)
     assert max(parts.defect, parts.component_defect) <= 1e-12
     close(parts.value, oracle.logits(folder, tiny.IDS, torch.float64)[POSITION, TOKEN], 1e-10)
-    close(parts.heads.sum(1) + parts.attn_bias, parts.attn)
-    close(parts.sources.sum(2), parts.heads)
-    assert not parts.sources[:, :, POSITION + 1 :].any()
+    close(np.nansum(parts.heads, axis=1) + parts.attn_bias, parts.attn)  # NaN where a layer has fewer heads
+    close(np.nan_to_num(parts.sources.sum(2)), np.nan_to_num(parts.heads))
+    np.testing.assert_array_equal(np.isnan(parts.sources).all(2), np.isnan(parts.heads))
+    assert not np.nan_to_num(parts.sources[:, :, POSITION + 1 :]).any()
     by_layer = np.bincount(parts.neurons.layer, parts.neurons.contribution, model.config.num_hidden_layers)
     close(by_layer + parts.mlp_bias, parts.mlp)
+
+    if (chosen := parts.experts) is not None:
+        shared = 0 if chosen.shared is None else chosen.shared
+        close(chosen.contribution.sum(1) + shared + chosen.bias, parts.mlp[chosen.layer])
+        by_token = experts(model, x, TOKEN, position=POSITION)
+        assert by_token.defect <= 1e-12
+        np.testing.assert_array_equal(by_token.experts.index[:, POSITION], chosen.index)
 
     streams = stream_contributions(model, x, TOKEN, position=POSITION)
     assert streams.defect <= 1e-12
@@ -146,16 +154,16 @@ def test_heads_taken_away(name: str, loaded: Callable[[str], Loaded]) -> None:
     """Against transformers, with what goes into the output projection of one layer set to zero by hand."""
     folder, model, _, x = loaded(name)
     ablation = head_ablation(model, x, TOKEN, position=POSITION, progress=False)
-    reference, heads = oracle.load(folder, torch.float64), model.config.num_attention_heads
+    reference, counts = oracle.load(folder, torch.float64), np.isfinite(ablation.direct).sum(1)
 
-    def zeroed(z: torch.Tensor, head: int) -> torch.Tensor:
+    def zeroed(z: torch.Tensor, head: int, heads: int) -> torch.Tensor:
         parts = z.reshape(*z.shape[:2], heads, -1).clone()
         parts[:, :, head] = 0
         return parts.reshape(z.shape)
 
     with torch.no_grad(), oracle.lifted(reference):
-        for layer, head in ((0, 1), (model.config.num_hidden_layers - 1, heads - 1)):
-            change = functools.partial(zeroed, head=head)
+        for layer, head in ((0, 1), (len(counts) - 1, counts[-1] - 1)):
+            change = functools.partial(zeroed, head=head, heads=counts[layer])
             hook = mixers(reference)[layer].register_forward_pre_hook(lambda m, i, change=change: (change(i[0]),))
             value = float(reference(input_ids=torch.tensor([tiny.IDS])).logits[0, POSITION, TOKEN])
             hook.remove()
