@@ -6,26 +6,24 @@ with their position. The weight of an expert, a sigmoid, multiplies what it read
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.models.gemma3 import HEADS, TEXT
 from jaxlin.models.llama import Llama
-from jaxlin.nn.attention import Attention
 from jaxlin.nn.blocks import PreNorm
-from jaxlin.nn.context import Context
 from jaxlin.nn.experts import ExpertConfig, ExpertMLP
 from jaxlin.nn.group_routers import SigmoidRouter
-from jaxlin.nn.layers import query_growth, rms_norm
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
+from jaxlin.nn.nope_attention import NoPEAttention
 from jaxlin.nn.ropes import no_rope
-from jaxlin.nn.schedule import Schedule
 from jaxlin.porting.fields import decoder_numbers, layer_types, rope_of, rotating_layers
+from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
 from jaxlin.porting.port import Names, Port
 from jaxlin.porting.tensor_rows import either, fused_experts, paired_rows, single_experts
 
@@ -47,36 +45,22 @@ class Llama4Config(ExpertConfig):
     query_length: int
 
 
-class Llama4Attention(Attention):
-    """Attention that norms queries and keys in layers that rotate, and lets queries grow in the others."""
-
-    def __init__(self, config: Llama4Config, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
-        self.is_normed, self.eps = config.use_qk_norm, config.norm_eps
-        self.beta, self.length = config.query_beta, config.query_length
-
-    def rotated(
-        self, x: Float[Array, "t d"], schedule: Schedule
-    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
-        """Queries and keys after rotation, normed or grown."""
-        q, k = super().rotated(x, schedule)
-        grown = q * query_growth(schedule.positions + 1, self.beta, self.length, q)
-        normed = [rms_norm(each, None, self.eps, Context()) if self.is_normed else each for each in (q, k)]
-        rotates = jnp.any(schedule.inv_freq > 0)
-        return jnp.where(rotates, normed[0], grown), jnp.where(rotates, normed[1], k)
-
-
 class Llama4Block(PreNorm):
     """Llama's block, with a dense MLP or with experts and a shared one."""
 
     def __init__(self, config: Llama4Config, *, kind: str, rngs: nnx.Rngs) -> None:
         norm = functools.partial(RMSNorm, eps=config.norm_eps)
-        if kind == "dense":
-            mlp = GatedMLP(config, rngs=rngs)
-        else:
-            router = SigmoidRouter(config.hidden_size, config.num_experts, config.num_experts_per_tok, rngs=rngs)
-            mlp = ExpertMLP(config, router, weighs_input=True, rngs=rngs)
-        super().__init__(config, norm, Llama4Attention(config, rngs=rngs), mlp)
+        attention = NoPEAttention(
+            config,
+            eps=config.norm_eps if config.use_qk_norm else None,
+            **{"beta": config.query_beta, "length": config.query_length},
+            **dict.fromkeys(("bias", "out_bias"), config.attention_bias),
+            rngs=rngs,
+        )
+        router = SigmoidRouter(config.hidden_size, config.num_experts, config.num_experts_per_tok, rngs=rngs)
+        experts = kind != "dense"
+        mlp = ExpertMLP(config, router, weighs_input=True, rngs=rngs) if experts else GatedMLP(config, rngs=rngs)
+        super().__init__(config, norm, attention, mlp)
 
 
 class Llama4(Llama):
@@ -148,3 +132,15 @@ PORTS = {
     "llama4_text": Port(Llama4, llama4_config, names=stored),
     "llama4": Port(Llama4, llama4_wrapper_config, names=stored, bodies=TEXT, heads=HEADS, left_out=VISION),
 }
+
+
+def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The norms of queries and keys, which the model with 128 experts lacks; no metadata says so."""
+    return {"use_qk_norm": metadata.get("expert_count") != 128}
+
+
+KEYS = {**RMS_NORM, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
+KEYS |= {"feed_forward_length": "intermediate_size_mlp", "expert_feed_forward_length": "intermediate_size"}
+KEYS |= {"interleave_moe_layer_step": "interleave_moe_layer_step"}
+
+GGUF = {"llama4": GGUFPort(model_type="llama4_text", keys=KEYS, derive=derive)}

@@ -84,7 +84,7 @@ def write(
     vocabulary(writer, config["vocab_size"])
     change(writer)
     exact, tensors = {}, {}
-    for hf, values in with_stacked_experts(load_file(source / "model.safetensors")).items():
+    for hf, values in with_stacked_experts(with_gate_and_up(load_file(source / "model.safetensors"))).items():
         ggml = name_of.get_name(hf, try_suffixes=(".weight", ".bias"))
         assert ggml is not None, hf
         shape, values = values.shape, values.squeeze()  # as the converter does
@@ -119,18 +119,40 @@ def write(
     return folder
 
 
+def with_gate_and_up(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with Llama 4's experts, ``[E, d, 2f]`` and ``[E, f, d]``, as weights of gate, up and down."""
+    apart = {}
+    for name, values in tensors.items():
+        if name.endswith("feed_forward.experts.gate_up_proj"):
+            halves = zip(("gate", "up"), np.split(values.swapaxes(1, 2), 2, axis=1), strict=True)
+            apart |= {name.replace("gate_up_proj", f"{half}_proj.weight"): part for half, part in halves}
+        elif name.endswith("feed_forward.experts.down_proj"):
+            apart[f"{name}.weight"] = values.swapaxes(1, 2)
+        else:
+            apart[name] = values
+    return {name: np.ascontiguousarray(values) for name, values in apart.items()}
+
+
 def with_stacked_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors with those of all experts of a layer in one, ``[E, out, in]``, as the converter merges them."""
     merged: dict[str, list[np.ndarray]] = {}
     for name in sorted(tensors, key=lambda name: [int(part) if part.isdigit() else -1 for part in name.split(".")]):
         merged.setdefault(re.sub(r"(\.experts)\.\d+", r"\1", name), []).append(tensors[name])
-    return {name: np.stack(parts) if ".experts." in name else parts[0] for name, parts in merged.items()}
+    return {name: np.stack(parts) if len(parts) > 1 else parts[0] for name, parts in merged.items()}
 
 
 def with_single_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors with each expert's in its own, as Hugging Face has them."""
+    """The tensors as Hugging Face has them: each expert's in its own, and Llama 4's as before `with_gate_and_up`."""
     apart = {}
     for name, values in tensors.items():
+        if "feed_forward.experts." in name:
+            module, projection, _ = name.rsplit(".", 2)
+            if projection == "gate_proj":
+                both = np.concatenate([values, tensors[f"{module}.up_proj.weight"]], axis=1)
+                apart[f"{module}.gate_up_proj"] = both.swapaxes(1, 2)
+            elif projection == "down_proj":
+                apart[f"{module}.down_proj"] = values.swapaxes(1, 2)
+            continue
         each = {name.replace(".experts.", f".experts.{e}."): part for e, part in enumerate(values)}
         apart |= each if ".experts." in name else {name: values}
     return {name: np.ascontiguousarray(values) for name, values in apart.items()}
@@ -222,6 +244,15 @@ def moe(writer: gguf.GGUFWriter, config: Config) -> None:
     ):
         if key in config:
             add(config[key])
+
+
+def llama4(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Llama 4, whose `intermediate_size` is that of experts."""
+    llama(writer, {**config, "intermediate_size": config["intermediate_size_mlp"]})
+    writer.add_expert_count(config["num_local_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+    writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
 
 
 def mixtral(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -318,6 +349,6 @@ METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": mixtral, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
     **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
     **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), moe),
-    **{"gptneox": gptneox, "gpt2": gpt2},
+    **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2},
 }
 """The metadata that the converter of each architecture writes."""

@@ -11,6 +11,8 @@ YARN = tiny.rope("yarn", **tiny.YARN)
 R1_0528 = tiny.rope("yarn", **tiny.YARN, attn_factor=0.8782488562869419)
 PHI2 = {**tiny.BASE, "intermediate_size": 256}
 
+LLAMA4 = {**tiny.LLAMA4, "attention_chunk_size": 8192, "floor_scale": 8192, "interleave_moe_layer_step": 2}
+
 VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "llama": ("llama", tiny.VARIANTS["llama"]),
     "llama, head_dim": ("llama", tiny.VARIANTS["llama, head_dim"]),
@@ -22,6 +24,7 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "smollm3": ("smollm3", tiny.VARIANTS["smollm3"]),
     "ministral3": ("mistral3", tiny.VARIANTS["ministral3"]),
     "mistral as mistral3": ("mistral3", tiny.VARIANTS["mistral"]),
+    "llama4": ("llama4", tiny.Variant("Llama4TextConfig", LLAMA4)),
     "gemma": ("gemma", tiny.VARIANTS["gemma"]),
     "gemma2": ("gemma2", tiny.Variant("Gemma2Config", GEMMA)),
     "gemma2, 27B": (

@@ -42,6 +42,7 @@ GGUF_ARCHITECTURES: dict[str, str] = {
     **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
     "phi2": "phi",
     "mistral3": "mistral",
+    "llama4": "llama4",
     "gptneox": "gpt_neox",
 }
 """The family file that reads each ``general.architecture`` of llama.cpp."""

@@ -93,7 +93,7 @@ GGUF_PRE_TOKENIZERS = (
     ),
     GGUFPreTokenizer(("stablelm2",), SINGLE_DIGITS),
     GGUFPreTokenizer(("tekken",), TEKKEN, ignore_merges=True, add_bos=True, architectures=("mistral3",)),
-    GGUFPreTokenizer(("gpt-4o", "llama4"), O200K),
+    GGUFPreTokenizer(("gpt-4o", "llama4"), O200K, architectures=("llama4",)),
 )
 
 PATTERNS = frozenset({*(row.pattern for row in GGUF_PRE_TOKENIZERS if row.pattern), *DEEPSEEK, r"\p{N}", r"\p{N}{1,3}"})
