@@ -28,7 +28,7 @@ from jaxlin.lens.jacobian_lens import check_lens
 from jaxlin.lens.pt_reader import read_pt
 from jaxlin.lens.pt_writer import write_pt
 from jaxlin.lens.running_mean import RunningMean
-from jaxlin.nn.decoder import PromptError
+from jaxlin.nn.prompt import PromptError
 
 SKIP = 2
 PROMPTS = [tiny.IDS, [*tiny.IDS[3:], 5, 1]]

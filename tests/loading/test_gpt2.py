@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxlin
 from jaxlin.common.errors import CheckpointError, ConfigError
-from jaxlin.nn.decoder import PromptError
+from jaxlin.nn.prompt import PromptError
 
 Checkpoint = Callable[[str], Path]
 

@@ -14,7 +14,7 @@ import tiny
 import torch
 
 import jaxlin
-from jaxlin.nn.decoder import PromptError
+from jaxlin.nn.prompt import PromptError
 from jaxlin.steering.generation import frequency_spans, generate, generate_batch
 from jaxlin.steering.samplers import Sampling, SamplingError, sample_token
 

@@ -16,7 +16,7 @@ import tiny
 import jaxlin
 from jaxlin.common.errors import TokenizerError
 from jaxlin.nn.context import Context
-from jaxlin.nn.decoder import PromptError
+from jaxlin.nn.prompt import PromptError
 from jaxlin.nn.sites import SiteError
 from jaxlin.steering import (
     Edit,
