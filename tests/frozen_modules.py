@@ -58,7 +58,8 @@ def experts_of_all_tokens(module: Any, up: Up) -> Attributes:
 def clipped_experts(module: Any, up: Up, through_gate: float) -> Attributes:
     """Experts with biases, whose branches are clipped and interleaved, and whose up branch has 1 added to it.
 
-    That 1 is an additive constant like a bias, so it is a parameter, whose share of b is counted with theirs.
+    That 1 is an additive constant like a bias, so it is a parameter, whose share of b is counted with theirs. The up
+    branch is clipped with it.
     """
     module.one_bias = torch.nn.Parameter(torch.ones((), dtype=module.down_proj.dtype))
 
@@ -66,10 +67,11 @@ def clipped_experts(module: Any, up: Up, through_gate: float) -> Attributes:
         both = torch.einsum("td,tkdf->tkf", x, module.gate_up_proj[indices]) + module.gate_up_proj_bias[indices]
         gate, rest = both[..., ::2], both[..., 1::2]
         gate = gate * ratio(gate.clamp(max=module.limit), gate)
-        rest = rest * ratio(rest.clamp(-module.limit, module.limit), rest)
+        rest = rest + module.one_bias
+        rest = rest * ratio(rest.clamp(1 - module.limit, 1 + module.limit), rest)
         slope = torch.sigmoid(gate * module.alpha).detach()
         act = (gate * slope).detach() + through_gate * slope * (gate - gate.detach())
-        hidden = (up(rest) + up(module.one_bias)) * act
+        hidden = up(rest) * act
         outputs = torch.einsum("tkf,tkfd->tkd", hidden, module.down_proj[indices]) + module.down_proj_bias[indices]
         return (outputs * weights.detach()[..., None]).sum(dim=1)
 

@@ -120,6 +120,10 @@ MEDIA = {
     },
     "original_max_position_embeddings": 32,
 }
+GPT_OSS = {
+    **{**GQA, "head_dim": 16, "intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "sliding_window": 6,
+}
 GLIMMER = {"out_hidden_size": 128, "projector_hidden_size": 32}
 GLIMMER_VISION = {
     **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -336,6 +340,10 @@ VARIANTS: dict[str, Variant] = {
     "olmo, clip_qkv": Variant("OlmoConfig", {**GQA, "clip_qkv": 0.5}),
     "olmo2": Variant("Olmo2Config", GQA),
     "olmo3": Variant("Olmo3Config", {**GQA, "sliding_window": 6, "rope_parameters": OLMO3}),
+    "gpt_oss": Variant("GptOssConfig", GPT_OSS, biases=True),
+    "gpt_oss, clipped": Variant(
+        "GptOssConfig", {**GPT_OSS, **rope("default"), "swiglu_limit": 1.25, "swiglu_alpha": 1.3}, biases=True
+    ),
     "muse_glimmer": Variant(
         "MuseGlimmerConfig",
         {"text_config": {**GQA, "head_dim": 32, "sliding_window": 6}, "vision_config": GLIMMER_VISION, **GLIMMER},
@@ -409,6 +417,7 @@ SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
 WIDE: dict[str, Variant] = {
     "llama, wide": Variant("LlamaConfig", {**GQA, **SIZES}),
     "phi3, wide": Variant("Phi3Config", {**GQA, **SIZES}),
+    "gpt_oss, wide": Variant("GptOssConfig", {**GPT_OSS, "intermediate_size": 64, "num_hidden_layers": 2}, biases=True),
     "gpt2, wide": Variant("GPT2Config", {**GPT2, "hidden_size": 128, "num_hidden_layers": 2}, biases=True),
     "gpt_neox, wide": Variant("GPTNeoXConfig", {**BASE, **SIZES, "attention_bias": False}, biases=True),
 }

@@ -209,8 +209,11 @@ def _as_stored(model: Decoder, port: Port, matrix: Callable[[str, tuple[int, ...
             return matrix(port.tensor_of(model.config, name).tensor, parameter.shape, False)
         depth, *experts = parameter.shape[: leading_axes(name)]
         shape = parameter.shape[1 + len(experts) :]
-        tensors = (port.tensor_of(model.config, name, layer).tensor for layer in layers_at(path, depth))
-        return abstract_stack([matrix(tensor.replace(EXPERT, "0"), shape, True) for tensor in tensors], experts)
+        places = [port.tensor_of(model.config, name, layer) for layer in layers_at(path, depth)]
+        if places[0].constant is not None:
+            return jax.ShapeDtypeStruct(parameter.shape, jnp.float32)
+        arrays = [matrix(place.tensor.replace(EXPERT, "0"), shape, True) for place in places]
+        return abstract_stack(arrays, experts)
 
     return jax.tree_util.tree_map_with_path(stored, model)
 

@@ -33,6 +33,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "gpt_neox": ("gpt_neox",),
     "gpt2": ("gpt2",),
     "muse_glimmer": ("muse_glimmer",),
+    "gpt_oss": ("gpt_oss",),
 }
 """The family files in ``models/``, and the `model_type`s each of them ports."""
 

@@ -91,6 +91,8 @@ class StoredArrays:
         if name == "embed_tokens.weight" and tensor not in self._names and self.tied:
             tensor = self.tied  # one of two equal matrices is enough
         experts, shape = (shape[:1], shape[1:]) if expert is not None else ((), shape)
+        if rows.constant is not None:
+            return _Located(tensor, rows, shape, None)
         # The tensor of all experts, where not each has its own.
         stack = experts if EXPERT not in rows.tensor else ()
         expected = (*stack, *rows.stored_shape(shape))
@@ -115,6 +117,9 @@ class StoredArrays:
             CheckpointError: as `locate`; or the values are not finite.
         """
         located = self.locate(name, shape, layer, expert)
+        constant, shape = located.rows.constant, located.shape
+        if constant is not None:
+            return FileArray(shape, lambda start, stop: np.full((stop - start, *shape[1:]), constant, np.float32))
         place = f"{self._source}, tensor {located.tensor}"
         if self._tensors.is_packed(located.tensor):
             packed = self._packed(located, place)

@@ -14,7 +14,7 @@ from jaxlin.nn import layers
 from jaxlin.nn.blockwise import blocked_pattern
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
-from jaxlin.nn.modules import Linear
+from jaxlin.nn.modules import Linear, parameter_value
 from jaxlin.nn.patterns import Dense, Pattern, scores, visible
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.sites import InnerSite
@@ -31,17 +31,25 @@ def attention_pattern(
     scale: float,
     first_visible: Int[Array, " t"],
     softcap: float | None = None,
+    sinks: Float[Array, " h"] | None = None,
 ) -> Pattern:
     r"""Attention probabilities $\mathrm{softmax}_s(q_t \cdot k_s\,\text{scale})$ over the keys that a query sees.
 
     Queries stand at `positions`, key $s$ at position $s$; a query sees the keys from `first_visible` to its own.
-    `softcap` $c$ turns a score $z$ into $c \tanh(z / c)$ (Gemma 2).
+    `softcap` $c$ turns a score $z$ into $c \tanh(z / c)$ (Gemma 2). `sinks` are the scores of a key of each head that
+    every query sees and that has no value, so that probabilities sum to less than 1 (gpt-oss).
     """
     if q.shape[0] > MAX_DENSE_QUERIES:
-        return blocked_pattern(q, k, positions=positions, scale=scale, first_visible=first_visible, softcap=softcap)
+        return blocked_pattern(
+            q, k, positions=positions, scale=scale, first_visible=first_visible, softcap=softcap, sinks=sinks
+        )
     z = scores(q, k, scale, softcap)
     mask = visible(positions, jnp.arange(k.shape[0]), first_visible)
-    return Dense(jax.nn.softmax(jnp.where(mask[None], z, -jnp.inf), axis=-1).astype(q.dtype))
+    z = jnp.where(mask[None], z, -jnp.inf)
+    if sinks is None:
+        return Dense(jax.nn.softmax(z, axis=-1).astype(q.dtype))
+    sink = jnp.broadcast_to(sinks.astype(z.dtype)[:, None, None], (*z.shape[:2], 1))
+    return Dense(jax.nn.softmax(jnp.concatenate([z, sink], axis=-1), axis=-1)[..., :-1].astype(q.dtype))
 
 
 def split_heads(x: Float[Array, "*b hk"], k: int) -> Float[Array, "*b h k"]:
@@ -106,6 +114,7 @@ class Attention(HeadMixer):
         softcap: the bound of the scores, if they have one.
         bias: whether queries, keys and values have biases.
         out_bias: whether the output projection has one.
+        sinks: whether each head has a sink, see `attention_pattern`.
         rngs: for the parameters.
     """
 
@@ -117,6 +126,7 @@ class Attention(HeadMixer):
         softcap: float | None = None,
         bias: bool = False,
         out_bias: bool = False,
+        sinks: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         d, k = config.hidden_size, config.head_dim
@@ -128,6 +138,7 @@ class Attention(HeadMixer):
         self.k_proj = Linear(d, kv_heads * k, bias=bias, rngs=rngs)
         self.v_proj = Linear(d, kv_heads * k, bias=bias, rngs=rngs)
         self.o_proj = OutputProjection(heads * k, d, bias=out_bias, rngs=rngs)
+        self.sinks = nnx.Param(jnp.zeros(heads)) if sinks else None
 
     def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
         """The attention probabilities at `x`."""
@@ -140,6 +151,7 @@ class Attention(HeadMixer):
             first_visible=schedule.first_visible,
             scale=self.scale,
             softcap=self.softcap,
+            sinks=parameter_value(self.sinks),
         )
 
     def rotated(

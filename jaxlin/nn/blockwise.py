@@ -102,8 +102,12 @@ def blocked_pattern(
     scale: float,
     first_visible: Int[Array, " t"],
     softcap: float | None,
+    sinks: Float[Array, " h"] | None = None,
 ) -> Blocked:
-    """The pattern of these queries and keys. It takes one pass over the blocks, for the normalisers."""
+    """The pattern of these queries and keys. It takes one pass over the blocks, for the normalisers.
+
+    The score of a sink is in the normaliser alone, because it has no value.
+    """
     t, h, _ = q.shape
     wide = jnp.promote_types(q.dtype, jnp.float32)
     pattern = Blocked(q, k, jnp.zeros((h, t), wide), positions, first_visible, scale, softcap)
@@ -112,7 +116,8 @@ def blocked_pattern(
         def add_block(total: Array, keys: Array, positions: Array) -> Array:
             return jnp.logaddexp(total, jax.nn.logsumexp(rows.scores(keys, positions), axis=-1))
 
-        return _over_keys(rows, add_block, jnp.full(rows.normaliser.shape, MASKED_SCORE, wide)).T
+        first = jnp.full(h, MASKED_SCORE, wide) if sinks is None else sinks.astype(wide)
+        return _over_keys(rows, add_block, jnp.broadcast_to(first[:, None], rows.normaliser.shape)).T
 
     return replace(pattern, normaliser=_over_queries(pattern, normalisers).T)
 

@@ -149,20 +149,22 @@ def ungated(x: Float[Array, "t *b f"], act: str, ctx: Context) -> Float[Array, "
 def gated(
     gate: Callable[[], Float[Array, "t *b f"]],
     up: Callable[[], Float[Array, "t *b f"]],
-    act: str,
+    act: str | Callable[[Array, Array], Array],
     ctx: Context,
     weights: Callable[[], Float[Array, "t f"]] | None = None,
 ) -> Float[Array, "t *b f"]:
     r"""$\mathrm{act}(g) \odot u$, linear in the branches that the freeze rule chooses (`jaxlin.nn.freeze_rules`).
 
     `gate` and `up` compute the branches $g$ and $u$, and are called only where the mode needs them. So are `weights`,
-    a further factor, which is frozen with the slope. Source: Shazeer, "GLU Variants Improve Transformer", 2020.
+    a further factor, which is frozen with the slope. `act` is a key of `SLOPES`, or a function of both branches for the
+    slope of another function of both: the value over $g \odot u$. Source: Shazeer, "GLU Variants Improve Transformer",
+    2020.
     """
     gate, up = functools.cache(gate), functools.cache(up)
 
     @functools.cache
     def slope() -> Float[Array, "t *b f"]:
-        ratio = SLOPES[act](gate())
+        ratio = SLOPES[act](gate()) if isinstance(act, str) else act(gate(), up())
         return ratio if weights is None else ratio * weights()
 
     frozen = ctx.freeze("branches", lambda: branch_factors(ctx.rule, gate(), up(), slope()))

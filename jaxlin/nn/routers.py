@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxlin.nn.layers import affine, at_least_float32
-from jaxlin.nn.modules import normal
+from jaxlin.nn.modules import normal, parameter_value
 
 
 class Route(NamedTuple):
@@ -40,16 +40,18 @@ class Router(nnx.Module):
         features: those of the stream.
         experts: the number of experts.
         chosen: the number of experts of a token.
+        bias: whether the scores have biases.
         rngs: for the parameters.
     """
 
-    def __init__(self, features: int, experts: int, chosen: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, features: int, experts: int, chosen: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
         self.chosen = chosen
         self.weight = normal(rngs, experts, features)
+        self.bias = nnx.Param(jnp.zeros(experts)) if bias else None
 
     def __call__(self, x: Float[Array, "t d"]) -> Route:
         """The route of each token; the weights have the dtype of `x`."""
-        experts, weights = self.choose(at_least_float32(affine(x, self.weight[...])))
+        experts, weights = self.choose(at_least_float32(affine(x, self.weight[...], parameter_value(self.bias))))
         return Route(experts.astype(jnp.int32), weights.astype(x.dtype))
 
     @abc.abstractmethod
@@ -75,6 +77,15 @@ class SoftmaxRouter(Router):
         """Softmax over all, then the largest."""
         weights, experts = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), self.chosen)
         return experts, weights / jnp.sum(weights, axis=-1, keepdims=True) if self.renormalize else weights
+
+
+class TopSoftmaxRouter(Router):
+    r"""The experts with the largest scores, weighted by the softmax over these alone."""
+
+    def choose(self, scores: Float[Array, "t e"]) -> tuple[Int[Array, "t k"], Float[Array, "t k"]]:
+        """The largest, then softmax."""
+        largest, experts = jax.lax.top_k(scores, self.chosen)
+        return experts, jax.nn.softmax(largest, axis=-1)
 
 
 class SparseMixer(Router):

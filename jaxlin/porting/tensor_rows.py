@@ -29,6 +29,7 @@ class TensorRows:
         total: how many rows the tensor has; None for those of the parameter.
         transposed: whether the tensor is ``[in, out]``, so that its columns are the rows of the parameter. Packed
             weights are ``[out, in]`` in every format, whatever the module that they were made from.
+        constant: every element of a parameter that no checkpoint stores; there is then no tensor.
     """
 
     tensor: str
@@ -37,6 +38,7 @@ class TensorRows:
     )
     total: int | None = None
     transposed: bool = False
+    constant: float | None = None
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the tensor, without an axis of experts, from that of the parameter."""

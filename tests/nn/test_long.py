@@ -43,11 +43,11 @@ def close(found: Any, expected: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1.0, np.max(np.abs(b), initial=0)))
 
 
-@pytest.mark.parametrize("name", ["gemma2", "ministral3"])
+@pytest.mark.parametrize("name", ["gemma2", "ministral3", "gpt_oss"])
 def test_blocks_are_the_whole(
     name: str, checkpoint: Callable[[str], Path], in_blocks: Callable[[], None], x64: None
 ) -> None:
-    """Windows, softcaps and queries that grow: the same output and the same map, in float64."""
+    """Windows, softcaps, queries that grow and sinks: the same output and the same map, in float64."""
     model, _ = jaxlin.load(checkpoint(name), dtype="float64")
     x = model.embed(tiny.IDS)
 
