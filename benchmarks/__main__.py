@@ -21,6 +21,7 @@ from benchmarks import (
     attribution,
     delta,
     dense,
+    experts,
     gpu,
     large,
     layers,
@@ -49,6 +50,7 @@ GROUPS = {
     "scaling": scaling.measure,
     "large": large.measure,
     "long": long.measure,
+    "experts": experts.measure,
     "delta": delta.measure,
 }
 

@@ -51,6 +51,8 @@ BARS = {
     "large, recording": Bar("all layers from a few: |time of recording, extrapolated / measured - 1|", 0.15, False),
     "large, memory": Bar("all layers from a few: |memory, extrapolated / measured - 1|", 0.15, False),
     "long, memory": Bar("a long prompt: GiB of the whole process at its peak", 6.0, at_least=False),
+    "experts, of floor": Bar("rows through experts: the floor of the chosen experts alone / their time", 0.7),
+    "experts, memory": Bar("rows through experts: temporary memory / that of dense layers as wide", 1.2, False),
     "delta, over softmax": Bar("patterns of the delta rule: time / that of softmax patterns", 3.0, False),
     "delta, memory": Bar("the delta rule of a long prompt: GiB that it takes", 2.0, False),
     "scaling": Bar("scaling: measured exponent - expected exponent"),

@@ -19,6 +19,7 @@ from benchmarks import (
     attribution,
     delta,
     dense,
+    experts,
     floor,
     gpu,
     large,
@@ -326,6 +327,24 @@ def test_patterns_of_the_delta_rule() -> None:
     ratios = {ratio.key: ratio.value for ratio in findings if isinstance(ratio, Ratio)}
     assert ratios["delta, over softmax"] == pytest.approx(rows[0].median / rows[1].median)
     assert 0 < ratios["delta, memory"] < 0.5
+
+
+def test_rows_through_experts() -> None:
+    """The floor counts the chosen experts alone."""
+    config = {**experts.OLMOE, "hidden_size": 128, "intermediate_size": 32, "num_attention_heads": 2}
+    config |= {"num_key_value_heads": 2, "num_experts": 6, "num_experts_per_tok": 2}
+    with Clock(runs=1, side=64) as clock:
+        findings = list(experts.rows(clock, config, tokens=3))
+    rows = [each for each in findings if isinstance(each, Row)]
+    assert [row.size["rows"] for row in rows] == [experts.FEW, 128]
+    d, wide, tokens = 128, 2 * 32, 3
+    inner = tokens * (2 * d * d + 2 * d * wide) + d * tokens * (tokens + 1) // 2
+    top = tokens * d * d + d * d + 2 * d * wide + d * tokens
+    assert rows[1].floor is not None
+    assert rows[1].floor.products == 2 * 128 * (inner + top)
+    ratios = [(ratio.key, ratio.value) for ratio in findings if isinstance(ratio, Ratio)]
+    assert [key for key, _ in ratios] == ["experts, of floor"] * 2 + ["experts, memory"] * 2
+    assert all(value > 0 for _, value in ratios)
 
 
 def test_random_four_bits() -> None:
