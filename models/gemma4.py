@@ -15,11 +15,13 @@ from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.printable import quoted
 from jaxlin.models.gemma2 import softcap
 from jaxlin.models.gemma3 import HEADS, TEXT
+from jaxlin.models.gemma4_experts import Gemma4Mixture
 from jaxlin.models.gemma4_text import FULL, SHARED, SLIDING, Gemma4, Gemma4Config
 from jaxlin.nn.ropes import Rope
 from jaxlin.porting.fields import MAX_COUNT, decoder_numbers, layer_types, windows
-from jaxlin.porting.port import Port
+from jaxlin.porting.port import Names, Port
 from jaxlin.porting.rope_parameters import rope_from_parameters
+from jaxlin.porting.tensor_rows import either, fused_experts, single_experts
 
 
 def gemma4_config(
@@ -44,6 +46,7 @@ def gemma4_config(
     ropes = ropes_of_kinds(json, types, {SLIDING: numbers["head_dim"], FULL: full["head_dim"]}, length)
     return Gemma4Config(
         **numbers,
+        **expert_numbers(json),
         attention_bias=json.take("attention_bias", bool, False),
         full_head_dim=full["head_dim"],
         full_key_value_heads=full["num_key_value_heads"],
@@ -57,6 +60,37 @@ def gemma4_config(
         ropes=tuple(ropes[kind] for kind in types),
         windows=windows(json, types, json.positive("sliding_window", window)),
     )
+
+
+def expert_numbers(json: ConfigReader) -> dict[str, Any]:
+    """The sizes of the mixture of experts beside each MLP; zeros without one."""
+    keys = {"num_experts": "num_experts", "num_experts_per_tok": "top_k_experts"}
+    keys["moe_intermediate_size"] = "moe_intermediate_size"
+    if not json.take("enable_moe_block", bool, False):
+        json.leave_out(*keys.values())
+        return dict.fromkeys(keys, 0)
+    sizes = {name: json.positive(key) for name, key in keys.items()}
+    if sizes["num_experts_per_tok"] > sizes["num_experts"]:
+        count = sizes["num_experts"]
+        raise json.error("top_k_experts", f"at most num_experts ({count})", str(sizes["num_experts_per_tok"]))
+    return sizes
+
+
+def model_of(config: Gemma4Config, **options: Any) -> Gemma4:
+    """The model of a config: with experts, where it has them."""
+    return (Gemma4Mixture if config.num_experts else Gemma4)(config, **options)
+
+
+def names(config: Gemma4Config) -> Names:
+    """The names of the experts and their router."""
+    if not config.num_experts:
+        return {}
+    fused = fused_experts("moe.experts", config.moe_intermediate_size, "experts")
+    router = {"weight": "proj.weight", "scale": "scale", "per_expert_scale": "per_expert_scale"}
+    return {
+        **{f"moe.gate.{name}": f"router.{stored}" for name, stored in router.items()},
+        **either(fused, single_experts("moe.experts", "experts")),
+    }
 
 
 def shared_layers(json: ConfigReader, types: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -142,8 +176,8 @@ MEDIA = {
     for part in ("vision_tower", "vision_embedder", "audio_tower", "embed_vision", "embed_audio")
 }
 PORTS = {
-    "gemma4_text": Port(Gemma4, gemma4_config),
-    "gemma4": Port(Gemma4, gemma4_wrapper_config, bodies=TEXT, heads=HEADS, left_out=MEDIA),
+    "gemma4_text": Port(model_of, gemma4_config, names=names),
+    "gemma4": Port(model_of, gemma4_wrapper_config, names=names, bodies=TEXT, heads=HEADS, left_out=MEDIA),
     "gemma4_unified_text": Port(Gemma4, functools.partial(gemma4_config, **UNIFIED)),
     "gemma4_unified": Port(
         Gemma4, functools.partial(gemma4_wrapper_config, **UNIFIED), bodies=TEXT, heads=HEADS, left_out=MEDIA

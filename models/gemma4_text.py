@@ -22,6 +22,7 @@ from jaxlin.nn.block_input import BlockInput
 from jaxlin.nn.blocks import Sandwich
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
+from jaxlin.nn.experts import ExpertConfig
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import Embedding, Linear, RMSNorm
 from jaxlin.nn.prompt import Prompt, PromptError
@@ -34,8 +35,10 @@ SLIDING, FULL, SHARED = "sliding_attention", "full_attention", "shared_"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gemma4Config(Config):
-    """`Config`, whose heads are those of the sliding layers and whose MLP is that of layers with values of their own.
+class Gemma4Config(ExpertConfig):
+    """`ExpertConfig`, whose heads are those of the sliding layers and whose MLP is that of layers with own values.
+
+    Without experts their numbers are 0.
 
     Attributes:
         attention_bias: whether the projections of attention have biases.
@@ -54,6 +57,11 @@ class Gemma4Config(Config):
     shared_intermediate_size: int
     hidden_size_per_layer_input: int
     vocab_size_per_layer_input: int
+
+    @property
+    def neurons(self) -> int:
+        """Those of the widest MLP, and of the chosen experts beside it."""
+        return max(self.intermediate_size, self.shared_intermediate_size) + super().neurons
 
     @property
     def split_sizes(self) -> dict[str, int]:

@@ -94,6 +94,8 @@ GEMMA4: dict[str, Any] = {
     "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"],
 }
 K_EQ_V = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
+GEMMA4_EXPERTS = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
+GEMMA4_TOKENS = {"image_token_id": 121, "video_token_id": 122, "audio_token_id": 123}
 PER_LAYER: dict[str, Any] = {
     **GEMMA4,
     **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 128, "use_double_wide_mlp": True},
@@ -200,6 +202,11 @@ VARIANTS: dict[str, Variant] = {
     ),
     "gemma4_text": Variant("Gemma4TextConfig", GEMMA4),
     "gemma4_text, k = v": Variant("Gemma4TextConfig", {**GEMMA4, **K_EQ_V}),
+    "gemma4_text, experts": Variant("Gemma4TextConfig", {**GEMMA4, **K_EQ_V, **GEMMA4_EXPERTS}),
+    "gemma4": Variant(
+        "Gemma4Config", {"text_config": GEMMA4, **GEMMA4_TOKENS, "vision_config": None, "audio_config": None}
+    ),
+    "gemma4_unified_text": Variant("Gemma4UnifiedTextConfig", {**GEMMA4, **K_EQ_V}),
     "gemma4_text, per layer": Variant("Gemma4TextConfig", PER_LAYER),
     "gemma4_text, uniform": Variant("Gemma4TextConfig", {**GEMMA4, **K_EQ_V, "layer_types": ["full_attention"] * 5}),
     "qwen2": Variant("Qwen2Config", GQA, biases=True),
