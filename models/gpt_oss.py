@@ -117,6 +117,8 @@ def gpt_oss_config(json: ConfigReader) -> GptOssConfig:
         json.override("num_local_experts", json.peek("num_experts"))
     json.expect("num_experts", json.peek("num_local_experts"))
     json.leave_out("output_router_logits")  # beside the logits
+    # Keys of OpenAI's own code in its files, which transformers reads under other names.
+    json.leave_out("experts_per_token", "initial_context_length")
     numbers = decoder_numbers(
         json, norm_eps=1e-5, head_dim=64, num_attention_heads=64, num_key_value_heads=8, vocab_size=201_088,
         max_position_embeddings=131_072,
