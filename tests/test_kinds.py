@@ -43,6 +43,8 @@ KINDS = (
     "mistral4",
     "qwen3_5_text, tied",
     "qwen2_moe",
+    "gemma4_text, k = v",
+    "olmoe, clip_qkv",
     "qwen3_moe, dense layers",
 )
 """A variant or two of each type."""
