@@ -23,7 +23,16 @@ from jaxlin.nn.gated_attention import GatedHeadNormAttention
 from jaxlin.nn.gated_delta_net import DeltaNetSizes, GatedDeltaNet
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.porting.fields import decoder_numbers, rope_of
-from jaxlin.porting.hybrid_fields import LINEAR, delta_net_sizes, hybrid_layer_types
+from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort
+from jaxlin.porting.hybrid_fields import (
+    DELTA_NET_KEYS,
+    DELTA_NET_PARTS,
+    DELTA_NET_VALUES,
+    LINEAR,
+    delta_net_sizes,
+    hybrid_keys,
+    hybrid_layer_types,
+)
 from jaxlin.porting.port import Port
 from jaxlin.porting.tensor_rows import TensorRows, stacked_rows
 
@@ -81,10 +90,8 @@ def hybrid_numbers(json: ConfigReader) -> dict[str, Any]:
     numbers = decoder_numbers(json, max_position_embeddings=32768, **sizes)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
     # Written in files, and read by no version of transformers.
-    json.expect("attn_output_gate", True)
-    json.expect("output_gate_type", "swish")
-    json.expect("mlp_only_layers", [])
-    json.leave_out("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
+    json.leave_out("attn_output_gate", "output_gate_type", "mlp_only_layers", "mamba_ssm_dtype")
+    json.leave_out("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
     interval = json.positive("full_attention_interval", 4)
     types = hybrid_layer_types(json, depth, lambda i: (i + 1) % interval != 0)
     rope = rope_of(json, numbers["head_dim"], length, partial=0.25, extra=SECTIONS)
@@ -136,4 +143,17 @@ OPTIONS: dict[str, Any] = {
 PORTS = {
     "qwen3_5": Port(QwenHybrid, qwen3_5_config, **OPTIONS),
     "qwen3_5_text": Port(QwenHybrid, qwen3_5_text_config, **OPTIONS),
+}
+
+GGUF = {
+    "qwen35": GGUFPort(
+        model_type="qwen3_5_text",
+        keys={**RMS_NORM, **DELTA_NET_KEYS, "full_attention_interval": "full_attention_interval"},
+        read=("ssm.inner_size", "nextn_predict_layers", "rope.dimension_sections"),
+        parts=DELTA_NET_PARTS,
+        flags={"attention_bias": "self_attn.q_proj.bias"},
+        derive=hybrid_keys,
+        values=DELTA_NET_VALUES,
+        partial=True,
+    ),
 }

@@ -38,6 +38,26 @@ def regrouped(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(rows.reshape(heads, 3, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape))
 
 
+def of_qwen35(name: str, values: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """A tensor of Qwen 3.5 as its converter writes it: value heads are tiled, rates and most norms are shifted."""
+    keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    group = config["linear_num_value_heads"] // config["linear_num_key_heads"]
+
+    def tiled(rows: np.ndarray) -> np.ndarray:
+        by_head = rows.reshape(config["linear_num_key_heads"], group, -1, *rows.shape[1:])
+        return np.ascontiguousarray(by_head.swapaxes(0, 1).reshape(rows.shape))
+
+    if name.endswith(("in_proj_qkv.weight", "conv1d.weight")):
+        return np.concatenate([values[: 2 * keys], tiled(values[2 * keys :])])
+    if name.endswith("out_proj.weight"):
+        return np.ascontiguousarray(tiled(values.T).T)
+    if name.endswith("A_log"):
+        return tiled(-np.exp(values))
+    if name.endswith(("in_proj_z.weight", "in_proj_a.weight", "in_proj_b.weight", "dt_bias")):
+        return tiled(values)
+    return values + 1 if name.endswith("norm.weight") and "linear_attn" not in name else values
+
+
 def packed(values: np.ndarray, kind: str) -> np.ndarray:
     """The bytes of a matrix in the format `kind`. K-quants, which the library cannot quantise, are drawn at random."""
     if values.ndim > 2:
@@ -85,7 +105,7 @@ def write(
     change(writer)
     exact, tensors = {}, {}
     for hf, values in with_stacked_experts(with_gate_and_up(load_file(source / "model.safetensors"))).items():
-        ggml = name_of.get_name(hf, try_suffixes=(".weight", ".bias"))
+        ggml = name_of.get_name(hf.replace(".dt_bias", ".dt_proj.bias"), try_suffixes=(".weight", ".bias"))
         assert ggml is not None, hf
         shape, values = values.shape, values.squeeze()  # as the converter does
         kind = kinds(hf) if values.ndim > 1 else "F32"
@@ -101,6 +121,12 @@ def write(
         exact[hf] = np.ascontiguousarray(exact[hf].T) if hf.endswith(TRANSPOSED) else exact[hf]
         if arch in PERMUTED and (".q_proj." in hf or ".k_proj." in hf):
             values = permuted(values, config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"])
+        if arch == "qwen35":
+            if hf.endswith("A_log"):
+                exact[hf] = np.log(np.exp(values))
+            elif hf.endswith("norm.weight") and "linear_attn" not in hf:
+                exact[hf] = values + 1 - 1
+            values = of_qwen35(hf, values, config)
         if arch == "gptneox" and ".query_key_value." in hf:
             values = regrouped(values, config["num_attention_heads"])
         tensors[ggml] = (values, kind)
@@ -345,10 +371,24 @@ def olmo2(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
 
 
+def qwen35(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Qwen 3.5."""
+    base(writer, config)
+    heads, rope = config["linear_num_value_heads"], config["rope_parameters"]
+    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    writer.add_ssm_state_size(config["linear_key_head_dim"])
+    writer.add_ssm_group_count(config["linear_num_key_heads"])
+    writer.add_ssm_time_step_rank(heads)
+    writer.add_ssm_inner_size(heads * config["linear_value_head_dim"])
+    writer.add_full_attention_interval(config["layer_types"].index("full_attention") + 1)
+    writer.add_rope_dimension_count(int(config["head_dim"] * rope["partial_rotary_factor"]))
+    writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
+
+
 METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": mixtral, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
     **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
     **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), moe),
-    **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2},
+    **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, "qwen35": qwen35},
 }
 """The metadata that the converter of each architecture writes."""

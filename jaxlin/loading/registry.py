@@ -41,6 +41,7 @@ GGUF_ARCHITECTURES: dict[str, str] = {
     **dict.fromkeys(("llama", "smollm3"), "llama"),
     **{name: name for name in ("gemma", "gemma2", "gemma3", "phi3", "olmo", "olmo2", "gpt2")},
     **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
+    "qwen35": "qwen3_5",
     "phi2": "phi",
     "mistral3": "mistral",
     "llama4": "llama4",

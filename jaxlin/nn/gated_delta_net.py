@@ -29,7 +29,7 @@ UNIT_EPS = 1e-6
 
 @dataclass(frozen=True)
 class DeltaNetSizes:
-    """The sizes of a Gated DeltaNet.
+    r"""The sizes of a Gated DeltaNet.
 
     Attributes:
         key_heads: heads of queries and of keys; each serves the same number of value heads.
@@ -37,6 +37,7 @@ class DeltaNetSizes:
         key_dim: features of a query and of a key.
         value_dim: features of a value.
         kernel: the tokens that a convolution reads: one, and those before it.
+        tiled: whether value head $h$ reads key head $h \bmod n$, as in GGUF files, and not $⌊h n / H⌋$.
     """
 
     key_heads: int
@@ -44,6 +45,7 @@ class DeltaNetSizes:
     key_dim: int
     value_dim: int
     kernel: int
+    tiled: bool = False
 
 
 class CausalConvolution(nnx.Module):
@@ -111,6 +113,8 @@ class GatedDeltaNet(HeadMixer):
         is_text = ctx.cache.is_text(schedule.positions)[:, None]
         beta = jnp.where(is_text, self.strength * jax.nn.sigmoid(b), 0)
         log_decay = jnp.where(is_text, -jnp.exp(rate) * jax.nn.softplus(a + offset), 0)
+        if self.sizes.tiled:
+            q, k = (jnp.tile(a, (1, self.sizes.value_heads // self.sizes.key_heads, 1)) for a in (q, k))
         return Chunked(q * self.sizes.key_dim**-0.5, k, beta, log_decay)
 
     def unit(self, x: Float[Array, "t nk"]) -> Float[Array, "t n k"]:
