@@ -6,7 +6,6 @@ Checkpoints store weights as ``[in, out]``.
 """
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,12 +132,6 @@ LEFT_OUT = {f"*.attn.{name}": "a mask of old files, which is always the same" fo
 LEFT_OUT["multiple_choice_head.*"] = "the head for multiple choices"
 
 
-def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The hidden features of the MLP, under GPT-2's own key."""
-    del metadata
-    return {"intermediate_size": None, "n_inner": config["intermediate_size"]}
-
-
 PORTS = {"gpt2": Port(GPT2, gpt2_config, names=gpt2_names, bodies=("transformer.", ""), layers="h.", left_out=LEFT_OUT)}
 
 GGUF = {
@@ -146,6 +139,6 @@ GGUF = {
         model_type="gpt2",
         keys={"attention.layer_norm_epsilon": "layer_norm_epsilon"},
         parts={"position_embd": "model.embed_positions", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
-        derive=derive,
+        derive=lambda metadata, config: {"intermediate_size": None, "n_inner": config["intermediate_size"]},
     ),
 }

@@ -21,7 +21,7 @@ from jaxlin.nn.experts import ExpertConfig, ExpertLinear, ExpertMLP
 from jaxlin.nn.layers import rows_for
 from jaxlin.nn.modules import RMSNorm, parameter_value
 from jaxlin.nn.routers import Route, TopSoftmaxRouter
-from jaxlin.porting.fields import decoder_numbers, layer_types, rope_of, windows
+from jaxlin.porting.fields import decoder_numbers, expert_numbers, layer_types, rope_of, windows
 from jaxlin.porting.port import Names, Port
 from jaxlin.porting.tensor_rows import TensorRows, either, fused_experts
 
@@ -62,7 +62,7 @@ class One(nnx.Module):
 
 
 class UpProjection(ExpertLinear):
-    """The projection to the up branch, with 1 added to it."""
+    """The projection to the up branch, to which 1 is added."""
 
     def __init__(self, experts: int, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
         super().__init__(experts, in_features, out_features, bias=True, rngs=rngs)
@@ -78,8 +78,8 @@ class GptOssMLP(ExpertMLP):
     """Experts with biases, whose branches are clipped."""
 
     def __init__(self, config: GptOssConfig, *, rngs: nnx.Rngs) -> None:
-        d, experts, chosen = config.hidden_size, config.num_experts, config.num_experts_per_tok
-        router = TopSoftmaxRouter(d, experts, chosen, bias=True, rngs=rngs)
+        d, experts = config.hidden_size, config.num_experts
+        router = TopSoftmaxRouter(d, experts, config.num_experts_per_tok, bias=True, rngs=rngs)
         super().__init__(config, router, bias=True, rngs=rngs)
         self.experts.up_proj = UpProjection(experts, d, config.moe_intermediate_size, rngs=rngs)
         self.act = config.slope
@@ -101,22 +101,14 @@ class GptOss(Llama):
 
 
 YARN = {
-    "rope_type": "yarn",
-    "factor": 32.0,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
+    "rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 32.0, "beta_slow": 1.0,
     "truncate": False,
-    "original_max_position_embeddings": 4096,
-}
+}  # fmt: skip
 """The rope parameters of a config without any."""
 
 
 def gpt_oss_config(json: ConfigReader) -> GptOssConfig:
     """The config of gpt-oss."""
-    if json.peek("num_local_experts") is None:
-        json.override("num_local_experts", json.peek("num_experts"))
-    json.expect("num_experts", json.peek("num_local_experts"))
-    json.leave_out("output_router_logits")  # beside the logits
     # Keys of OpenAI's own code in its files, which transformers reads under other names.
     json.leave_out("experts_per_token", "initial_context_length")
     numbers = decoder_numbers(
@@ -126,9 +118,6 @@ def gpt_oss_config(json: ConfigReader) -> GptOssConfig:
     depth = numbers["num_hidden_layers"]
     types = layer_types(json, depth, lambda i: i % 2 == 0)
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"], theta=1.5e5, default=YARN)
-    experts, chosen = json.positive("num_local_experts", 128), json.positive("num_experts_per_tok", 4)
-    if chosen > experts:
-        raise json.error("num_experts_per_tok", f"at most {experts}, the number of experts", str(chosen))
     limit = json.take("swiglu_limit", float, 7.0)
     if limit <= 1:
         raise json.error("swiglu_limit", "a number above 1, so that the up branch plus 1 can be 0", str(limit))
@@ -136,9 +125,7 @@ def gpt_oss_config(json: ConfigReader) -> GptOssConfig:
         **numbers,
         ropes=(rope,) * depth,
         windows=windows(json, types, json.positive_or_none("sliding_window", 128)),
-        num_experts=experts,
-        num_experts_per_tok=chosen,
-        moe_intermediate_size=numbers["intermediate_size"],
+        **expert_numbers(json, num_experts=128, num_experts_per_tok=4, width_key="intermediate_size"),
         attention_bias=json.take("attention_bias", bool, True),
         slope=ClippedSlope(json.take("swiglu_alpha", float, 1.702), limit),
     )
