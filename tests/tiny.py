@@ -206,7 +206,10 @@ VARIANTS: dict[str, Variant] = {
     "gemma4": Variant(
         "Gemma4Config", {"text_config": GEMMA4, **GEMMA4_TOKENS, "vision_config": None, "audio_config": None}
     ),
-    "gemma4_unified_text": Variant("Gemma4UnifiedTextConfig", {**GEMMA4, **K_EQ_V}),
+    "gemma4_unified": Variant(
+        "Gemma4UnifiedConfig", {"text_config": GEMMA4, **GEMMA4_TOKENS, "vision_config": None, "audio_config": None}
+    ),
+    "gemma4_unified_text": Variant("Gemma4UnifiedTextConfig", GEMMA4),
     "gemma4_text, per layer": Variant("Gemma4TextConfig", PER_LAYER),
     "gemma4_text, uniform": Variant("Gemma4TextConfig", {**GEMMA4, **K_EQ_V, "layer_types": ["full_attention"] * 5}),
     "qwen2": Variant("Qwen2Config", GQA, biases=True),
