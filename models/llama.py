@@ -7,7 +7,9 @@ Queries, keys, values and outputs have biases if `attention_bias`, the MLP if `m
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flax import nnx
 
@@ -20,7 +22,7 @@ from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.nn.ropes import DynamicRope, no_rope
 from jaxlin.porting.fields import decoder_numbers, layer_types, one_layer_type, rope_of, rotating_layers, windows
-from jaxlin.porting.gguf_keys import GGUFPort
+from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, check_gating
 from jaxlin.porting.port import Port
 
 
@@ -94,8 +96,22 @@ PORTS = {
 
 BIASES = {"attention_bias": "self_attn.q_proj.bias", "mlp_bias": "mlp.up_proj.bias"}
 
+
+def derive_llama(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Mixtral is converted to ``llama`` too: a file with experts is one of it."""
+    check_gating(metadata, "softmax")
+    return {"model_type": "mixtral"} if "num_local_experts" in config else {}
+
+
 GGUF = {
-    "llama": GGUFPort(model_type="llama", flags=BIASES, pairs=True),
+    "llama": GGUFPort(
+        model_type="llama",
+        keys={**RMS_NORM, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
+        read=("expert_gating_func",),
+        flags=BIASES,
+        derive=derive_llama,
+        pairs=True,
+    ),
     "smollm3": GGUFPort(model_type="smollm3", flags=BIASES, pairs=True),
 }
-"""``llama`` is also what older Mistral models are converted to, without their window."""
+"""``llama`` is also what Mixtral and older Mistral models are converted to, without their window."""

@@ -24,6 +24,7 @@ from jaxlin.nn.experts import ExpertConfig, ExpertMLP
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.nn.routers import SoftmaxRouter
 from jaxlin.porting.fields import decoder_numbers, expert_numbers, rope_of
+from jaxlin.porting.gguf_keys import expert_port
 from jaxlin.porting.port import Names, Port
 from jaxlin.porting.tensor_rows import either, fused_experts, single_experts
 
@@ -129,4 +130,10 @@ def expert_names(config: OlmoeConfig) -> Names:
 PORTS = {
     "olmoe": Port(Olmoe, olmoe_config, names=expert_names),
     "flex_olmo": Port(FlexOlmo, flex_olmo_config, names=expert_names),
+}
+
+LACKS = ("moe_intermediate_size", "shared_expert_intermediate_size")
+
+GGUF = {
+    "olmoe": expert_port("olmoe", *LACKS, normed=False, keys={"attention.clamp_kqv": "clip_qkv"}, bias="attention_bias")
 }

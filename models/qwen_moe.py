@@ -24,6 +24,7 @@ from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.nn.routers import SoftmaxRouter
 from jaxlin.porting.fields import decoder_numbers, expert_numbers, layer_types, rope_of, windows
+from jaxlin.porting.gguf_keys import expert_port
 from jaxlin.porting.port import Names, Port
 from jaxlin.porting.tensor_rows import either, fused_experts, single_experts
 
@@ -137,4 +138,9 @@ def expert_names(config: ExpertConfig) -> Names:
 PORTS = {
     "qwen2_moe": Port(Qwen2Moe, qwen2_moe_config, names=expert_names),
     "qwen3_moe": Port(Qwen3Moe, qwen3_moe_config, names=expert_names),
+}
+
+GGUF = {
+    "qwen2moe": expert_port("qwen2_moe", normed=False, bias="qkv_bias"),
+    "qwen3moe": expert_port("qwen3_moe", "shared_expert_intermediate_size", normed=True, bias="attention_bias"),
 }

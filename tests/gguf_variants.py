@@ -12,6 +12,7 @@ R1_0528 = tiny.rope("yarn", **tiny.YARN, attn_factor=0.8782488562869419)
 PHI2 = {**tiny.BASE, "intermediate_size": 256}
 
 LLAMA4 = {**tiny.LLAMA4, "attention_chunk_size": 8192, "floor_scale": 8192, "interleave_moe_layer_step": 2}
+QWEN2_MOE = {**tiny.VARIANTS["qwen2_moe"].options, "use_sliding_window": False}
 
 VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "llama": ("llama", tiny.VARIANTS["llama"]),
@@ -49,6 +50,10 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "olmo, clip_qkv": ("olmo", tiny.VARIANTS["olmo, clip_qkv"]),
     "olmo2": ("olmo2", tiny.VARIANTS["olmo2"]),
     "olmo3": ("olmo2", tiny.Variant("Olmo3Config", {**tiny.VARIANTS["olmo3"].options, "rope_parameters": NESTED})),
+    "qwen3_moe": ("qwen3moe", tiny.VARIANTS["qwen3_moe"]),
+    "qwen2_moe": ("qwen2moe", tiny.Variant("Qwen2MoeConfig", {**QWEN2_MOE, "norm_topk_prob": False})),
+    "olmoe": ("olmoe", tiny.Variant("OlmoeConfig", {**tiny.VARIANTS["olmoe"].options, "clip_qkv": None})),
+    "mixtral": ("llama", tiny.Variant("MixtralConfig", {**tiny.VARIANTS["mixtral"].options, "sliding_window": None})),
     "gpt2": ("gpt2", tiny.VARIANTS["gpt2"]),
     "gpt_neox": ("gptneox", tiny.VARIANTS["gpt_neox"]),
     "gpt_neox, sequential": ("gptneox", tiny.Variant("GPTNeoXConfig", {**tiny.BASE, "use_parallel_residual": False})),
@@ -70,6 +75,17 @@ PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
         lambda name: "Q6_K" if "embed" in name or "v_proj" in name else "Q8_0" if "layers.0" in name else "Q4_K",
     ),
     "gpt2, Q8_0": ("gpt2", tiny.VARIANTS["gpt2"], lambda name: "F32" if "wpe" in name else "Q8_0"),
+    "qwen2_moe, mixed": (
+        "qwen2moe",
+        tiny.Variant(
+            "Qwen2MoeConfig",
+            {
+                **{**QWEN2_MOE, **WIDE, "norm_topk_prob": False},
+                **{"moe_intermediate_size": 256, "shared_expert_intermediate_size": 256},
+            },
+        ),
+        lambda name: "Q6_K" if "0.mlp.experts.down" in name else "Q4_K" if ".experts." in name else "Q8_0",
+    ),
     "gpt_neox, Q8_0": ("gptneox", tiny.VARIANTS["gpt_neox"], lambda name: "Q8_0"),
     "gemma3, mixed": (
         "gemma3",

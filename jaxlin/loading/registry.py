@@ -42,6 +42,8 @@ GGUF_ARCHITECTURES: dict[str, str] = {
     **{name: name for name in ("gemma", "gemma2", "gemma3", "phi3", "olmo", "olmo2", "gpt2")},
     **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
     "qwen35": "qwen3_5",
+    **dict.fromkeys(("qwen2moe", "qwen3moe"), "qwen_moe"),
+    "olmoe": "olmoe",
     "phi2": "phi",
     "mistral3": "mistral",
     "llama4": "llama4",

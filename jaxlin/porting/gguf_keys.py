@@ -98,6 +98,32 @@ def check_gating(metadata: Mapping[str, Any], gating: str) -> None:
         raise ValueError(f"expert_gating_func: expected {name}, {gating}; found {quoted(number)}")
 
 
+def expert_port(
+    model_type: str, *lacks: str, normed: bool, keys: Mapping[str, str] | None = None, bias: str
+) -> GGUFPort:
+    """The port of a family with RMSNorms, and with experts that a softmax over all of them chooses.
+
+    Args:
+        model_type: as in `GGUFPort`.
+        lacks: the keys of `EXPERTS` that its config.json does not have, beside `routed_scaling_factor`.
+        normed: whether weights sum to 1 where a file does not say so: what llama.cpp computes for the architecture.
+        keys: further keys, as in `GGUFPort`.
+        bias: the key of config.json that says whether queries have biases.
+    """
+
+    def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        check_gating(metadata, "softmax")
+        return {"norm_topk_prob": config.get("norm_topk_prob", normed), bias: config.get(bias, False)}
+
+    return GGUFPort(
+        model_type=model_type,
+        keys={**RMS_NORM, **expert_keys("routed_scaling_factor", *lacks), **(keys or {})},
+        read=("expert_gating_func",),
+        flags={bias: "self_attn.q_proj.bias"},
+        derive=derive,
+    )
+
+
 def minus_one(weight: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
     """The weight $w$ of a norm that computes with $1 + w$, which the converter stores."""
     return weight.astype(np.promote_types(weight.dtype, np.float32)) - weight.dtype.type(1)

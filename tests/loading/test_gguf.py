@@ -56,6 +56,9 @@ READ_BY_TRANSFORMERS = {
     "gemma3": tiny.Variant("Gemma3TextConfig", {**GEMMA_256, "num_hidden_layers": 7}),
     "qwen2": tiny.VARIANTS["qwen2"],
     "qwen3": tiny.Variant("Qwen3Config", {**tiny.GQA, "head_dim": 128}),
+    "qwen3moe": tiny.Variant(
+        "Qwen3MoeConfig", {**tiny.VARIANTS["qwen3_moe"].options, "head_dim": 128, "moe_intermediate_size": 768}
+    ),
     "phi3": tiny.Variant("Phi3Config", {**tiny.GQA, "vocab_size": 32064}),
     "gpt2": tiny.Variant("GPT2Config", {**tiny.GPT2, "max_position_embeddings": 1024}),
 }

@@ -482,8 +482,8 @@ class TestGGUF:
             jaxlin.load(tmp_path / "other.gguf")
 
     def test_metadata_that_is_not_understood(self, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-        write_gguf(tmp_path / "moe.gguf", checkpoint("llama"), llama__expert_count=8)
-        with pytest.raises(ConfigError, match=r"llama\.expert_count = 8"):
+        write_gguf(tmp_path / "moe.gguf", checkpoint("llama"), llama__expert_group_count=8)
+        with pytest.raises(ConfigError, match=r"llama\.expert_group_count = 8"):
             jaxlin.load(tmp_path / "moe.gguf")
 
     def test_truncated(self, tiny_gguf: Path, tmp_path: Path) -> None:
