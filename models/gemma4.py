@@ -121,9 +121,8 @@ def full_heads(
         heads["num_key_value_heads"] = count
     overrides = json.take("per_layer_config", dict, None)
     if overrides is not None:
-        overrides = {
-            layer.lstrip("0") or "0": own for layer, own in overrides.items()
-        }  # written as "02" of ten or more
+        # Layer 2 of ten or more is written as "02".
+        overrides = {layer.lstrip("0") or "0": own for layer, own in overrides.items()}
         full = [str(i) for i, kind in enumerate(types) if kind == FULL]
         own = overrides.get(full[-1], {})
         heads = {**usual, **(own if isinstance(own, dict) else {})}

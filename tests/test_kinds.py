@@ -202,7 +202,10 @@ def test_memory_plan(name: str, loaded: Callable[[str], Loaded]) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_temporary_memory_does_not_grow_with_depth(name: str, tmp_path: Path) -> None:
-    """Rows of a map three times as deep take no more beside the weights: no layer's are copied or unpacked for all."""
+    """Rows of a map twice as deep take no more beside the weights: no layer's are copied or unpacked for all.
+
+    The shallower map has its layers twice over, so that both repeat the same period of unlike layers.
+    """
 
     def temporary(times: int) -> int:
         variant = tiny.VARIANTS[name]
@@ -218,4 +221,4 @@ def test_temporary_memory_does_not_grow_with_depth(name: str, tmp_path: Path) ->
         analysis: Any = jax.jit(LocalMap.rmatvec).lower(lmap, u).compile().memory_analysis()
         return analysis.temp_size_in_bytes
 
-    assert temporary(3) <= 1.1 * temporary(1)
+    assert temporary(4) <= 1.1 * temporary(2)
