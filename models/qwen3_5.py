@@ -52,42 +52,46 @@ class QwenHybridConfig(Config):
 
 
 class QwenLinearBlock(LinearPreNorm):
-    """Norms stored as the difference from one, a gated delta rule and a gated MLP."""
+    """Norms stored as the difference from one, a gated delta rule and an MLP."""
 
-    def __init__(self, config: QwenHybridConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: QwenHybridConfig, mlp: Any, *, rngs: nnx.Rngs) -> None:
         norm = functools.partial(OffsetRMSNorm, eps=config.norm_eps)
         options: dict[str, Any] = {"act": config.hidden_act, "norm_eps": config.norm_eps}
         delta_net = GatedDeltaNet(config.hidden_size, config.delta_net, **options, rngs=rngs)
-        super().__init__(config, norm, delta_net, GatedMLP(config, rngs=rngs))
+        super().__init__(config, norm, delta_net, mlp)
 
 
 class QwenFullBlock(PreNorm):
     """The same with gated attention, whose queries and keys are normed in each head."""
 
-    def __init__(self, config: QwenHybridConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: QwenHybridConfig, mlp: Any, *, rngs: nnx.Rngs) -> None:
         norm, bias = functools.partial(OffsetRMSNorm, eps=config.norm_eps), config.attention_bias
         attention = GatedHeadNormAttention(config, norm=norm, bias=bias, out_bias=bias, rngs=rngs)
-        super().__init__(config, norm, attention, GatedMLP(config, rngs=rngs))
+        super().__init__(config, norm, attention, mlp)
 
 
 class QwenHybrid(Decoder):
-    """The decoder of Qwen 3.5."""
+    """The decoder of Qwen 3.5 without experts."""
 
     Block = QwenFullBlock
 
     def make_block(self, config: QwenHybridConfig, kind: str, rngs: nnx.Rngs) -> LinearPreNorm | PreNorm:
         """A layer of a delta rule, or one of attention."""
-        return (QwenLinearBlock if kind == LINEAR else QwenFullBlock)(config, rngs=rngs)
+        return (QwenLinearBlock if kind == LINEAR else QwenFullBlock)(config, self.make_mlp(config, rngs), rngs=rngs)
+
+    def make_mlp(self, config: Any, rngs: nnx.Rngs) -> Any:
+        """The MLP of a layer."""
+        return GatedMLP(config, rngs=rngs)
 
     def final_norm(self, config: Config) -> OffsetRMSNorm:
         """RMSNorm, its weight stored as its difference from one."""
         return OffsetRMSNorm(config.hidden_size, config.norm_eps)
 
 
-def hybrid_numbers(json: ConfigReader) -> dict[str, Any]:
-    """The fields of `QwenHybridConfig`."""
-    sizes: dict[str, Any] = {"head_dim": 256, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 248320}
-    numbers = decoder_numbers(json, max_position_embeddings=32768, **sizes)
+def hybrid_numbers(json: ConfigReader, *, num_key_value_heads: int = 4, **width: Any) -> dict[str, Any]:
+    """The fields of `QwenHybridConfig`; `width` is for `decoder_numbers`."""
+    sizes: dict[str, Any] = {"head_dim": 256, "num_attention_heads": 16, "num_key_value_heads": num_key_value_heads}
+    numbers = decoder_numbers(json, max_position_embeddings=32768, vocab_size=248320, **sizes, **width)
     depth, length = numbers["num_hidden_layers"], numbers["max_position_embeddings"]
     # Written in files, and read by no version of transformers.
     json.leave_out("attn_output_gate", "output_gate_type", "mlp_only_layers", "mamba_ssm_dtype")
@@ -110,12 +114,17 @@ def qwen3_5_text_config(json: ConfigReader) -> QwenHybridConfig:
     return QwenHybridConfig(**hybrid_numbers(json))
 
 
-def qwen3_5_config(json: ConfigReader) -> QwenHybridConfig:
-    """The config of the text half of the wrapper, which alone says whether the unembedding is tied."""
+def text_half(json: ConfigReader) -> ConfigReader:
+    """The config of the text half of a wrapper, which alone says whether the unembedding is tied."""
     json.leave_out("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     text = json.part("text_config")
     text.override("tie_word_embeddings", json.take("tie_word_embeddings", bool, False))
-    return qwen3_5_text_config(text)
+    return text
+
+
+def qwen3_5_config(json: ConfigReader) -> QwenHybridConfig:
+    """The config of the text half of the wrapper."""
+    return qwen3_5_text_config(text_half(json))
 
 
 def hybrid_names(config: QwenHybridConfig) -> Mapping[str, str | TensorRows]:

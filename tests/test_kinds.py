@@ -42,6 +42,7 @@ KINDS = (
     "llama4_text, interleaved",
     "mistral4",
     "qwen3_5_text, tied",
+    "qwen3_5_moe_text",
     "qwen2_moe",
     "gemma4_text, k = v",
     "olmoe, clip_qkv",

@@ -50,7 +50,8 @@ class Variant:
         shards: whether the weights are split into shards.
         rewrite: changes config.json after it is saved.
         biases: whether its text half has additive biases, so that b is not zero.
-        seed: of the parameters; another one where a router of the first is in two minds (`margins.router_margin`).
+        seed: of the parameters; another one where a router of the first is in two minds (`margins.router_margin`), or
+            where the logits of transformers in float32 alone are about as far as the bar from those in float64.
     """
 
     config: str
@@ -164,6 +165,10 @@ HYBRID: dict[str, Any] = {
     "rms_norm_eps": 1e-2,
     **rope("default", mrope_section=[2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.25),
 }
+HYBRID_MOE: dict[str, Any] = {
+    **{key: HYBRID[key] for key in HYBRID if key != "intermediate_size"},
+    **{**MOE, "shared_expert_intermediate_size": 24},
+}
 
 VARIANTS: dict[str, Variant] = {
     "llama": Variant("LlamaConfig", GQA),
@@ -274,6 +279,18 @@ VARIANTS: dict[str, Variant] = {
         "Qwen3_5TextConfig",
         {**HYBRID, "num_hidden_layers": 5, "full_attention_interval": 2, "tie_word_embeddings": True},
     ),
+    "qwen3_5_moe": Variant(
+        "Qwen3_5MoeConfig",
+        {
+            "text_config": {**HYBRID_MOE, "num_hidden_layers": 3, "full_attention_interval": 3},
+            "vision_config": {
+                **{**QWEN_VISION, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64},
+                **{"num_position_embeddings": 16},
+            },
+        },
+        seed=1,
+    ),
+    "qwen3_5_moe_text": Variant("Qwen3_5MoeTextConfig", {**HYBRID_MOE, "tie_word_embeddings": True}, seed=4),
     "phi3": Variant("Phi3Config", GQA),
     "phi3, longrope, short": Variant(
         "Phi3Config",

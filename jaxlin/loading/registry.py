@@ -19,6 +19,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "qwen_moe": ("qwen2_moe", "qwen3_moe"),
     "qwen_vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
     "qwen3_5": ("qwen3_5", "qwen3_5_text"),
+    "qwen3_5_moe": ("qwen3_5_moe", "qwen3_5_moe_text"),
     "phi3": ("phi3", "phi4_multimodal"),
     "phi": ("phi",),
     "mistral": ("mistral", "ministral", "ministral3"),

@@ -39,6 +39,8 @@ def decoder_numbers(
     num_attention_heads: int | None = None,
     num_key_value_heads: int | None = None,
     vocab_size: int | None = None,
+    intermediate_size: int | None = None,
+    width_key: str = "intermediate_size",
     tied: bool = False,
 ) -> dict[str, Any]:
     """The fields of `jaxlin.nn.config.Config` that most families share.
@@ -47,9 +49,10 @@ def decoder_numbers(
         json: the config.
         act_key: the key of the activation.
         eps_key: the key of the norms' epsilon; None if the family has no such key, and the default always applies.
+        width_key: the key of the hidden features of an MLP.
         tied: the default of `tie_word_embeddings`.
-        max_position_embeddings, hidden_act, norm_eps, head_dim, num_attention_heads, num_key_value_heads, vocab_size:
-            transformers' defaults for the family; None for a key that it requires.
+        max_position_embeddings, hidden_act, norm_eps, head_dim, num_attention_heads, num_key_value_heads, vocab_size,
+            intermediate_size: transformers' defaults for the family; None for a key that it requires.
     """
 
     def number(key: str, default: int | None) -> int:
@@ -66,7 +69,7 @@ def decoder_numbers(
     return {
         "vocab_size": number("vocab_size", vocab_size),
         "hidden_size": d,
-        "intermediate_size": json.positive("intermediate_size"),
+        "intermediate_size": number(width_key, intermediate_size),
         "num_hidden_layers": json.positive("num_hidden_layers", maximum=MAX_COUNT),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,

@@ -49,12 +49,14 @@ def rewritten(folder: Path, target: Path, change: Callable[[dict[str, torch.Tens
 
 def fuse(tensors: dict[str, torch.Tensor]) -> None:
     """All experts of a layer in one tensor, rows of gate before those of up."""
-    layer = "model.layers.1.mlp.experts."
-    gate, up, down = (
-        torch.stack([tensors.pop(f"{layer}{e}.{part}_proj.weight") for e in range(8)])
-        for part in ("gate", "up", "down")
-    )
-    tensors |= {f"{layer}gate_up_proj": torch.cat([gate, up], 1), f"{layer}down_proj": down}
+    for module in {name.partition(".experts.")[0] for name in tensors if ".experts." in name}:
+        experts = f"{module}.experts"
+        count = sum(name.startswith(experts) and name.endswith(".up_proj.weight") for name in tensors)
+        gate, up, down = (
+            torch.stack([tensors.pop(f"{experts}.{e}.{part}_proj.weight") for e in range(count)])
+            for part in ("gate", "up", "down")
+        )
+        tensors |= {f"{experts}.gate_up_proj": torch.cat([gate, up], 1), f"{experts}.down_proj": down}
 
 
 def assert_planned(path: Path, model: Any) -> None:
@@ -76,6 +78,20 @@ def test_fused(folder: Path, tmp_path: Path) -> None:
     found, _ = jaxlin.load(rewritten(folder, tmp_path / "fused", fuse))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert_planned(tmp_path / "fused", found)
+
+
+def test_qwen3_5_of_the_hub(tmp_path: Path) -> None:
+    """Experts are fused there, and layers that draft tokens, with experts of their own, are left out."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        fuse(tensors)
+        tensors["mtp.layers.0.mlp.experts.down_proj"] = torch.ones(6, 64, 16)
+
+    source = tiny.build(tiny.VARIANTS["qwen3_5_moe"], tmp_path / "source")
+    expected, _ = jaxlin.load(source)
+    found, _ = jaxlin.load(rewritten(source, tmp_path / "hub", change))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_planned(tmp_path / "hub", found)
 
 
 def test_llama4_taken_apart(tmp_path: Path) -> None:
