@@ -154,15 +154,14 @@ PORTS = {
     "qwen3_5_text": Port(QwenHybrid, qwen3_5_text_config, **OPTIONS),
 }
 
-GGUF = {
-    "qwen35": GGUFPort(
-        model_type="qwen3_5_text",
-        keys={**RMS_NORM, **DELTA_NET_KEYS, "full_attention_interval": "full_attention_interval"},
-        read=("ssm.inner_size", "nextn_predict_layers", "rope.dimension_sections"),
-        parts=DELTA_NET_PARTS,
-        flags={"attention_bias": "self_attn.q_proj.bias"},
-        derive=hybrid_keys,
-        values=DELTA_NET_VALUES,
-        partial=True,
-    ),
-}
+HYBRID_GGUF = GGUFPort(
+    model_type="qwen3_5_text",
+    keys={**RMS_NORM, **DELTA_NET_KEYS, "full_attention_interval": "full_attention_interval"},
+    read=("ssm.inner_size", "nextn_predict_layers", "rope.dimension_sections"),
+    parts=DELTA_NET_PARTS,
+    flags={"attention_bias": "self_attn.q_proj.bias"},
+    derive=hybrid_keys,
+    values=DELTA_NET_VALUES,
+    partial=True,
+)
+GGUF = {"qwen35": HYBRID_GGUF}

@@ -5,17 +5,27 @@ expert, times a sigmoid of its own, is added.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.models.qwen3_5 import OPTIONS, QwenHybrid, QwenHybridConfig, hybrid_names, hybrid_numbers, text_half
+from jaxlin.models.qwen3_5 import (
+    HYBRID_GGUF,
+    OPTIONS,
+    QwenHybrid,
+    QwenHybridConfig,
+    hybrid_names,
+    hybrid_numbers,
+    text_half,
+)
 from jaxlin.models.qwen_moe import expert_names
 from jaxlin.nn.experts import ExpertConfig, ExpertMLP
 from jaxlin.nn.routers import SoftmaxRouter
 from jaxlin.porting.fields import expert_numbers
+from jaxlin.porting.gguf_keys import check_gating, expert_keys
+from jaxlin.porting.hybrid_fields import hybrid_keys
 from jaxlin.porting.port import Names, Port
 
 WIDTH = 512
@@ -62,4 +72,23 @@ MOE_OPTIONS: Mapping[str, Any] = {**OPTIONS, "names": hybrid_moe_names}
 PORTS = {
     "qwen3_5_moe": Port(QwenHybridMoe, qwen3_5_moe_config, **MOE_OPTIONS),
     "qwen3_5_moe_text": Port(QwenHybridMoe, qwen3_5_moe_text_config, **MOE_OPTIONS),
+}
+
+
+def gguf_keys(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of Qwen 3.5, in a file whose router is a softmax."""
+    check_gating(metadata, "softmax")
+    return hybrid_keys(metadata, config)
+
+
+GGUF = {
+    "qwen35moe": replace(
+        HYBRID_GGUF,
+        model_type="qwen3_5_moe_text",
+        keys={**HYBRID_GGUF.keys, **expert_keys("norm_topk_prob", "routed_scaling_factor")},
+        read=(*HYBRID_GGUF.read, "expert_gating_func"),
+        optional=("feed_forward_length",),
+        fixed={"expert_weights_norm": True},
+        derive=gguf_keys,
+    ),
 }

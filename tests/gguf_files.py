@@ -121,7 +121,7 @@ def write(
         exact[hf] = np.ascontiguousarray(exact[hf].T) if hf.endswith(TRANSPOSED) else exact[hf]
         if arch in PERMUTED and (".q_proj." in hf or ".k_proj." in hf):
             values = permuted(values, config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"])
-        if arch == "qwen35":
+        if arch in ("qwen35", "qwen35moe"):
             if hf.endswith("A_log"):
                 exact[hf] = np.log(np.exp(values))
             elif hf.endswith("norm.weight") and "linear_attn" not in hf:
@@ -203,7 +203,8 @@ def _sizes(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    if "intermediate_size" in config:
+        writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
 
@@ -372,8 +373,8 @@ def olmo2(writer: gguf.GGUFWriter, config: Config) -> None:
 
 
 def qwen35(writer: gguf.GGUFWriter, config: Config) -> None:
-    """Qwen 3.5."""
-    base(writer, config)
+    """Qwen 3.5, with experts or without."""
+    (moe if "num_experts" in config else base)(writer, config)
     heads, rope = config["linear_num_value_heads"], config["rope_parameters"]
     writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
     writer.add_ssm_state_size(config["linear_key_head_dim"])
@@ -389,6 +390,6 @@ METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": mixtral, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
     **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
     **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), moe),
-    **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, "qwen35": qwen35},
+    **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, "qwen35": qwen35, "qwen35moe": qwen35},
 }
 """The metadata that the converter of each architecture writes."""

@@ -43,6 +43,7 @@ GGUF_ARCHITECTURES: dict[str, str] = {
     **{name: name for name in ("gemma", "gemma2", "gemma3", "phi3", "olmo", "olmo2", "gpt2")},
     **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
     "qwen35": "qwen3_5",
+    "qwen35moe": "qwen3_5_moe",
     **dict.fromkeys(("qwen2moe", "qwen3moe"), "qwen_moe"),
     "olmoe": "olmoe",
     "phi2": "phi",

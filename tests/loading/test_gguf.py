@@ -278,6 +278,18 @@ def test_tensors_that_are_refused(
         jaxlin.load(tmp_path / "wrong.gguf")
 
 
+def test_weights_that_do_not_sum_to_one(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Those of the experts of Qwen 3.5 always do; a file may say so."""
+    for said in (True, False):
+        path = tmp_path / f"{said}.gguf"
+        gguf_files.write(
+            path, folder("qwen3_5_moe"), "qwen35moe", change=lambda w, s=said: w.add_expert_weights_norm(s)
+        )
+    jaxlin.load(tmp_path / "True.gguf")
+    with pytest.raises(ConfigError, match="expert_weights_norm"):
+        jaxlin.load(tmp_path / "False.gguf")
+
+
 def test_every_architecture_is_written_here() -> None:
     from jaxlin.loading.registry import GGUF_ARCHITECTURES
 
