@@ -101,6 +101,8 @@ def placed(name: str, config: dict[str, Any]) -> Context:
 def fit(parameters: dict[str, Any], parsed: Any) -> dict[str, Any]:
     """`parameters` with tables of the length that the heads of a config need."""
     text = parsed.get_text_config()
+    if getattr(text, "per_layer_config", None):  # of a type whose layers have heads of unlike widths
+        text = text.per_layer_config[-1]
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     rotated = int(size * (getattr(text, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)) // 2
     tables = {key: (value * rotated)[:rotated] for key, value in parameters.items() if isinstance(value, list)}
