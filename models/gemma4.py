@@ -9,6 +9,7 @@ the keys before their own norm and rotation.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from jaxlin.checkpoint.config import ConfigReader
@@ -162,16 +163,24 @@ def ropes_of_kinds(
     return ropes
 
 
-def gemma4_wrapper_config(json: ConfigReader, **defaults: int) -> Gemma4Config:
+def gemma4_unified_config(json: ConfigReader) -> Gemma4Config:
+    """The config of the unified models, of which transformers reads no keys of experts or per-layer embeddings."""
+    for key in ("enable_moe_block", "use_double_wide_mlp", "hidden_size_per_layer_input", "vocab_size_per_layer_input"):
+        json.override(key, None)
+    return gemma4_config(json, length=262_144, window=1024, per_layer=0)
+
+
+def gemma4_wrapper_config(
+    json: ConfigReader, text_config: Callable[[ConfigReader], Gemma4Config] = gemma4_config
+) -> Gemma4Config:
     """The config of the text half of a multimodal wrapper, whose own `tie_word_embeddings` counts."""
     json.leave_out("vision_config", "audio_config", "eoa_token_index", "vision_soft_tokens_per_image")
     json.leave_out(*(f"{part}_token_id" for part in ("boi", "eoi", "image", "video", "boa", "eoa", "audio")))
     text = json.part("text_config")
     text.override("tie_word_embeddings", json.take("tie_word_embeddings", bool, True))
-    return gemma4_config(text, **defaults)
+    return text_config(text)
 
 
-UNIFIED = {"length": 262_144, "window": 1024, "per_layer": 0}
 MEDIA = {
     f"{body}{part}.*": "the vision and audio halves of the model"
     for body in ("", "model.")
@@ -180,8 +189,12 @@ MEDIA = {
 PORTS = {
     "gemma4_text": Port(model_of, gemma4_config, names=names),
     "gemma4": Port(model_of, gemma4_wrapper_config, names=names, bodies=TEXT, heads=HEADS, left_out=MEDIA),
-    "gemma4_unified_text": Port(Gemma4, functools.partial(gemma4_config, **UNIFIED)),
+    "gemma4_unified_text": Port(Gemma4, gemma4_unified_config),
     "gemma4_unified": Port(
-        Gemma4, functools.partial(gemma4_wrapper_config, **UNIFIED), bodies=TEXT, heads=HEADS, left_out=MEDIA
+        Gemma4,
+        functools.partial(gemma4_wrapper_config, text_config=gemma4_unified_config),
+        bodies=TEXT,
+        heads=HEADS,
+        left_out=MEDIA,
     ),
 }
