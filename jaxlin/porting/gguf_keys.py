@@ -35,7 +35,7 @@ RMS_NORM = {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 """The epsilon of an RMSNorm."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class GGUFPort:
     """How GGUF files of one architecture become the config.json and the tensors of a Hugging Face checkpoint.
 

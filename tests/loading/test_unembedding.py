@@ -93,6 +93,12 @@ def test_matrices_are_compared_by_rows(rows: int, monkeypatch: pytest.MonkeyPatc
             assert stop - start <= rows
             return self[name][start:stop]
 
+        def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+            return self[name][index]
+
+        def read_expert(self, name: str, expert: int) -> Any:
+            raise KeyError(f"{name} has no expert {expert}")
+
     monkeypatch.setattr(unembedding, "MAX_COMPARED", 4 * rows)
     stub: Any = Stub(matrices)
     assert all(unembedding.are_equal(stub, one, other) for one, other in (("packed", "plain"), ("plain", "wide")))

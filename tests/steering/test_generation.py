@@ -34,8 +34,12 @@ def with_room(name: str) -> tiny.Variant:
     """A variant whose context holds a prompt and 64 tokens."""
     variant = tiny.VARIANTS[name]
     options = {key: dict(value) if isinstance(value, dict) else value for key, value in variant.options.items()}
+    room = NEW + max(variant.tokens, NEW)
     if "dynamic" not in name:  # the trained length, which it outgrows
-        options.get("text_config", options)["max_position_embeddings"] = NEW + max(variant.tokens, NEW)
+        options.get("text_config", options)["max_position_embeddings"] = room
+    if name == "phimoe":  # whose trained length is its limit
+        options["original_max_position_embeddings"] = room
+        options["rope_parameters"]["original_max_position_embeddings"] = room
     return dataclasses.replace(variant, options=options)
 
 
