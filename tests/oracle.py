@@ -70,7 +70,8 @@ class Freeze(TorchFunctionMode):
             z = args[0]
             return z.mul_(frozen_modules.ratio(torch.clamp(z, *args[1:], **kwargs), z))
         out = func(*args, **kwargs)
-        if name in ("softmax", "rsqrt", "sqrt", "sigmoid") or (name in ("pow", "__pow__") and args[1] in (0.5, -0.5)):
+        is_root = name in ("pow", "__pow__") and isinstance(args[1], float) and abs(args[1]) == 0.5
+        if name in ("softmax", "rsqrt", "sqrt", "sigmoid") or is_root:
             return out.detach()
         if name == "silu":
             return self._scaled(args[0], torch.sigmoid(args[0]), out)
