@@ -71,6 +71,14 @@ def in_64_bits() -> Iterator[None]:
     jax.config.update("jax_enable_x64", before)
 
 
+@pytest.fixture(autouse=True)
+def forget_programs_in_time() -> Iterator[None]:
+    """Drop what is compiled before it is too much: see `forget_programs`. The programs of this file alone would be."""
+    yield
+    if Path("/proc/self/maps").read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def loaded(checkpoint: Callable[[str], Path]) -> Callable[[str], Loaded]:
     """The model of a variant, which only the first test of it loads."""
