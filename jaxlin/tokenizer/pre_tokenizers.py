@@ -21,6 +21,9 @@ CL100K = _WORDS % "{1,3}"
 SINGLE_DIGITS = _WORDS % ""
 """Words, and single digits: Qwen 2 and 3."""
 
+MARKED_WORDS = SINGLE_DIGITS.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"\s\p{L}\p{N}", r"\s\p{L}\p{M}\p{N}")
+"""The same, where marks such as accents are parts of words: Qwen 3.5."""
+
 TEKKEN = _CASED_WORDS % ("", "", "")
 """Words, which also begin at an upper-case letter, and single digits: Mistral."""
 
@@ -77,7 +80,7 @@ class GGUFPreTokenizer:
 # src/llama-vocab.cpp of https://github.com/ggml-org/llama.cpp; `nfc` is that of the same models' tokenizer.json.
 GGUF_PRE_TOKENIZERS = (
     GGUFPreTokenizer(
-        ("default", "gpt-2", "phi-2", "olmo", "mellum"), architectures=("phi2", "olmo", "gptneox", "gpt2")
+        ("default", "gpt-2", "phi-2", "olmo", "mellum"), architectures=("phi2", "olmo", "olmoe", "gptneox", "gpt2")
     ),
     GGUFPreTokenizer(("smollm", "starcoder", "refact", "command-r"), digits=True),
     GGUFPreTokenizer(
@@ -89,8 +92,12 @@ GGUF_PRE_TOKENIZERS = (
     ),
     GGUFPreTokenizer(("dbrx", "smaug-bpe"), CL100K, architectures=("phi3", "olmo2", "smollm3")),
     GGUFPreTokenizer(
-        ("qwen2", "deepseek-r1-qwen", "megrez"), SINGLE_DIGITS, nfc=True, architectures=("qwen2", "qwen3")
+        ("qwen2", "deepseek-r1-qwen", "megrez"),
+        SINGLE_DIGITS,
+        nfc=True,
+        architectures=("qwen2", "qwen3", "qwen2moe", "qwen3moe"),
     ),
+    GGUFPreTokenizer(("qwen35",), MARKED_WORDS, nfc=True, architectures=("qwen35", "qwen35moe")),
     GGUFPreTokenizer(("stablelm2",), SINGLE_DIGITS),
     GGUFPreTokenizer(("tekken",), TEKKEN, ignore_merges=True, add_bos=True, architectures=("mistral3",)),
     GGUFPreTokenizer(("gpt-4o", "llama4"), O200K, architectures=("llama4",)),
