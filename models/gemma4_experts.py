@@ -38,7 +38,7 @@ class ScaledRouter(Router):
 
     def choose(self, scores: Float[Array, "t e"]) -> tuple[Int[Array, "t k"], Float[Array, "t k"]]:
         """Softmax over all, then the largest, divided by their sum, each times its expert's factor."""
-        weights, experts = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), self.chosen)
+        weights, experts = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), self.per_token)
         factors = self.per_expert_scale[...].astype(weights.dtype)[experts]
         return experts, weights / jnp.sum(weights, axis=-1, keepdims=True) * factors
 

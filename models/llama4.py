@@ -86,9 +86,9 @@ def llama4_config(json: ConfigReader) -> Llama4Config:
     types = layer_types(json, depth, lambda i: chunk is not None and rotates[i], local="chunked_attention")
     if chunk is None and "chunked_attention" in types:
         raise json.error("attention_chunk_size", "a number of tokens, as some layers have chunks", "none")
-    experts, chosen = json.positive("num_local_experts", 16), json.positive("num_experts_per_tok", 1)
-    if chosen > experts:
-        raise json.error("num_experts_per_tok", f"at most {experts} experts", str(chosen))
+    experts, per_token = json.positive("num_local_experts", 16), json.positive("num_experts_per_tok", 1)
+    if per_token > experts:
+        raise json.error("num_experts_per_tok", f"at most {experts} experts", str(per_token))
     rope = rope_of(json, head_dim, numbers["max_position_embeddings"], theta=5e5)
     beta, grows = json.take("attn_scale", float, 0.1), json.take("attn_temperature_tuning", bool, True)
     return Llama4Config(
@@ -98,7 +98,7 @@ def llama4_config(json: ConfigReader) -> Llama4Config:
         chunks=tuple(chunk if kind == "chunked_attention" else None for kind in types),
         layer_kinds=tuple("experts" if i in with_experts else "dense" for i in range(depth)),
         num_experts=experts,
-        num_experts_per_tok=chosen,
+        num_experts_per_tok=per_token,
         moe_intermediate_size=f,
         shared_expert_intermediate_size=f,
         attention_bias=json.take("attention_bias", bool, False),

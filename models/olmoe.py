@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.models.olmo import OlmoConfig, clipped_values
 from jaxlin.models.olmo2 import Olmo2, WidthNormAttention
+from jaxlin.models.qwen_moe import expert_names
 from jaxlin.nn.blocks import PostNorm, PreNorm
 from jaxlin.nn.context import Context
 from jaxlin.nn.experts import ExpertConfig, ExpertMLP
@@ -25,8 +26,7 @@ from jaxlin.nn.modules import RMSNorm
 from jaxlin.nn.routers import SoftmaxRouter
 from jaxlin.porting.fields import decoder_numbers, expert_numbers, rope_of
 from jaxlin.porting.gguf_keys import expert_port
-from jaxlin.porting.port import Names, Port
-from jaxlin.porting.tensor_rows import either, fused_experts, single_experts
+from jaxlin.porting.port import Port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +91,12 @@ class FlexOlmo(Olmo2):
     Block = FlexOlmoBlock
 
 
-def olmoe_numbers(json: ConfigReader, *, norm_eps: float, theta: float, experts: int, chosen: int) -> dict[str, Any]:
+def olmoe_numbers(json: ConfigReader, *, norm_eps: float, theta: float, experts: int, per_token: int) -> dict[str, Any]:
     """The fields that both have, with the defaults of either; `intermediate_size` is the width of an expert."""
     numbers = decoder_numbers(json, norm_eps=norm_eps, max_position_embeddings=4096)
     depth = numbers["num_hidden_layers"]
     rope = rope_of(json, numbers["head_dim"], numbers["max_position_embeddings"], theta=theta)
-    sizes = expert_numbers(json, num_experts=experts, num_experts_per_tok=chosen, width_key="intermediate_size")
+    sizes = expert_numbers(json, num_experts=experts, num_experts_per_tok=per_token, width_key="intermediate_size")
     return {
         **numbers,
         **sizes,
@@ -109,7 +109,7 @@ def olmoe_numbers(json: ConfigReader, *, norm_eps: float, theta: float, experts:
 
 def olmoe_config(json: ConfigReader) -> OlmoeConfig:
     """The config of OLMoE."""
-    numbers = olmoe_numbers(json, norm_eps=1e-5, theta=1e4, experts=64, chosen=8)
+    numbers = olmoe_numbers(json, norm_eps=1e-5, theta=1e4, experts=64, per_token=8)
     if (width := numbers["head_dim"] * numbers["num_attention_heads"]) != numbers["hidden_size"]:
         raise json.error(
             "head_dim", f"hidden_size / num_attention_heads ({numbers['hidden_size']} features)", f"{width}"
@@ -119,12 +119,7 @@ def olmoe_config(json: ConfigReader) -> OlmoeConfig:
 
 def flex_olmo_config(json: ConfigReader) -> OlmoeConfig:
     """The config of FlexOlmo."""
-    return OlmoeConfig(**olmoe_numbers(json, norm_eps=1e-6, theta=5e5, experts=7, chosen=5))
-
-
-def expert_names(config: OlmoeConfig) -> Names:
-    """Experts in a tensor each, as transformers writes them, or fused."""
-    return either(single_experts("mlp.experts"), fused_experts("mlp.experts", config.moe_intermediate_size))
+    return OlmoeConfig(**olmoe_numbers(json, norm_eps=1e-6, theta=5e5, experts=7, per_token=5))
 
 
 PORTS = {

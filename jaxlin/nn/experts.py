@@ -251,7 +251,7 @@ class ExpertMLP(nnx.Module):
         of_shared = None if shared is None else jax.tree.map(self.of_shared, factors)
 
         def matrix(token: tuple[Array, BranchFactors, BranchFactors | None]) -> Float[Array, "d e"]:
-            chosen, factors, shared_factors = token
+            indices, factors, shared_factors = token
 
             @functools.partial(jax.checkpoint, prevent_cse=False)
             def add_expert(total: Array, expert: tuple[Array, BranchFactors]) -> tuple[Array, None]:
@@ -262,7 +262,7 @@ class ExpertMLP(nnx.Module):
                 total = jnp.zeros((x.shape[-1], x.shape[-1]), x.dtype)
             else:
                 total = _matrix(shared_factors, *(p.weight[...].astype(x.dtype) for p in shared.projections))
-            return jax.lax.scan(add_expert, total, (chosen, factors))[0]
+            return jax.lax.scan(add_expert, total, (indices, factors))[0]
 
         return fold_tokens(x, (route.experts, of_experts, of_shared), matrix)
 

@@ -21,7 +21,7 @@ class SigmoidRouter(Router):
 
     def choose(self, scores: Float[Array, "t e"]) -> tuple[Int[Array, "t k"], Float[Array, "t k"]]:
         """The largest, then the sigmoid."""
-        largest, experts = jax.lax.top_k(scores, self.chosen)
+        largest, experts = jax.lax.top_k(scores, self.per_token)
         return experts, jax.nn.sigmoid(largest)
 
 
@@ -35,7 +35,7 @@ class GroupRouter(Router):
         chosen_groups: those among whose experts a token chooses.
         renormalize: whether the weights are divided by their sum.
         scale: $\lambda$.
-        features, experts, chosen, rngs: see `Router`.
+        features, experts, per_token, rngs: see `Router`.
 
     Source: DeepSeek-AI, "DeepSeek-V2", arXiv 2405.04434, section 2.2.
     """
@@ -44,7 +44,7 @@ class GroupRouter(Router):
         self,
         features: int,
         experts: int,
-        chosen: int,
+        per_token: int,
         *,
         groups: int,
         chosen_groups: int,
@@ -52,7 +52,7 @@ class GroupRouter(Router):
         scale: float,
         rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(features, experts, chosen, rngs=rngs)
+        super().__init__(features, experts, per_token, rngs=rngs)
         self.groups, self.chosen_groups = groups, chosen_groups
         self.renormalize, self.scale = renormalize, scale
 
@@ -73,7 +73,7 @@ class GroupRouter(Router):
         _, groups = jax.lax.top_k(jnp.sum(best_two, axis=-1), self.chosen_groups)
         is_chosen = jnp.any(jnp.arange(self.groups)[None, :, None] == groups[:, None, :], axis=-1)
         available = jnp.where(is_chosen[..., None], grouped, -jnp.inf).reshape(p.shape)
-        _, experts = jax.lax.top_k(available, self.chosen)
+        _, experts = jax.lax.top_k(available, self.per_token)
         weights = jnp.take_along_axis(p, experts, axis=-1)
         if self.renormalize:
             weights = weights / (jnp.sum(weights, axis=-1, keepdims=True) + SMALLEST_SUM)
@@ -88,8 +88,8 @@ class SigmoidGroupRouter(GroupRouter):
     Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", arXiv 2412.19437, section 2.1.
     """
 
-    def __init__(self, features: int, experts: int, chosen: int, *, rngs: nnx.Rngs, **options: Any) -> None:
-        super().__init__(features, experts, chosen, rngs=rngs, **options)
+    def __init__(self, features: int, experts: int, per_token: int, *, rngs: nnx.Rngs, **options: Any) -> None:
+        super().__init__(features, experts, per_token, rngs=rngs, **options)
         self.e_score_correction_bias = nnx.Param(jnp.zeros(experts))
 
     def probabilities(self, scores: Float[Array, "t e"]) -> Float[Array, "t e"]:

@@ -39,13 +39,13 @@ class Router(nnx.Module):
     Args:
         features: those of the stream.
         experts: the number of experts.
-        chosen: the number of experts of a token.
+        per_token: the number of experts of a token.
         bias: whether the scores have biases.
         rngs: for the parameters.
     """
 
-    def __init__(self, features: int, experts: int, chosen: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
-        self.chosen = chosen
+    def __init__(self, features: int, experts: int, per_token: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
+        self.per_token = per_token
         self.weight = normal(rngs, experts, features)
         self.bias = nnx.Param(jnp.zeros(experts)) if bias else None
 
@@ -64,18 +64,18 @@ class SoftmaxRouter(Router):
 
     Args:
         renormalize: whether the weights of a token are divided by their sum; they then sum to 1.
-        features, experts, chosen, rngs: see `Router`.
+        features, experts, per_token, rngs: see `Router`.
 
     Source: Shazeer et al., "Outrageously Large Neural Networks", 2017; Jiang et al., "Mixtral of Experts", 2024.
     """
 
-    def __init__(self, features: int, experts: int, chosen: int, *, renormalize: bool, rngs: nnx.Rngs) -> None:
-        super().__init__(features, experts, chosen, rngs=rngs)
+    def __init__(self, features: int, experts: int, per_token: int, *, renormalize: bool, rngs: nnx.Rngs) -> None:
+        super().__init__(features, experts, per_token, rngs=rngs)
         self.renormalize = renormalize
 
     def choose(self, scores: Float[Array, "t e"]) -> tuple[Int[Array, "t k"], Float[Array, "t k"]]:
         """Softmax over all, then the largest."""
-        weights, experts = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), self.chosen)
+        weights, experts = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), self.per_token)
         return experts, weights / jnp.sum(weights, axis=-1, keepdims=True) if self.renormalize else weights
 
 
@@ -84,7 +84,7 @@ class TopSoftmaxRouter(Router):
 
     def choose(self, scores: Float[Array, "t e"]) -> tuple[Int[Array, "t k"], Float[Array, "t k"]]:
         """The largest, then softmax."""
-        largest, experts = jax.lax.top_k(scores, self.chosen)
+        largest, experts = jax.lax.top_k(scores, self.per_token)
         return experts, jax.nn.softmax(largest, axis=-1)
 
 

@@ -104,11 +104,11 @@ def expert_numbers(
     if len(different) > 1:
         raise json.error(count_keys[0], f"one number of experts, as under {count_keys[1]}", quoted(counts))
     (count,) = different
-    chosen = json.positive("num_experts_per_tok", num_experts_per_tok)
-    if chosen > count:
-        raise json.error("num_experts_per_tok", f"at most {count}, the number of experts", str(chosen))
+    per_token = json.positive("num_experts_per_tok", num_experts_per_tok)
+    if per_token > count:
+        raise json.error("num_experts_per_tok", f"at most {count}, the number of experts", str(per_token))
     features = json.positive(width_key) if width is None else json.positive(width_key, width)
-    return {"num_experts": count, "num_experts_per_tok": chosen, "moe_intermediate_size": features}
+    return {"num_experts": count, "num_experts_per_tok": per_token, "moe_intermediate_size": features}
 
 
 def activation(json: ConfigReader, default: str, key: str = "hidden_act") -> str:
