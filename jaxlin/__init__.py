@@ -1,6 +1,7 @@
 """jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
 
 from jaxlin import causal, lens, spectrum, steering
+from jaxlin.activations import Activations, record
 from jaxlin.attribution import Attribution, attribute
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, replay, sweep
@@ -11,6 +12,7 @@ from jaxlin.steering import DoseCurve, Generation, dose_curve, generate, generat
 from jaxlin.tokenizer import Tokenizer
 
 __all__ = [
+    "Activations",
     "Attribution",
     "Decoder",
     "DoseCurve",
@@ -33,6 +35,7 @@ __all__ = [
     "load",
     "local_map",
     "memory_plan",
+    "record",
     "replay",
     "spectrum",
     "steering",

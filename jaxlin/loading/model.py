@@ -51,8 +51,9 @@ def load(
         linearize: freeze every nonlinear factor, so that plain `jax.jacfwd` gives the exact local linear map. The
             factors are then constants to every derivative: the gradient of a loss is that of the frozen model, which is
             not one to train by, and a quantity computed from the map, such as a singular value of the result of
-            `jax.jacfwd`, has a gradient of zero. For those gradients load without it: `jaxlin.local_map` works, and is
-            differentiable, either way.
+            `jax.jacfwd`, has a gradient of zero: all second derivatives are. For those gradients take ``model.plain``,
+            which shares the weights, as ``model.linearized`` does of a model loaded without it. `jaxlin.local_map`
+            works, and is differentiable, either way.
         rule: the freeze rule of gated MLPs, ``"gate"``, ``"up"`` or ``"half"``: see `jaxlin.nn.freeze_rules`.
         dtype: the dtype of the computation; None for the stored dtype, at least float32. The weights stay as stored.
         precision: how float32 matrices are multiplied, ``"highest"``, ``"high"``, ``"fast"`` or by a named algorithm:

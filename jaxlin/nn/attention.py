@@ -143,10 +143,9 @@ class Attention(HeadMixer):
     def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
         """The attention probabilities at `x`."""
         q, k = self.rotated(x, schedule)
-        k = ctx.cache.extend_keys(k)
         return attention_pattern(
-            q,
-            k,
+            ctx.hook(InnerSite.QUERIES, q),
+            ctx.cache.extend_keys(ctx.hook(InnerSite.KEYS, k)),
             positions=schedule.positions,
             first_visible=schedule.first_visible,
             scale=self.scale,

@@ -70,6 +70,10 @@ class Blocked(Pattern):
         query = replace(self, **rows, normaliser=self.normaliser[:, position][:, None])
         return query.probabilities(self.k, jnp.arange(self.k.shape[0]))[:, 0].astype(self.q.dtype)
 
+    def array(self) -> Float[Array, "h t s"]:
+        """The probabilities of each query in turn."""
+        return jnp.moveaxis(jax.lax.map(self.row, jnp.arange(self.q.shape[0])), 0, 1)
+
     def mix(self, values: Float[Array, "s *b n k"], last: int = 0) -> Float[Array, "q *b h k"]:
         """A sum over blocks of keys, for each block of queries."""
         *batch, _, k = values.shape[1:]

@@ -20,13 +20,13 @@ from jaxlin.nn import layers
 from jaxlin.nn.block_input import BlockInput, shared_sites
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
-from jaxlin.nn.freeze_modes import Detach, Plain
+from jaxlin.nn.freeze_modes import Detach, FreezeMode, Plain
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.layer_scan import scan_layers, values_before
 from jaxlin.nn.modules import Embedding, Unembedding, parameter_value
 from jaxlin.nn.precision import Precision, matmul_precision
 from jaxlin.nn.prompt import Embeddings, Prompt, array_of, check_ids, checked_embeddings
-from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.schedule import Schedule, moved, same_frequencies, schedules
 from jaxlin.nn.sites import Place, is_cut
 from jaxlin.nn.stack import LayerIndex, Layout, Stack, layer_of
 
@@ -95,6 +95,31 @@ class Decoder(nnx.Module):
         return Layout.of(self.config.layer_kinds or ("",) * self.config.num_hidden_layers)
 
     @property
+    def mode(self) -> FreezeMode:
+        """The freeze mode in which the model is called."""
+        return Detach(self.rule) if self.linearize else Plain()
+
+    @property
+    def linearized(self) -> "Decoder":
+        """This model as `jaxlin.load(..., linearize=True)` gives it: nonlinear factors are constants to derivatives.
+
+        `jax.jacfwd` of it is the exact local linear map; the gradient of a loss is that of the frozen model, and second
+        derivatives are zero. It shares the weights of this model, whose ordinary derivatives `plain` has.
+        """
+        return self._copy(linearize=True)
+
+    @property
+    def plain(self) -> "Decoder":
+        """This model as `jaxlin.load` gives it by default, with its ordinary derivatives, sharing its weights."""
+        return self._copy(linearize=False)
+
+    def _copy(self, **attributes: Any) -> "Decoder":
+        other = jax.tree.map(lambda a: a, self)
+        for name, value in attributes.items():
+            setattr(other, name, value)
+        return other
+
+    @property
     def reads_ids(self) -> bool:
         """Whether layers read the token ids, besides the embeddings: see `jaxlin.nn.prompt`."""
         return False
@@ -149,8 +174,7 @@ class Decoder(nnx.Module):
         Raises:
             PromptError: `x` is not of shape ``[t, d]``.
         """
-        x = self.check_embeddings(x)
-        mode = Detach(self.rule) if self.linearize else Plain()
+        x, mode = self.check_embeddings(x), self.mode
         x, _ = self.scan(x, lambda _: Context(mode))
         return self.norm(x, Context(mode))
 
@@ -270,8 +294,7 @@ class Decoder(nnx.Module):
 
     def same_frequencies(self, tokens: int, others: int) -> bool:
         """Whether prompts of both lengths have the same rotary frequencies: of some ropes they depend on the length."""
-        pairs = [(rope.frequencies(tokens), rope.frequencies(others)) for rope in self.config.ropes]
-        return all(np.array_equal(a, b) and a_scale == b_scale for (a, a_scale), (b, b_scale) in pairs)
+        return same_frequencies(self.config.ropes, tokens, others)
 
     def schedule(self, tokens: int, positions: Int[Array, " t"] | None = None) -> Schedule | Stack:
         """The schedules of all blocks for a prompt of `tokens`, stacked: see `jaxlin.nn.stack`.
@@ -280,20 +303,9 @@ class Decoder(nnx.Module):
             tokens: the length of the prompt, on which some rotary frequencies depend.
             positions: those of the tokens at hand; by default all.
         """
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        inv_freq, scale = zip(*(rope.frequencies(tokens) for rope in self.config.ropes), strict=True)
-        frequencies = jax.tree.map(lambda a: jnp.asarray(a, wide), self.layout.stacked(inv_freq))
         positions = jnp.arange(tokens) if positions is None else positions
-        first = self.config.first_visible(positions)
-        positions = jnp.broadcast_to(positions[None], first.shape)
-        return self.layout.map(Schedule, frequencies, jnp.asarray(scale, wide), positions, first)
+        return schedules(self.config, self.layout, tokens, positions, self.dtype)
 
     def moved(self, schedule: Schedule | Stack, positions: Int[Array, " t"]) -> Schedule | Stack:
         """`schedule` for tokens at other positions of the same text."""
-        first = self.config.first_visible(positions)
-        positions = jnp.broadcast_to(positions[None], first.shape)
-
-        def at_positions(part: Schedule, positions: Array, first: Array) -> Schedule:
-            return part._replace(positions=positions, first_visible=first)
-
-        return self.layout.map(at_positions, schedule, positions, first)
+        return moved(self.config, self.layout, schedule, positions)

@@ -68,6 +68,10 @@ class Chunked(Pattern):
         (row,) = transposed(jnp.ones((values.shape[1], 1), values.dtype))
         return row[..., 0].T
 
+    def array(self) -> Float[Array, "h t s"]:
+        """The numbers of the dense pattern."""
+        return self.dense().probabilities
+
     def mix(self, values: Float[Array, "s *b h v"], last: int = 0) -> Float[Array, "q *b h v"]:
         """All queries pass through the chunks, because the state does; the last ones are returned."""
         t, *batch, h, v = values.shape

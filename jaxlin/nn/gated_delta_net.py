@@ -22,6 +22,7 @@ from jaxlin.nn.layers import at_least_float32, rows_for
 from jaxlin.nn.modules import Linear, RMSNorm, normal
 from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.sites import InnerSite
 
 UNIT_EPS = 1e-6
 """The number added under the root that makes queries and keys unit vectors; no config has a key for it."""
@@ -115,7 +116,8 @@ class GatedDeltaNet(HeadMixer):
         log_decay = jnp.where(is_text, -jnp.exp(rate) * jax.nn.softplus(a + offset), 0)
         if self.sizes.tiled:
             q, k = (jnp.tile(a, (1, self.sizes.value_heads // self.sizes.key_heads, 1)) for a in (q, k))
-        return Chunked(q * self.sizes.key_dim**-0.5, k, beta, log_decay)
+        q, k = ctx.hook(InnerSite.QUERIES, q * self.sizes.key_dim**-0.5), ctx.hook(InnerSite.KEYS, k)
+        return Chunked(q, k, beta, log_decay)
 
     def unit(self, x: Float[Array, "t nk"]) -> Float[Array, "t n k"]:
         """Features split into heads, of unit length each."""

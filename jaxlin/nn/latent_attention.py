@@ -25,6 +25,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.modules import Linear, RMSNorm
 from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.sites import InnerSite
 
 LATENT_EPS = 1e-6
 """The number added under the root of the norms of latents, whatever that of the other norms is."""
@@ -87,8 +88,8 @@ class LatentAttention(HeadMixer):
         if self.beta:
             q = q * layers.query_growth(positions, self.beta, self.length, q)
         return attention_pattern(
-            q,
-            ctx.cache.extend_keys(self.keys(x, schedule)),
+            ctx.hook(InnerSite.QUERIES, q),
+            ctx.cache.extend_keys(ctx.hook(InnerSite.KEYS, self.keys(x, schedule))),
             positions=positions,
             first_visible=schedule.first_visible,
             scale=self.scale,

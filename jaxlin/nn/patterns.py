@@ -28,6 +28,10 @@ class Pattern(abc.ABC):
         """The numbers of the query at `position`."""
 
     @abc.abstractmethod
+    def array(self) -> Float[Array, "h t s"]:
+        """All numbers of the pattern."""
+
+    @abc.abstractmethod
     def mix(self, values: Float[Array, "s *b n k"], last: int = 0) -> Float[Array, "q *b h k"]:
         r"""$\sum_s p_{hts}\,v_s$, linear in the values, for the last `last` queries; 0 for all.
 
@@ -53,6 +57,10 @@ class Dense(Pattern):
     def row(self, position: int | Int[Array, ""]) -> Float[Array, "h s"]:
         """One row of each head."""
         return self.probabilities[:, position]
+
+    def array(self) -> Float[Array, "h t s"]:
+        """The array."""
+        return self.probabilities
 
     def mix(self, values: Float[Array, "s *b n k"], last: int = 0) -> Float[Array, "q *b h k"]:
         """One product."""

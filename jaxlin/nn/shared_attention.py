@@ -18,6 +18,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.sites import InnerSite
 
 
 class ValueNormAttention(HeadNormAttention):
@@ -70,7 +71,7 @@ class SharedAttention(ValueNormAttention):
         q = self.q_norm(self.split(self.q_proj(x)), Context())
         q = layers.rope(q, schedule.inv_freq, schedule.rope_scale, schedule.positions)
         return attention_pattern(
-            q,
+            ctx.hook(InnerSite.QUERIES, q),
             ctx.shared.read(self.kind).keys,
             positions=schedule.positions,
             first_visible=schedule.first_visible,

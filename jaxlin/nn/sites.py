@@ -26,6 +26,8 @@ class InnerSite(StrEnum):
     """Named values within attention and the MLP, which hooks can read and change.
 
     Attributes:
+        QUERIES: the queries, ``[t, h, k]``, as they enter the scores: after norms, rotation and growth.
+        KEYS: the keys, ``[t, n, k]``, likewise.
         PATTERN: the attention pattern, before it mixes the values.
         VALUES: the values of attention, ``[t, n, k]``, before the pattern mixes them.
         HEADS: the output of each query head, ``[t, h, k]``, before the output projection mixes the heads.
@@ -34,8 +36,10 @@ class InnerSite(StrEnum):
         ROUTE: the experts of each token and their weights, a `jaxlin.nn.routers.Route`.
     """
 
+    QUERIES = "q"
+    KEYS = "k"
     PATTERN = "pattern"
-    VALUES = "values"
+    VALUES = "v"
     HEADS = "heads"
     NEURONS = "neurons"
     ROUTE = "route"
