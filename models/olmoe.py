@@ -48,9 +48,9 @@ class ClippedWidthNormAttention(WidthNormAttention):
         q, k = super().queries_and_keys(x)
         return jnp.clip(q, -self.clip, self.clip), jnp.clip(k, -self.clip, self.clip)
 
-    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
+    def adjusted_values(self, v: Float[Array, "t *b n k"], ctx: Context) -> Float[Array, "t *b n k"]:
         """Values, clipped."""
-        return clipped_values(super().values(x, ctx), self.clip, ctx)
+        return clipped_values(v, self.clip, ctx)
 
 
 def olmoe_experts(config: OlmoeConfig, rngs: nnx.Rngs) -> ExpertMLP:

@@ -81,16 +81,40 @@ class HeadMixer(nnx.Module):
     def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
         """How the heads mix the values at `x`."""
 
+    @property
     @abc.abstractmethod
+    def value_proj(self) -> Linear:
+        """The projection whose rows give the values, head by head."""
+
+    @property
+    @abc.abstractmethod
+    def value_dim(self) -> int:
+        """The features of a value."""
+
+    @property
+    def value_heads(self) -> int:
+        """The number of values of a token."""
+        return jax.eval_shape(lambda: self.value_proj.weight[...]).shape[0] // self.value_dim
+
     def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
         """The values, which the pattern mixes: the linear path through attention."""
+        projected = self.value_proj(self.value_input(x, ctx))
+        return self.adjusted_values(split_heads(projected, self.value_dim), ctx)
+
+    def value_input(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b c"]:
+        """What the projection of values reads, token by token: the input of attention, unless a kind compresses it."""
+        return x
+
+    def adjusted_values(self, v: Float[Array, "t *b n k"], ctx: Context) -> Float[Array, "t *b n k"]:
+        """The values, from their projection: the same, unless a kind of attention norms, clips or convolves each."""
+        return v
 
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The contribution of attention to the stream."""
         pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
         values = ctx.hook(InnerSite.VALUES, self.values(x, ctx))
         z = ctx.hook(InnerSite.HEADS, self.mix(pattern, values, ctx))
-        z = self.gated(z, x, ctx)
+        z = ctx.hook(InnerSite.GATED_HEADS, self.gated(z, x, ctx))
         return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
 
     def mix(self, pattern: Any, values: Float[Array, "t *b n k"], ctx: Context) -> Float[Array, "q *b h k"]:
@@ -100,6 +124,32 @@ class HeadMixer(nnx.Module):
     def gated(self, z: Float[Array, "q *b h k"], x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "q *b h k"]:
         """What enters the output projection: the outputs of the heads, if a kind of attention does not gate them."""
         return z
+
+    def write_heads(self, z: Float[Array, "t h k"]) -> Float[Array, "t h d"]:
+        """What each head alone makes the output projection add, from what enters it; without the bias."""
+        weight = self.o_proj.weight[...].astype(z.dtype)
+        return layers.product("thk,dhk->thd", z, weight.reshape(weight.shape[0], *z.shape[1:]))
+
+    def pull_values(self, gradients: Float[Array, "t h k"], ctx: Context) -> Float[Array, "t h k"]:
+        """The gradient in the projection of the values, as if each head had its own, from that in its values.
+
+        Attention must have no biases, here and in `read_heads`; `ctx` replays its frozen factors.
+        """
+        t, h, k = gradients.shape
+        groups = jnp.swapaxes(gradients.reshape(t, self.value_heads, -1, k), 1, 2)
+        projected = jax.linear_transpose(lambda v: self.adjusted_values(v, ctx), groups)(groups)[0]
+        return jnp.swapaxes(projected, 1, 2).reshape(t, h, k)
+
+    def read_heads(self, gradients: Float[Array, "t h k"], ctx: Context) -> Float[Array, "t h d"]:
+        """The gradient in the input through the values of each head, from that in its own projection of them."""
+        t, h, k = gradients.shape
+        weight = self.value_proj.weight[...].astype(gradients.dtype)
+        weight = weight.reshape(self.value_heads, k, weight.shape[-1])
+        grouped = gradients.reshape(t, self.value_heads, -1, k)
+        read = layers.product("tngk,nkc->tngc", grouped, weight).reshape(t, h, -1)
+        d = jax.eval_shape(lambda: self.o_proj.weight[...]).shape[0]
+        inputs = jax.ShapeDtypeStruct((t, h, d), read.dtype)
+        return jax.linear_transpose(lambda x: self.value_input(x, ctx), inputs)(read)[0]
 
 
 class Attention(HeadMixer):
@@ -169,9 +219,15 @@ class Attention(HeadMixer):
         """Queries before norms and rotation."""
         return self.split(self.q_proj(x))
 
-    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
-        """The values: a projection of the stream."""
-        return self.split(self.v_proj(x))
+    @property
+    def value_proj(self) -> Linear:
+        """`v_proj`."""
+        return self.v_proj
+
+    @property
+    def value_dim(self) -> int:
+        """`head_dim`."""
+        return self.head_dim
 
     def split(self, x: Float[Array, "t *b hk"]) -> Float[Array, "t *b h k"]:
         """Features into heads."""

@@ -13,9 +13,11 @@ The sites ``attn_out`` and ``mlp_out`` are what is added, after any norm. The pa
 tensors.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -23,13 +25,50 @@ from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.layers import add_to_stream
 from jaxlin.nn.schedule import Schedule
-from jaxlin.nn.sites import KINDS
+from jaxlin.nn.sites import KINDS, InnerSite
 
 MakeNorm = Callable[[int], Any]
 """Makes a norm from its number of features."""
 
 
-class PreNorm(nnx.Module):
+class Block(nnx.Module):
+    """What all blocks have in common.
+
+    Attributes:
+        sites: the sites that it passes.
+        mixer: the name of attention. In a model that has several kinds of attention it tells their parameters apart.
+        attention_norms: the names of the norms before and after attention; None where there is none.
+    """
+
+    sites: ClassVar[tuple[str, ...]] = KINDS
+    mixer: ClassVar[str] = "self_attn"
+    attention_norms: ClassVar[tuple[str | None, str | None]]
+
+    @abc.abstractmethod
+    def feed_forward(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
+        """What the MLP adds, from the stream that it reads."""
+
+    def write_heads(self, z: Float[Array, "t h k"], ctx: Context) -> Float[Array, "t h d"]:
+        """What each query head alone adds to the stream, from what enters the output projection.
+
+        The block must have no biases, here and in the next two methods; `ctx` replays its frozen factors.
+        """
+        written, norm = getattr(self, self.mixer).write_heads(z), self.attention_norms[1]
+        return written if norm is None else getattr(self, norm)(written, ctx.within(norm))
+
+    def pull_values(self, gradients: Float[Array, "t h k"], ctx: Context) -> Float[Array, "t h k"]:
+        """The gradient in the projection of each head's own values: see `jaxlin.nn.attention.HeadMixer`."""
+        return getattr(self, self.mixer).pull_values(gradients, ctx.within(self.mixer))
+
+    def read_heads(self, gradients: Float[Array, "t h k"], ctx: Context) -> Float[Array, "t h d"]:
+        """The gradient in the stream through the values of each query head, from what `pull_values` gives."""
+        read, norm = getattr(self, self.mixer).read_heads(gradients, ctx.within(self.mixer)), self.attention_norms[0]
+        if norm is None:
+            return read
+        return jax.linear_transpose(lambda x: getattr(self, norm)(x, ctx.within(norm)), read)(read)[0]
+
+
+class PreNorm(Block):
     """A norm before attention and one before the MLP.
 
     Args:
@@ -37,13 +76,9 @@ class PreNorm(nnx.Module):
         norm: makes each norm.
         attention: called as ``attention(x, schedule, ctx)``.
         mlp: called as ``mlp(x, ctx)``.
-
-    Attributes:
-        mixer: the name of attention. In a model that has several kinds of attention it tells their parameters apart.
     """
 
-    sites: ClassVar[tuple[str, ...]] = KINDS
-    mixer: ClassVar[str] = "self_attn"
+    attention_norms = "input_layernorm", None
 
     def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
         self.input_layernorm = norm(config.hidden_size)
@@ -58,9 +93,13 @@ class PreNorm(nnx.Module):
         attention = getattr(self, self.mixer)
         attn = ctx.hook("attn_out", attention(h, schedule, ctx.within(self.mixer)))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
-        h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
-        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
+        mlp = ctx.hook("mlp_out", self.feed_forward(ctx.hook(InnerSite.MLP_IN, x), ctx))
         return ctx.hook("resid_post", add_to_stream(x, mlp))
+
+    def feed_forward(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
+        """What the MLP adds to the stream `x`."""
+        h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
+        return self.mlp(h, ctx.within("mlp"))
 
 
 class LinearPreNorm(PreNorm):
@@ -69,7 +108,7 @@ class LinearPreNorm(PreNorm):
     mixer: ClassVar[str] = "linear_attn"
 
 
-class Sandwich(nnx.Module):
+class Sandwich(Block):
     """Norms before and after attention, and before and after the MLP.
 
     Args:
@@ -77,7 +116,7 @@ class Sandwich(nnx.Module):
         post_norm: makes the norms after attention and after the MLP; by default as the others.
     """
 
-    sites: ClassVar[tuple[str, ...]] = KINDS
+    attention_norms = "input_layernorm", "post_attention_layernorm"
 
     def __init__(
         self, config: Config, norm: MakeNorm, attention: Any, mlp: Any, *, post_norm: MakeNorm | None = None
@@ -94,7 +133,7 @@ class Sandwich(nnx.Module):
         h = self.self_attn(h, schedule, ctx.within("self_attn"))
         attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
-        mlp = ctx.hook("mlp_out", self.feed_forward(x, ctx))
+        mlp = ctx.hook("mlp_out", self.feed_forward(ctx.hook(InnerSite.MLP_IN, x), ctx))
         return ctx.hook("resid_post", self.leave(add_to_stream(x, mlp), schedule, ctx))
 
     def feed_forward(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
@@ -108,10 +147,10 @@ class Sandwich(nnx.Module):
         return x
 
 
-class PostNorm(nnx.Module):
+class PostNorm(Block):
     """A norm after attention and one after the MLP. Arguments are those of `PreNorm`."""
 
-    sites: ClassVar[tuple[str, ...]] = KINDS
+    attention_norms = None, "post_attention_layernorm"
 
     def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any) -> None:
         self.self_attn = attention
@@ -125,12 +164,16 @@ class PostNorm(nnx.Module):
         h = self.self_attn(x, schedule, ctx.within("self_attn"))
         attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
-        h = self.mlp(x, ctx.within("mlp"))
-        mlp = ctx.hook("mlp_out", self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm")))
+        mlp = ctx.hook("mlp_out", self.feed_forward(ctx.hook(InnerSite.MLP_IN, x), ctx))
         return ctx.hook("resid_post", add_to_stream(x, mlp))
 
+    def feed_forward(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
+        """What the MLP adds to the stream `x`."""
+        h = self.mlp(x, ctx.within("mlp"))
+        return self.post_feedforward_layernorm(h, ctx.within("post_feedforward_layernorm"))
 
-class Parallel(nnx.Module):
+
+class Parallel(Block):
     """Attention and the MLP both read the stream as it entered the block, through one norm or through one each.
 
     Args:
@@ -139,6 +182,7 @@ class Parallel(nnx.Module):
     """
 
     sites: ClassVar[tuple[str, ...]] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    attention_norms = "input_layernorm", None
 
     def __init__(self, config: Config, norm: MakeNorm, attention: Any, mlp: Any, *, norms: Literal[1, 2] = 1) -> None:
         self.input_layernorm = norm(config.hidden_size)
@@ -151,7 +195,11 @@ class Parallel(nnx.Module):
         x = ctx.hook("resid_pre", x)
         h = self.input_layernorm(x, ctx.within("input_layernorm"))
         attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
-        if self.post_attention_layernorm is not None:
-            h = self.post_attention_layernorm(x, ctx.within("post_attention_layernorm"))
-        mlp = ctx.hook("mlp_out", self.mlp(h, ctx.within("mlp")))
+        mlp = ctx.hook("mlp_out", self.feed_forward(ctx.hook(InnerSite.MLP_IN, x), ctx))
         return ctx.hook("resid_post", add_to_stream(add_to_stream(x, attn), mlp))
+
+    def feed_forward(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
+        """What the MLP adds to the stream, from `x` as it entered the block."""
+        own_norm = self.post_attention_layernorm is not None
+        norm = "post_attention_layernorm" if own_norm else "input_layernorm"
+        return self.mlp(getattr(self, norm)(x, ctx.within(norm)), ctx.within("mlp"))

@@ -124,9 +124,19 @@ class GatedDeltaNet(HeadMixer):
         x = at_least_float32(split_heads(x, self.sizes.key_dim))
         return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + UNIT_EPS)
 
-    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b h v"]:
-        """The values: a projection of the stream, convolved, times the frozen slope of the activation."""
-        convolved = self.v_conv1d(self.v_proj(x), "v", ctx)
+    @property
+    def value_proj(self) -> Linear:
+        """`v_proj`."""
+        return self.v_proj
+
+    @property
+    def value_dim(self) -> int:
+        """The features of a value."""
+        return self.sizes.value_dim
+
+    def adjusted_values(self, v: Float[Array, "t *b h v"], ctx: Context) -> Float[Array, "t *b h v"]:
+        """The values: their projection convolved, times the frozen slope of the activation."""
+        convolved = self.v_conv1d(v.reshape(*v.shape[:-2], v.shape[-2] * v.shape[-1]), "v", ctx)
         return split_heads(layers.ungated(convolved, self.act, ctx.within("values")), self.sizes.value_dim)
 
     def mix(self, pattern: Pattern, values: Float[Array, "t *b h v"], ctx: Context) -> Float[Array, "q *b h v"]:

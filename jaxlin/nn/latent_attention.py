@@ -106,13 +106,19 @@ class LatentAttention(HeadMixer):
         """Keys after rotation, the rotated features first."""
         rotated = self.k_rope_proj(x)[:, None, :]
         rotated = layers.rope(rotated, schedule.inv_freq, schedule.rope_scale, schedule.positions)
-        rest = split_heads(self.k_b_proj(self.latent(x, Context())), self.head_dim - rotated.shape[-1])
+        rest = split_heads(self.k_b_proj(self.value_input(x, Context())), self.head_dim - rotated.shape[-1])
         return jnp.concatenate([jnp.broadcast_to(rotated, (*rest.shape[:-1], rotated.shape[-1])), rest], axis=-1)
 
-    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b h k"]:
-        """The values: a projection of the latent."""
-        return split_heads(self.v_b_proj(self.latent(x, ctx)), self.v_head_dim)
+    @property
+    def value_proj(self) -> Linear:
+        """`v_b_proj`."""
+        return self.v_b_proj
 
-    def latent(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b c"]:
+    @property
+    def value_dim(self) -> int:
+        """`v_head_dim`."""
+        return self.v_head_dim
+
+    def value_input(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b c"]:
         """The normed latent of keys and values."""
         return self.kv_a_layernorm(self.kv_a_proj(x), ctx.within("kv_a_layernorm"))

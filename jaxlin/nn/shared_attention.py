@@ -15,7 +15,7 @@ from jaxlin.nn.attention import HeadNormAttention, attention_pattern
 from jaxlin.nn.block_input import linear_zeros
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
-from jaxlin.nn.modules import RMSNorm
+from jaxlin.nn.modules import Linear, RMSNorm
 from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.sites import InnerSite
@@ -38,10 +38,14 @@ class ValueNormAttention(HeadNormAttention):
         if keys_are_values:
             self.v_proj = None
 
-    def values(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b n k"]:
+    @property
+    def value_proj(self) -> Linear:
+        """That of keys and values, if there is one for both."""
+        return self.k_proj if self.v_proj is None else self.v_proj
+
+    def adjusted_values(self, v: Float[Array, "t *b n k"], ctx: Context) -> Float[Array, "t *b n k"]:
         """The values, normed: the inverse root is frozen, because values are the linear path through attention."""
-        values = self.split((self.k_proj if self.v_proj is None else self.v_proj)(x))
-        return self.v_norm(values, ctx.within("v_norm"))
+        return self.v_norm(v, ctx.within("v_norm"))
 
 
 class SourceAttention(ValueNormAttention):

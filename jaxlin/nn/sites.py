@@ -31,6 +31,8 @@ class InnerSite(StrEnum):
         PATTERN: the attention pattern, before it mixes the values.
         VALUES: the values of attention, ``[t, n, k]``, before the pattern mixes them.
         HEADS: the output of each query head, ``[t, h, k]``, before the output projection mixes the heads.
+        GATED_HEADS: the same after the gate of each head, if attention has one: what the output projection mixes.
+        MLP_IN: the stream as the MLP alone reads it, before its norm.
         NEURONS: the hidden neurons of the MLP, ``[t, f]``, before the last projection mixes them; those of a mixture of
             experts stand side by side, ``k`` times the features of an expert, and a shared expert's follow.
         ROUTE: the experts of each token and their weights, a `jaxlin.nn.routers.Route`.
@@ -41,6 +43,8 @@ class InnerSite(StrEnum):
     PATTERN = "pattern"
     VALUES = "v"
     HEADS = "heads"
+    GATED_HEADS = "gated_heads"
+    MLP_IN = "mlp_in"
     NEURONS = "neurons"
     ROUTE = "route"
 
