@@ -8,16 +8,16 @@ and token the contributions of the experts, of the shared expert and of the bias
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin import plots
 from jaxlin.attribution.expert_parts import experts_of, part_of_neurons, sum_parts
 from jaxlin.attribution.result import Experts
-from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
@@ -31,11 +31,12 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite, position_in
+from jaxlin.results import Result, traced_to
 from jaxlin.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ExpertContributions(ShapesRepr):
+class ExpertContributions(Result):
     r"""The contributions of experts to one value, by all paths.
 
     At each layer and token they sum to that of the MLP: ``experts.contribution.sum(-1) + experts.shared + experts.bias
@@ -46,6 +47,9 @@ class ExpertContributions(ShapesRepr):
         experts: the experts of each token, with the choice of the router; its arrays have an axis of tokens.
         mlp: the contribution of what the MLP of each of these layers adds to the stream of each token, ``[m, t]``.
     """
+
+    AXES: ClassVar = {"mlp": ("router", "position")}
+    PROPERTIES: ClassVar = ("defect",)
 
     value: float
     experts: Experts
@@ -58,6 +62,17 @@ class ExpertContributions(ShapesRepr):
         total = experts.contribution.sum(-1) + experts.bias + (0 if experts.shared is None else experts.shared)
         scale = max(np.abs(self.mlp).max(), np.abs(experts.contribution).max())
         return float(np.abs(total - self.mlp).max() / scale) if scale else 0.0
+
+    def _draw(self, ax: Any) -> None:
+        """A heat map of what the chosen experts of each layer contribute together, layer by token."""
+        chosen = self.experts.contribution.sum(-1)
+        rows = [str(layer) for layer in np.asarray(self.experts.layer).tolist()]
+        plots.heat_map(ax, chosen, rows, self._labels("position", chosen.shape[1]))
+        plots.write(ax, title=f"Contributions of the chosen experts to {self.value:.3f}", ylabel="layer")
+
+    def tables(self) -> list[dict[str, Any]]:
+        """One table, with a row for each expert that was chosen."""
+        return self.experts.tables()[:1]
 
 
 def experts(
@@ -93,7 +108,8 @@ def experts(
     position = position_in(x.shape[0], position)
     resolved = resolve_target(model, target, x, position, tokenizer)
     parts = jax.device_get(_contributions(model, x, position, resolved, rule_of(model, rule)))
-    return ExpertContributions(float(parts[0]), *parts[1:])
+    result = ExpertContributions(float(parts[0]), *parts[1:])
+    return traced_to(result, model, x, tokenizer=tokenizer, rule=rule, target=resolved, position=position)
 
 
 @functools.partial(jax.jit, static_argnames="rule")

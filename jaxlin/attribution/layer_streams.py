@@ -7,14 +7,14 @@ from block $l$ on. At every layer the terms sum to the same value; attention mov
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.arrays import ShapesRepr
+from jaxlin import plots
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record, rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, resolve_target, target_direction
@@ -24,10 +24,11 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import position_in
+from jaxlin.results import Result, traced_to
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StreamContributions(ShapesRepr):
+class StreamContributions(Result):
     r"""The contributions of the tokens' streams to one value: ``tokens[l].sum() + bias[l] == value`` at every layer.
 
     Attributes:
@@ -36,6 +37,9 @@ class StreamContributions(ShapesRepr):
             belongs to the embeddings, the last to the stream after the last block.
         bias: the contribution of the additive biases from each block on, ``[layers + 1]``.
     """
+
+    AXES: ClassVar = {"tokens": ("layer", "position"), "bias": ("layer",)}
+    PROPERTIES: ClassVar = ("defect",)
 
     value: float
     tokens: Float[np.ndarray, "n t"]
@@ -49,6 +53,12 @@ class StreamContributions(ShapesRepr):
         errors = np.abs(rows.sum(axis=1) - self.value)
         return float(np.max(errors / np.where(scale > 0, scale, 1)))
 
+    def _draw(self, ax: Any) -> None:
+        """A heat map of the contributions, layer by token."""
+        layers, positions = self.tokens.shape
+        plots.heat_map(ax, self.tokens, list(map(str, range(layers))), self._labels("position", positions))
+        plots.write(ax, title=f"Contributions of the stream to {self.value:.3f}", ylabel="before layer")
+
 
 def stream_contributions(
     model: Decoder, x: Float[Embeddings, "t d"], target: Target, *, position: int = -1, rule: Rule | str | None = None
@@ -59,11 +69,12 @@ def stream_contributions(
     arguments and errors are those of `jaxlin.attribute`, except that a target is not given as words.
     """
     check_model(model)
-    x = model.check_embeddings(x)
+    prompt, x = x, model.check_embeddings(x)
     position = position_in(x.shape[0], position)
     resolved = resolve_target(model, target, x, position)
     value, tokens, bias = jax.device_get(_contributions(model, x, position, resolved, rule_of(model, rule)))
-    return StreamContributions(float(value), tokens, bias)
+    result = StreamContributions(float(value), tokens, bias)
+    return traced_to(result, model, prompt, rule=rule, target=resolved, position=position)
 
 
 @functools.partial(jax.jit, static_argnames="rule")

@@ -22,6 +22,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import position_in
+from jaxlin.results import traced_to
 from jaxlin.tokenizer import Tokenizer
 
 DEFAULT_NEURONS = 20
@@ -67,7 +68,7 @@ def attribute(
         TokenizerError: a word is not one token.
     """
     check_model(model)
-    x = model.check_embeddings(x)
+    prompt, x = x, model.check_embeddings(x)
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
     parts: dict[str, Any] = contributions(model, x, position, resolved, rule, neurons, sources, remat)
@@ -77,4 +78,5 @@ def attribute(
             name: float(part) if isinstance(part, np.ndarray | np.generic) and not part.ndim else part
             for name, part in parts.items()
         }
-    return Attribution(**parts)
+    settings = {"target": resolved, "position": position, "rule": rule}
+    return traced_to(Attribution(**parts), model, prompt, tokenizer=tokenizer, **settings)

@@ -1,21 +1,23 @@
 """The result of an attribution: a value, and its contributions by input token and by part of the model."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.core
 import numpy as np
 from jaxtyping import Float
 
-from jaxlin.common.arrays import Leaf, ShapesRepr, to_list
+from jaxlin import plots
+from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
+from jaxlin.results import Result, html
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Neurons(ShapesRepr):
+class Neurons(Result):
     """Hidden neurons of MLPs, the largest absolute contribution first.
 
     Attributes:
@@ -24,6 +26,10 @@ class Neurons(ShapesRepr):
         contribution: the contribution of each neuron, ``[n]``.
     """
 
+    AXES: ClassVar = dict.fromkeys(("layer", "index", "contribution"), ("order",))
+    COLUMNS: ClassVar = {"index": "neuron"}
+    VALUE: ClassVar = "contribution"
+
     layer: Leaf
     index: Leaf
     contribution: Leaf
@@ -31,7 +37,7 @@ class Neurons(ShapesRepr):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Experts(ShapesRepr):
+class Experts(Result):
     """The experts that the routers of a model have chosen, the weight of each, and its contribution.
 
     They are those at the position of the logit, or with an axis of tokens those of all tokens. At each layer
@@ -47,6 +53,10 @@ class Experts(ShapesRepr):
         bias: the contribution of the biases of the last projections, likewise.
     """
 
+    LABELS: ClassVar = {"router": ("layer", "layer")}
+    COLUMNS: ClassVar = {"index": "expert"}
+    VALUE: ClassVar = "contribution"
+
     layer: Leaf
     index: Leaf
     weight: Leaf
@@ -54,10 +64,16 @@ class Experts(ShapesRepr):
     shared: Leaf
     bias: Leaf
 
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the axes, among them the tokens if there is an axis of them."""
+        tokens = ("position",) * (np.ndim(self.bias) - 1)
+        of_experts = dict.fromkeys(("index", "weight", "contribution"), ("router", *tokens, "choice"))
+        return {"layer": ("router",), **of_experts, **dict.fromkeys(("shared", "bias"), ("router", *tokens))}
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Attribution:
+class Attribution(Result):
     r"""The value $u \cdot f(x)$ for the direction $u$ of a target, as two exact sums of contributions.
 
     For a logit, $u$ is its row of the unembedding, times the frozen factor of the softcap where the model has one.
@@ -91,6 +107,14 @@ class Attribution:
             ones and the biases sum to those of `mlp`; None for a model without experts.
         per_layer: the contribution of each layer's per-layer embeddings, ``[layers]``; None in a model without them.
     """
+
+    AXES: ClassVar = {
+        "tokens": ("position",),
+        **dict.fromkeys(("attn", "mlp", "attn_bias", "mlp_bias", "per_layer"), ("layer",)),
+        "heads": ("layer", "head"),
+        "sources": ("layer", "head", "position"),
+        **dict.fromkeys(("value", "bias", "embed", "final_bias", "set_aside"), ()),
+    }
 
     value: Leaf
     tokens: Leaf
@@ -136,10 +160,6 @@ class Attribution:
         sizes = f"tokens={len(self.tokens)}, layers={shape[0]}, heads={shape[1]}, neurons={len(self.neurons.layer)}"
         return f"Attribution(value={self.value:.4f}, {sizes}, defect={self.defect:.0e})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain Python values for JSON: nested lists, with None where a layer has no such head."""
-        return jax.tree.map(to_list, asdict(self))
-
     def _repr_html_(self) -> str:
         """Two tables for a notebook, by input token and by layer."""
         return _html_tables(self)
@@ -156,7 +176,23 @@ class Attribution:
         if len(self.tokens) < 2:
             raise JaxlinError("Attribution: expected two tokens or more, to set the first one aside; found one.")
         tokens = np.concatenate([np.zeros_like(self.tokens[:1]), self.tokens[1:]])
-        return replace(self, tokens=tokens, set_aside=self.set_aside + float(self.tokens[0]))
+        return self.replaced(tokens=tokens, set_aside=self.set_aside + float(self.tokens[0]))
+
+    @property
+    def subject(self) -> str:
+        """What the contributions are to, in words."""
+        target = {} if self.provenance is None else self.provenance.settings.get("target")
+        if isinstance(target, int):
+            return f"the logit of {self._word(target)}"
+        if isinstance(target, list) and len(target) == 2:
+            return f"the logit of {self._word(target[0])} minus that of {self._word(target[1])}"
+        return "the value"
+
+    def _draw(self, ax: Any) -> None:
+        """Bars of the contributions of the tokens, over the text."""
+        labels = [*self._labels("position", len(self.tokens)), *["b"] * bool(self.bias)]
+        plots.token_bars(ax, {"contribution": np.append(self.tokens, self.bias)[: len(labels)]}, labels)
+        plots.write(ax, title=f"Contributions to {self.subject} ({self.value:.3f})", ylabel="contribution")
 
 
 def _defect(value: float, contributions: Sequence[float]) -> float:
@@ -166,27 +202,27 @@ def _defect(value: float, contributions: Sequence[float]) -> float:
 
 def _html_tables(attribution: Attribution) -> str:
     """A table of the contributions by input token, and one by layer."""
-    tokens = [(f"token {t}", value) for t, value in enumerate(attribution.tokens.tolist())]
+    largest = max(map(abs, (*attribution.tokens.tolist(), attribution.bias)), default=0.0)
+    names = attribution._labels("position", len(attribution.tokens))
+    tokens = list(zip(names, attribution.tokens.tolist(), strict=True))
     tokens += [("first token, set aside", attribution.set_aside)] if attribution.set_aside else []
+    by_token = "".join(
+        f"<tr><th>{html.span(name)}</th>{html.cell(value, largest)}</tr>"
+        for name, value in [*tokens, ("b, the biases", attribution.bias)]
+    )
+    layers = list(zip(attribution.attn.tolist(), attribution.mlp.tolist(), strict=True))
+    scale = max(map(abs, (attribution.embed, attribution.final_bias, *(value for layer in layers for value in layer))))
+
+    def line(name: Any, *values: float) -> str:
+        return f"<tr><th>{name}</th>{''.join(html.cell(value, scale) for value in values)}</tr>"
+
+    by_layer = "".join(line(layer, attn, mlp) for layer, (attn, mlp) in enumerate(layers))
+    ends = line("embedding", attribution.embed), line("final biases", attribution.final_bias)
     header = "<tr><th>layer</th><th>attention</th><th>MLP</th></tr>"
-    layers = "".join(
-        f"<tr><th>{layer}</th>{_cell(attn)}{_cell(mlp)}</tr>"
-        for layer, (attn, mlp) in enumerate(zip(attribution.attn.tolist(), attribution.mlp.tolist(), strict=True))
-    )
-    embedding, final = _row("embedding", attribution.embed, 2), _row("final biases", attribution.final_bias, 2)
     return (
-        f"<p>value <b>{attribution.value:.4f}</b>; off by {attribution.defect:.0e} of the largest token's part, "
-        f"{attribution.component_defect:.0e} of the largest layer's</p>"
-        f"<table><tr><th>input</th><th>contribution</th></tr>"
-        f"{''.join(_row(name, value) for name, value in tokens)}{_row('b, the biases', attribution.bias)}</table>"
-        f"<table>{header}{embedding}{layers}{final}</table>"
+        f"{html.heading(attribution)}<p>{html.span(attribution.subject)} <b>{attribution.value:.4f}</b>; "
+        f"the tokens' contributions sum to it with an error of {attribution.defect:.0e} of the largest, "
+        f"the layers' of {attribution.component_defect:.0e}</p>"
+        + html.table("", f"<tr><th>token</th><th>contribution</th></tr>{by_token}", "")
+        + html.table("", f"{header}{ends[0]}{by_layer}{ends[1]}", "")
     )
-
-
-def _row(name: str, value: float, columns: int = 1) -> str:
-    return f"<tr><th>{name}</th>{_cell(value, columns)}</tr>"
-
-
-def _cell(value: float, columns: int = 1) -> str:
-    span = f' colspan="{columns}"' if columns > 1 else ""
-    return f'<td{span} style="text-align:right;font-variant-numeric:tabular-nums">{value:+.4f}</td>'

@@ -9,16 +9,16 @@ import functools
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin import plots
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
-from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.printable import quoted
 from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.backward import pull_back
@@ -30,11 +30,12 @@ from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import InnerSite, SiteError, is_integer
 from jaxlin.nn.stack import layers_at, padded
+from jaxlin.results import Result, traced_to
 from jaxlin.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadAblation(ShapesRepr):
+class HeadAblation(Result):
     r"""What each query head contributes to a target, measured in three ways, ``[layers, h]`` each.
 
     An entry is NaN where a layer has fewer heads than another.
@@ -45,6 +46,9 @@ class HeadAblation(ShapesRepr):
         paths: how much it falls in the frozen model: the contribution of the head by all paths from all positions.
         direct: the contribution of what the head writes at the position that is read, as in `jaxlin.attribute`.
     """
+
+    AXES: ClassVar = dict.fromkeys(("effects", "paths", "direct"), ("layer", "head"))
+    PROPERTIES: ClassVar = ("rank_correlation", "direct_rank_correlation")
 
     value: float
     effects: Float[np.ndarray, "l h"]
@@ -60,6 +64,12 @@ class HeadAblation(ShapesRepr):
     def direct_rank_correlation(self) -> float:
         """Spearman's rank correlation of `effects` and `direct` over all heads; NaN if either is constant."""
         return spearman(self.effects, self.direct)
+
+    def _draw(self, ax: Any) -> None:
+        """A heat map of the effects, layer by head."""
+        rows, columns = (list(map(str, range(count))) for count in self.effects.shape)
+        plots.heat_map(ax, self.effects, rows, columns)
+        plots.write(ax, title="Fall of the target without the head", xlabel="head", ylabel="layer")
 
 
 def head_ablation(
@@ -90,7 +100,7 @@ def head_ablation(
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
-    x = prompt_up_to(model, x, position)
+    prompt, x = x, prompt_up_to(model, x, position)
     resolved = resolve_target(model, target, x, -1, tokenizer)
     attribution = attribute(model, x, resolved, neurons=0)
     paths = np.asarray(_by_all_paths(model, x, resolved))
@@ -98,7 +108,8 @@ def head_ablation(
     indices = jnp.arange(paths.shape[1])
     values = np.stack([np.asarray(_without_each_head(model, x, layer, resolved, indices)) for layer in layers])
     effects = np.where(np.isnan(paths), np.nan, attribution.value - values)
-    return HeadAblation(attribution.value, effects, paths, attribution.heads)
+    result = HeadAblation(attribution.value, effects, paths, attribution.heads)
+    return traced_to(result, model, prompt, tokenizer=tokenizer, target=resolved, position=position)
 
 
 def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> Decoder:

@@ -10,15 +10,15 @@ the rows of the map, the prediction is the "attribution patching" of Neel Nanda,
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin import plots
 from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
-from jaxlin.common.arrays import ShapesRepr
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.backward import pull_back
@@ -30,11 +30,12 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import Kind, checked_kinds
+from jaxlin.results import Result, traced_to
 from jaxlin.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Patching(ShapesRepr):
+class Patching(Result):
     """The effect of each value of another prompt in this one.
 
     Attributes:
@@ -45,6 +46,9 @@ class Patching(ShapesRepr):
             other prompt, ``[layers, p]`` for the positions up to the one that is read.
         predicted: how much it rises in the frozen model, ``[layers, p]``: the prediction of the map.
     """
+
+    AXES: ClassVar = dict.fromkeys(("effects", "predicted"), ("layer", "position"))
+    PROPERTIES: ClassVar = ("rank_correlation",)
 
     value: float
     other: float
@@ -62,6 +66,13 @@ class Patching(ShapesRepr):
     def rank_correlation(self) -> float:
         """Spearman's rank correlation of `effects` and `predicted` from `first` on; NaN if either is constant."""
         return spearman(self.effects[:, self.first :].ravel(), self.predicted[:, self.first :].ravel())
+
+    def _draw(self, ax: Any) -> None:
+        """A heat map of the effects, layer by token."""
+        layers, positions = self.effects.shape
+        plots.heat_map(ax, self.effects, list(map(str, range(layers))), self._labels("position", positions))
+        kind = "value" if self.provenance is None else self.provenance.settings.get("kind", "value")
+        plots.write(ax, title=f"Rise of the target with the other prompt's {kind}", ylabel="layer")
 
 
 def activation_patching(
@@ -98,7 +109,7 @@ def activation_patching(
         TokenizerError: a word that is not one token.
     """
     check_model(model)
-    x, other = map(model.check_embeddings, (x, other))
+    prompt, (x, other) = x, map(model.check_embeddings, (x, other))
     checked_kinds((kind,), model.sites)
     if x.shape != other.shape:
         raise JaxlinError(f"Patching: expected prompts of as many tokens; found {x.shape[0]} and {other.shape[0]}.")
@@ -112,7 +123,9 @@ def activation_patching(
     for layer in progress_bar(layers, show=progress, unit="layer", desc="patches"):
         values = _patch_each(model, x, other_sites[layer], layer, jnp.arange(first, len(x)), checked, kind)
         effects[layer, first:] = np.asarray(values) - value
-    return Patching(float(value), float(other_value), first, effects, np.asarray(predicted))
+    result = Patching(float(value), float(other_value), first, effects, np.asarray(predicted))
+    settings = {"target": checked, "position": position, "kind": kind}
+    return traced_to(result, model, prompt, tokenizer=tokenizer, **settings)
 
 
 @functools.partial(jax.jit, static_argnames="kind")

@@ -2,16 +2,17 @@ r"""Tests of the map against the ordinary model: deleted tokens, removed directi
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin import plots
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to, spearman
-from jaxlin.common.arrays import ShapesRepr, relative_error
+from jaxlin.common.arrays import relative_error
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.linalg.triplets import SVD
@@ -24,13 +25,14 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings, array_of, bound_like
 from jaxlin.nn.sites import position_in
+from jaxlin.results import Result, traced_to
 from jaxlin.tokenizer import Tokenizer
 
 Side = Literal["right", "left"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Deletion(ShapesRepr):
+class Deletion(Result):
     """The effect of deleting each token, beside its contribution by the map.
 
     Attributes:
@@ -39,6 +41,9 @@ class Deletion(ShapesRepr):
             ``[p]``.
         contributions: the contribution of each of these tokens by `jaxlin.attribute`, ``[p]``.
     """
+
+    AXES: ClassVar = dict.fromkeys(("effects", "contributions"), ("position",))
+    PROPERTIES: ClassVar = ("rank_correlation", "rank_correlation_without_first")
 
     value: float
     effects: Float[np.ndarray, " p"]
@@ -51,12 +56,18 @@ class Deletion(ShapesRepr):
 
     @property
     def rank_correlation_without_first(self) -> float:
-        """The same without the first token, whose deletion disturbs many models more than that of any other."""
+        """The same without the first token, whose deletion disturbs many models most."""
         return spearman(self.effects[1:], self.contributions[1:])
+
+    def _draw(self, ax: Any) -> None:
+        """Bars of effects and contributions, over the text."""
+        series = {"fall when deleted": self.effects, "contribution by the map": self.contributions}
+        plots.token_bars(ax, series, self._labels("position", len(self.effects)))
+        plots.write(ax, title="Deletion of each token", ylabel="change of the target")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Removal(ShapesRepr):
+class Removal(Result):
     r"""The effect of removing some singular directions, beside that of random vectors of the same norm.
 
     Attributes:
@@ -67,15 +78,23 @@ class Removal(ShapesRepr):
         random_change: `change` of each random removal, ``[n]``.
     """
 
+    AXES: ClassVar = dict.fromkeys(("random_kl", "random_change"), ("draw",))
+
     size: float
     kl: float
     change: float
     random_kl: Float[np.ndarray, " n"]
     random_change: Float[np.ndarray, " n"]
 
+    def _draw(self, ax: Any) -> None:
+        """The divergence of the removal, above those of random removals."""
+        draws = [f"random {draw}" for draw in range(len(self.random_kl))]
+        plots.bars(ax, np.append(self.kl, self.random_kl), ["removed", *draws])
+        plots.write(ax, title="Removal of singular directions", xlabel="KL divergence of the prediction, nats")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Validity(ShapesRepr):
+class Validity(Result):
     r"""How well the map at $x$ predicts the output at $x'$, in which one token is replaced.
 
     Attributes:
@@ -85,9 +104,17 @@ class Validity(ShapesRepr):
             The map is informative at $x'$ only where `error` is smaller.
     """
 
+    AXES: ClassVar = dict.fromkeys(("distance", "error", "unchanged"), ("position", "substitute"))
+
     distance: Float[np.ndarray, "p n"]
     error: Float[np.ndarray, "p n"]
     unchanged: Float[np.ndarray, "p n"]
+
+    def _draw(self, ax: Any) -> None:
+        """The mean errors of the map and of predicting no change, over the text."""
+        series = {"error of the map": self.error.mean(1), "of predicting no change": self.unchanged.mean(1)}
+        plots.token_bars(ax, series, self._labels("position", len(self.error)))
+        plots.write(ax, title="A token is replaced: mean over substitutes", ylabel="relative error")
 
 
 def deletion(
@@ -116,13 +143,14 @@ def deletion(
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
-    x = prompt_up_to(model, x, position)
+    prompt, x = x, prompt_up_to(model, x, position)
     if len(x) < 2:
         raise JaxlinError("Deletion: expected a position with a token before it; found the first.")
     resolved = resolve_target(model, target, x, -1, tokenizer)
     attribution = attribute(model, x, resolved, neurons=0)
     values = _without_each_token(model, x, resolved)
-    return Deletion(attribution.value, attribution.value - np.asarray(values), attribution.tokens)
+    result = Deletion(attribution.value, attribution.value - np.asarray(values), attribution.tokens)
+    return traced_to(result, model, prompt, tokenizer=tokenizer, target=resolved, position=position)
 
 
 def removal(
@@ -164,7 +192,7 @@ def removal(
         TokenizerError: a word that is not one token.
     """
     check_model(model)
-    x = model.check_embeddings(x)
+    prompt, x = x, model.check_embeddings(x)
     count = len(triplets.s) if k is None else k
     if not 1 <= count <= len(triplets.s):
         raise JaxlinError(f"Removal: expected k in 1..{len(triplets.s)}, the number of triplets; found {k}.")
@@ -191,7 +219,9 @@ def removal(
     removed = jnp.concatenate([jnp.zeros_like(component)[None], component[None], noise / norms * size])
     kl, values = (np.asarray(a) for a in _predictions(model, x, point[None] - removed, index, checked, side))
     change = values - values[0]
-    return Removal(float(size), float(kl[1]), float(change[1]), kl[2:], change[2:])
+    result = Removal(float(size), float(kl[1]), float(change[1]), kl[2:], change[2:])
+    settings = {"target": checked, "position": position, "side": side, "k": count, "seed": seed}
+    return traced_to(result, model, prompt, tokenizer=tokenizer, **settings)
 
 
 def validity(
@@ -223,7 +253,8 @@ def validity(
             f"Validity: expected substitutes of shape (n, {width}), one or more; found {np.shape(substitutes)}."
         )
     tokens = int(lmap.position) + 1
-    return Validity(*(np.asarray(a).reshape(tokens, -1) for a in _replace_each(lmap, substitutes, fraction, tokens)))
+    arrays = (np.asarray(a).reshape(tokens, -1) for a in _replace_each(lmap, substitutes, fraction, tokens))
+    return traced_to(Validity(*arrays), model, x, position=position, fraction=fraction)
 
 
 @jax.jit

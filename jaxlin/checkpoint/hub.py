@@ -80,6 +80,14 @@ def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
     return path if path.is_file() else path / "config.json"
 
 
+def commit_of(path: Path) -> str | None:
+    """The commit that a folder or a file in the cache of the hub belongs to; None for any other path."""
+    for folder in (path, *path.parents):
+        if folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name):
+            return folder.name
+    return None
+
+
 def _as_text(name: Any) -> str:
     if not isinstance(name, str | os.PathLike) or not isinstance(text := os.fspath(name), str):
         raise CheckpointError(f"Checkpoint: expected a hub id, a directory or a .gguf file; found {quoted(name)}.")

@@ -7,14 +7,15 @@ with no norm between. Other lenses estimate a prediction; these parts add up to 
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.arrays import ShapesRepr, relative_error
+from jaxlin import plots
+from jaxlin.common.arrays import relative_error
 from jaxlin.lens.prompt_maps import default_dim_batch
 from jaxlin.linearize.backward import pull_back, stream_direction
 from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
@@ -27,11 +28,13 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import position_in
-from jaxlin.spectrum.words import Poles, left_words
+from jaxlin.results import Result, note, traced_to
+from jaxlin.spectrum.word_results import Poles
+from jaxlin.spectrum.words import left_words
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ExactLens(ShapesRepr):
+class ExactLens(Result):
     r"""The parts of one output: ``parts[l].sum(0) + bias[l] == output`` at every layer.
 
     Attributes:
@@ -41,6 +44,14 @@ class ExactLens(ShapesRepr):
             logit of a word is its product with the word's row of the unembedding.
         bias: $b_l$, the contribution of the additive biases from block $l$ on, ``[layers + 1, d]``.
     """
+
+    AXES: ClassVar = {
+        "output": ("feature",),
+        "parts": ("layer", "position", "feature"),
+        "bias": ("layer", "feature"),
+        "projections": ("layer", "position"),
+    }
+    PROPERTIES: ClassVar = ("defect",)
 
     output: Float[np.ndarray, " d"]
     parts: Float[np.ndarray, "n t d"]
@@ -52,13 +63,26 @@ class ExactLens(ShapesRepr):
         errors = np.linalg.norm(self.parts.sum(1) + self.bias - self.output, axis=-1)
         return float(relative_error(errors.max(), np.linalg.norm(self.output)))
 
+    @property
+    def projections(self) -> Float[np.ndarray, "n t"]:
+        r"""$f \cdot J_{l,t}\,x_{l,t} / \lVert f \rVert^2$: each token's part along the output."""
+        return np.asarray(self.parts @ self.output / np.sum(np.square(self.output)))
+
+    def _draw(self, ax: Any) -> None:
+        """A heat map of the projections, layer by token."""
+        layers, positions = self.projections.shape
+        plots.heat_map(ax, self.projections, list(map(str, range(layers))), self._labels("position", positions))
+        plots.write(ax, title="Parts of the tokens along the output", ylabel="before layer")
+
     def words(self, model: Decoder, k: int = 8) -> Poles:
         """The `k` tokens that each part raises most and lowers most, ``[layers + 1, t, k]``.
 
         Raises:
             JaxlinError: `k` is not in 1..vocabulary, or a model of another width.
         """
-        return left_words(model, self.parts, k)
+        poles = left_words(model, self.parts, k)
+        note(poles, self.provenance)
+        return poles
 
 
 def exact(
@@ -80,7 +104,7 @@ def exact(
         JaxlinError: no such rule.
     """
     check_model(model)
-    x = model.check_embeddings(x)
+    prompt, x = x, model.check_embeddings(x)
     tokens, d = x.shape
     index, frozen_rule = position_in(tokens, position), rule_of(model, rule)
     frozen, values, last_stream, output = _recorded(model, x, index, frozen_rule)
@@ -94,7 +118,9 @@ def exact(
     norm_factors = jax.tree.map(lambda a: a[index], frozen.norm)
     parts[-1, index] = without_biases(model).norm(last_stream[index], Context(Replay(norm_factors)))
     bias = _bias_contributions(model, frozen, index) if has_biases(model) else np.zeros((len(parts), d), x.dtype)
-    return ExactLens(np.asarray(output), parts, np.asarray(bias))
+    return traced_to(
+        ExactLens(np.asarray(output), parts, np.asarray(bias)), model, prompt, rule=rule, position=position
+    )
 
 
 @functools.partial(jax.jit, static_argnames="rule")

@@ -3,13 +3,14 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin import plots
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.lens.jacobian_lens import JacobianLens, check_lens, layer_ranges
@@ -19,10 +20,11 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings, PromptError
 from jaxlin.nn.sites import is_integer, position_in
+from jaxlin.results import Result, html, traced_to
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class LensReading:
+class LensReading(Result):
     """The tokens with the largest logits at each layer and position, and the ranks of some tokens.
 
     Attributes:
@@ -33,6 +35,14 @@ class LensReading:
         logits: the logits of `ids`, after the softcap if the model has one, ``[n, p, k]``.
         ranks: for each of the `tokens` passed to `read`, how many tokens have a larger logit, ``[n, p, m]``.
     """
+
+    AXES: ClassVar = {
+        **dict.fromkeys(("ids", "logits"), ("layer", "position", "place")),
+        "ranks": ("layer", "position", "asked"),
+    }
+    LABELS: ClassVar = {"layer": ("layer", "layers"), "position": ("position", "positions")}
+    COLUMNS: ClassVar = {"ids": "id", "logits": "logit", "ranks": "rank"}
+    IDS: ClassVar = ("ids",)
 
     layers: tuple[int, ...]
     positions: tuple[int, ...]
@@ -45,6 +55,33 @@ class LensReading:
         return (
             f"LensReading(layers={layers}, {positions} positions, {k} tokens at each, ranks of {self.ranks.shape[2]})"
         )
+
+    @property
+    def words(self) -> list[list[list[str]]]:
+        """The tokens as people read them, ``[n][p][k]``; their ids where the tokenizer is not known."""
+        return [[[self._word(token) for token in cell] for cell in row] for row in self.ids.tolist()]
+
+    def tables(self) -> list[dict[str, Any]]:
+        """One table of the tokens, with the ranks of the tokens that were asked for as columns of their own."""
+        table, k = super().tables()[0], self.ids.shape[2]
+        ids = [] if self.provenance is None else self.provenance.settings.get("tokens", [])
+        for index in range(self.ranks.shape[2]):
+            name = self._word(ids[index]) if index < len(ids) else str(index)
+            table[f"rank of {name}"] = np.repeat(self.ranks[:, :, index].ravel(), k)
+        return [table]
+
+    def _draw(self, ax: Any) -> None:
+        """A grid of the likeliest tokens, layer by token of the prompt, on the logits; the last layer is on top."""
+        words = [[cell[0] for cell in row] for row in self.words][::-1]
+        columns = self._labels("position", len(self.positions))
+        plots.word_grid(ax, words, self.logits[::-1, :, 0], [str(layer) for layer in self.layers[::-1]], columns)
+        plots.write(ax, title="The likeliest token after each layer", ylabel="layer")
+
+    def _repr_html_(self) -> str:
+        """A grid of the likeliest tokens; the others are shown when the pointer rests on a cell."""
+        rows = [str(layer) for layer in self.layers[::-1]]
+        columns = self._labels("position", len(self.positions))
+        return html.heading(self) + html.word_grid(self.words[::-1], self.logits[::-1], rows, columns)
 
 
 def read(
@@ -74,7 +111,7 @@ def read(
         JaxlinError: a lens of another model, `k` not in 1..vocabulary, or an id that no token has.
     """
     check_model(model)
-    x = model.check_embeddings(x)
+    prompt, x = x, model.check_embeddings(x)
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
     if not is_integer(k) or not 1 <= k <= vocab:
         raise JaxlinError(f"Read: expected a number of tokens in 1..{vocab}; found {quoted(k)}.")
@@ -91,7 +128,8 @@ def read(
     last = () if depth - 1 in layers else (depth - 1,)
     arrays = (np.asarray(each, np.int32).reshape(len(each)) for each in (indices, ranked))
     fields = _read(model, x, maps, *arrays, layers=layers + last, k=int(k))
-    return LensReading(layers + last, indices, *jax.device_get(fields))
+    reading = LensReading(layers + last, indices, *jax.device_get(fields))
+    return traced_to(reading, model, prompt, tokens=ranked, lens="logit lens" if lens is None else lens.estimator)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxlin.common.provenance import ids_of, note_ids
 from jaxlin.linearize.frozen import record, replay_between, rule_of
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.arguments import check_model
@@ -48,11 +49,13 @@ def local_map(
         JaxlinError: there is no such rule.
     """
     check_model(model)
-    x = model.check_embeddings(x)
+    ids, x = ids_of(x), model.check_embeddings(x)
     tokens = x.shape[0]
     start, end = ends(source, target, model.config.num_hidden_layers, model.sites)
     position, freeze_rule = position_in(tokens, position), rule_of(model, rule)
     value, output, bias, frozen = _record(model, x, position, start, end, freeze_rule, remat)
+    if ids is not None:
+        note_ids(value, ids)
     length = _cut_length(position, tokens)
     if remat and not model.same_frequencies(length, tokens):
         length = tokens

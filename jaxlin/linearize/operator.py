@@ -32,6 +32,7 @@ from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sharding import mesh_of, row_parts, spread_rows
 from jaxlin.nn.sites import Place
+from jaxlin.results import traced_to
 
 RESIDUAL_DIRECTIONS = 32
 """The number of random directions in which `LocalMap.residual` is measured."""
@@ -245,7 +246,9 @@ class LocalMap:
             triplets = krylov_svd(*products, self.shape, self.output.dtype, k, tol=tol, seed=seed, like=self.x)
         else:
             raise JaxlinError(f"SVD: expected the method auto, dense or krylov; found {quoted(method)}.")
-        return triplets.signed(np.asarray(self.output))
+        signed = triplets.signed(np.asarray(self.output))
+        settings = {"position": self.position, "source": str(self.source), "target": str(self.target)}
+        return traced_to(signed, self.model, self.x, rule=self.rule, **settings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,11 @@ from jax.sharding import Mesh
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.folder import CheckpointFolder
+from jaxlin.checkpoint.gguf import GGUFFile
+from jaxlin.checkpoint.hub import commit_of
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.files import checksum
+from jaxlin.common.provenance import Checkpoint, note_checkpoint
 from jaxlin.loading.parameters import read_parameters
 from jaxlin.loading.registry import port_for
 from jaxlin.loading.stored import TensorSource
@@ -27,6 +31,9 @@ from jaxlin.nn.precision import Precision, checked_precision
 from jaxlin.nn.sharding import checked_mesh
 from jaxlin.quantized import PackedMatrix, open_quantized
 from jaxlin.tokenizer import Tokenizer, read_tokenizer
+
+HASHED_BYTES = 2**20
+"""The beginning of a file that is hashed: the names and shapes of its tensors, and some values."""
 
 SMALL = Path(__file__).parent / "small"
 """The folder of the trained model that ships in the wheel."""
@@ -103,7 +110,24 @@ def load(
     stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
     structure = jax.tree.structure(jax.eval_shape(lambda: build(compute_dtype or checked_dtype(stored))))
     parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
-    return jax.tree.unflatten(structure, parameters), tokenizer
+    model = jax.tree.unflatten(structure, parameters)
+    note_checkpoint(
+        model, _provenance("the small model of jaxlin" if name is None else os.fspath(name), checkpoint, tokenizer)
+    )
+    return model, tokenizer
+
+
+def _provenance(name: str, checkpoint: CheckpointFolder | GGUFFile, tokenizer: Any) -> Checkpoint:
+    """What a model was loaded from, with a hash of its configuration and of the beginning of each file of weights."""
+    path = Path(checkpoint.source)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    contents = [path / "config.json"] * path.is_dir() + files
+    return Checkpoint(name, commit_of(path), checksum(*map(_beginning, contents)), tokenizer)
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HASHED_BYTES) + str(path.stat().st_size).encode()
 
 
 def checked_dtype(dtype: Any) -> str:

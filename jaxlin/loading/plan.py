@@ -3,14 +3,15 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxlin import plots
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.checkpoint.hub import config_file
@@ -31,10 +32,11 @@ from jaxlin.porting.tensor_rows import EXPERT
 from jaxlin.quantized import PackedMatrix, quantized_format
 from jaxlin.quantized.bfloat16 import abstract_array
 from jaxlin.quantized.mixed import abstract_stack
+from jaxlin.results import Result
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
+@dataclass(frozen=True, eq=False)
+class MemoryPlan(Result):
     """The memory that a local linear map takes, in bytes except for the first three attributes.
 
     Attributes:
@@ -47,6 +49,8 @@ class MemoryPlan:
         rows: the temporary memory of a block of rows, and the rows themselves.
         jacobian: the dense J.
     """
+
+    PROPERTIES: ClassVar = ("operator", "peak")
 
     parameters: int
     tokens: int
@@ -67,9 +71,12 @@ class MemoryPlan:
         """The peak while the dense J is computed and stored."""
         return self.weights + self.frozen + max(self.forward, self.rows + self.jacobian)
 
-    def to_dict(self) -> dict[str, int]:
-        """All attributes and both peaks, for JSON."""
-        return {**asdict(self), "operator": self.operator, "peak": self.peak}
+    def _draw(self, ax: Any) -> None:
+        """Bars of the parts and the peaks, in GB."""
+        parts = ("weights", "frozen", "forward", "rows", "jacobian", "operator", "peak")
+        labels = [*parts[:-2], "peak without a dense J", "peak with a dense J"]
+        plots.bars(ax, np.array([getattr(self, part) / 1e9 for part in parts]), labels)
+        plots.write(ax, title=f"Memory for {self.tokens} tokens", xlabel="GB")
 
 
 def memory_plan(

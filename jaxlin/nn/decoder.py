@@ -25,13 +25,13 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.layer_scan import scan_layers, values_before
 from jaxlin.nn.modules import Embedding, Unembedding, parameter_value
 from jaxlin.nn.precision import Precision, matmul_precision
-from jaxlin.nn.prompt import Embeddings, Prompt, array_of, check_ids, checked_embeddings
+from jaxlin.nn.prompt import Embeddings, NotesIds, Prompt, array_of, check_ids, checked_embeddings
 from jaxlin.nn.schedule import Schedule, moved, same_frequencies, schedules
 from jaxlin.nn.sites import Place, is_cut
 from jaxlin.nn.stack import LayerIndex, Layout, Stack, layer_of
 
 
-class Decoder(nnx.Module):
+class Decoder(NotesIds, nnx.Module):
     """A decoder-only transformer as an immutable pytree: only `jax` transforms, no mutation after construction.
 
     A family subclasses it with its `Block`, called as ``block(x, schedule, ctx)``, and its final norm. The

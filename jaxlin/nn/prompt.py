@@ -5,6 +5,7 @@ determined by the embeddings $x$. So `model.embed` of such a model returns a `Pr
 the array $x$ in every other way.
 """
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from jaxtyping import Array
 
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
+from jaxlin.common.provenance import note_ids
 from jaxlin.nn.config import Config
 
 
@@ -116,6 +118,24 @@ class Prompt:
 
     def __neg__(self) -> Any:
         return self * -1
+
+
+class NotesIds:
+    """The base of models whose method `embed` leaves a note of the ids beside the embeddings that it returns."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "embed" in vars(cls):
+            embed = vars(cls)["embed"]
+
+            @functools.wraps(embed)
+            def noting(self: Any, ids: Any, *args: Any, **kwargs: Any) -> Any:
+                x = embed(self, ids, *args, **kwargs)
+                if not isinstance(x, Prompt):
+                    note_ids(x, ids)
+                return x
+
+            setattr(cls, "embed", noting)  # noqa: B010  a type checker keeps the signature of `embed`
 
 
 if TYPE_CHECKING:

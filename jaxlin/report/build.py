@@ -23,6 +23,7 @@ from jaxlin.nn.sites import is_integer
 from jaxlin.report.details import make_detail
 from jaxlin.report.experts import routed_layers
 from jaxlin.report.explanation import SPECTRA, Explanation, Spectrum, SpectrumRanks, Triplet
+from jaxlin.results import traced_to
 from jaxlin.spectrum.words import nearest_embeddings, promoted_tokens
 from jaxlin.tokenizer import Tokenizer, require_tokenizer
 
@@ -95,7 +96,7 @@ def explain(
     triplets = decomposition.svd
     k = min(top, len(triplets.s))
     leading = SVD(triplets.u[:, :k], triplets.s[:k], triplets.v[:k]).signed(np.asarray(lmap.output))
-    return Explanation(
+    explanation = Explanation(
         tokens=tokens,
         position=int(lmap.position),
         rule=lmap.rule if isinstance(lmap.rule, str) else repr(lmap.rule),
@@ -118,6 +119,8 @@ def explain(
         experts=routed_layers(attribution.experts),
         detail=None if layers is None else make_detail(model, tokenizer, attribution, layers, triplets.s, leading, top),
     )
+    settings = {"target": target_ids, "position": int(lmap.position), "top": top, "spectrum": method}
+    return traced_to(explanation, model, ids=ids, tokenizer=tokenizer, rule=lmap.rule, **settings)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from jaxlin.attribution.layer_streams import StreamContributions
 from jaxlin.attribution.result import Attribution
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.nn.decoder import Decoder
+from jaxlin.results import Result
 from jaxlin.spectrum.words import right_words
 from jaxlin.tokenizer import Tokenizer
 
@@ -19,8 +20,8 @@ SOURCES = 6
 """Positions that are listed for a head."""
 
 
-@dataclass(frozen=True)
-class TokenReading:
+@dataclass(frozen=True, eq=False)
+class TokenReading(Result):
     """The part of a right singular vector at one token of the prompt.
 
     Attributes:
@@ -36,8 +37,8 @@ class TokenReading:
     opposite: list[str]
 
 
-@dataclass(frozen=True)
-class Neuron:
+@dataclass(frozen=True, eq=False)
+class Neuron(Result):
     """A hidden neuron of an MLP, and its contribution to the logit."""
 
     layer: int
@@ -45,16 +46,16 @@ class Neuron:
     contribution: float
 
 
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, eq=False)
+class Source(Result):
     """A position that a head attends to, and the contribution to the logit that the head reads there."""
 
     index: int
     contribution: float
 
 
-@dataclass(frozen=True)
-class Detail:
+@dataclass(frozen=True, eq=False)
+class Detail(Result):
     """Contributions to the logit by layer and part of the model, and all singular values.
 
     Attributes:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from jaxlin.attribution.result import Experts
+from jaxlin.results import Result
 
 
-@dataclass(frozen=True)
-class ChosenExpert:
+@dataclass(frozen=True, eq=False)
+class ChosenExpert(Result):
     """An expert that the token at the position passes through.
 
     Attributes:
@@ -20,8 +21,8 @@ class ChosenExpert:
     contribution: float
 
 
-@dataclass(frozen=True)
-class RoutedLayer:
+@dataclass(frozen=True, eq=False)
+class RoutedLayer(Result):
     """A layer with a router, at the position.
 
     Attributes:

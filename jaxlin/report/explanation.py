@@ -1,10 +1,15 @@
 """An explanation as plain values, which the terminal, the page and JSON show."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
+from jaxlin import plots
+from jaxlin.common.token_names import joined, token_names, visible
 from jaxlin.report.details import Detail
 from jaxlin.report.experts import RoutedLayer
+from jaxlin.results import Result
 
 Spectrum = Literal["dense", "krylov", "none"]
 """How singular triplets are computed: from all rows of J, from products with it, or not at all."""
@@ -12,8 +17,8 @@ Spectrum = Literal["dense", "krylov", "none"]
 SPECTRA: tuple[Spectrum, ...] = ("dense", "krylov", "none")
 
 
-@dataclass(frozen=True)
-class Triplet:
+@dataclass(frozen=True, eq=False)
+class Triplet(Result):
     """A singular triplet in words.
 
     Attributes:
@@ -31,16 +36,16 @@ class Triplet:
     reads: list[tuple[str, float, list[str]]]
 
 
-@dataclass(frozen=True)
-class SpectrumRanks:
+@dataclass(frozen=True, eq=False)
+class SpectrumRanks(Result):
     """The stable and effective rank of a map: how many directions it uses; see `jaxlin.linearize.linalg.triplets`."""
 
     stable: float
     effective: float
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, eq=False)
+class Explanation(Result):
     """The result of `explain`.
 
     Attributes:
@@ -87,10 +92,44 @@ class Explanation:
     experts: list[RoutedLayer] = field(default_factory=list)
     detail: Detail | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, for JSON; `detail` is left out if it is None."""
-        values = asdict(self)
+    @property
+    def names(self) -> list[str]:
+        """The names of the prompt's tokens, see `jaxlin.common.token_names`."""
+        return token_names(self.tokens)
+
+    @property
+    def prompt(self) -> str:
+        """The text up to the position explained, as it was written."""
+        return joined(self.tokens[: self.position + 1])
+
+    @property
+    def rest(self) -> str:
+        """The text after the position explained."""
+        return joined(self.tokens[: len(self.tokens)])[len(self.prompt) :]
+
+    @property
+    def subject(self) -> str:
+        """The number that is attributed to tokens: a logit, or the difference of two."""
+        name = f"the logit of {visible(self.target)}"
+        return name if self.over is None else f"{name} minus that of {visible(self.over)}"
+
+    def values(self) -> dict[str, Any]:
+        """Plain Python values; `detail` is left out if it is None."""
+        values = super().values()
         return values if self.detail else {name: value for name, value in values.items() if name != "detail"}
+
+    def tables(self) -> list[dict[str, Any]]:
+        """A row for each token, with its contribution."""
+        positions = list(range(len(self.tokens)))
+        return [{"position": positions, "token": self.tokens, "contribution": self.contributions}]
+
+    def _draw(self, ax: Any) -> None:
+        """Bars of the contributions of the tokens, over the text."""
+        end = self.position + 1
+        biases = [self.bias] if self.bias else []
+        values = np.array([*self.contributions[:end], *biases])
+        plots.token_bars(ax, {"contribution": values}, [*self.names[:end], *["b"] * len(biases)])
+        plots.write(ax, title=f"Contributions to {self.subject} ({self.logit:.3f})", ylabel="contribution")
 
     def _repr_html_(self) -> str:
         """The page, for a notebook."""

@@ -14,8 +14,8 @@ from typing import Any
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_atomically
 from jaxlin.common.printable import finite
+from jaxlin.common.token_names import visible
 from jaxlin.report.explanation import Explanation
-from jaxlin.report.terminal import logit_name, visible
 
 HEIGHT = 720
 """Height of the page in a notebook, in pixels."""
@@ -42,15 +42,15 @@ def page(explanation: Explanation, name: str | None = None) -> str:
         for file in ("style.css", "script.js", "page.html")
     )
     parts = {
-        "title": html.escape(f"{logit_name(explanation)} after {prompt(explanation)[-60:]}"),
+        "title": html.escape(f"{explanation.subject} after {explanation.prompt[-60:]}"),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
         "data": as_json(contents(explanation, name)),
         "rows": "".join(
-            f"<tr><th>{html.escape(visible(token))}</th><td>{value:+.4f}</td></tr>"
-            for token, value in zip(explanation.tokens, explanation.contributions, strict=True)
+            f"<tr><th>{html.escape(name)}</th><td>{value:+.4f}</td></tr>"
+            for name, value in zip(explanation.names, explanation.contributions, strict=True)
         ),
     }
     return Template(template).substitute(parts)  # in one pass, so that no part is itself taken for a template
@@ -94,17 +94,11 @@ def write(explanation: Explanation, path: Path, name: str | None = None) -> None
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"), ReportError)
 
 
-def prompt(explanation: Explanation) -> str:
-    """The prompt up to the position explained."""
-    return "".join(explanation.tokens[: explanation.position + 1])
-
-
 def contents(explanation: Explanation, name: str | None) -> dict[str, Any]:
     """The data that the script draws: the explanation with its tokens made visible, the model's name, the versions."""
-    data = explanation.to_dict()
-    data["tokens"] = [visible(token) for token in explanation.tokens]
-    after = "".join(explanation.tokens[explanation.position + 1 :])
-    data["before"], data["after"] = map(_plain, (prompt(explanation), after))
+    data = explanation.values()
+    data["tokens"] = explanation.names
+    data["before"], data["after"] = map(_plain, (explanation.prompt, explanation.rest))
     data["target"] = visible(explanation.target)
     data["over"] = None if explanation.over is None else visible(explanation.over)
     data["next_tokens"] = [(visible(token), probability) for token, probability in explanation.next_tokens]

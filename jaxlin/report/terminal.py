@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxlin.common.printable import printable
+from jaxlin.common.token_names import visible
 from jaxlin.report.explanation import Explanation
 
 BAR = 28
@@ -23,9 +24,8 @@ SPECTRUM_CAPTION = (
 def show(explanation: Explanation, console: Console) -> None:
     """Print `explanation`."""
     # Tokens may look like rich's markup, so each text is a `Text`; joined, because an accent can be a token.
-    position, tokens = explanation.position, explanation.tokens
-    prompt = Text(printable("".join(tokens[: position + 1])), style="bold")
-    console.print(prompt.append(printable("".join(tokens[position + 1 :])), style="dim"))
+    prompt = Text(printable(explanation.prompt), style="bold")
+    console.print(prompt.append(printable(explanation.rest), style="dim"))
     likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in explanation.next_tokens)
     measured = "on all rows of J" if explanation.spectrum == "dense" else "in random directions"
     facts = Table.grid(padding=(0, 2))
@@ -47,7 +47,7 @@ def show(explanation: Explanation, console: Console) -> None:
 
 
 def _contributions(explanation: Explanation) -> Table:
-    title = Text(f"Contributions to {logit_name(explanation)} ({explanation.logit:.4f})")
+    title = Text(f"Contributions to {explanation.subject} ({explanation.logit:.4f})")
     table = Table(title=title, title_justify="left")
     table.add_column("token")
     table.add_column("contribution", justify="right")
@@ -126,15 +126,3 @@ def _ranks(explanation: Explanation) -> Table:
 
 def _words(words: list[str]) -> str:
     return " ".join(map(visible, words))
-
-
-def logit_name(explanation: Explanation) -> str:
-    """The number that is attributed to tokens: a logit, or the difference of two."""
-    name = f"the logit of {visible(explanation.target)}"
-    return name if explanation.over is None else f"{name} minus that of {visible(explanation.over)}"
-
-
-def visible(token: str) -> str:
-    """A token with each space as a middle dot, and each character that does not print as a sign that does."""
-    shown = token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown).replace(" ", "·")

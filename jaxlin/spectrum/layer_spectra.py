@@ -5,15 +5,15 @@ stream is their sum.
 """
 
 import functools
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.arrays import ShapesRepr
+from jaxlin import plots
 from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.every_layer import layer_maps
 from jaxlin.linearize.frozen import FrozenFactors, record
@@ -36,13 +36,14 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import SiteError, checked_kinds, position_in
 from jaxlin.nn.stack import LayerIndex, layer_of
+from jaxlin.results import Result, html, traced_to
 
 CONTRIBUTIONS = ("resid_post", "attn_out", "mlp_out")
 """The kinds of sites for the residual stream after a block, and for what its attention and its MLP add to it."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class LayerSpectra(ShapesRepr):
+class LayerSpectra(Result):
     r"""The spectra of one map for each layer.
 
     Attributes:
@@ -53,6 +54,12 @@ class LayerSpectra(ShapesRepr):
         single_token_u: the leading left vectors of the maps of single tokens, ``[n, l, k, d]``; None unless tokens were
             named.
     """
+
+    AXES: ClassVar = {
+        **dict.fromkeys(("s", "without_first"), ("layer", "triplet")),
+        "u": ("layer", "triplet", "feature"),
+        "single_token_u": ("prompt token", "layer", "triplet", "feature"),
+    }
 
     s: Float[np.ndarray, "l d"]
     without_first: Float[np.ndarray, "l d"] | None
@@ -68,6 +75,18 @@ class LayerSpectra(ShapesRepr):
     def stable_rank_without_first(self) -> Float[np.ndarray, " l"] | None:
         """The stable rank of each layer's map without the first token; None where there is no other token."""
         return None if self.without_first is None else np.array([stable_rank(s) for s in self.without_first])
+
+    def _draw(self, ax: Any) -> None:
+        """The stable rank of each layer's map, with the first token and without it."""
+        ranks = {"all tokens": self.stable_rank}
+        if (without_first := self.stable_rank_without_first) is not None:
+            ranks["without the first token"] = without_first
+        plots.curves(ax, np.arange(len(self.s)), ranks)
+        plots.write(ax, title="Stable rank of the maps", xlabel="layer", ylabel="Σσ² / σ₁²")
+
+    def _repr_html_(self) -> str:
+        """The largest singular values of each layer."""
+        return html.heading(self) + html.heat(self, ("layer", "triplet"), "s", self.s[:, :8])
 
     def path(self, n_directions: int = 2) -> Float[np.ndarray, "l n"]:
         r"""The cosines $u_i^{(l)} \cdot u_i^{(L)}$ of the leading left vectors with those of the last layer.
@@ -133,7 +152,8 @@ def cumulative_spectra(
     for kind in kinds:
         spectra = _spectra_of_grams([Gram(*parts) for parts in zip(*grams[kind], strict=True)], output, k)
         vectors = np.stack([token_vectors[kind][token] for token in single_tokens]) if single_tokens else None
-        results[kind] = replace(spectra, single_token_u=vectors)
+        result = spectra.replaced(single_token_u=vectors)
+        results[kind] = traced_to(result, model, x, rule=rule, kind=kind, position=position)
     return results
 
 
@@ -161,7 +181,8 @@ def single_layer_spectra(
             for layer in range(n_layers)
         ]
         grams = [gram_from_rows(pull, (d, tokens, d), x.dtype, block=block) for pull in pulls]
-        spectra[kind] = _spectra_of_grams(grams, output, k)
+        result = _spectra_of_grams(grams, output, k)
+        spectra[kind] = traced_to(result, model, x, rule=rule, kind=kind, position=position)
     return spectra
 
 
@@ -190,7 +211,8 @@ def spectra_to_output(
         part = kinds[start : start + kinds_per_pass]
         for kind, maps in layer_maps(model, frozen, kinds=part, position=position).items():
             grams = [gram_from_dense(np.asarray(jacobian)) for jacobian in maps]
-            spectra[kind] = _spectra_of_grams(grams, output, k)
+            result = _spectra_of_grams(grams, output, k)
+            spectra[kind] = traced_to(result, model, x, rule=rule, kind=kind, position=position)
     return spectra
 
 

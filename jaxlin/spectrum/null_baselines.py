@@ -8,14 +8,14 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.arrays import equal_by_identity
+from jaxlin import plots
 from jaxlin.linearize.linalg.gram_matrix import gram_from_rows, singular_values
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
@@ -25,14 +25,16 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import RULES, Rule, RuleName
 from jaxlin.nn.prompt import Embeddings, array_of, bound_like
 from jaxlin.quantized import PackedMatrix
+from jaxlin.results import Result, html, traced_to
+from jaxlin.results.tables import scalars, stacked
 from jaxlin.spectrum.prediction_ranks import Ranks, ranks_of_spectrum
 
 ROW_NAMES = ("local map", "y xᵀ/|x|²", "shuffled weights", "shuffled tokens", "ordinary Jacobian")
 """The names of the rows of `Baselines`, in order."""
 
 
-@equal_by_identity
-class Baseline(NamedTuple):
+@dataclass(frozen=True, eq=False, repr=False)
+class Baseline(Result):
     r"""One row of the table of baselines.
 
     Attributes:
@@ -44,15 +46,22 @@ class Baseline(NamedTuple):
         without_first: the ranks of the map without the first token; None where there is no other token.
     """
 
+    AXES: ClassVar = {"s": ("triplet",)}
+
     name: str
     residual: float
     s: Float[np.ndarray, " d"]
     ranks: Ranks
     without_first: Ranks | None
 
+    def _draw(self, ax: Any) -> None:
+        """The singular values on a logarithmic scale."""
+        plots.curves(ax, np.arange(1, len(self.s) + 1), {self.name: self.s}, log=True)
+        plots.write(ax, title=f"Singular values: {self.name}", xlabel="triplet", ylabel="σ")
 
-@equal_by_identity
-class RuleAngles(NamedTuple):
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RuleAngles(Result):
     """The angles between the leading singular subspaces of the maps under two freeze rules.
 
     Attributes:
@@ -61,13 +70,21 @@ class RuleAngles(NamedTuple):
         right: the principal angles between the spaces of right vectors.
     """
 
-    rules: tuple[Rule, Rule]
+    AXES: ClassVar = dict.fromkeys(("left", "right"), ("angle",))
+
+    rules: tuple[Rule | str, Rule | str]
     left: Float[np.ndarray, " k"]
     right: Float[np.ndarray, " k"]
 
+    def _draw(self, ax: Any) -> None:
+        """The angles of left and right vectors."""
+        one, other = self.rules
+        plots.curves(ax, np.arange(1, len(self.left) + 1), {"left vectors": self.left, "right vectors": self.right})
+        plots.write(ax, title=f"Angles between the maps of {one} and {other}", xlabel="angle", ylabel="degrees")
+
 
 @dataclass(frozen=True, eq=False)
-class Baselines:
+class Baselines(Result):
     """The result of `compare_baselines`; `str` formats it as a table.
 
     Attributes:
@@ -83,14 +100,34 @@ class Baselines:
     def __str__(self) -> str:
         header = ("residual", "σ1", "stable", "effective", "90 %", "99 %")
         lines = [" " * 20 + "".join(f"{cell:>11}" for cell in header)]
-        for name, residual, s, ranks, _ in self.rows:
+        for row in self.rows:
+            name, residual, s, ranks = row.name, row.residual, row.s, row.ranks
             values = (f"{residual:.1e}", f"{s[0]:.4g}", f"{ranks.stable:.3g}", f"{ranks.effective:.4g}")
             counts = (str(ranks.energy90), str(ranks.energy99))
             lines.append(f"{name:20}" + "".join(f"{cell:>11}" for cell in (*values, *counts)))
-        for (one, other), left, right in self.angles:
+        for turn in self.angles:
+            (one, other), left, right = turn.rules, turn.left, turn.right
             ranges = (f"{angles[0]:.0f}° to {angles[-1]:.0f}°" for angles in (left, right))
             lines.append(f"{one} / {other}".ljust(20) + "  left vectors turn by {}, right by {}".format(*ranges))
         return "\n".join(lines)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """A row for each map, with its residual, its largest singular value and its ranks."""
+        rows = [
+            {"map": row.name, "residual": row.residual, "σ1": float(row.s[0]), **scalars(row.ranks)}
+            for row in self.rows
+        ]
+        return [stacked([{key: [value] for key, value in row.items()} for row in rows])]
+
+    def _draw(self, ax: Any) -> None:
+        """The spectra of the map and of its baselines, on a logarithmic scale."""
+        plots.curves(ax, np.arange(1, len(self.rows[0].s) + 1), {row.name: row.s for row in self.rows}, log=True)
+        ax.set_ylim(bottom=float(self.rows[0].s[0]) * 1e-6)
+        plots.write(ax, title="Spectra of the map and of its null baselines", xlabel="triplet", ylabel="σ")
+
+    def _repr_html_(self) -> str:
+        """A row for each map."""
+        return html.heading(self) + html.rows(self, self.tables()[0])
 
 
 def compare_baselines(
@@ -130,7 +167,8 @@ def compare_baselines(
         _local_map_row(ROW_NAMES[3], tokens_map),
         _ordinary_row(lmap),
     )
-    return Baselines(rows, rule_angles(model, x, position=position, k=k), seed)
+    result = Baselines(rows, rule_angles(model, x, position=position, k=k), seed)
+    return traced_to(result, model, x, rule=rule, position=position, seed=seed)
 
 
 def rule_angles(

@@ -1,18 +1,22 @@
 r"""The rank of a local linear map, counted in six ways, with the first token and without it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxlin import plots
 from jaxlin.linearize.linalg.gram_matrix import MAX_BAND_BYTES, gram_from_rows, left_vectors
 from jaxlin.linearize.linalg.triplets import effective_rank, stable_rank
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sharding import to_numpy
+from jaxlin.results import Result, html, traced_to
+from jaxlin.results.tables import scalars, stacked
 
 MAX_KL = 0.01
 """The KL divergence, in nats, below which the prediction of a truncated map counts as that of the full map."""
@@ -21,8 +25,8 @@ TRUNCATIONS_PER_BATCH = 32
 """The number of truncated outputs that are unembedded together; each needs logits of the whole vocabulary."""
 
 
-@dataclass(frozen=True)
-class Ranks:
+@dataclass(frozen=True, eq=False)
+class Ranks(Result):
     r"""The ranks of a map with singular values $\sigma_i$ and energies $\sigma_i^2$.
 
     Attributes:
@@ -44,7 +48,8 @@ class Ranks:
     prediction: int | None = None
 
 
-class MapRanks(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class MapRanks(Result):
     """The ranks of a map, with and without its first token.
 
     Attributes:
@@ -55,6 +60,29 @@ class MapRanks(NamedTuple):
 
     joint: Ranks
     without_first: Ranks | None
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.joint, self.without_first)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """A row for each map."""
+        maps = {"all tokens": self.joint, "without the first token": self.without_first}
+        rows = [{"map": name, **scalars(ranks)} for name, ranks in maps.items() if ranks is not None]
+        return [stacked([{key: [value] for key, value in row.items()} for row in rows])]
+
+    def _draw(self, ax: Any) -> None:
+        """The ranks of both maps, side by side."""
+        table = self.tables()[0]
+        names = [name for name in table if name != "map"]
+        rows = [
+            [np.nan if table[name][i] is None else table[name][i] for name in names] for i in range(len(table["map"]))
+        ]
+        plots.token_bars(ax, dict(zip(table["map"], np.array(rows, float), strict=True)), names)
+        plots.write(ax, title="Ranks of the map", ylabel="rank")
+
+    def _repr_html_(self) -> str:
+        """A row for each map."""
+        return html.heading(self) + html.rows(self, self.tables()[0])
 
 
 def ranks_of_spectrum(s: Float[np.ndarray, " k"], prediction: int | None = None) -> Ranks:
@@ -88,7 +116,8 @@ def map_ranks(lmap: LocalMap, *, memory: int = MAX_BAND_BYTES) -> MapRanks:
 
     bias = np.asarray(lmap.bias, np.float64)
     without_first = ranks(gram.rest, joint - first, bias + first) if np.any(gram.rest) else None
-    return MapRanks(ranks(gram.joint, joint, bias), without_first)
+    result = MapRanks(ranks(gram.joint, joint, bias), without_first)
+    return traced_to(result, lmap.model, lmap.x, rule=lmap.rule, position=lmap.position)
 
 
 def prediction_rank(

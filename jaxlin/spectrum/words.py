@@ -2,87 +2,36 @@
 
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
-from jaxlin.common.arrays import equal_by_identity
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST, broadcast_last
+from jaxlin.results import note, traced_to
+from jaxlin.spectrum.word_results import Features, Poles, TopTokens, TripletWords
 
 DIRECTIONS_PER_BATCH = 64
 """The number of directions that are decoded together; each needs scores of the whole vocabulary."""
 
 
-@equal_by_identity
-class TopTokens(NamedTuple):
-    """The tokens with the highest scores for each direction.
-
-    Attributes:
-        ids: the token ids, the highest score first.
-        scores: the logits of an output direction, or the cosines of an input direction.
-    """
-
-    ids: Shaped[Array | np.ndarray, "*b k"]
-    scores: Shaped[Array | np.ndarray, "*b k"]
-
-
-@equal_by_identity
-class Poles(NamedTuple):
-    """The tokens at both poles of each direction, because the sign of a singular vector is arbitrary.
-
-    Attributes:
-        positive: the top tokens of the direction.
-        negative: the top tokens of the opposite direction, with their scores there.
-    """
-
-    positive: TopTokens
-    negative: TopTokens
-
-
-@equal_by_identity
-class TripletWords(NamedTuple):
-    r"""The tokens of singular triplets; $u \cdot f \ge 0$ fixes the sign of $u$, and of $v$ with it.
-
-    Attributes:
-        left: the output tokens of each left vector, scored by the logits of $u$, ``[k, n]``.
-        right: the input tokens of each right vector at each position, scored by cosines, ``[k, t, n]``.
-        share: the share of each position in the squared norm of each right vector, ``[k, t]``.
-    """
-
-    left: Poles
-    right: Poles
-    share: Float[np.ndarray, "k t"]
-
-
-@equal_by_identity
-class Features(NamedTuple):
-    """The columns or rows with the largest norms in the map of each token.
-
-    Attributes:
-        features: the indices of the columns or rows, the largest norm first, ``[t, m]``.
-        norms: the norms of these columns or rows.
-        words: the tokens of these columns or rows, ``[t, m, n]``.
-    """
-
-    features: Int[np.ndarray, "t m"]
-    norms: Float[np.ndarray, "t m"]
-    words: Poles
-
-
-@jax.jit(static_argnames="k")
 def promoted_tokens(model: Decoder, u: Float[Array, "*b d"], k: int = 8) -> TopTokens:
     r"""The `k` tokens that an output direction `u` promotes most: those with the largest logits $W_U u$.
 
     Those of ``-u`` are the other pole. A bias of the unembedding is left out, as it is the same for all directions.
     """
+    return traced_to(_promoted(model, u, k), model)
+
+
+@jax.jit(static_argnames="k")
+def _promoted(model: Decoder, u: Float[Array, "*b d"], k: int) -> TopTokens:
     scores, ids = jax.lax.top_k(without_biases(model).unembed(u), k)
     return TopTokens(ids, scores)
 
@@ -92,7 +41,7 @@ def nearest_embeddings(model: Decoder, v: Float[Array, "*b d"], k: int = 8) -> T
 
     Embeddings of zero, which some vocabularies have for control tokens, have no direction and are left out.
     """
-    return _nearest(model, _inverse_norms(model), v, k)
+    return traced_to(_nearest(model, _inverse_norms(model), v, k), model)
 
 
 def triplet_words(
@@ -113,7 +62,10 @@ def triplet_words(
     """
     signed = svd if output is None else svd.signed(np.asarray(output))
     share = np.sum(np.square(signed.v), axis=-1)
-    return TripletWords(left_words(model, signed.u.T, k), right_words(model, signed.v, k), share)
+    words = TripletWords(left_words(model, signed.u.T, k), right_words(model, signed.v, k), share)
+    if svd.provenance is not None:
+        note(words, svd.provenance)
+    return words
 
 
 def left_words(model: Decoder, u: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> Poles:
@@ -156,7 +108,8 @@ def _largest_vectors(
     norms = np.linalg.norm(vectors, axis=-1)
     index = np.argsort(-norms, axis=-1, kind="stable")[:, :count]
     largest = np.take_along_axis(vectors, index[:, :, None], axis=1)
-    return Features(index, np.take_along_axis(norms, index, axis=-1), decode(model, largest, k))
+    features = Features(index, np.take_along_axis(norms, index, axis=-1), decode(model, largest, k))
+    return traced_to(features, model)
 
 
 def _poles(model: Decoder, decode: Callable[..., TopTokens], directions: Any, k: int) -> Poles:
@@ -179,7 +132,8 @@ def _poles(model: Decoder, decode: Callable[..., TopTokens], directions: Any, k:
         padded = np.concatenate([batch, np.zeros((DIRECTIONS_PER_BATCH - len(batch), width), batch.dtype)])
         ids[rows], scores[rows] = (np.asarray(array)[: len(batch)] for array in decode(model, jnp.asarray(padded), k))
     shape = (2, *directions.shape[:-1], k)
-    return Poles(*(TopTokens(*pole) for pole in zip(ids.reshape(shape), scores.reshape(shape), strict=True)))
+    poles = (TopTokens(*pole) for pole in zip(ids.reshape(shape), scores.reshape(shape), strict=True))
+    return traced_to(Poles(*poles), model)
 
 
 _INVERSE_NORMS: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()

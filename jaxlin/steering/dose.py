@@ -2,19 +2,21 @@ r"""Dose curves: the effect of an edit on generated texts as its strength grows,
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin import plots
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import at_least_float32
 from jaxlin.nn.prompt import padded_prompt
+from jaxlin.results import Result, html, traced_to
 from jaxlin.steering.edited_model import full_pass, schedule_at
 from jaxlin.steering.edits import Edit, SteeringError, Where, check_edits
 from jaxlin.steering.generation import Generation, Prompt, frequency_spans, generate_batch, round_up
@@ -22,7 +24,7 @@ from jaxlin.tokenizer import Tokenizer, require_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
-class DoseCurve:
+class DoseCurve(Result):
     r"""The effect of an edit at each of ``s`` strengths, on the same ``n`` prompts.
 
     The numbers are means over the prompts, and those of distributions also over the positions of the new text. $p_s$
@@ -44,6 +46,11 @@ class DoseCurve:
         texts: the new text after each prompt, at each strength.
     """
 
+    AXES: ClassVar = dict.fromkeys(
+        ("strengths", "target_rate", "target_probability", "kl", "surprise", "repetition"), ("dose",)
+    )
+    LABELS: ClassVar = {"dose": ("strength", "strengths")}
+
     edit: str
     site: Any
     where: Where | str
@@ -57,9 +64,43 @@ class DoseCurve:
     prompts: list[str]
     texts: list[list[str]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, for JSON."""
-        return {key: a.tolist() if isinstance(a, np.ndarray) else a for key, a in asdict(self).items()}
+    def tables(self) -> list[dict[str, Any]]:
+        """A row for each strength and prompt, with the new text and the means over the prompts at the strength."""
+        means, n = super().tables()[0], len(self.prompts)
+        texts = {"prompt": self.prompts * len(self.strengths), "text": [text for row in self.texts for text in row]}
+        return [
+            {
+                "strength": np.repeat(self.strengths, n),
+                **texts,
+                **{k: np.repeat(v, n) for k, v in means.items() if k != "strength"},
+            }
+        ]
+
+    def _draw(self, ax: Any) -> None:
+        """The shares as curves over the strength, and divergence and surprise on an axis of their own."""
+        shares = {
+            f"texts with {self.target}": self.target_rate,
+            f"probability of {self.target}": self.target_probability,
+            "repetition": self.repetition,
+        }
+        plots.curves(ax, self.strengths, shares)
+        plots.write(ax, title=f"{self.edit} at {_place(self.site)}", xlabel="strength", ylabel="share")
+        other = ax.twinx()
+        other.plot(self.strengths, self.kl, color="0.4", linestyle="--", linewidth=1.0, label="KL divergence")
+        other.plot(self.strengths, self.surprise, color="0.4", linestyle=":", linewidth=1.0, label="surprise")
+        other.tick_params(labelsize=8)
+        plots.write(other, ylabel="nats (dashed: KL divergence; dotted: surprise)")
+
+    def _repr_html_(self) -> str:
+        """A row for each strength, and the texts below it."""
+        table = self.tables()[0]
+        means = Result.tables(self)[0]
+        texts = {name: table[name] for name in ("strength", "prompt", "text")}
+        return html.heading(self) + html.rows(self, means) + html.rows(self, texts)
+
+
+def _place(site: Any) -> str:
+    return " ".join(map(str, site)) if isinstance(site, list | tuple) else str(site)
 
 
 def dose_curve(
@@ -107,7 +148,7 @@ def dose_curve(
         rows.append(np.mean([_measurements(model, generation, word, token) for generation in batch], axis=0))
         texts.append([generation.text for generation in batch])
     rate, probability, kl, surprise, repeated = np.stack(rows, axis=1)
-    return DoseCurve(
+    curve = DoseCurve(
         edit=type(edit).__name__,
         site=edit.site,
         where=edit.where,
@@ -121,6 +162,7 @@ def dose_curve(
         prompts=[prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in prompts],
         texts=texts,
     )
+    return traced_to(curve, model, tokenizer=tokenizer, max_new_tokens=max_new_tokens, **options)
 
 
 def _target(tokenizer: Tokenizer, target: str | int) -> tuple[str, int]:

@@ -13,7 +13,6 @@ token past the trained length (transformers keeps the old keys there, and its ca
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -28,8 +27,10 @@ from jaxlin.nn.layers import at_least_float32
 from jaxlin.nn.prompt import PromptError
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.stack import Stack
+from jaxlin.results import traced_to
 from jaxlin.steering.edited_model import State, forward, initial_state, schedule_at
 from jaxlin.steering.edits import Edit, check_edits
+from jaxlin.steering.generated import Generation
 from jaxlin.steering.samplers import Sampling, SamplingError, make_sampling, sample_token
 from jaxlin.tokenizer import Tokenizer, require_tokenizer
 
@@ -38,35 +39,6 @@ LENGTH_MULTIPLE = 16
 
 Prompt = str | Sequence[int]
 """A text, or its token ids."""
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """A continued prompt.
-
-    Attributes:
-        prompt: the token ids of the prompt.
-        tokens: the new token ids, including the one that ended the text if there was one.
-        stopped: whether a stop token ended the text.
-        text: the new text, without special tokens.
-        logits: the logits that each new token was sampled from, ``[n, vocab]``, before the temperature; None unless
-            ``return_logits=True``.
-    """
-
-    prompt: list[int]
-    tokens: list[int]
-    stopped: bool
-    text: str
-    logits: Float[np.ndarray, "n vocab"] | None
-
-    def __eq__(self, other: object) -> bool:
-        """Whether all fields are equal, and all logits."""
-        if not isinstance(other, Generation):
-            return NotImplemented
-        one, two = ((each.prompt, each.tokens, each.stopped, each.text) for each in (self, other))
-        if self.logits is None or other.logits is None:
-            return one == two and self.logits is other.logits
-        return one == two and np.array_equal(self.logits, other.logits)
 
 
 def generate(
@@ -117,6 +89,7 @@ def generate_batch(
         raise PromptError("Prompts: expected a list of them; found one text. Put it in a list, or call generate.")
     if max_new_tokens < 1:
         raise SamplingError(f"New tokens: expected 1 or more; found {max_new_tokens}.")
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     sampling = make_sampling(model.config.vocab_size, temperature, top_k, top_p)
     tokenizer = require_tokenizer(tokenizer, "A generation")
     checked = check_edits(model, edits)
@@ -129,10 +102,12 @@ def generate_batch(
     is_one_batch = len(list(frequency_spans(model, shortest, longest + max_new_tokens))) == 1
     groups = [range(len(ids))] if ids and is_one_batch else [range(i, i + 1) for i in range(len(ids))]
     results = [each for group in groups for each in run([ids[i] for i in group], jnp.stack([keys[i] for i in group]))]
-    return [
-        Generation(prompt, new, bool(new) and new[-1] in stop, _new_text(tokenizer, prompt, new), logits)
-        for prompt, (new, logits) in zip(ids, results, strict=True)
-    ]
+    generations = []
+    for prompt, (new, logits) in zip(ids, results, strict=True):
+        ended, text = bool(new) and new[-1] in stop, _new_text(tokenizer, prompt, new)
+        generation = Generation(prompt, new, ended, text, logits)
+        generations.append(traced_to(generation, model, ids=prompt, tokenizer=tokenizer, **settings))
+    return generations
 
 
 def prompt_ids(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, max_new_tokens: int) -> list[int]:

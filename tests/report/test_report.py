@@ -18,9 +18,9 @@ from command import jaxlin_command
 from playwright.sync_api import Browser, Page
 
 import jaxlin
+from jaxlin.common.token_names import visible
 from jaxlin.report import page, write
 from jaxlin.report.html import ReportError, as_json
-from jaxlin.report.terminal import visible
 
 PROMPT = "The bridge out of the town is the"
 HOSTILE = "</script><img src=x onerror=alert(1)><b>&amp;\u202e\u2028 \"'$style ${style} $$"

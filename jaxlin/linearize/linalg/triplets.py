@@ -5,21 +5,22 @@ The joint map is the matrix ``[d, t * d]`` that multiplies the embeddings of all
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxlin.common.arrays import ShapesRepr
+from jaxlin import plots
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.sharding import to_numpy
 from jaxlin.nn.sites import is_integer
+from jaxlin.results import Result
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SVD(ShapesRepr):
+class SVD(Result):
     r"""The largest singular triplets, $J \approx \sum_i \sigma_i u_i v_i^\top$; it unpacks as ``u, s, v``.
 
     Attributes:
@@ -32,6 +33,12 @@ class SVD(ShapesRepr):
             measured.
         method: ``"dense"`` or ``"krylov"``.
     """
+
+    AXES: ClassVar = {
+        **dict.fromkeys(("s", "residual", "bound"), ("triplet",)),
+        "u": ("feature", "triplet"),
+        "v": ("triplet", "position", "feature"),
+    }
 
     u: Float[np.ndarray, "d k"]
     s: Float[np.ndarray, " k"]
@@ -46,7 +53,17 @@ class SVD(ShapesRepr):
     def signed(self, output: Float[np.ndarray, " d"]) -> "SVD":
         r"""The same triplets with $u \cdot f \ge 0$: the signs of a pair of singular vectors are arbitrary."""
         sign = np.where(output @ self.u < 0, -1, 1).astype(self.u.dtype)
-        return replace(self, u=self.u * sign[None], v=self.v * sign[:, None, None])
+        return self.replaced(u=self.u * sign[None], v=self.v * sign[:, None, None])
+
+    @property
+    def share(self) -> Float[np.ndarray, "k t"]:
+        """The share of each position in the squared norm of each right vector."""
+        return np.sum(np.square(self.v), axis=-1)
+
+    def _draw(self, ax: Any) -> None:
+        """The singular values on a logarithmic scale."""
+        plots.curves(ax, np.arange(1, len(self.s) + 1), {"σ": self.s}, log=True)
+        plots.write(ax, title="Singular values", xlabel="triplet", ylabel="σ")
 
 
 def svd(jacobian: Shaped[np.ndarray, "d t e"], k: int | None = None) -> SVD:

@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
+
+from jaxlin import plots
 from jaxlin.common.printable import message
+from jaxlin.results import Result, html
+from jaxlin.results.tables import stacked
 
 
-@dataclass(frozen=True)
-class Line:
+@dataclass(frozen=True, eq=False)
+class Line(Result):
     """One thing that was checked.
 
     Attributes:
@@ -29,8 +34,8 @@ class Line:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class ModelCheck:
+@dataclass(frozen=True, eq=False)
+class ModelCheck(Result):
     """The result of `check_model`.
 
     Attributes:
@@ -38,6 +43,8 @@ class ModelCheck:
         facts: what the checkpoint is, by name.
         lines: the checks, in order.
     """
+
+    PROPERTIES: ClassVar = ("passed",)
 
     name: str
     facts: Mapping[str, str]
@@ -48,9 +55,20 @@ class ModelCheck:
         """Whether no check failed."""
         return all(line.passed is not False for line in self.lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, for JSON."""
-        return {**asdict(self), "facts": dict(self.facts), "passed": self.passed}
+    def tables(self) -> list[dict[str, Any]]:
+        """A row for each check."""
+        return [stacked([{key: [value] for key, value in line.values().items()} for line in self.lines])]
+
+    def _draw(self, ax: Any) -> None:
+        """How far each figure is from its bar, in powers of ten: to the left of zero the check passes."""
+        lines = [line for line in self.lines if line.figure and line.bar and not line.above]
+        distances = [np.log10(line.figure / line.bar) for line in lines if line.figure and line.bar]
+        plots.bars(ax, np.array(distances), [line.name for line in lines])
+        plots.write(ax, title=f"Checks of {self.name}", xlabel="figure / bar, in powers of ten; below 0 passes")
+
+    def _repr_html_(self) -> str:
+        """A row for each check."""
+        return html.heading(self) + html.rows(self, self.tables()[0])
 
 
 def counted(name: str, passed: bool, figure: int, bar: int, *, above: bool = False, note: str = "") -> Line:

@@ -11,7 +11,8 @@ import numpy as np
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.style import COLOURS, label, labels, over_words, plain_log, text_table, token_legend
 from jaxlin.report.paper.subject import Subject
-from jaxlin.spectrum.words import Features, largest_columns, largest_rows
+from jaxlin.spectrum.word_results import Features
+from jaxlin.spectrum.words import largest_columns, largest_rows
 
 FEATURES, WORDS = 4, 6
 """The number of columns and rows of each token that are decoded, and of words for each."""

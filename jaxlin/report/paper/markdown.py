@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlin.common.printable import printable
-from jaxlin.report.terminal import visible
+from jaxlin.common.token_names import visible
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

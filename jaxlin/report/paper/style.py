@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
+from jaxlin.common.token_names import visible
 from jaxlin.report.paper.run_folder import PaperError
-from jaxlin.report.terminal import visible
 
 STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.6,

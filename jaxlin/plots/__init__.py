@@ -1,0 +1,12 @@
+"""Drawing with matplotlib: bars, heat maps, grids of words and curves, in axes that a caller may give.
+
+Nothing here knows a result of an analysis: each result says in its method `plot` what is drawn. matplotlib is imported
+when something is drawn, and nowhere else but by the figures of the paper.
+"""
+
+from jaxlin.plots.axes import axes_or_new, write
+from jaxlin.plots.bars import bars, token_bars
+from jaxlin.plots.curves import curves, scatter
+from jaxlin.plots.heat_map import heat_map, word_grid
+
+__all__ = ["axes_or_new", "bars", "curves", "heat_map", "scatter", "token_bars", "word_grid", "write"]

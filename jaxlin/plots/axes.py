@@ -1,0 +1,99 @@
+"""Axes to draw in, the style of everything drawn, and text that the fonts have glyphs for."""
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import quoted
+
+PLUS, MINUS, PAPER, INK = "#2f7ec4", "#d0702a", "#fbfaf7", "#1f1d1a"
+"""The colours of positive and negative numbers, of zero, and of text."""
+
+COLOURS = (PLUS, MINUS, "#009e73", "#8c8c8c", "#cc79a7", "#000000", "#e69f00", "#56b4e9")
+"""The colours of curves, which can be told apart with any colour vision.
+
+Source: Okabe and Ito, "Color universal design", 2008, with the first two of the page of an explanation.
+"""
+
+FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Emoji",
+    "Segoe UI Symbol",
+)
+"""The fonts that text is drawn in: each character in the first that is installed and has it."""
+
+NEW = "jaxlin"
+"""The group id of figures that are made here, whose size may be changed."""
+
+
+def axes_or_new(ax: Any) -> Any:
+    """`ax`, or the axes of a new figure.
+
+    Raises:
+        JaxlinError: matplotlib is not installed, or `ax` is not matplotlib's axes.
+    """
+    if find_spec("matplotlib") is None:
+        raise JaxlinError('Plot: expected matplotlib; found none. Install it: pip install "jaxlin[plot]".')
+    if ax is None:
+        from matplotlib import pyplot
+
+        figure, ax = pyplot.subplots(layout="constrained")
+        figure.set_gid(NEW)
+    elif not hasattr(ax, "imshow"):
+        raise JaxlinError(f"Plot: expected axes of matplotlib; found {quoted(ax)}.")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def resize(ax: Any, width: float, height: float) -> None:
+    """Give a new figure this size, in inches, within bounds; a figure of the caller stays as it is."""
+    if ax.figure.get_gid() == NEW:
+        ax.figure.set_size_inches(min(max(width, 4.0), 16.0), min(max(height, 2.4), 14.0))
+
+
+def label(text: str, length: int = 18) -> str:
+    """`text` as matplotlib can draw it: without formulas, and with the number of each character that no font has."""
+    glyphs = _glyphs()
+    shown = "".join(c if ord(c) in glyphs else "" if not c.isprintable() else f"U+{ord(c):X}" for c in text)
+    shown = shown if len(shown) <= length else shown[: length - 1] + "…"
+    return shown.replace("$", r"\$")
+
+
+def write(ax: Any, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Write the title and the names of the axes; an empty text leaves what is there."""
+    font = {"family": fonts()}
+    if title:
+        ax.set_title(label(title, 90), loc="left", fontsize=9, **font)
+    if xlabel:
+        ax.set_xlabel(label(xlabel, 60), fontsize=8, **font)
+    if ylabel:
+        ax.set_ylabel(label(ylabel, 60), fontsize=8, **font)
+
+
+@cache
+def fonts() -> list[str]:
+    """The fonts of `FONTS` that are installed."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {entry.name for entry in fontManager.ttflist}
+    return [name for name in FONTS if name in installed]
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The characters that the fonts have."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(code for name in fonts() for code in get_font(findfont(name)).get_charmap())
