@@ -39,7 +39,7 @@ def token_names(tokens: Sequence[str]) -> list[str]:
         tokens: the text of each token, with bytes that are only a part of a character written as ``<0xF0>``, as
             `jaxlin.tokenizer.Tokenizer.to_str_tokens` gives them.
     """
-    names = ["".join(parts) for parts in _shown_parts(tokens)]
+    names = ["".join(parts).replace("⟩⟨", " ") for parts in _shown_parts(tokens)]
     return [
         f"{name}{str(position).translate(_SUBSCRIPTS)}" if names.count(name) > 1 else name
         for position, name in enumerate(names)

@@ -51,7 +51,7 @@ def heat_map(
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02, fraction=0.04)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    _ticks(ax.set_yticks, rows, 0)
+    _ticks(ax.set_yticks, rows, 0, 32)
     _ticks(ax.set_xticks, columns, 90 if max(map(len, columns), default=0) > 3 else 0)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -82,7 +82,7 @@ def _in_cell(ax: Any, row: int, column: int, text: str, share: float) -> None:
     ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour, family=fonts())
 
 
-def _ticks(set_ticks: Any, labels: Sequence[str], rotation: int) -> None:
+def _ticks(set_ticks: Any, labels: Sequence[str], rotation: int, length: int = 18) -> None:
     step = -(-len(labels) // MAX_LABELS)
     shown = range(0, len(labels), step) if labels else []
-    set_ticks(list(shown), [label(labels[i]) for i in shown], fontsize=8, rotation=rotation, family=fonts())
+    set_ticks(list(shown), [label(labels[i], length) for i in shown], fontsize=8, rotation=rotation, family=fonts())

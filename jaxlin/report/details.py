@@ -1,10 +1,12 @@
 """The parts of an explanation that only the page shows: layers, heads, neurons and all singular values."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxlin import plots
 from jaxlin.attribution.layer_streams import StreamContributions
 from jaxlin.attribution.result import Attribution
 from jaxlin.linearize.linalg.triplets import SVD
@@ -95,6 +97,12 @@ class Detail(Result):
     neurons: list[Neuron]
     spectrum: list[float]
     readings: list[list[TokenReading]]
+
+    def _draw(self, ax: Any) -> None:
+        """A heat map of the contributions of the streams, layer by token."""
+        streams = np.array(self.streams)
+        plots.heat_map(ax, streams, list(map(str, range(len(streams)))), self._labels("position", streams.shape[1]))
+        plots.write(ax, title="Contributions of the stream", ylabel="before layer")
 
 
 def make_detail(

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from os import PathLike
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.core
@@ -16,6 +16,8 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.results import files, html, tables
 from jaxlin.results.provenance import Provenance, note
 from jaxlin.results.values import equal, is_array, plain
+
+R = TypeVar("R", bound="Result")
 
 
 class Result(ShapesRepr):
@@ -53,7 +55,7 @@ class Result(ShapesRepr):
         """
         return self.__dict__.get("_provenance")
 
-    def with_prompt(self, tokenizer: Any, ids: Sequence[int]) -> Self:
+    def with_prompt(self: R, tokenizer: Any, ids: Sequence[int]) -> R:
         """This result with the tokens of its prompt, where it does not know them, as after a transform.
 
         Args:
@@ -65,7 +67,7 @@ class Result(ShapesRepr):
         note(labelled, replace(provenance, tokenizer=tokenizer, ids=tuple(map(int, ids))))
         return labelled
 
-    def replaced(self, **changes: Any) -> Self:
+    def replaced(self: R, **changes: Any) -> R:
         """This result with some fields changed, and the same provenance."""
         instance: Any = self
         changed: Any = replace(instance, **changes)
@@ -143,7 +145,7 @@ class Result(ShapesRepr):
         files.write(self, path, used.tolist())
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Self:
+    def load(cls: type[R], path: str | PathLike[str]) -> R:
         """The result of this class in a file that `save` wrote.
 
         Raises:

@@ -97,9 +97,9 @@ def word_grid(words: Any, strength: np.ndarray, rows: list[str], columns: list[s
     first = np.asarray(strength)[..., 0]
     low, high = float(np.min(first)), float(np.max(first))
 
-    def word(cell_words: list[str], numbers: Any, value: float) -> str:
+    def word(cell_words: list[str], numbers: Any, value: Any) -> str:
         listed = ", ".join(f"{each} {score:.2f}" for each, score in zip(cell_words, numbers, strict=True))
-        share = (value - low) / ((high - low) or 1.0)
+        share = float(value - low) / ((high - low) or 1.0)
         title = escape(printable(listed), quote=True)
         return f'<td title="{title}" style="background:rgba({PLUS},{share:.2f})">{span(cell_words[0])}</td>'
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlin.common.files import checksum
 from jaxlin.common.provenance import checkpoint_of, ids_of
-from jaxlin.common.token_names import token_names, visible
+from jaxlin.common.token_names import token_names
 
 PACKAGES = ("jaxlin", "jax", "flax", "numpy")
 """The packages whose versions are noted."""
@@ -62,7 +62,7 @@ class Provenance:
     def word(self, token: int) -> str:
         """The text of a token as people read it, or its id if the text is not known."""
         text = self.text(int(token))
-        return f"id {int(token)}" if text is None else visible(text)
+        return f"id {int(token)}" if text is None else token_names([text])[0]
 
     @cached_property
     def tokens(self) -> list[str] | None:
