@@ -197,7 +197,7 @@ def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
     assert explanation.detail is not None
     assert (explanation.detail.stream_defect, explanation.detail.component_defect) == (0.625, 0.75)
     page = jaxlin.attribute(model, model.embed([3, 4]), 9)._repr_html_()
-    assert "off by 5e-01" in page
+    assert "an error of 5e-01" in page
     assert "8e-01" in page
 
 

@@ -207,14 +207,14 @@ def _html_tables(attribution: Attribution) -> str:
     tokens = list(zip(names, attribution.tokens.tolist(), strict=True))
     tokens += [("first token, set aside", attribution.set_aside)] if attribution.set_aside else []
     by_token = "".join(
-        f"<tr><th>{html.span(name)}</th>{html.cell(value, largest)}</tr>"
+        f"<tr><th>{html.span(name)}</th>{html.cell(value, largest, '+')}</tr>"
         for name, value in [*tokens, ("b, the biases", attribution.bias)]
     )
     layers = list(zip(attribution.attn.tolist(), attribution.mlp.tolist(), strict=True))
     scale = max(map(abs, (attribution.embed, attribution.final_bias, *(value for layer in layers for value in layer))))
 
     def line(name: Any, *values: float) -> str:
-        return f"<tr><th>{name}</th>{''.join(html.cell(value, scale) for value in values)}</tr>"
+        return f"<tr><th>{name}</th>{''.join(html.cell(value, scale, '+') for value in values)}</tr>"
 
     by_layer = "".join(line(layer, attn, mlp) for layer, (attn, mlp) in enumerate(layers))
     ends = line("embedding", attribution.embed), line("final biases", attribution.final_bias)

@@ -1,5 +1,6 @@
 """`explain`: one prediction, explained by its local linear map in numbers and words."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from jaxlin.attribution.logit import attribute
 from jaxlin.common.devices import host_memory
 from jaxlin.common.errors import JaxlinError, one_of
 from jaxlin.common.printable import quoted
+from jaxlin.common.token_names import token_names
 from jaxlin.linearize.linalg.triplets import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
@@ -111,7 +113,7 @@ def explain(
         defect=attribution.defect,
         spectrum=method,
         triplets=[
-            _triplet(model, tokenizer, tokens, leading.u[:, i], float(leading.s[i]), leading.v[i], top)
+            _triplet(model, tokenizer, token_names(tokens), leading.u[:, i], float(leading.s[i]), leading.v[i], top)
             for i in range(k)
         ],
         ranks=decomposition.ranks,
@@ -120,7 +122,15 @@ def explain(
         detail=None if layers is None else make_detail(model, tokenizer, attribution, layers, triplets.s, leading, top),
     )
     settings = {"target": target_ids, "position": int(lmap.position), "top": top, "spectrum": method}
-    return traced_to(explanation, model, ids=ids, tokenizer=tokenizer, rule=lmap.rule, **settings)
+    traced_to(explanation, model, ids=ids, tokenizer=tokenizer, rule=lmap.rule, **settings)
+    if not with_detail:
+        options = {"target": target_ids[0], "over": None if over is None else target_ids[1], "spectrum": method}
+        options.update(position=int(lmap.position), top=top, with_detail=True)
+        # Not a field: an explanation that is saved, copied or compared is the numbers alone.
+        explanation.__dict__["_complete"] = functools.cache(
+            functools.partial(explain, model, tokenizer, tuple(ids), **options)
+        )
+    return explanation
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,7 @@ def _ranks(s: np.ndarray) -> SpectrumRanks:
 
 
 def _triplet(
-    model: Decoder, tokenizer: Tokenizer, tokens: list[str], u: np.ndarray, value: float, v: np.ndarray, top: int
+    model: Decoder, tokenizer: Tokenizer, names: list[str], u: np.ndarray, value: float, v: np.ndarray, top: int
 ) -> Triplet:
     def words(ids: Any) -> list[str]:
         return [tokenizer.token(int(i)) for i in ids]
@@ -173,5 +183,5 @@ def _triplet(
         value=value,
         promotes=words(promoted_tokens(model, left, top).ids),
         demotes=words(promoted_tokens(model, -left, top).ids),
-        reads=[(tokens[t], float(share[t]), words(row)) for t, row in zip(heaviest, near.ids, strict=True)],
+        reads=[(names[t], float(share[t]), words(row)) for t, row in zip(heaviest, near.ids, strict=True)],
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxlin import plots
-from jaxlin.common.token_names import joined, token_names, visible
+from jaxlin.common.token_names import joined, token_names
 from jaxlin.report.details import Detail
 from jaxlin.report.experts import RoutedLayer
 from jaxlin.results import Result
@@ -26,8 +26,9 @@ class Triplet(Result):
         promotes: the tokens whose logits the left vector u raises most; its sign is such that it points along the
             model's output.
         demotes: the tokens whose logits u lowers most.
-        reads: the tokens of the prompt where the right vector v is largest: of each, the token, its share of |v|², and
-            the tokens of the vocabulary whose embeddings are nearest to v there.
+        reads: the tokens of the prompt where the right vector v is largest: of each, its name (see
+            `jaxlin.common.token_names`), its share of |v|², and the tokens of the vocabulary whose embeddings are
+            nearest to v there.
     """
 
     value: float
@@ -110,8 +111,8 @@ class Explanation(Result):
     @property
     def subject(self) -> str:
         """The number that is attributed to tokens: a logit, or the difference of two."""
-        name = f"the logit of {visible(self.target)}"
-        return name if self.over is None else f"{name} minus that of {visible(self.over)}"
+        target, *over = (token_names([token])[0] for token in (self.target, self.over) if token is not None)
+        return f"the logit of {target}" + "".join(f" minus that of {each}" for each in over)
 
     def values(self) -> dict[str, Any]:
         """Plain Python values; `detail` is left out if it is None."""
@@ -132,7 +133,8 @@ class Explanation(Result):
         plots.write(ax, title=f"Contributions to {self.subject} ({self.logit:.3f})", ylabel="contribution")
 
     def _repr_html_(self) -> str:
-        """The page, for a notebook."""
+        """The whole page, for a notebook; what `detail` has is computed for it where it is missing."""
         from jaxlin.report import frame
 
-        return frame(self)
+        complete = self.__dict__.get("_complete")
+        return frame(self if self.detail or complete is None else complete())

@@ -14,7 +14,7 @@ from typing import Any
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_atomically
 from jaxlin.common.printable import finite
-from jaxlin.common.token_names import visible
+from jaxlin.common.token_names import token_names
 from jaxlin.report.explanation import Explanation
 
 HEIGHT = 720
@@ -99,23 +99,26 @@ def contents(explanation: Explanation, name: str | None) -> dict[str, Any]:
     data = explanation.values()
     data["tokens"] = explanation.names
     data["before"], data["after"] = map(_plain, (explanation.prompt, explanation.rest))
-    data["target"] = visible(explanation.target)
-    data["over"] = None if explanation.over is None else visible(explanation.over)
-    data["next_tokens"] = [(visible(token), probability) for token, probability in explanation.next_tokens]
+    data["target"] = _name(explanation.target)
+    data["over"] = None if explanation.over is None else _name(explanation.over)
+    data["next_tokens"] = [(_name(token), probability) for token, probability in explanation.next_tokens]
     for triplet in data["triplets"]:
         triplet["promotes"], triplet["demotes"] = (
-            [visible(word) for word in triplet[pole]] for pole in ("promotes", "demotes")
+            [_name(word) for word in triplet[pole]] for pole in ("promotes", "demotes")
         )
-        triplet["reads"] = [
-            (visible(token), share, [visible(word) for word in near]) for token, share, near in triplet["reads"]
-        ]
+        triplet["reads"] = [(token, share, [_name(word) for word in near]) for token, share, near in triplet["reads"]]
     for readings in (data.get("detail") or {}).get("readings", []):
         for reading in readings:
             for pole in ("near", "opposite"):
-                reading[pole] = [visible(word) for word in reading[pole]]
+                reading[pole] = [_name(word) for word in reading[pole]]
     data["name"] = name
     data["versions"] = {package: version(package) for package in ("jaxlin", "jax", "flax", "numpy")}
     return data
+
+
+def _name(token: str) -> str:
+    """The name of a token that stands alone."""
+    return token_names([token])[0]
 
 
 def _plain(text: str) -> str:

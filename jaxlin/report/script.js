@@ -213,6 +213,7 @@
   const at = (cell) => cell.dataset.cell.split(",").map(Number);
 
   if (detail) {
+    by("follow").hidden = false;
     for (const id of ["map", "parts", "heads", "neurons"]) by(id + "-section").hidden = false;
     const layers = detail.attn.length;
 

@@ -1,15 +1,19 @@
 """An `Explanation` in a terminal."""
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jaxlin.common.printable import printable
-from jaxlin.common.token_names import visible
+from jaxlin.common.token_names import left_to_right, token_names
 from jaxlin.report.explanation import Explanation
 
 BAR = 28
-"""Columns of the longest bar."""
+"""Columns of the longest bar, where there is room."""
+
+BORDERS = 10
+"""Columns of the borders of a table with three columns, and the space beside them."""
 
 EXPERTS = 8
 """The experts that are listed, those of the largest contributions."""
@@ -26,7 +30,7 @@ def show(explanation: Explanation, console: Console) -> None:
     # Tokens may look like rich's markup, so each text is a `Text`; joined, because an accent can be a token.
     prompt = Text(printable(explanation.prompt), style="bold")
     console.print(prompt.append(printable(explanation.rest), style="dim"))
-    likely = "   ".join(f"{visible(token)} {probability:.1%}" for token, probability in explanation.next_tokens)
+    likely = "   ".join(f"{_words([token])} {probability:.1%}" for token, probability in explanation.next_tokens)
     measured = "on all rows of J" if explanation.spectrum == "dense" else "in random directions"
     facts = Table.grid(padding=(0, 2))
     facts.add_row("next token", Text(likely))
@@ -34,7 +38,7 @@ def show(explanation: Explanation, console: Console) -> None:
     facts.add_row("settings", f"freeze rule {explanation.rule}, {explanation.dtype}")
     console.print(facts)
     console.print()
-    console.print(_contributions(explanation))
+    console.print(_contributions(explanation, console.width))
     if explanation.experts:
         console.print()
         console.print(_experts(explanation))
@@ -46,17 +50,20 @@ def show(explanation: Explanation, console: Console) -> None:
         console.print(_ranks(explanation))
 
 
-def _contributions(explanation: Explanation) -> Table:
+def _contributions(explanation: Explanation, width: int) -> Table:
     title = Text(f"Contributions to {explanation.subject} ({explanation.logit:.4f})")
     table = Table(title=title, title_justify="left")
     table.add_column("token")
     table.add_column("contribution", justify="right")
     table.add_column("")
-    parts = list(zip(map(visible, explanation.tokens), explanation.contributions, strict=True))
+    parts = list(zip(map(left_to_right, explanation.names), explanation.contributions, strict=True))
     parts = [*parts[: explanation.position + 1], ("b, the biases", explanation.bias)]
     longest = max(abs(value) for _, value in parts) or 1.0
+    # All bars are drawn to one scale, which fits: clipped ones would look alike.
+    room = width - BORDERS - max(cell_len(token) for token, _ in parts) - len("contribution")
+    columns = min(BAR, room) if room > 1 else 0
     for token, value in parts:
-        table.add_row(Text(token), f"{value:+.4f}", _bar(value, longest))
+        table.add_row(Text(token), f"{value:+.4f}", _bar(value, longest, columns))
     table.add_section()
     total = sum(explanation.contributions) + explanation.bias
     explained = "the logit" if explanation.over is None else "the difference"
@@ -64,9 +71,9 @@ def _contributions(explanation: Explanation) -> Table:
     return table
 
 
-def _bar(value: float, longest: float) -> Text:
+def _bar(value: float, longest: float, columns: int = BAR) -> Text:
     sign, style = ("█", "green") if value > 0 else ("░", "red")
-    return Text(sign * round(BAR * abs(value) / longest), style=style)
+    return Text(sign * round(columns * abs(value) / longest), style=style)
 
 
 def _experts(explanation: Explanation) -> Table:
@@ -106,7 +113,9 @@ def _spectrum(explanation: Explanation) -> Table:
     table.add_column("right vector v reads")
     for triplet in explanation.triplets:
         reads = "\n".join(
-            f"{visible(token)} {share:.0%}: {_words(near)}" for token, share, near in triplet.reads if share >= 0.01
+            f"{left_to_right(token)} {share:.0%}: {_words(near)}"
+            for token, share, near in triplet.reads
+            if share >= 0.01
         )
         table.add_row(
             f"{triplet.value:.2f}", Text(_words(triplet.promotes)), Text(_words(triplet.demotes)), Text(reads)
@@ -125,4 +134,4 @@ def _ranks(explanation: Explanation) -> Table:
 
 
 def _words(words: list[str]) -> str:
-    return " ".join(map(visible, words))
+    return " ".join(left_to_right(token_names([word])[0]) for word in words)

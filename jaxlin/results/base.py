@@ -92,6 +92,15 @@ class Result(ShapesRepr):
             (type(self).__name__, *(np.shape(v) for f in fields(instance) if is_array(v := getattr(self, f.name))))
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What `copy` and `pickle` take: the fields and the provenance."""
+        instance: Any = self
+        names = {each.name for each in fields(instance)} | {"_provenance"}
+        return {name: value for name, value in self.__dict__.items() if name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values for JSON: nested lists, with None for numbers that are not finite.
 

@@ -143,20 +143,20 @@ def more(height: int, width: int) -> str:
     return f"<p>{' and '.join(left_out)}; to_pandas() has all.</p>" if left_out else ""
 
 
-def cell(value: float, largest: float) -> str:
-    """A number on a colour, which is the stronger the larger it is."""
+def cell(value: float, largest: float, sign: str = "") -> str:
+    """A number on a colour, which is the stronger the larger it is; with its sign if `sign` is ``"+"``."""
     if not np.isfinite(value):
         return "<td>–</td>"
     share = abs(value) / largest if largest else 0.0
     colour = PLUS if value > 0 else MINUS
-    return f'<td style="text-align:right;background:rgba({colour},{share:.2f})">{number(value)}</td>'
+    return f'<td style="text-align:right;background:rgba({colour},{share:.2f})">{number(value, sign)}</td>'
 
 
-def number(value: Any) -> str:
+def number(value: Any, sign: str = "") -> str:
     """A number in few digits; anything else as text."""
     if isinstance(value, float):
         small = value and not 1e-3 <= abs(value) < 1e5
-        return f"{value:.1e}" if small else f"{value:.4f}"
+        return f"{value:{sign}.1e}" if small else f"{value:{sign}.4f}"
     return escape(str(value))
 
 

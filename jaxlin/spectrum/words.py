@@ -22,12 +22,12 @@ DIRECTIONS_PER_BATCH = 64
 """The number of directions that are decoded together; each needs scores of the whole vocabulary."""
 
 
-def promoted_tokens(model: Decoder, u: Float[Array, "*b d"], k: int = 8) -> TopTokens:
+def promoted_tokens(model: Decoder, u: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> TopTokens:
     r"""The `k` tokens that an output direction `u` promotes most: those with the largest logits $W_U u$.
 
     Those of ``-u`` are the other pole. A bias of the unembedding is left out, as it is the same for all directions.
     """
-    return traced_to(_promoted(model, u, k), model)
+    return traced_to(_promoted(model, jnp.asarray(u), k), model)
 
 
 @jax.jit(static_argnames="k")
@@ -36,12 +36,12 @@ def _promoted(model: Decoder, u: Float[Array, "*b d"], k: int) -> TopTokens:
     return TopTokens(ids, scores)
 
 
-def nearest_embeddings(model: Decoder, v: Float[Array, "*b d"], k: int = 8) -> TopTokens:
+def nearest_embeddings(model: Decoder, v: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> TopTokens:
     r"""The `k` tokens whose input embeddings have the largest cosine with `v`.
 
     Embeddings of zero, which some vocabularies have for control tokens, have no direction and are left out.
     """
-    return traced_to(_nearest(model, _inverse_norms(model), v, k), model)
+    return traced_to(_nearest(model, _inverse_norms(model), jnp.asarray(v), k), model)
 
 
 def triplet_words(

@@ -18,7 +18,7 @@ from command import jaxlin_command
 from playwright.sync_api import Browser, Page
 
 import jaxlin
-from jaxlin.common.token_names import visible
+from jaxlin.common.token_names import token_names, visible
 from jaxlin.report import page, write
 from jaxlin.report.html import ReportError, as_json
 
@@ -85,7 +85,7 @@ class TestFile:
         np.testing.assert_allclose(detail.spectrum[:5], [triplet.value for triplet in explained.triplets])
         for triplet, readings in zip(explained.triplets, detail.readings, strict=True):
             for (token, share, near), reading in zip(triplet.reads, readings, strict=False):
-                assert (explained.tokens[reading.index], reading.near) == (token, near)
+                assert (explained.names[reading.index], reading.near) == (token, near)
                 assert reading.share == pytest.approx(share)
         assert data["name"] == "a/model"
         assert set(data["versions"]) == {"jaxlin", "jax", "flax", "numpy"}
@@ -109,7 +109,7 @@ class TestFile:
         outside = lambda found: [tag for tag, _ in found.tags if tag not in ("tr", "th", "td")]
         assert outside(marked) == outside(plain)
         data = json.loads(marked.text("script", type="application/json"))
-        assert data["tokens"] == [visible(token) for token in hostile.tokens]
+        assert data["tokens"] == token_names(hostile.tokens)
         assert "<img src=x" in data["before"]
         assert data["name"] == "<i>"
 
@@ -262,7 +262,7 @@ class TestBrowser:
         assert sum(map(figures, items)) == pytest.approx(detail.heads[2][1], abs=1e-3)
         assert [*map(figures, items)][:-1] == pytest.approx([s.contribution for s in detail.sources[2][1]], abs=1e-4)
         labels = shown.locator("#heads-readout li .word").all_inner_texts()
-        assert labels == [visible(explained.tokens[source.index]) for source in detail.sources[2][1]]
+        assert labels == [explained.names[source.index] for source in detail.sources[2][1]]
         for row, column, sought in ((2, 0, detail.attn[1]), (4, 1, detail.mlp[3])):
             shown.locator("#parts tbody tr").nth(row).locator("td").nth(column).click()
             readout = shown.locator("#parts-readout")
@@ -338,7 +338,7 @@ class TestBrowser:
         for shown in opened(chromium, tmp_path / "page.html"):
             assert shown.locator("img, b").count() == 0
             words = shown.locator(".token .word").all_inner_texts()
-            assert words == [*map(visible, hostile.tokens), "b"]
+            assert words == [*hostile.names, "b"]
             assert shown.locator(".token.later").count() == 2
             assert "<img src=x onerror=alert(2)>" in shown.locator("#proof").inner_text()
             for token in shown.locator(".token").all():
@@ -376,11 +376,20 @@ class TestBrowser:
         assert figures(value) == pytest.approx(explained.contributions[1], abs=1e-4)
         shown.close()
 
+    def test_without_detail_a_notebook_still_has_the_whole_page(self) -> None:
+        model, tokenizer = jaxlin.load()
+        brief = jaxlin.explain(model, tokenizer, PROMPT, top=3, target=" most", over=" a", spectrum="none")
+        assert brief.detail is None
+        frame = Parsed(html.unescape(brief._repr_html_()))
+        data = json.loads(frame.text("script", type="application/json"))
+        assert np.shape(data["detail"]["streams"]) == (5, len(brief.tokens))
+        assert (data["target"], data["over"], data["logit"]) == ("·most", "·a", pytest.approx(brief.logit))
+
 
 def test_an_attribution_in_a_notebook() -> None:
     model, _ = jaxlin.load()
     found = jaxlin.attribute(model, model.embed([3, 4, 5]), 9).exclude_first()
-    tokens, layers = found._repr_html_().split("<table>")[1:]
-    numbers = lambda text: [float(cell) for cell in re.findall(r">([+-][\d.]+)<", html.unescape(text))]
+    tokens, layers = re.split("<table[^>]*>", found._repr_html_())[1:]
+    numbers = lambda text: [float(cell) for cell in re.findall(r">([+-][\d.e-]+)<", html.unescape(text))]
     assert sum(numbers(tokens)) == pytest.approx(found.value, abs=1e-3)
     assert sum(numbers(layers)) == pytest.approx(found.value, abs=2e-3)
