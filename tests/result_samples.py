@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlin.attribution import Attribution, ExpertContributions, Experts, Neurons, StreamContributions
 from jaxlin.causal import Deletion, HeadAblation, Patching, Removal, Validity
-from jaxlin.lens import ExactLens, LensReading
+from jaxlin.lens import ExactLens, JacobianLens, LensReading
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.loading import MemoryPlan
 from jaxlin.report.check.results import Line, ModelCheck
@@ -103,6 +103,9 @@ def samples() -> dict[str, Result]:
         Removal(1.5, 0.75, -0.5, np.abs(draw(5)), draw(5)),
         Validity(np.abs(draw(T, 2)), np.abs(draw(T, 2)), np.abs(draw(T, 2))),
         LensReading((0, 1, 3), tuple(range(T)), ids(3, T, 4), -np.sort(-draw(3, T, 4)), ids(3, T, 2)),
+        JacobianLens(
+            np.ones((3, D, D), np.float32), (0, 1, 3), 4, "jacobian_lens", 2, (0.5, 1.5, 1.0),
+        ),
         ExactLens(draw(D), draw(LAYERS + 1, T, D), draw(LAYERS + 1, D)),
         SVD(draw(D, K), spectrum(K), draw(K, T, D), np.abs(draw(K)), np.abs(draw(K)), "krylov"),
         poles.positive,

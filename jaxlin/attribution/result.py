@@ -34,6 +34,12 @@ class Neurons(Result):
     index: Leaf
     contribution: Leaf
 
+    def _draw(self, ax: Any) -> None:
+        """Bars of the contributions."""
+        pairs = zip(np.asarray(self.layer).tolist(), np.asarray(self.index).tolist(), strict=True)
+        plots.bars(ax, self.contribution, [f"layer {layer}, neuron {index}" for layer, index in pairs])
+        plots.write(ax, title="The largest neurons", xlabel="contribution")
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,6 +75,14 @@ class Experts(Result):
         tokens = ("position",) * (np.ndim(self.bias) - 1)
         of_experts = dict.fromkeys(("index", "weight", "contribution"), ("router", *tokens, "choice"))
         return {"layer": ("router",), **of_experts, **dict.fromkeys(("shared", "bias"), ("router", *tokens))}
+
+    def _draw(self, ax: Any) -> None:
+        """A heat map of the contributions: layer by place in the router's order, or summed, layer by token."""
+        has_tokens = np.ndim(self.contribution) == 3
+        values = np.sum(self.contribution, -1) if has_tokens else np.asarray(self.contribution)
+        columns = self._labels("position" if has_tokens else "choice", values.shape[1])
+        plots.heat_map(ax, values, self._labels("router", len(values)), columns)
+        plots.write(ax, title="Contributions of the chosen experts", ylabel="layer")
 
 
 @jax.tree_util.register_dataclass

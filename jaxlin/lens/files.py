@@ -22,6 +22,7 @@ from jaxlin.common.printable import quoted
 from jaxlin.common.strict_json import parse_object
 from jaxlin.lens.pt_reader import read_pt
 from jaxlin.lens.pt_writer import write_pt
+from jaxlin.results.files import parse_provenance
 
 SUFFIXES = (".safetensors", ".pt")
 """The endings of the files that a lens can be in."""
@@ -100,7 +101,7 @@ def write_fields(
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """The fields of the `JacobianLens` in a file, by name. Nothing in the file is run.
+    """The fields of the `JacobianLens` in a file, by name, and its provenance. Nothing in the file is run.
 
     Raises:
         CheckpointError: no such file, or one without a lens.
@@ -188,7 +189,12 @@ def _checked(
     if not np.isfinite(maps).all():
         raise wrong("finite matrices", "NaN or infinity")
     skip, estimator, target = (metadata.get(key) for key in ("skip_first_positions", "estimator", "target_layer"))
+    try:
+        provenance = parse_provenance(metadata["provenance"]) if "provenance" in metadata else None
+    except ValueError as error:
+        raise wrong("a lens whose provenance can be read", str(error)) from error
     return {
+        "provenance": provenance,
         "maps": maps,
         "source_layers": layers,
         "n_prompts": n_prompts,

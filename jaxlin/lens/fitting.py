@@ -39,6 +39,7 @@ from jaxlin.nn.fingerprints import fingerprint
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import is_integer
+from jaxlin.results import traced_to
 
 MIN_PROMPTS = 10
 """The number of prompts before which a `tolerance` does not end a fit."""
@@ -55,6 +56,7 @@ def fit(
     max_seq_len: int = 128,
     tolerance: float | None = None,
     dim_batch: int | None = None,
+    corpus: str | None = None,
     out: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> JacobianLens:
@@ -76,6 +78,7 @@ def fit(
         tolerance: stop as soon as `JacobianLens.error` of every layer is at most this, after `MIN_PROMPTS` prompts or
             more. By default all prompts are used.
         dim_batch: how many rows of the matrices are computed together; as many as are fast by default.
+        corpus: the name of the corpus, which is noted in the file beside the model and the versions.
         out: a ``.safetensors`` or ``.pt`` file to write. Until the fit is complete its sums are in ``OUT.partial``,
             written after each prompt if that takes at most a twentieth of the time, otherwise more rarely, but at least
             once a minute, and on an interruption. The same call resumes from there.
@@ -98,10 +101,10 @@ def fit(
     if tolerance is not None and not (is_number(tolerance) and tolerance >= 0):
         raise JaxlinError(f"Fit, tolerance: expected a number of at least 0; found {quoted(tolerance)}.")
     layers = _layer_indices(source_layers, depth)
-    corpus = _cut_prompts(model, list(prompts), skip_first, max_seq_len)
+    cut = _cut_prompts(model, list(prompts), skip_first, max_seq_len)
     estimator = f"local_linear_map, {frozen_rule}" if frozen else ORDINARY
     path = None if out is None else new_path(out)
-    tokens = max(map(len, corpus))
+    tokens = max(map(len, cut))
     rows = default_dim_batch(model, tokens, frozen) if dim_batch is None else int(dim_batch)
 
     def maps_of(ids: list[int]) -> Float[Array, "n d e"]:
@@ -113,21 +116,22 @@ def fit(
         indices = np.asarray(layers, np.int32)
         return prompt_maps(model, x, valid, indices, first=layers[0], frozen=frozen, rule=frozen_rule, dim_batch=rows)
 
-    identity = "" if path is None else _identity(model, corpus[0], estimator, layers, skip_first)
+    identity = "" if path is None else _identity(model, cut[0], estimator, layers, skip_first)
     dtype = jnp.promote_types(model.dtype, jnp.float32)
     mean = RunningMean(path, (len(layers), model.config.hidden_size), dtype, identity)
 
     def lens() -> JacobianLens:
-        return JacobianLens(mean.mean, layers, mean.n_prompts, estimator, skip_first, mean.squared_deviations)
+        fitted = JacobianLens(mean.mean, layers, mean.n_prompts, estimator, skip_first, mean.squared_deviations)
+        return traced_to(fitted, model, rule=frozen_rule, corpus=corpus, max_seq_len=max_seq_len)
 
     def is_settled() -> bool:
         return tolerance is not None and mean.n_prompts >= MIN_PROMPTS and bool(np.all(lens().error <= tolerance))
 
     with write_lock(path) if path is not None else contextlib.nullcontext():
-        mean.resume(corpus)
-        bar = progress_bar(show=progress, total=len(corpus), initial=mean.n_prompts, unit="prompt", desc="lens")
+        mean.resume(cut)
+        bar = progress_bar(show=progress, total=len(cut), initial=mean.n_prompts, unit="prompt", desc="lens")
         with bar, mean:
-            for ids in corpus[mean.n_prompts :]:
+            for ids in cut[mean.n_prompts :]:
                 if is_settled():
                     break
                 mean.add(ids, maps_of(ids))

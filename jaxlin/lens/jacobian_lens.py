@@ -11,13 +11,14 @@ Global Workspace in Language Models", arXiv 2607.15495, 2026.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin import plots
 from jaxlin.checkpoint.hub import download
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
@@ -25,12 +26,13 @@ from jaxlin.common.printable import quoted
 from jaxlin.lens.files import ORDINARY, as_path, new_path, read_fields, squared_norms, write_fields
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.results import Result, html, note
 from jaxlin.steering.directions import token_direction
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False, eq=False)
-class JacobianLens:
+class JacobianLens(Result):
     r"""One matrix for each of some layers, which maps the stream after that block to the stream after the last block.
 
     A lens is a pytree: pass it through `jax.jit`.
@@ -47,6 +49,9 @@ class JacobianLens:
             file does not say.
         target_layer: the layer whose stream the matrices lead to; None for the last.
     """
+
+    AXES: ClassVar = {"maps": ("layer", "feature", "feature")}
+    LABELS: ClassVar = {"layer": ("layer", "source_layers")}
 
     maps: Leaf
     source_layers: tuple[int, ...] = field(metadata={"static": True})
@@ -68,7 +73,7 @@ class JacobianLens:
         Raises:
             CheckpointError: no such repository or file, or a file without a lens.
         """
-        return cls(**read_fields(download(as_path(repo).as_posix(), filename, revision)))
+        return _lens(read_fields(download(as_path(repo).as_posix(), filename, revision)))
 
     def __repr__(self) -> str:
         return (
@@ -87,6 +92,32 @@ class JacobianLens:
             return np.full(len(self.source_layers), np.nan)
         variance = np.asarray(self.squared_deviations) / (self.n_prompts * (self.n_prompts - 1))
         return np.sqrt(variance / squared_norms(self.maps))
+
+    def tables(self) -> list[dict[str, Any]]:
+        """A row for each layer, with the norm of its matrix and the standard error."""
+        norms = np.sqrt(squared_norms(self.maps))
+        return [{"layer": np.asarray(self.source_layers), "norm": norms, "error": self.error}]
+
+    def save(self, path: str | PathLike[str], *, dtype: str | None = None) -> None:
+        """Write this lens to a ``.pt`` or ``.safetensors`` file, see `jaxlin.lens.save`."""
+        save(self, path, dtype=dtype)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "JacobianLens":
+        """The lens in a ``.pt`` or ``.safetensors`` file, see `jaxlin.lens.load`."""
+        return load(path)
+
+    def _draw(self, ax: Any) -> None:
+        """The standard error of each layer's matrix, or its norm where the error is not known."""
+        table = self.tables()[0]
+        name = "norm" if np.isnan(table["error"]).all() else "error"
+        plots.curves(ax, table["layer"], {name: table[name]})
+        title = f"Jacobian lens of {self.n_prompts} prompts"
+        plots.write(ax, title=title, xlabel="layer", ylabel="Frobenius norm" if name == "norm" else "standard error")
+
+    def _repr_html_(self) -> str:
+        """A row for each layer."""
+        return html.heading(self) + html.rows(self, self.tables()[0])
 
     def at(self, layer: int) -> Float[Array | np.ndarray, "d e"]:
         """The matrix $J_l$ of one layer, ``[d_out, d_in]``.
@@ -131,13 +162,22 @@ def load(path: str | PathLike[str]) -> JacobianLens:
     Raises:
         CheckpointError: no such file, or one without a lens.
     """
-    return JacobianLens(**read_fields(as_path(path)))
+    return _lens(read_fields(as_path(path)))
+
+
+def _lens(fields: dict[str, Any]) -> JacobianLens:
+    """The lens of the fields in a file, with what the file says of where it is from."""
+    provenance = fields.pop("provenance")
+    lens = JacobianLens(**fields)
+    note(lens, provenance)
+    return lens
 
 
 def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = None) -> None:
     """Write `lens` to a ``.pt`` in the layout of published lenses, which their tools read, or to safetensors.
 
-    A ``.pt`` has ``J``, ``n_prompts``, ``source_layers`` and ``d_model``, and the other fields under ``metadata``.
+    A ``.pt`` has ``J``, ``n_prompts``, ``source_layers`` and ``d_model``, and the other fields under ``metadata``. Both
+    kinds say where the lens is from, if that is known: the model, its revision, the corpus and the versions.
 
     Args:
         lens: the lens.
@@ -161,6 +201,7 @@ def _metadata(lens: JacobianLens) -> dict[str, Any]:
         "target_layer": lens.target_layer,
         "squared_deviations": None if lens.squared_deviations is None else list(lens.squared_deviations),
     }
+    optional["provenance"] = None if lens.provenance is None else lens.provenance.to_dict()
     return {"estimator": lens.estimator, **{key: value for key, value in optional.items() if value is not None}}
 
 
@@ -217,7 +258,10 @@ def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
         between = sum(lens.n_prompts * squared_norms(np.asarray(lens.maps, np.float64) - maps) for lens in lenses)
         total = tuple((np.sum(within, axis=0) + between).tolist())
     dtype = np.result_type(np.float32, *(np.asarray(lens.maps).dtype for lens in lenses))
-    return replace(first, maps=np.asarray(maps, dtype), n_prompts=n_prompts, squared_deviations=total)
+    merged = replace(first, maps=np.asarray(maps, dtype), n_prompts=n_prompts, squared_deviations=total)
+    if all(lens.provenance == first.provenance for lens in lenses):
+        note(merged, first.provenance)
+    return merged
 
 
 def layer_ranges(layers: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxlin.common.errors import UnembeddingError
+from jaxlin.common.provenance import checkpoint_of, note_checkpoint
 from jaxlin.nn import layers
 from jaxlin.nn.block_input import BlockInput, shared_sites
 from jaxlin.nn.config import Config
@@ -117,6 +118,8 @@ class Decoder(NotesIds, nnx.Module):
         other = jax.tree.map(lambda a: a, self)
         for name, value in attributes.items():
             setattr(other, name, value)
+        if (checkpoint := checkpoint_of(self)) is not None:
+            note_checkpoint(other, checkpoint)
         return other
 
     @property

@@ -53,7 +53,7 @@ def axes_or_new(ax: Any) -> Any:
     elif not hasattr(ax, "imshow"):
         raise JaxlinError(f"Plot: expected axes of matplotlib; found {quoted(ax)}.")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8)
+    ax.tick_params(which="both", labelsize=8)
     return ax
 
 

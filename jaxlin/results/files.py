@@ -74,7 +74,7 @@ def load(path: str | PathLike[str]) -> Any:
         result = decoded(content["value"], read, CLASSES)
         if type(result) not in CLASSES.values():
             raise ValueError("a value that is no result")
-        note(result, None if "provenance" not in content else _provenance(content["provenance"]))
+        note(result, None if "provenance" not in content else parse_provenance(content["provenance"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{file}: expected a result, as its method save writes; found {error}."[:400]) from error
     return result
@@ -91,7 +91,7 @@ def checked_path(path: Any) -> Path:
     return Path(path)
 
 
-def _provenance(values: Any) -> Provenance:
+def parse_provenance(values: Any) -> Provenance:
     """The provenance that `Provenance.to_dict` wrote.
 
     Raises:

@@ -60,11 +60,11 @@ class ModelCheck(Result):
         return [stacked([{key: [value] for key, value in line.values().items()} for line in self.lines])]
 
     def _draw(self, ax: Any) -> None:
-        """How far each figure is from its bar, in powers of ten: to the left of zero the check passes."""
+        """How far each figure is below its bar, in powers of ten: to the right of zero the check passes."""
         lines = [line for line in self.lines if line.figure and line.bar and not line.above]
-        distances = [np.log10(line.figure / line.bar) for line in lines if line.figure and line.bar]
+        distances = [np.log10(line.bar / line.figure) for line in lines if line.figure and line.bar]
         plots.bars(ax, np.array(distances), [line.name for line in lines])
-        plots.write(ax, title=f"Checks of {self.name}", xlabel="figure / bar, in powers of ten; below 0 passes")
+        plots.write(ax, title=f"Checks of {self.name}", xlabel="bar / figure, in powers of ten; above 0 passes")
 
     def _repr_html_(self) -> str:
         """A row for each check."""
