@@ -345,6 +345,9 @@ VARIANTS: dict[str, Variant] = {
     ),
     "llama4": Variant("Llama4Config", {"text_config": LLAMA4, "vision_config": LLAMA4_VISION}),
     "mistral4": Variant("Mistral4Config", {**MISTRAL4, "first_k_dense_replace": 1}),
+    "mistral4, direct queries": Variant(
+        "Mistral4Config", {**MISTRAL4, "q_lora_rank": None, "norm_topk_prob": False, "num_hidden_layers": 3}, seed=3
+    ),
     "mistral3, mistral4": Variant(
         "Mistral3Config",
         {
