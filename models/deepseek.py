@@ -21,6 +21,7 @@ from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
 from jaxlin.porting.fields import rope_of, rope_parameters
 from jaxlin.porting.latent_fields import group_numbers, latent_numbers, latent_rows
+from jaxlin.porting.latent_gguf import DEEPSEEK_GGUF
 from jaxlin.porting.port import Names, Port
 from jaxlin.porting.tensor_rows import either, fused_experts, single_experts
 
@@ -106,3 +107,5 @@ PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 FURTHER = {"model.layers.61.*": "the module that predicts further tokens"}
 
 PORTS = {"deepseek_v3": Port(Deepseek, deepseek_config, names=stored, left_out=FURTHER)}
+
+GGUF = {"deepseek2": DEEPSEEK_GGUF}

@@ -6,83 +6,22 @@ which is $g \odot (u + 1)$ times a slope. The 1 is an additive constant, so it i
 """
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.common.printable import quoted
+from jaxlin.models.gpt_oss_experts import ClippedSlope, GptOssConfig, GptOssMLP
 from jaxlin.models.llama import Llama
 from jaxlin.nn.attention import Attention
 from jaxlin.nn.blocks import PreNorm
-from jaxlin.nn.experts import ExpertConfig, ExpertLinear, ExpertMLP
-from jaxlin.nn.layers import rows_for
-from jaxlin.nn.modules import RMSNorm, parameter_value
-from jaxlin.nn.routers import Route, TopSoftmaxRouter
+from jaxlin.nn.modules import RMSNorm
 from jaxlin.porting.fields import decoder_numbers, expert_numbers, layer_types, rope_of, windows
+from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, sliding_types
 from jaxlin.porting.port import Names, Port
 from jaxlin.porting.tensor_rows import TensorRows, either, fused_experts
-
-
-@dataclass(frozen=True)
-class ClippedSlope:
-    r"""The slope of a clipped branch, $\sigma(\alpha \min(g, L))$, with the ratios by which both branches are clipped.
-
-    Attributes:
-        alpha: $\alpha$, the gain of the sigmoid.
-        limit: $L > 1$, so that $u + 1$ is clipped to an interval with 0 in it, and a ratio of it exists.
-    """
-
-    alpha: float
-    limit: float
-
-    def __call__(self, g: Float[Array, "t *b n"], u: Float[Array, "t *b n"]) -> Float[Array, "t *b n"]:
-        r"""The value over $g \odot u$, where $u$ has the 1 in it."""
-        low, high = 1 - self.limit, 1 + self.limit
-        clipped = jnp.minimum(1, self.limit / jnp.maximum(g, self.limit))
-        clipped_up = jnp.minimum(high / jnp.maximum(u, high), low / jnp.minimum(u, low))
-        return jax.nn.sigmoid(self.alpha * jnp.minimum(g, self.limit)) * clipped * clipped_up
-
-
-@dataclass(frozen=True, kw_only=True)
-class GptOssConfig(ExpertConfig):
-    """`ExpertConfig`, whether attention has biases, and the slope of the experts."""
-
-    attention_bias: bool
-    slope: ClippedSlope
-
-
-class One(nnx.Module):
-    """The 1 that is added to the up branch of each expert, as a bias."""
-
-    def __init__(self, experts: int) -> None:
-        self.bias = nnx.Param(jnp.ones((experts, 1)))
-
-
-class UpProjection(ExpertLinear):
-    """The projection to the up branch, to which 1 is added."""
-
-    def __init__(self, experts: int, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(experts, in_features, out_features, bias=True, rngs=rngs)
-        self.one = One(experts)
-
-    def biases(self, route: Route, like: Float[Array, "t *b k i"]) -> Float[Array, "t *c k o"] | None:
-        """The bias of each expert of each token, and 1."""
-        bias, one = super().biases(route, like), parameter_value(self.one.bias)
-        return None if bias is None or one is None else bias + rows_for(one[route.experts].astype(like.dtype), like)
-
-
-class GptOssMLP(ExpertMLP):
-    """Experts with biases, whose branches are clipped."""
-
-    def __init__(self, config: GptOssConfig, *, rngs: nnx.Rngs) -> None:
-        d, experts = config.hidden_size, config.num_experts
-        router = TopSoftmaxRouter(d, experts, config.num_experts_per_tok, bias=True, rngs=rngs)
-        super().__init__(config, router, bias=True, rngs=rngs)
-        self.experts.up_proj = UpProjection(experts, d, config.moe_intermediate_size, rngs=rngs)
-        self.act = config.slope
 
 
 class GptOssBlock(PreNorm):
@@ -144,3 +83,32 @@ def gpt_oss_names(config: GptOssConfig) -> Names:
 
 
 PORTS = {"gpt_oss": Port(GptOss, gpt_oss_config, names=gpt_oss_names)}
+
+
+def gguf_keys(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that need more than a renaming. No file says that the ends of YaRN's ramp are not rounded."""
+    widths = {key: metadata[key] for key in ("feed_forward_length", "expert_feed_forward_length") if key in metadata}
+    if len(set(widths.values())) != 1:
+        raise ValueError(f"feed_forward_length: expected one width, that of the experts; found {quoted(widths)}")
+    scaling = config.get("rope_scaling", {"rope_type": "default"})
+    return {
+        **sliding_types(metadata, config, 2),
+        "rope_scaling": {**scaling, **({"truncate": False} if scaling["rope_type"] == "yarn" else {})},
+        "attention_bias": config.get("attention_bias", False),
+    }
+
+
+GGUF = {
+    "gpt-oss": GGUFPort(
+        model_type="gpt_oss",
+        keys={
+            **{**RMS_NORM, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts"},
+            **{"expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size"},
+        },
+        optional=("feed_forward_length",),
+        read=("attention.sliding_window_pattern",),
+        parts={"attn_sinks.weight": "self_attn.sinks"},
+        flags={"attention_bias": "self_attn.q_proj.bias"},
+        derive=gguf_keys,
+    )
+}

@@ -5,6 +5,7 @@ $1 + \beta \ln(1 + \lfloor p / p_0 \rfloor)$ at position $p$, and with experts i
 otherwise. Files of ``mistral3`` wrap it.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from jaxlin.checkpoint.config import ConfigReader, is_number
@@ -13,6 +14,7 @@ from jaxlin.models.deepseek import Deepseek, DeepseekConfig, stored
 from jaxlin.nn.group_routers import GroupRouter
 from jaxlin.porting.fields import rope_of, rope_parameters
 from jaxlin.porting.latent_fields import group_numbers, latent_numbers
+from jaxlin.porting.latent_gguf import DEEPSEEK_GGUF, mistral_keys
 from jaxlin.porting.port import Port
 
 TRAINED, BETA, SHARE = "original_max_position_embeddings", "llama_4_scaling_beta", "partial_rotary_factor"
@@ -70,3 +72,5 @@ def mistral4_config(json: ConfigReader) -> DeepseekConfig:
 
 
 PORTS = {"mistral4": Port(Mistral4, mistral4_config, names=stored)}
+
+GGUF = {"mistral4": replace(DEEPSEEK_GGUF, model_type="mistral4", derive=mistral_keys)}

@@ -9,6 +9,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+from gguf_parts import put_together, taken_apart
 from safetensors.numpy import load_file, save_file
 
 PERMUTED = ("llama", "smollm3", "mistral3", "olmo")
@@ -82,6 +83,7 @@ def write(
     change: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
     rename: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors,
     split: int = 0,
+    joint: bool = False,
 ) -> Path:
     """Write the checkpoint `source` as a GGUF file, and return the folder of a checkpoint with the values in that file.
 
@@ -94,17 +96,21 @@ def write(
         change: adds metadata.
         rename: changes the tensors under ggml's names.
         split: the most tensors in one file of several; 0 for a single file.
+        joint: whether keys and values of a latent are in one tensor, as in files before 2025.
     """
     config = json.loads((source / "config.json").read_text())
     config |= {usual: config[own] for usual, own in KEYS_OF_GPT2.items() if own in config}
     model = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     name_of = gguf.get_tensor_name_map(model, config["num_hidden_layers"])
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=split)
-    METADATA[arch](writer, config)
+    if joint:
+        latent(writer, config, joint=True)
+    else:
+        METADATA[arch](writer, config)
     vocabulary(writer, config["vocab_size"])
     change(writer)
-    exact, tensors = {}, {}
-    for hf, values in with_stacked_experts(with_gate_and_up(load_file(source / "model.safetensors"))).items():
+    exact, tensors, stored = {}, {}, dict(load_file(source / "model.safetensors"))
+    for hf, values in with_stacked_experts(taken_apart(stored, arch, config, joint=joint)).items():
         ggml = name_of.get_name(hf.replace(".dt_bias", ".dt_proj.bias"), try_suffixes=(".weight", ".bias"))
         assert ggml is not None, hf
         shape, values = values.shape, values.squeeze()  # as the converter does
@@ -141,22 +147,8 @@ def write(
     writer.close()
     folder = path.with_suffix("")
     shutil.copytree(source, folder)
-    save_file(with_single_experts(exact), folder / "model.safetensors", {"format": "pt"})
+    save_file(with_single_experts(put_together(exact, arch)), folder / "model.safetensors", {"format": "pt"})
     return folder
-
-
-def with_gate_and_up(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors with Llama 4's experts, ``[E, d, 2f]`` and ``[E, f, d]``, as weights of gate, up and down."""
-    apart = {}
-    for name, values in tensors.items():
-        if name.endswith("feed_forward.experts.gate_up_proj"):
-            halves = zip(("gate", "up"), np.split(values.swapaxes(1, 2), 2, axis=1), strict=True)
-            apart |= {name.replace("gate_up_proj", f"{half}_proj.weight"): part for half, part in halves}
-        elif name.endswith("feed_forward.experts.down_proj"):
-            apart[f"{name}.weight"] = values.swapaxes(1, 2)
-        else:
-            apart[name] = values
-    return {name: np.ascontiguousarray(values) for name, values in apart.items()}
 
 
 def with_stacked_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -168,19 +160,11 @@ def with_stacked_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def with_single_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors as Hugging Face has them: each expert's in its own, and Llama 4's as before `with_gate_and_up`."""
+    """The tensors as transformers writes most of them: each expert's in its own."""
     apart = {}
     for name, values in tensors.items():
-        if "feed_forward.experts." in name:
-            module, projection, _ = name.rsplit(".", 2)
-            if projection == "gate_proj":
-                both = np.concatenate([values, tensors[f"{module}.up_proj.weight"]], axis=1)
-                apart[f"{module}.gate_up_proj"] = both.swapaxes(1, 2)
-            elif projection == "down_proj":
-                apart[f"{module}.down_proj"] = values.swapaxes(1, 2)
-            continue
         each = {name.replace(".experts.", f".experts.{e}."): part for e, part in enumerate(values)}
-        apart |= each if ".experts." in name else {name: values}
+        apart |= each if re.search(r"\.experts\.\w+_proj\.", name) else {name: values}
     return {name: np.ascontiguousarray(values) for name, values in apart.items()}
 
 
@@ -386,10 +370,54 @@ def qwen35(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
 
 
+def gpt_oss(writer: gguf.GGUFWriter, config: Config) -> None:
+    """gpt-oss."""
+    base(writer, config)
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_expert_count(config["num_local_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+
+
+def latent(writer: gguf.GGUFWriter, config: Config, *, joint: bool = False) -> None:
+    """DeepSeek V3 and Mistral 4; in files whose keys and values are `joint` lengths are those of a head."""
+    heads, rotated, rank = (config[key] for key in ("num_attention_heads", "qk_rope_head_dim", "kv_lora_rank"))
+    lengths = config["qk_nope_head_dim"] + rotated, config["v_head_dim"]
+    base(writer, {**config, "num_key_value_heads": heads if joint else 1, "head_dim": None})
+    writer.add_key_length(lengths[0] if joint else rank + rotated)
+    writer.add_value_length(lengths[1] if joint else rank)
+    if not joint:
+        writer.add_key_length_mla(lengths[0])
+        writer.add_value_length_mla(lengths[1])
+    writer.add_rope_dimension_count(rotated)
+    writer.add_kv_lora_rank(rank)
+    if config["q_lora_rank"] is not None:
+        writer.add_q_lora_rank(config["q_lora_rank"])
+    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    writer.add_vocab_size(config["vocab_size"])
+    for key, add in (
+        ("n_routed_experts", writer.add_expert_count),
+        ("num_experts_per_tok", writer.add_expert_used_count),
+        ("n_shared_experts", writer.add_expert_shared_count),
+        ("n_group", writer.add_expert_group_count),
+        ("topk_group", writer.add_expert_group_used_count),
+        ("moe_intermediate_size", writer.add_expert_feed_forward_length),
+        ("routed_scaling_factor", writer.add_expert_weights_scale),
+    ):
+        add(config[key])
+    if config["norm_topk_prob"]:
+        writer.add_expert_weights_norm(True)
+    if config["model_type"] == "deepseek_v3":
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if "mscale_all_dim" in config["rope_parameters"]:
+        writer.add_rope_scaling_yarn_log_mul(0.1 * config["rope_parameters"]["mscale_all_dim"])
+
+
 METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": mixtral, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
     **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
     **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), moe),
     **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, "qwen35": qwen35, "qwen35moe": qwen35},
+    **{"gpt-oss": gpt_oss, "deepseek2": latent, "mistral4": latent},
 }
 """The metadata that the converter of each architecture writes."""

@@ -55,6 +55,10 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "qwen2_moe": ("qwen2moe", tiny.Variant("Qwen2MoeConfig", {**QWEN2_MOE, "norm_topk_prob": False})),
     "olmoe": ("olmoe", tiny.Variant("OlmoeConfig", {**tiny.VARIANTS["olmoe"].options, "clip_qkv": None})),
     "mixtral": ("llama", tiny.Variant("MixtralConfig", {**tiny.VARIANTS["mixtral"].options, "sliding_window": None})),
+    "gpt_oss": ("gpt-oss", tiny.VARIANTS["gpt_oss"]),
+    "deepseek_v3": ("deepseek2", tiny.VARIANTS["deepseek_v3"]),
+    "deepseek_v3, Moonlight": ("deepseek2", tiny.VARIANTS["deepseek_v3, Moonlight"]),
+    "mistral4": ("mistral4", tiny.VARIANTS["mistral4"]),
     "gpt2": ("gpt2", tiny.VARIANTS["gpt2"]),
     "gpt_neox": ("gptneox", tiny.VARIANTS["gpt_neox"]),
     "gpt_neox, sequential": ("gptneox", tiny.Variant("GPTNeoXConfig", {**tiny.BASE, "use_parallel_residual": False})),
@@ -64,6 +68,10 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
 FIRST = set({arch: name for name, (arch, _) in reversed(VARIANTS.items())}.values())
 """The first variant of each architecture."""
 
+LATENT_OF_BLOCKS = {
+    **{"q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32},
+    **{"moe_intermediate_size": 64, "first_k_dense_replace": 1},
+}
 WIDE = {**tiny.GQA, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
 PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
     "llama, Q8_0": ("llama", tiny.VARIANTS["llama"], lambda name: "Q8_0"),
@@ -86,6 +94,16 @@ PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
             },
         ),
         lambda name: "Q6_K" if "0.mlp.experts.down" in name else "Q4_K" if ".experts." in name else "Q8_0",
+    ),
+    "gpt_oss, MXFP4": (
+        "gpt-oss",
+        tiny.WIDE["gpt_oss, wide"],
+        lambda name: "MXFP4" if name.endswith("_proj.weight") and ".experts." in name else "Q8_0",
+    ),
+    "deepseek_v3, Q8_0": (
+        "deepseek2",
+        tiny.Variant("DeepseekV3Config", {**tiny.LATENT, **tiny.SIZES, **LATENT_OF_BLOCKS}),
+        lambda name: "Q4_0" if ".experts." in name else "Q8_0",
     ),
     "gpt_neox, Q8_0": ("gptneox", tiny.VARIANTS["gpt_neox"], lambda name: "Q8_0"),
     "gemma3, mixed": (

@@ -52,7 +52,7 @@ def test_the_models() -> None:
     """Every `model_type` and GGUF architecture that loads stands in the table, and no other."""
     table = README.split("## Models")[1].split("\n\n")[1].splitlines()[2:]
     for column, attribute in ((2, "types"), (3, "gguf")):
-        shown = {name for line in table for name in re.findall(r"`(\w+)`", line.split("|")[column])}
+        shown = {name for line in table for name in re.findall(r"`([\w-]+)`", line.split("|")[column])}
         assert shown == {name for family in families() for name in getattr(family, attribute)}
 
 

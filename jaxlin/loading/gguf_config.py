@@ -32,11 +32,15 @@ INTEGERS = (KEYS.keys() - {"rope.freq_base"}) | {
 }
 """Metadata that is a positive integer, or where `GGUFPort.per_layer` says so one for each layer."""
 
+DRAFTING = "nextn_predict_layers"
+"""How many of the last blocks draft further tokens: they read the output of the others, and change nothing of it."""
+
 FIXED = {"attention.causal": True, "rope.scaling.yarn_ext_factor": 1.0}
 """Metadata that must have this value where it is present."""
 
 NOT_TRANSLATED = {
     "vocab_size": "the embedding matrix has as many rows",
+    DRAFTING: "the model has so many blocks less",
     "tensor_data_layout": "a name of files of 2023 for the order of the rows, which follows from the architecture",
     "rope.dimension_count": "read with head_dim",
     "pooling_type": "an embedding model pools the decoder's output",
@@ -77,6 +81,7 @@ class _Translation:
         self._source, self._arch = checkpoint.source, str(checkpoint.config.get("general.architecture"))
         prefix, metadata = f"{self._arch}.", checkpoint.config
         self._values = {k.removeprefix(prefix): decimal(v) for k, v in metadata.items() if k.startswith(prefix)}
+        self._drafting = self._values.get(DRAFTING, 0)
 
     def error(self, key: str, expected: str, value: str) -> ConfigError:
         return ConfigError(f"{self._source}, {self._arch}.{key}: expected {expected}; found {value}.")
@@ -102,6 +107,7 @@ class _Translation:
 
         config = {keys[key]: value for key, value in values.items() if key in keys}
         config["model_type"] = port.model_type
+        config["num_hidden_layers"] -= self._drafting
         config["vocab_size"] = self._checkpoint.shape(names["model.embed_tokens.weight"])[0]
         config["tie_word_embeddings"] = "lm_head.weight" not in names
         in_layers = {name.split(".", 3)[3] for name in names if name.startswith("model.layers.")}
@@ -114,10 +120,13 @@ class _Translation:
             config |= port.derive(values, config)
         except ValueError as error:
             raise ConfigError(f"{source}, {self._arch}.{error}.") from error
-        return {key: value for key, value in config.items() if value is not None}
+        return {**dict.fromkeys(port.null), **{key: value for key, value in config.items() if value is not None}}
 
     def _check_integers(self) -> None:
         values = self._values
+        depth, drafting = values["block_count"], self._drafting
+        if type(depth) is int and (type(drafting) is not int or not 0 <= drafting < max(1, depth)):
+            raise self.error(DRAFTING, f"a number of blocks below block_count, {depth}", quoted(drafting))
         for key in sorted(INTEGERS & values.keys()):
             numbers, expected = [values[key]], "an integer of at least 1"
             if key in self._port.per_layer and isinstance(values[key], list):
@@ -131,8 +140,14 @@ class _Translation:
         """Refuse metadata that contradicts the tensors."""
         tensors, depth = self._names.values(), self._values["block_count"]
         blocks = {name.split(".")[1] for name in tensors if name.startswith("blk.")}
-        if blocks != set(map(str, range(len(blocks)))) or len(blocks) != depth:
+        drafting = {name.split(".")[1] for name in tensors if ".nextn." in name}
+        own = depth - self._drafting
+        # Those that draft tokens are the last ones, and may be left out of the file.
+        if blocks != set(map(str, range(len(blocks)))) or len(blocks) not in (depth, own):
             raise self.error("block_count", f"{depth} blocks of tensors, from blk.0 on", f"{len(blocks)}")
+        if drafting != set(map(str, range(own, len(blocks)))):
+            expected = f"{self._drafting} blocks with tensors nextn.*, the last ones"
+            raise self.error(DRAFTING, expected, quoted(sorted(drafting)))
         if "model.embed_tokens.weight" not in self._names:
             raise ConfigError(f"{self._source}: expected a tensor token_embd.weight; found none.")
         experts = self._values.get("expert_count")
@@ -152,6 +167,8 @@ class _Translation:
 
     def _heads(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """`head_dim`, and `partial_rotary_factor` if only a part of each head is rotated."""
+        if self._port.latent:
+            return {}
         values = self._values
         head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
         if values.get("attention.value_length", head_dim) != head_dim:

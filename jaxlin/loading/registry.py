@@ -50,8 +50,17 @@ GGUF_ARCHITECTURES: dict[str, str] = {
     "mistral3": "mistral",
     "llama4": "llama4",
     "gptneox": "gpt_neox",
+    "gpt-oss": "gpt_oss",
+    "deepseek2": "deepseek",
+    "mistral4": "mistral4",
 }
 """The family file that reads each ``general.architecture`` of llama.cpp."""
+
+
+INCOMPLETE_ARCHITECTURES = {
+    "phimoe": "whose files lack short_mscale, the factor of rotary positions. Take the model's safetensors",
+}
+"""Architectures of llama.cpp whose files do not say all that the model is computed from."""
 
 
 class Family(NamedTuple):
@@ -99,7 +108,9 @@ def gguf_port_for(arch: object) -> GGUFPort:
     """
     if not isinstance(arch, str) or arch not in GGUF_ARCHITECTURES:
         names = ", ".join(GGUF_ARCHITECTURES)
+        reason = INCOMPLETE_ARCHITECTURES.get(arch) if isinstance(arch, str) else None
         raise ConfigError(
-            f"general.architecture: expected one of {names}; found {quoted(arch)}, which jaxlin cannot read."
+            f"general.architecture: expected one of {names}; found {quoted(arch)}, "
+            f"{reason or 'which jaxlin cannot read'}."
         )
     return importlib.import_module(f"jaxlin.models.{GGUF_ARCHITECTURES[arch]}").GGUF[arch]

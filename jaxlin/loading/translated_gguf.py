@@ -19,22 +19,33 @@ from jaxlin.quantized import MXFP4, GGUFBlocks, PackedMatrix
 from jaxlin.quantized.bfloat16 import abstract_array
 from jaxlin.quantized.gguf import LAYOUTS
 
+_BLOCK = re.compile(r"(?:model\.layers|blk)\.(\d+)\.")
+"""The beginning of the name of a tensor in a block, whether it is one of Hugging Face's names or of ggml's."""
+
 
 class _Part(NamedTuple):
     """The tensor of a file that has one of Hugging Face's: its `rows`, in this order, or all of them if None.
 
-    Of a tensor of experts, whose first axis counts them, the rows are those of each.
+    Of a tensor of experts, whose first axis counts them, the rows are those of each. A tensor whose first axis counts
+    the `heads` has the rows of all in a matrix, those of each head as its columns if it is `transposed`.
     """
 
     tensor: str
     shape: tuple[int, ...]
     rows: np.ndarray | None = None
+    heads: int = 0
+    transposed: bool = False
 
     def with_rows(self, rows: np.ndarray) -> "_Part":
         """Some of the rows, in this order."""
         axis = row_axis(self.shape)
         shape = (*self.shape[:axis], len(rows), *self.shape[axis + 1 :])
-        return _Part(self.tensor, shape, rows if self.rows is None else self.rows[rows])
+        return self._replace(shape=shape, rows=rows if self.rows is None else self.rows[rows])
+
+
+def _in_layer(name: str) -> str:
+    """The name of a tensor within its layer; empty if it is in none."""
+    return ".".join(name.split(".")[3:])
 
 
 def row_axis(shape: tuple[int, ...]) -> int:
@@ -73,7 +84,7 @@ class TranslatedGGUF:
         """The tensor of the file, and its rows, that each of Hugging Face's tensors is read from."""
         parts: dict[str, _Part] = {}
         for name, tensor in names.items():
-            part = _Part(tensor, self._checkpoint.shape(tensor))
+            part = self._part(name, tensor)
             module, _, kind = name.rpartition(".")
             if tensor.removesuffix(".weight") in ROPE_TENSORS:
                 continue
@@ -92,6 +103,17 @@ class TranslatedGGUF:
                 self._place(parts, f"{module.rpartition('.')[0]}.{projection}.{kind}", part.with_rows(rows), tensor)
         return {name: self._in_order(name, part) for name, part in parts.items()}
 
+    def _part(self, name: str, tensor: str) -> _Part:
+        """The tensor of the file, whose rows may still have to be put in order."""
+        shape, transposed = self._checkpoint.shape(tensor), self._port.by_head.get(_in_layer(name))
+        if transposed is None:
+            return _Part(tensor, shape)
+        if len(shape) != 3:
+            raise self._error(tensor, "three axes, that of the heads first", f"shape {shape}")
+        heads, rows, columns = shape
+        rows, columns = (columns, rows) if transposed else (rows, columns)
+        return _Part(tensor, (heads * rows, columns), None, heads, transposed)
+
     def _heads(self) -> dict[str, int]:
         heads = self.config["num_attention_heads"]
         kv_heads = self.config.get("num_key_value_heads", heads)
@@ -99,7 +121,7 @@ class TranslatedGGUF:
 
     def _in_order(self, name: str, part: _Part) -> _Part:
         """The rows of a tensor in Hugging Face's order."""
-        layer, in_layer = name.split(".")[2:3], ".".join(name.split(".")[3:])
+        in_layer = _in_layer(name)
         count = part.shape[row_axis(part.shape)]
         projection = name.rpartition(".")[0].rpartition(".")[2]
         if self._port.pairs and ".self_attn." in name and projection in ("q_proj", "k_proj"):
@@ -107,7 +129,7 @@ class TranslatedGGUF:
             if count % (2 * heads):
                 raise self._error(part.tensor, f"pairs of rows for {heads} heads", f"{count} rows")
             return part.with_rows(unpermuted_rows(count, heads))
-        if not layer or in_layer not in self._rows:
+        if in_layer not in self._rows:
             return part
         try:
             return part.with_rows(self._rows[in_layer](count))
@@ -131,7 +153,13 @@ class TranslatedGGUF:
         def names(config: Any) -> Names:
             return {path: place for path, place in port.names(config).items() if is_elsewhere(path, place)}
 
-        return replace(port, names=names, bodies=("model.",), heads=("lm_head.",), layers="layers.")
+        left_out = {**port.left_out, **dict.fromkeys(self._drafting(), "of blocks that draft further tokens")}
+        return replace(port, names=names, bodies=("model.",), heads=("lm_head.",), layers="layers.", left_out=left_out)
+
+    def _drafting(self) -> list[str]:
+        """Patterns of the tensors in blocks beyond the last layer of the model."""
+        blocks = {f"{match[0]}*": int(match[1]) for name in self._parts if (match := _BLOCK.match(name))}
+        return [pattern for pattern, block in blocks.items() if block >= self.config["num_hidden_layers"]]
 
     def names(self) -> set[str]:
         """The names of all tensors, without those that the config is read from."""
@@ -147,7 +175,9 @@ class TranslatedGGUF:
 
     def is_packed(self, name: str) -> bool:
         """Whether a tensor is a matrix of blocks that stays packed, or one for each expert; other types are decoded."""
-        return len(self._parts[name].shape) in (2, 3) and self.dtype(name) in (*LAYOUTS, "MXFP4")
+        part = self._parts[name]
+        is_matrix = len(part.shape) in (2, 3) and not name.endswith(".bias")  # biases of experts have two axes
+        return is_matrix and not part.transposed and self.dtype(name) in (*LAYOUTS, "MXFP4")
 
     def abstract_matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         """An array of `shape` in the format that `name`, or each of its experts, is read in, without its values."""
@@ -172,8 +202,8 @@ class TranslatedGGUF:
         if not self.is_packed(name):
             return self.read_slice(name, (slice(start, stop),))
         tensor, rows = self.rows(name)
-        selection = slice(start, stop) if rows is None else rows[start:stop]
-        return self._packed(name, self._checkpoint.read_raw(tensor)[selection])
+        selection, raw = slice(start, stop) if rows is None else rows[start:stop], self._checkpoint.read_raw(tensor)
+        return self._packed(name, raw.reshape(-1, raw.shape[-1])[selection])
 
     def read_expert(self, name: str, expert: int) -> PackedMatrix:
         """The packed matrix of one expert of a tensor that has those of all."""
@@ -190,7 +220,9 @@ class TranslatedGGUF:
         """A part of a tensor that is not packed, with a slice for each axis."""
         tensor, rows = self.rows(name)
         axis = row_axis(self._parts[name].shape)
-        if rows is None:
+        if self._parts[name].heads:
+            values = self._read_heads(self._parts[name], index)
+        elif rows is None:
             values = self._checkpoint.read_slice(tensor, index)
         else:
             index = (*index, *[slice(None)] * (axis + 1 - len(index)))
@@ -200,3 +232,13 @@ class TranslatedGGUF:
             values = values.take(selection - first, axis)
         inverse = next((f for pattern, f in self._port.values.items() if fnmatch.fnmatch(name, pattern)), None)
         return values if inverse is None else inverse(values)
+
+    def _read_heads(self, part: _Part, index: tuple[slice, ...]) -> np.ndarray:
+        """Some rows of a matrix that has those of all heads; only the heads that they belong to are read."""
+        total, width = part.shape
+        start, stop, _ = (index or (slice(None),))[0].indices(total)
+        rows = total // part.heads
+        first = start // rows
+        values = self._checkpoint.read_slice(part.tensor, (slice(first, -(-stop // rows)),))
+        values = values.swapaxes(1, 2) if part.transposed else values
+        return values.reshape(-1, width)[start - first * rows : stop - first * rows][(slice(None), *index[1:])]

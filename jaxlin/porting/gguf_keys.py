@@ -49,6 +49,7 @@ class GGUFPort:
         read: metadata that `derive` reads, besides that of ropes.
         optional: metadata that other architectures always have, and files of this one may lack.
         per_layer: metadata that may be a list with a number for each layer.
+        null: keys of config.json that are null where no metadata gives them: a key that is absent may have a default.
         fixed: metadata that must have this value where it is present.
         parts: Hugging Face's names of parts of the names of tensors, where `hf_name` has another; a part with its kind,
             as in ``ffn_gate_inp.scale``, gives the full name within the layer.
@@ -61,6 +62,10 @@ class GGUFPort:
             the first that fits.
         rows: from the config.json, by the name of a tensor within a layer: a function that takes the number of its
             rows and gives the row of the file that each comes from. It refuses a number by a ValueError.
+        by_head: the tensors, by their names within a layer, that have the matrix of each head on a leading axis, where
+            Hugging Face's matrix has the rows of all; and whether each is transposed. Those are decoded.
+        latent: whether attention is latent: the lengths of keys and values are then those of its latents, and
+            `derive` reads them.
         fused: whether Hugging Face, too, stores queries, keys and values in one tensor.
         partial: whether a part of each head may be rotated.
     """
@@ -70,6 +75,7 @@ class GGUFPort:
     read: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     per_layer: tuple[str, ...] = ()
+    null: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +83,8 @@ class GGUFPort:
     pairs: bool = False
     values: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     rows: Callable[[Mapping[str, Any]], Mapping[str, Callable[[int], np.ndarray]]] = lambda config: {}
+    by_head: Mapping[str, bool] = field(default_factory=dict)
+    latent: bool = False
     fused: bool = False
     partial: bool = False
 
@@ -86,16 +94,23 @@ def expert_keys(*missing: str, count: str = "num_experts") -> dict[str, str]:
     return {metadata: key for metadata, key in {**EXPERTS, "expert_count": count}.items() if key not in missing}
 
 
+def gating_of(metadata: Mapping[str, Any]) -> str | None:
+    """The function of a file's router, softmax if the file does not say; None for a number that is in no `GATINGS`."""
+    number = metadata.get("expert_gating_func", 1)
+    return GATINGS.get(number) if type(number) is int else None
+
+
 def check_gating(metadata: Mapping[str, Any], gating: str) -> None:
-    """Refuse a file whose router has another function than `gating`, a name in `GATINGS`.
+    """Refuse a file whose router has another function than `gating`, a name in `GATINGS`, if it says which.
 
     Raises:
         ValueError: it has.
     """
-    number = metadata.get("expert_gating_func")
-    if number is not None and GATINGS.get(number) != gating:
+    if metadata.get("expert_gating_func") is not None and gating_of(metadata) != gating:
         name = next(key for key, value in GATINGS.items() if value == gating)
-        raise ValueError(f"expert_gating_func: expected {name}, {gating}; found {quoted(number)}")
+        raise ValueError(
+            f"expert_gating_func: expected {name}, {gating}; found {quoted(metadata['expert_gating_func'])}"
+        )
 
 
 def expert_port(

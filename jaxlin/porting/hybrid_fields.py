@@ -49,16 +49,11 @@ def hybrid_keys(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
     """The keys of a hybrid's config.json that need more than a renaming: see `GGUFPort.derive`.
 
     Raises:
-        ValueError: the sizes contradict each other, or the file has layers that draft several tokens at once.
+        ValueError: the sizes contradict each other.
     """
     heads, features = metadata.get("ssm.time_step_rank", 0), metadata.get("ssm.inner_size", 0)
     if not all(type(number) is int and number > 0 for number in (heads, features)) or features % heads:
         raise ValueError(f"ssm.inner_size: expected a multiple of ssm.time_step_rank; found {features} and {heads}")
-    if drafts := metadata.get("nextn_predict_layers"):
-        raise ValueError(
-            f"nextn_predict_layers: expected none, as such layers draft tokens and are no part of the model; found "
-            f"{quoted(drafts)}. Convert the checkpoint without them"
-        )
     share = config.get("partial_rotary_factor", 1.0)
     return {"linear_value_head_dim": features // heads, TILED: True, "partial_rotary_factor": share}
 

@@ -24,6 +24,7 @@ from jaxlin.quantized.codes import (
     computed_once,
     packed_codes,
     part_rows,
+    rows_of_part,
     shifted_down,
     unpacked_codes,
 )
@@ -81,6 +82,12 @@ class GGUFBlocks(PackedMatrix):
         codes, numbers, scales = self._arrays()
         row_codes = codes_of_rows(codes, LAYOUTS[self.kind].bits, index)
         return self._values(row_codes, tuple(number[index] for number in numbers), scales[index])
+
+    def rows(self, index: Int[np.ndarray, " n"]) -> "GGUFBlocks":
+        """Some rows, packed."""
+        parts = zip(self.codes, LAYOUTS[self.kind].bits, strict=True)
+        codes = tuple(rows_of_part(part, bits, index) for part, bits in parts)
+        return type(self)(codes, tuple(number[index] for number in self.numbers), self.scales[index], self.kind)
 
     def is_finite(self) -> bool:
         """Whether the float16 numbers of its blocks are finite."""

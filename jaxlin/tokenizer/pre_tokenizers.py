@@ -50,8 +50,9 @@ class GGUFPreTokenizer:
 
     Attributes:
         names: the values of ``tokenizer.ggml.pre`` in such files.
-        pattern: a regular expression whose matches are the words that are merged apart; None for GPT-2's own. It must
-            take time in proportion to the text, as the tests measure: a tokenizer.json with it runs in this process.
+        pattern: a regular expression whose matches are the words that are merged apart, or several, each of which
+            splits what the one before it gives; None for GPT-2's own. It must take time in proportion to the text, as
+            the tests measure: a tokenizer.json with it runs in this process.
         digits: whether each digit is a word.
         nfc: whether characters are composed (Unicode's NFC) first.
         ignore_merges: whether a word that is a token becomes that token, whatever the merges are.
@@ -60,18 +61,23 @@ class GGUFPreTokenizer:
     """
 
     names: tuple[str, ...]
-    pattern: str | None = None
+    pattern: str | tuple[str, ...] | None = None
     digits: bool = False
     nfc: bool = False
     ignore_merges: bool = False
     add_bos: bool = False
     architectures: tuple[str, ...] = ()
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Those of `pattern`."""
+        return (self.pattern,) if isinstance(self.pattern, str) else self.pattern or ()
+
     def build(self) -> pre_tokenizers.PreTokenizer:
         """The pre-tokenizer of the `tokenizers` library."""
         if self.pattern is not None:
-            split = pre_tokenizers.Split(Regex(self.pattern), "isolated")
-            return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+            splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns]
+            return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
         gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2]) if self.digits else gpt2
 
@@ -99,11 +105,12 @@ GGUF_PRE_TOKENIZERS = (
     ),
     GGUFPreTokenizer(("qwen35",), MARKED_WORDS, nfc=True, architectures=("qwen35", "qwen35moe")),
     GGUFPreTokenizer(("stablelm2",), SINGLE_DIGITS),
-    GGUFPreTokenizer(("tekken",), TEKKEN, ignore_merges=True, add_bos=True, architectures=("mistral3",)),
-    GGUFPreTokenizer(("gpt-4o", "llama4"), O200K, architectures=("llama4",)),
+    GGUFPreTokenizer(("tekken",), TEKKEN, ignore_merges=True, add_bos=True, architectures=("mistral3", "mistral4")),
+    GGUFPreTokenizer(("gpt-4o", "llama4"), O200K, architectures=("llama4", "gpt-oss")),
+    GGUFPreTokenizer(("deepseek-v3",), DEEPSEEK, architectures=("deepseek2",)),
 )
 
-PATTERNS = frozenset({*(row.pattern for row in GGUF_PRE_TOKENIZERS if row.pattern), *DEEPSEEK, r"\p{N}", r"\p{N}{1,3}"})
+PATTERNS = frozenset({*(p for row in GGUF_PRE_TOKENIZERS for p in row.patterns), r"\p{N}", r"\p{N}{1,3}"})
 """Patterns that take time in proportion to the text."""
 
 

@@ -81,6 +81,14 @@ def test_each_name_of_a_pre_tokenizer_has_one_row() -> None:
     assert all(isinstance(row.build(), pre_tokenizers.PreTokenizer) for row in GGUF_PRE_TOKENIZERS)
 
 
+def test_the_three_patterns_of_deepseek() -> None:
+    """Each splits what the one before it gives: numbers, Chinese, words and what is left."""
+    (row,) = (row for row in GGUF_PRE_TOKENIZERS if "deepseek-v3" in row.names)
+    text = "don't 12345\u4e2d\u6587ab!foo"
+    words = [text[start:stop] for _, (start, stop) in row.build().pre_tokenize_str(text)]
+    assert words == ["don", "'t", " ", "123", "45", "\u4e2d\u6587", "ab", "!foo"]
+
+
 @pytest.mark.parametrize("pattern", sorted(PATTERNS))
 def test_patterns_take_time_in_proportion_to_the_text(pattern: str) -> None:
     """Twice the text takes about twice the time; a pattern that backtracks takes four times as long, or for ever."""
