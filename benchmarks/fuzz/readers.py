@@ -38,7 +38,7 @@ def reader(weight: int) -> Callable[[Write], Write]:
 
 def all_readers() -> dict[str, Reader]:
     """All readers. Import a module with a new format here."""
-    from benchmarks.fuzz import configs, folders, ggufs, lenses, resumed, tokenizers, vocabularies
+    from benchmarks.fuzz import configs, folders, ggufs, lenses, results, resumed, tokenizers, vocabularies
 
-    del configs, folders, ggufs, lenses, resumed, tokenizers, vocabularies
+    del configs, folders, ggufs, lenses, results, resumed, tokenizers, vocabularies
     return READERS
