@@ -14,7 +14,7 @@ from typing import Any
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_atomically
 from jaxlin.common.printable import finite
-from jaxlin.common.token_names import token_names
+from jaxlin.common.token_names import token_names, visible
 from jaxlin.report.explanation import Explanation
 
 HEIGHT = 720
@@ -106,7 +106,9 @@ def contents(explanation: Explanation, name: str | None) -> dict[str, Any]:
         triplet["promotes"], triplet["demotes"] = (
             [_name(word) for word in triplet[pole]] for pole in ("promotes", "demotes")
         )
-        triplet["reads"] = [(token, share, [_name(word) for word in near]) for token, share, near in triplet["reads"]]
+        triplet["reads"] = [
+            (visible(token), share, [_name(word) for word in near]) for token, share, near in triplet["reads"]
+        ]
     for readings in (data.get("detail") or {}).get("readings", []):
         for reading in readings:
             for pole in ("near", "opposite"):

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxlin.common.printable import printable
-from jaxlin.common.token_names import left_to_right, token_names
+from jaxlin.common.token_names import left_to_right, token_names, visible
 from jaxlin.report.explanation import Explanation
 
 BAR = 28
@@ -113,7 +113,7 @@ def _spectrum(explanation: Explanation) -> Table:
     table.add_column("right vector v reads")
     for triplet in explanation.triplets:
         reads = "\n".join(
-            f"{left_to_right(token)} {share:.0%}: {_words(near)}"
+            f"{left_to_right(visible(token))} {share:.0%}: {_words(near)}"
             for token, share, near in triplet.reads
             if share >= 0.01
         )
