@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlin
-from jaxlin.loading.plan import abstract_model
+from jaxlin.loading.shapes import abstract_model
 from jaxlin.quantized import BFloat16, FourBit
 
 LLAMA_3B: dict[str, Any] = {

@@ -9,8 +9,8 @@ from benchmarks.fuzz.readers import reader
 from benchmarks.fuzz.samples import CONFIGS, KEYS
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.files import read_json
-from jaxlin.loading.plan import shapes_of
 from jaxlin.loading.registry import port_for
+from jaxlin.loading.shapes import shapes_of
 
 
 def written(draw: Draw, folder: Path) -> Path:

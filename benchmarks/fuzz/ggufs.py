@@ -14,8 +14,8 @@ from benchmarks.fuzz.readers import reader
 from benchmarks.fuzz.samples import CONFIGS, tensors
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.gguf import GGUFFile
-from jaxlin.loading.plan import shapes_of
 from jaxlin.loading.registry import port_for
+from jaxlin.loading.shapes import shapes_of
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.tokenizer import Tokenizer
 

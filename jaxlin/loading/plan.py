@@ -1,37 +1,23 @@
-"""The memory that a model will take, from its config alone: no weight is read and nothing is computed."""
+"""The memory that a model will take, from its config and headers: no weight is read and nothing is computed."""
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxlin import plots
-from jaxlin.checkpoint.config import ConfigReader, without_keys
-from jaxlin.checkpoint.gguf import GGUFFile
-from jaxlin.checkpoint.hub import config_file
-from jaxlin.common.errors import CheckpointError, ConfigError, JaxlinError
-from jaxlin.common.files import read_json
-from jaxlin.common.printable import quoted
+from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.loading.model import checked_dtype
-from jaxlin.loading.parameters import leading_axes, parameter_name
-from jaxlin.loading.registry import port_for
-from jaxlin.loading.translated_gguf import TranslatedGGUF
+from jaxlin.loading.shapes import shapes_of
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.stack import layers_at
-from jaxlin.porting.port import Port
-from jaxlin.porting.tensor_rows import EXPERT
-from jaxlin.quantized import PackedMatrix, quantized_format
-from jaxlin.quantized.bfloat16 import abstract_array
-from jaxlin.quantized.mixed import abstract_stack
+from jaxlin.quantized import PackedMatrix
 from jaxlin.results import Result
 
 
@@ -97,8 +83,10 @@ def memory_plan(
     Whether the unembedding is a matrix of its own is taken from the config: see `jaxlin.loading.unembedding`.
 
     Args:
-        name_or_config: a hub id or a directory, of which only config.json is read, or the contents of a config.json, or
-            a ``.gguf`` file, of which only the header is read.
+        name_or_config: a directory, whose config.json is read, and the headers of its weights if it has any: they say
+            which matrices are quantised, and in which dtype the others are. Or a hub id, of which only config.json is
+            read, or the contents of a config.json: then all matrices of linear layers that the config does not exclude
+            count as quantised, and the others as of one dtype. Or a ``.gguf`` file, of which only the header is read.
         tokens: the length of the prompt.
         dtype: the dtype of the computation.
         rule: the freeze rule.
@@ -142,104 +130,6 @@ def memory_plan(
     matrices = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
     parameters = sum(math.prod(matrix.shape) for matrix in matrices)
     return MemoryPlan(parameters, tokens, count, weights, frozen, forward, rows, d * tokens * d * itemsize)
-
-
-def shapes_of(
-    name_or_config: str | os.PathLike[str] | Mapping[str, Any],
-    revision: str | None,
-    dtype: str,
-    rule: Rule,
-    ignore_config_keys: Sequence[str] = (),
-) -> Decoder:
-    """The model that would be loaded, with shapes in the place of values."""
-    if isinstance(name_or_config, Mapping):
-        return abstract_model(without_keys(name_or_config, ignore_config_keys, "config"), "config", dtype, rule)
-    path = config_file(name_or_config, revision)
-    if path.suffix == ".gguf":
-        file = GGUFFile(path)
-        file.config = without_keys(file.config, ignore_config_keys, str(path))
-        return _abstract_gguf(TranslatedGGUF(file), str(path), dtype, rule)
-    return abstract_model(without_keys(read_json(path), ignore_config_keys, str(path)), str(path), dtype, rule)
-
-
-def abstract_model(config: Mapping[str, Any], source: str, dtype: str, rule: Rule) -> Decoder:
-    """The model of a config.json, with shapes in the place of values, its weights in the format that it names."""
-    reader = ConfigReader(config, source)
-    quantization = quantized_format(reader)
-    port = port_for(reader.peek("model_type"))
-    model, stored_dtype = _decoder(reader, port, dtype, rule), _stored_dtype(config, source)
-
-    def matrix(tensor: str, shape: tuple[int, ...], in_layer: bool) -> Any:
-        if in_layer and len(shape) == 2 and quantization and quantization.quantizes(tensor.removesuffix(".weight")):
-            return quantization.abstract_matrix((shape[0], shape[1]), stored_dtype)
-        return abstract_array(shape, stored_dtype)
-
-    return _as_stored(model, port, matrix)
-
-
-def _abstract_gguf(gguf: TranslatedGGUF, source: str, dtype: str, rule: Rule) -> Decoder:
-    """The model of a GGUF file, with shapes in the place of values, its weights in the types that the header gives."""
-    reader = ConfigReader(gguf.config, source)
-    port = gguf.adapted(port_for(reader.peek("model_type")))
-
-    model = _decoder(reader, port, dtype, rule)
-
-    def matrix(tensor: str, shape: tuple[int, ...], in_layer: bool) -> Any:
-        del in_layer
-        if tensor not in gguf.names():
-            raise CheckpointError(f"{source}: expected a tensor {tensor}; found none.")
-        return gguf.abstract_matrix(tensor, shape)
-
-    return _as_stored(model, port.in_layout_of(model.config, gguf.names(), source), matrix)
-
-
-def _decoder(reader: ConfigReader, port: Port, dtype: str, rule: Rule) -> Decoder:
-    """The model of a config.json, with shapes in the place of values that are not stored in any format."""
-    config = port.translate(reader)
-    reader.finish()
-    return jax.eval_shape(lambda: port.model(config, rngs=nnx.Rngs(0), rule=rule, dtype=dtype))
-
-
-def _as_stored(model: Decoder, port: Port, matrix: Callable[[str, tuple[int, ...], bool], Any]) -> Decoder:
-    """`model` with each parameter in the format that it is stored in.
-
-    Args:
-        model: with shapes in the place of values.
-        port: the port of the checkpoint.
-        matrix: an array or a packed matrix without its values, from the name of its tensor, from its shape, and from
-            whether it is part of a layer; of experts, those of one.
-    """
-
-    def stored(path: tuple[Any, ...], parameter: Any) -> Any:
-        name = parameter_name(path)
-        if not name.startswith("layers."):
-            return matrix(port.tensor_of(model.config, name).tensor, parameter.shape, False)
-        depth, *experts = parameter.shape[: leading_axes(name)]
-        shape = parameter.shape[1 + len(experts) :]
-        places = [port.tensor_of(model.config, name, layer) for layer in layers_at(path, depth)]
-        if places[0].constant is not None:
-            return jax.ShapeDtypeStruct(parameter.shape, jnp.float32)
-        arrays = [matrix(place.tensor.replace(EXPERT, "0"), shape, True) for place in places]
-        return abstract_stack(arrays, experts)
-
-    return jax.tree_util.tree_map_with_path(stored, model)
-
-
-def _stored_dtype(config: Mapping[str, Any], source: str) -> str:
-    """The dtype that a config.json gives for its weights.
-
-    Raises:
-        ConfigError: it is no dtype of floats.
-    """
-    text = config.get("text_config")
-    parts = (config, text if isinstance(text, Mapping) else {})
-    name = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "float32")
-    try:
-        if isinstance(name, str) and jnp.issubdtype(jnp.dtype(name), jnp.floating):
-            return name
-    except TypeError:
-        pass
-    raise ConfigError(f"{source}, key 'dtype': expected a dtype of floats, such as bfloat16; found {quoted(name)}.")
 
 
 def _nbytes(tree: Any) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from jaxtyping import Int
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.printable import quoted
@@ -122,6 +123,10 @@ class EightBit(QuantizedFormat):
     def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Scaled:
         """`Scaled` with scales of bfloat16, one for a block or, as in most files, for a row."""
         return Scaled.abstract(shape, clipped_block(self._block or (1, shape[1]), shape), ml_dtypes.bfloat16)
+
+    def abstract_rows(self, tensor: str, shape: tuple[int, int], index: Int[np.ndarray, " n"], dtype: str) -> Scaled:
+        """Rows that cut blocks have scales of their own."""
+        return self.abstract_matrix(shape, dtype).abstract_rows(index)
 
     def read(self, module: ModuleTensors) -> Scaled:
         """`Scaled`, in the dtype of its scales."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import CheckpointFolder
@@ -156,6 +157,19 @@ class QuantizedFormat(ABC):
             shape: ``(out, in)``.
             dtype: the dtype of the weights that are not quantised.
         """
+
+    def abstract_rows(
+        self, tensor: str, shape: tuple[int, int], index: Int[np.ndarray, " n"], dtype: str
+    ) -> PackedMatrix:
+        """Some rows of a packed matrix without its values.
+
+        Args:
+            tensor: the name of the weight.
+            shape: that of the matrix.
+            index: its rows.
+            dtype: the dtype of the weights that are not quantised.
+        """
+        return self.abstract_matrix((len(index), shape[1]), dtype)
 
     def is_packed(self, module: ModuleTensors) -> bool:
         """Whether the tensor `stem` of a module, which is there, has codes and not values."""

@@ -11,6 +11,7 @@ The values are the codes times their scales, in float32.
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import CheckpointFolder
@@ -57,6 +58,12 @@ class FineGrainedFP8(QuantizedFormat):
     def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Scaled:
         """`Scaled`, in float32."""
         return Scaled.abstract(shape, clipped_block(self._block or shape, shape), np.float32)
+
+    def abstract_rows(self, tensor: str, shape: tuple[int, int], index: Int[np.ndarray, " n"], dtype: str) -> Scaled:
+        """Rows that cut blocks have scales of their own; gate and up of all experts, without blocks, have one each."""
+        if self._block is None and tensor.endswith(FUSED[0]):
+            return self.abstract_matrix((len(index), shape[1]), dtype)
+        return self.abstract_matrix(shape, dtype).abstract_rows(index)
 
     def read(self, module: ModuleTensors) -> Scaled:
         """`Scaled`, in float32."""

@@ -70,8 +70,22 @@ class Scaled(PackedMatrix):
 
     def rows(self, index: Int[np.ndarray, " n"]) -> "Scaled":
         """Some rows, packed; each has scales of its own, unless they are whole blocks."""
+        rows, block = self._scales_of(index)
+        return type(self)(self.codes[index], self.scale[rows], block, self.kind)
+
+    def abstract_rows(self, index: Int[np.ndarray, " n"]) -> "Scaled":
+        """The shapes of `rows`, of a matrix without its values."""
+        rows, block = self._scales_of(index)
+        codes, scale = (
+            jax.ShapeDtypeStruct((count, *array.shape[1:]), array.dtype)
+            for count, array in ((len(index), self.codes), (len(rows), self.scale))
+        )
+        return type(self)(codes, scale, block, self.kind)
+
+    def _scales_of(self, index: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], tuple[int, int]]:
+        """The rows of the scales of some rows, and the blocks of these."""
         high, wide = self.block
-        codes, first = self.codes[index], index[::high]
+        first = index[::high]
         if not (first % high).any() and np.array_equal(index, (first[:, None] + np.arange(high)).ravel()[: len(index)]):
-            return type(self)(codes, self.scale[first // high], self.block, self.kind)
-        return type(self)(codes, self.scale[index // high], (1, wide), self.kind)
+            return first // high, self.block
+        return index // high, (1, wide)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import jaxlin
 from jaxlin.common.errors import CheckpointError
-from jaxlin.loading.plan import shapes_of
+from jaxlin.loading.shapes import shapes_of
 from jaxlin.quantized import Scaled
 
 LATENT = {"q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32}

@@ -19,7 +19,7 @@ import jaxlin
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.common.errors import CheckpointError, ConfigError, TokenizerError
-from jaxlin.loading.plan import shapes_of
+from jaxlin.loading.shapes import shapes_of
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.quantized import GGUFBlocks
 
