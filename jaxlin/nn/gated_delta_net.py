@@ -48,6 +48,11 @@ class DeltaNetSizes:
     kernel: int
     tiled: bool = False
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """The numbers of heads, under the keys of config.json: see `jaxlin.nn.config.Config.split_sizes`."""
+        return {"linear_num_key_heads": self.key_heads, "linear_num_value_heads": self.value_heads}
+
 
 class CausalConvolution(nnx.Module):
     r"""A convolution of each feature over the tokens up to its own, $y_t = \sum_j w_j x_{t - K + 1 + j}$: linear."""
