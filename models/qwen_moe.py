@@ -38,8 +38,8 @@ class QwenMoeConfig(ExpertConfig):
 
 
 def qwen_mlp(config: QwenMoeConfig, kind: str, rngs: nnx.Rngs) -> GatedMLP | ExpertMLP:
-    """The MLP of a layer of this kind."""
-    if kind == DENSE:
+    """The MLP of a layer of this kind, which ends in `DENSE` if the MLP is dense."""
+    if kind.endswith(DENSE):
         return GatedMLP(config, rngs=rngs)
     sizes = config.hidden_size, config.num_experts, config.num_experts_per_tok
     router = SoftmaxRouter(*sizes, renormalize=config.norm_topk_prob, rngs=rngs)

@@ -9,11 +9,14 @@ from typing import Any
 
 import gguf
 import numpy as np
-from gguf_parts import put_together, taken_apart
+from gguf_parts import put_together, taken_apart, with_gates_among, with_gates_apart
 from safetensors.numpy import load_file, save_file
 
 PERMUTED = ("llama", "smollm3", "mistral3", "olmo")
 """Architectures whose converters permute the rows of queries and keys."""
+
+HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
+"""Architectures with layers of a gated delta rule."""
 
 TRANSPOSED = (".c_attn.weight", ".c_fc.weight", ".c_proj.weight")
 """The endings of the names of GPT-2's tensors that its converter transposes."""
@@ -39,12 +42,17 @@ def regrouped(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(rows.reshape(heads, 3, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape))
 
 
-def of_qwen35(name: str, values: np.ndarray, config: dict[str, Any]) -> np.ndarray:
-    """A tensor of Qwen 3.5 as its converter writes it: value heads are tiled, rates and most norms are shifted."""
+def of_hybrid(name: str, values: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """A tensor of a hybrid of Qwen as its converter writes it: rates and most norms are shifted, value heads are tiled.
+
+    Qwen3-Next's value heads stay as they are.
+    """
     keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
     group = config["linear_num_value_heads"] // config["linear_num_key_heads"]
 
     def tiled(rows: np.ndarray) -> np.ndarray:
+        if config["model_type"] == "qwen3_next":
+            return rows
         by_head = rows.reshape(config["linear_num_key_heads"], group, -1, *rows.shape[1:])
         return np.ascontiguousarray(by_head.swapaxes(0, 1).reshape(rows.shape))
 
@@ -109,7 +117,7 @@ def write(
         METADATA[arch](writer, config)
     vocabulary(writer, config["vocab_size"])
     change(writer)
-    exact, tensors, stored = {}, {}, dict(load_file(source / "model.safetensors"))
+    exact, tensors, stored = {}, {}, with_gates_apart(load_file(source / "model.safetensors"), config)
     for hf, values in with_stacked_experts(taken_apart(stored, arch, config, joint=joint)).items():
         ggml = name_of.get_name(hf.replace(".dt_bias", ".dt_proj.bias"), try_suffixes=(".weight", ".bias"))
         assert ggml is not None, hf
@@ -127,12 +135,12 @@ def write(
         exact[hf] = np.ascontiguousarray(exact[hf].T) if hf.endswith(TRANSPOSED) else exact[hf]
         if arch in PERMUTED and (".q_proj." in hf or ".k_proj." in hf):
             values = permuted(values, config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"])
-        if arch in ("qwen35", "qwen35moe"):
+        if arch in HYBRIDS:
             if hf.endswith("A_log"):
                 exact[hf] = np.log(np.exp(values))
             elif hf.endswith("norm.weight") and "linear_attn" not in hf:
                 exact[hf] = values + 1 - 1
-            values = of_qwen35(hf, values, config)
+            values = of_hybrid(hf, values, config)
         if arch == "gptneox" and ".query_key_value." in hf:
             values = regrouped(values, config["num_attention_heads"])
         tensors[ggml] = (values, kind)
@@ -147,7 +155,8 @@ def write(
     writer.close()
     folder = path.with_suffix("")
     shutil.copytree(source, folder)
-    save_file(with_single_experts(put_together(exact, arch)), folder / "model.safetensors", {"format": "pt"})
+    together = with_gates_among(with_single_experts(put_together(exact, arch)), config)
+    save_file(together, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -356,8 +365,8 @@ def olmo2(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
 
 
-def qwen35(writer: gguf.GGUFWriter, config: Config) -> None:
-    """Qwen 3.5, with experts or without."""
+def hybrid(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Qwen's hybrids, with experts or without; Qwen 3.5's rotary positions have sections."""
     (moe if "num_experts" in config else base)(writer, config)
     heads, rope = config["linear_num_value_heads"], config["rope_parameters"]
     writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
@@ -367,7 +376,8 @@ def qwen35(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_ssm_inner_size(heads * config["linear_value_head_dim"])
     writer.add_full_attention_interval(config["layer_types"].index("full_attention") + 1)
     writer.add_rope_dimension_count(int(config["head_dim"] * rope["partial_rotary_factor"]))
-    writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
+    if "mrope_section" in rope:
+        writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
 
 
 def gpt_oss(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -417,7 +427,7 @@ METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": mixtral, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
     **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
     **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), moe),
-    **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, "qwen35": qwen35, "qwen35moe": qwen35},
+    **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, **dict.fromkeys(HYBRIDS, hybrid)},
     **{"gpt-oss": gpt_oss, "deepseek2": latent, "mistral4": latent},
 }
 """The metadata that the converter of each architecture writes."""

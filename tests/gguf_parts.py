@@ -81,3 +81,42 @@ def put_together(tensors: Tensors, arch: str) -> dict[str, np.ndarray]:
         elif not name.endswith(".v_b_proj.weight"):
             together[name] = values
     return {name: np.ascontiguousarray(values) for name, values in together.items()}
+
+
+def head_parts(config: Mapping[str, Any]) -> list[int]:
+    """How many rows a query, a key, the values and the gates of a key head take in Qwen3-Next's ``in_proj_qkvz``."""
+    value = config["linear_num_value_heads"] // config["linear_num_key_heads"] * config["linear_value_head_dim"]
+    return [config["linear_key_head_dim"]] * 2 + [value] * 2
+
+
+def with_gates_apart(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors with Qwen3-Next's ``in_proj_qkvz`` as ``in_proj_qkv`` and ``in_proj_z``, as its converter has it."""
+    apart = {}
+    for name, values in tensors.items():
+        module, _, tensor = name.partition(".in_proj_qkvz.")
+        if not tensor:
+            apart[name] = values
+            continue
+        by_head = values.reshape(config["linear_num_key_heads"], -1, values.shape[1])
+        parts = np.split(by_head, np.cumsum(head_parts(config))[:-1], axis=1)
+        q, k, v, z = (part.reshape(-1, values.shape[1]) for part in parts)
+        apart |= {f"{module}.in_proj_qkv.weight": np.concatenate([q, k, v]), f"{module}.in_proj_z.weight": z}
+    return apart
+
+
+def with_gates_among(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors as before `with_gates_apart`."""
+    if config["model_type"] != "qwen3_next":
+        return dict(tensors)
+    among = {}
+    for name, values in tensors.items():
+        module, _, tensor = name.partition(".in_proj_qkv.")
+        if tensor:
+            heads, both = config["linear_num_key_heads"], head_parts(config)
+            whole = np.concatenate([values, tensors[f"{module}.in_proj_z.weight"]])
+            parts = np.split(whole, heads * np.cumsum(both)[:-1])
+            by_head = [part.reshape(heads, -1, values.shape[1]) for part in parts]
+            among[f"{module}.in_proj_qkvz.weight"] = np.concatenate(by_head, axis=1).reshape(-1, values.shape[1])
+        elif ".in_proj_z." not in name:
+            among[name] = values
+    return among

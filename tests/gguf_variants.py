@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "qwen3, R1-0528": ("qwen3", tiny.Variant("Qwen3Config", {**tiny.GQA, "head_dim": 32, **R1_0528})),
     "qwen3_5": ("qwen35", tiny.VARIANTS["qwen3_5_text, tied"]),
     "qwen3_5_moe": ("qwen35moe", tiny.VARIANTS["qwen3_5_moe_text"]),
+    "qwen3_next": ("qwen3next", tiny.VARIANTS["qwen3_next"]),
     "phi3": ("phi3", tiny.VARIANTS["phi3"]),
     "phi3, longrope, short": ("phi3", tiny.VARIANTS["phi3, longrope, short"]),
     "phi3, longrope, long": ("phi3", tiny.VARIANTS["phi3, longrope, long"]),
@@ -73,6 +74,17 @@ LATENT_OF_BLOCKS = {
     **{"moe_intermediate_size": 64, "first_k_dense_replace": 1},
 }
 WIDE = {**tiny.GQA, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+HYBRID_KINDS = {"in_proj_qkv": "Q4_1", "in_proj_z": "Q5_1", "out_proj": "Q5_0", "conv1d": "F32"}
+"""The types of matrices of the delta rule, whose value heads stand in another order, in rows or in columns."""
+
+
+def kind_of_hybrid(name: str) -> str:
+    """The type of a matrix of a hybrid; of experts, one of the K-quants."""
+    if ".experts." in name:
+        return "Q4_K"
+    return next((kind for part, kind in HYBRID_KINDS.items() if f".{part}." in name), "Q8_0")
+
+
 PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
     "llama, Q8_0": ("llama", tiny.VARIANTS["llama"], lambda name: "Q8_0"),
     "qwen3, Q4_0": ("qwen3", tiny.VARIANTS["qwen3"], lambda name: "Q4_0"),
@@ -106,6 +118,25 @@ PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
         lambda name: "Q4_0" if ".experts." in name else "Q8_0",
     ),
     "gpt_neox, Q8_0": ("gptneox", tiny.VARIANTS["gpt_neox"], lambda name: "Q8_0"),
+    "qwen3_5, mixed": (
+        "qwen35",
+        tiny.Variant(
+            "Qwen3_5TextConfig",
+            {**tiny.HYBRID, "num_hidden_layers": 2, "full_attention_interval": 2, "linear_value_head_dim": 32},
+        ),
+        kind_of_hybrid,
+    ),
+    "qwen3_next, mixed": (
+        "qwen3next",
+        tiny.Variant(
+            "Qwen3NextConfig",
+            {
+                **{**tiny.HYBRID_NEXT, **WIDE, "full_attention_interval": 2, "linear_value_head_dim": 64},
+                **{"moe_intermediate_size": 256, "shared_expert_intermediate_size": 256},
+            },
+        ),
+        kind_of_hybrid,
+    ),
     "gemma3, mixed": (
         "gemma3",
         tiny.Variant("Gemma3TextConfig", {**GEMMA, **WIDE, "num_hidden_layers": 7}),

@@ -43,6 +43,7 @@ KINDS = (
     "mistral4",
     "qwen3_5_text, tied",
     "qwen3_5_moe_text",
+    "qwen3_next",
     "qwen2_moe",
     "gemma4_text, k = v",
     "olmoe, clip_qkv",

@@ -169,6 +169,10 @@ HYBRID_MOE: dict[str, Any] = {
     **{key: HYBRID[key] for key in HYBRID if key != "intermediate_size"},
     **{**MOE, "shared_expert_intermediate_size": 24},
 }
+HYBRID_NEXT: dict[str, Any] = {
+    **{**GQA, **DELTA_NET, **MOE, "shared_expert_intermediate_size": 24, "head_dim": 32},
+    **{"rms_norm_eps": HYBRID["rms_norm_eps"], "partial_rotary_factor": 0.25},
+}
 
 VARIANTS: dict[str, Variant] = {
     "llama": Variant("LlamaConfig", GQA),
@@ -291,6 +295,18 @@ VARIANTS: dict[str, Variant] = {
         seed=1,
     ),
     "qwen3_5_moe_text": Variant("Qwen3_5MoeTextConfig", {**HYBRID_MOE, "tie_word_embeddings": True}, seed=4),
+    "qwen3_next": Variant("Qwen3NextConfig", {**HYBRID_NEXT, "tie_word_embeddings": True}, seed=4),
+    "qwen3_next, dense layers": Variant(
+        "Qwen3NextConfig",
+        {
+            **{**HYBRID_NEXT, "num_hidden_layers": 2, "full_attention_interval": 2, "mlp_only_layers": [0]},
+            **{"norm_topk_prob": False, "attention_bias": True, "linear_num_key_heads": 4},
+            "max_position_embeddings": 128,
+        },
+        tokens=70,
+        biases=True,
+        seed=3,
+    ),
     "phi3": Variant("Phi3Config", GQA),
     "phi3, longrope, short": Variant(
         "Phi3Config",

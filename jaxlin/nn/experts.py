@@ -34,7 +34,8 @@ from jaxlin.nn.sites import InnerSite
 from jaxlin.quantized.mixed import UnslicedStack
 
 EXPERTS, DENSE = "experts", "dense"
-"""The kinds of layers in `Config.layer_kinds` of a model in which not every layer has experts."""
+"""The kinds of layers in `Config.layer_kinds` of a model in which not every layer has experts. A kind may begin with a
+name of the layer's mixer, and then ends in one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,18 @@ class ExpertConfig(Config):
     def neurons(self) -> int:
         """Those of the chosen experts and of the shared one, or of a layer without experts if it has more."""
         experts = self.num_experts_per_tok * self.moe_intermediate_size + self.shared_expert_intermediate_size
-        return max(experts, self.intermediate_size) if DENSE in self.layer_kinds else experts
+        return max(experts, self.intermediate_size) if self.has_dense_layers else experts
+
+    @property
+    def has_dense_layers(self) -> bool:
+        """Whether some layers have an MLP without experts."""
+        return any(kind.endswith(DENSE) for kind in self.layer_kinds)
 
     @property
     def split_sizes(self) -> dict[str, int]:
         """Experts are divided among the devices whole; a shared one, or an MLP without experts, by its features."""
         names = ["num_attention_heads", "num_key_value_heads", "num_experts"]
-        names += ["intermediate_size"] if DENSE in self.layer_kinds else []
+        names += ["intermediate_size"] if self.has_dense_layers else []
         names += ["shared_expert_intermediate_size"] if self.shared_expert_intermediate_size else []
         return {name: getattr(self, name) for name in names}
 

@@ -101,7 +101,7 @@ GGUF_PRE_TOKENIZERS = (
         ("qwen2", "deepseek-r1-qwen", "megrez"),
         SINGLE_DIGITS,
         nfc=True,
-        architectures=("qwen2", "qwen3", "qwen2moe", "qwen3moe"),
+        architectures=("qwen2", "qwen3", "qwen2moe", "qwen3moe", "qwen3next"),
     ),
     GGUFPreTokenizer(("qwen35",), MARKED_WORDS, nfc=True, architectures=("qwen35", "qwen35moe")),
     GGUFPreTokenizer(("stablelm2",), SINGLE_DIGITS),
