@@ -1,7 +1,7 @@
 """jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
 
 from jaxlin import causal, lens, spectrum, steering
-from jaxlin.activations import Activations, record
+from jaxlin.activations import Activations, record, with_edits
 from jaxlin.attribution import Attribution, attribute
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, replay, sweep
@@ -40,4 +40,5 @@ __all__ = [
     "spectrum",
     "steering",
     "sweep",
+    "with_edits",
 ]

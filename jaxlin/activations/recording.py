@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from jaxlin.activations.site_names import ENDS, SITES, parse_site
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.printable import quoted
 from jaxlin.nn.arguments import check_model
@@ -17,6 +16,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.prompt import Embeddings, array_of
+from jaxlin.nn.site_names import ENDS, SITES, parse_site
 from jaxlin.nn.sites import SiteError
 from jaxlin.nn.stack import is_stack, layer_of
 

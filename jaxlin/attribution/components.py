@@ -23,7 +23,7 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings, array_of
-from jaxlin.nn.sites import InnerSite
+from jaxlin.nn.sites import CHANGES, InnerSite
 from jaxlin.nn.stack import Stack, padded
 
 
@@ -47,6 +47,7 @@ def contributions(
     """
     kinds = ("attn_out", "mlp_out", InnerSite.HEADS, InnerSite.NEURONS, InnerSite.ROUTE)
     kinds += ("per_layer_out",) if "per_layer_out" in model.sites else ()
+    kinds += CHANGES if model.edits is not None else ()
     recording = record(model, x, kinds, rule=rule, position=position, remat=remat)
     frozen, sites, depth = recording.frozen, recording.sites, model.config.num_hidden_layers
     heads, hidden, routes = (sites[kind] for kind in kinds[2:5])
@@ -91,6 +92,11 @@ def contributions(
     }
     if "per_layer_out" in sites:
         parts["per_layer"] = factors * dot(sites["per_layer_out"])
+    if model.edits is not None:
+        # What an edit adds after a block does not pass that block's factor; the last one has none after it.
+        after = jnp.concatenate([factors[1:], jnp.ones_like(factors[:1])])
+        within, behind = (dot(sites[name]) for name in CHANGES)
+        parts["edits"] = factors * within + after * behind
     if sources:
         parts["sources"] = contributions_by_source(model, frozen, x, head_gradients, position)
     return parts

@@ -94,8 +94,8 @@ class Attribution(Result):
 
     - By input token: ``tokens.sum() + bias + set_aside == value``.
     - By part of the model, at the position of the logit: ``embed + attn.sum() + mlp.sum() + final_bias == value``, and
-      ``per_layer.sum()`` beside them where a model has per-layer embeddings. In each layer ``heads[l].sum() +
-      attn_bias[l] == attn[l]``, and all neurons and ``mlp_bias[l]`` sum to ``mlp[l]``.
+      ``per_layer.sum()`` or ``edits.sum()`` beside them where a model has per-layer embeddings or edits of its stream.
+      In each layer ``heads[l].sum() + attn_bias[l] == attn[l]``, and all neurons and ``mlp_bias[l]`` sum to ``mlp[l]``.
 
     The contributions of attention and MLPs are those of their outputs as added to the residual stream, after any norm.
 
@@ -120,6 +120,8 @@ class Attribution(Result):
         experts: the experts that the routers chose at the position, with their contributions, which with the shared
             ones and the biases sum to those of `mlp`; None for a model without experts.
         per_layer: the contribution of each layer's per-layer embeddings, ``[layers]``; None in a model without them.
+        edits: the contribution of what edits change in the residual stream of each layer, ``[layers]``; None in a model
+            that carries none (`jaxlin.with_edits`). Edits of other sites change the contributions of what they edit.
     """
 
     AXES: ClassVar = {
@@ -145,6 +147,7 @@ class Attribution(Result):
     sources: Leaf = None
     experts: Experts | None = None
     per_layer: Leaf = None
+    edits: Leaf = None
 
     @property
     def defect(self) -> float:
@@ -154,8 +157,8 @@ class Attribution(Result):
     @property
     def component_defect(self) -> float:
         """The error of the sum of all parts of the model, relative to the largest of them."""
-        per_layer = [] if self.per_layer is None else self.per_layer.tolist()
-        parts = [self.embed, *self.attn.tolist(), *self.mlp.tolist(), *per_layer, self.final_bias]
+        others = [part for each in (self.per_layer, self.edits) if each is not None for part in each.tolist()]
+        parts = [self.embed, *self.attn.tolist(), *self.mlp.tolist(), *others, self.final_bias]
         return _defect(self.value, parts)
 
     @property

@@ -140,4 +140,6 @@ def _contributions(model: Decoder, gradients: Any, parameters: Any, dtype: Any) 
         return sum(jax.tree.leaves(by_bias), zeros)
 
     zeros = jnp.zeros(model.config.num_hidden_layers, dtype)
+    if model.edits is not None:  # what the edits of a layer add counts as one of its biases
+        zeros = gradients.edits.bias * parameters.edits.bias
     return model.layout.map(of_layers, zeros, gradients.layers, parameters.layers)

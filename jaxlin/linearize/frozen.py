@@ -21,7 +21,7 @@ from jaxlin.nn.freeze_rules import Rule, checked_rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.patterns import first_tokens
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.sites import InnerSite, Place, Site, checked_kinds, ends
+from jaxlin.nn.sites import CHANGES, InnerSite, Place, Site, checked_kinds, ends
 from jaxlin.nn.stack import Stack, layer_of
 
 
@@ -127,6 +127,8 @@ def record(
 
     def collect(ctx: Context) -> Any:
         values = {InnerSite.ROUTE: None, **ctx.hooks.values}  # which layers without a router do not pass
+        if model.edits is not None:
+            values |= dict(zip(CHANGES, ctx.stream_changes(), strict=True))
         sites = tuple(values[kind] for kind in checked_kinds(kinds, tuple(values)))
         factors = ctx.read_inputs if remat else ctx.mode.factors
         return factors, sites if position is None else jax.tree.map(lambda a: a[position], sites)

@@ -1,10 +1,11 @@
 """The context that a block runs in: freeze mode, hooks, cache and way of evaluation, each a piece of its own."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxlin.nn.biases import with_biases
@@ -13,6 +14,7 @@ from jaxlin.nn.freeze_modes import FreezeMode, Plain, Record, RematFactors, Repl
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.kv_cache import KVCache
+from jaxlin.nn.sites import FROZEN, STREAM, InnerSite
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Context:
     Attributes:
         inputs: what entered the block.
         shared: the keys and values that blocks share.
+        edits: the edits of the layer that the model carries, by site (`jaxlin.nn.model_edits`).
+        edit_factor: that of what they add in a replay; None without biases.
+        changes: what edits have changed in the residual stream, by site.
+        unedited: the values before edits, by site.
     """
 
     def __init__(
@@ -57,6 +63,9 @@ class Context:
         self.evaluation = evaluation or Evaluation()
         self.inputs = BlockInput(None)
         self.shared = SharedValues()
+        self.edits: Mapping[str, Callable[[Any], Any]] = {}
+        self.edit_factor: Any = None
+        self.changes, self.unedited = dict[str, Array](), dict[str, Any]()
         self._scope = ""
 
     @property
@@ -86,8 +95,34 @@ class Context:
         return self.freeze(name, missing)
 
     def hook(self, site: str, value: Any) -> Any:
-        """Pass the named `site` with `value`, and return the value that the block continues with."""
+        """Pass the named `site` with `value`, and return the value that the block continues with.
+
+        The edits of the model come before the hooks; a value that replaces the one at the site is not edited.
+        """
+        if site in self.edits and site not in self.hooks.replacements:
+            if site in FROZEN:
+                value = self.edits[site](value)
+            else:
+                before = value
+                self.unedited.setdefault(site, before)
+                value = self.mode.edit(f"{self._scope}edit {site}", self.edits[site], value, self.edit_factor)
+                if site in STREAM:
+                    self.changes[site] = value - before
         return self.hooks.apply(site, value)
+
+    def stream_changes(self) -> tuple[Array, Array]:
+        """What the model's edits have changed in the stream up to the end of the block, and after it: see `CHANGES`."""
+        zeros = jnp.zeros_like(self.hooks.values["resid_post"])
+        within = zeros
+        for site in ("resid_pre", "resid_mid"):
+            within = within + self.changes.get(site, zeros)
+        return within, self.changes.get("resid_post", zeros)
+
+    def with_edits(self, edits: Mapping[str, Callable[[Any], Any]], factor: Any) -> None:
+        """Let the block apply these `edits`. One of neurons needs them, so that their matrices are not folded."""
+        self.edits, self.edit_factor = edits, factor
+        if InnerSite.NEURONS in edits:
+            self.evaluation = replace(self.evaluation, fold=False)
 
     def within(self, part: str) -> "Context":
         """The same context for a part of the block: the names of its factors are prefixed with ``part.``."""
@@ -107,6 +142,7 @@ class Context:
         stored = self.mode.factors
         if isinstance(self.mode, Replay) and isinstance(stored, RematFactors):
             recording = Context(Record(stored.rule))
+            recording.with_edits(self.edits, None)
             recording.run(with_biases(block, stored.biases), schedule, stored.inputs)
             self.mode = Replay(recording.mode.factors)
         return BlockInput(block(inputs.stream, schedule, self), self.shared.values)
@@ -114,4 +150,5 @@ class Context:
     @property
     def read_inputs(self) -> BlockInput:
         """What entered the block that has run, without what only later blocks read."""
-        return self.inputs._replace(stream=self.hooks.values["resid_pre"], shared=self.shared.reads)
+        stream = self.unedited.get("resid_pre", self.hooks.values["resid_pre"])
+        return self.inputs._replace(stream=stream, shared=self.shared.reads)

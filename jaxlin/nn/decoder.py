@@ -4,8 +4,7 @@ The forward pass is a `jax.lax.scan` over blocks whose parameters are stacked on
 segment of the layers, if not all are alike: see `jaxlin.nn.stack`.
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -18,21 +17,19 @@ from jaxtyping import Array, Float, Int
 from jaxlin.common.errors import UnembeddingError
 from jaxlin.common.provenance import checkpoint_of, note_checkpoint
 from jaxlin.nn import layers
-from jaxlin.nn.block_input import BlockInput, shared_sites
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.freeze_modes import Detach, FreezeMode, Plain
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.layer_scan import scan_layers, values_before
+from jaxlin.nn.layer_stack import Layers
+from jaxlin.nn.model_edits import ModelEdits
 from jaxlin.nn.modules import Embedding, Unembedding, parameter_value
-from jaxlin.nn.precision import Precision, matmul_precision
-from jaxlin.nn.prompt import Embeddings, NotesIds, Prompt, array_of, check_ids, checked_embeddings
-from jaxlin.nn.schedule import Schedule, moved, same_frequencies, schedules
-from jaxlin.nn.sites import Place, is_cut
-from jaxlin.nn.stack import LayerIndex, Layout, Stack, layer_of
+from jaxlin.nn.precision import Precision
+from jaxlin.nn.prompt import Embeddings, NotesIds, Prompt, check_ids, checked_embeddings
+from jaxlin.nn.stack import Stack
 
 
-class Decoder(NotesIds, nnx.Module):
+class Decoder(NotesIds, Layers):
     """A decoder-only transformer as an immutable pytree: only `jax` transforms, no mutation after construction.
 
     A family subclasses it with its `Block`, called as ``block(x, schedule, ctx)``, and its final norm. The
@@ -44,6 +41,7 @@ class Decoder(NotesIds, nnx.Module):
         rule: the freeze rule of gated MLPs, static.
         precision: how float32 matrices are multiplied, static.
         dtype: the dtype of activations, static.
+        edits: the edits that the model carries, if any: see `jaxlin.with_edits`.
     """
 
     Block: ClassVar[Any]
@@ -54,6 +52,7 @@ class Decoder(NotesIds, nnx.Module):
     rule: Rule
     precision: Precision
     dtype: str
+    edits: ModelEdits | None
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class Decoder(NotesIds, nnx.Module):
         dtype: str = "float32",
     ) -> None:
         self.config, self.linearize, self.rule, self.dtype = config, linearize, rule, dtype
-        self.precision = precision
+        self.precision, self.edits = precision, nnx.data(None)
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = nnx.data(self.make_layers(jax.random.split(rngs.params(), config.num_hidden_layers)))
         self.norm = self.final_norm(config)
@@ -91,11 +90,6 @@ class Decoder(NotesIds, nnx.Module):
         return type(self).Block(config, rngs=rngs)
 
     @property
-    def layout(self) -> Layout:
-        """How the layers are stacked."""
-        return Layout.of(self.config.layer_kinds or ("",) * self.config.num_hidden_layers)
-
-    @property
     def mode(self) -> FreezeMode:
         """The freeze mode in which the model is called."""
         return Detach(self.rule) if self.linearize else Plain()
@@ -107,14 +101,15 @@ class Decoder(NotesIds, nnx.Module):
         `jax.jacfwd` of it is the exact local linear map; the gradient of a loss is that of the frozen model, and second
         derivatives are zero. It shares the weights of this model, whose ordinary derivatives `plain` has.
         """
-        return self._copy(linearize=True)
+        return self.copy_with(linearize=True)
 
     @property
     def plain(self) -> "Decoder":
         """This model as `jaxlin.load` gives it by default, with its ordinary derivatives, sharing its weights."""
-        return self._copy(linearize=False)
+        return self.copy_with(linearize=False)
 
-    def _copy(self, **attributes: Any) -> "Decoder":
+    def copy_with(self, **attributes: Any) -> "Decoder":
+        """A copy with other attributes, which shares the weights."""
         other = jax.tree.map(lambda a: a, self)
         for name, value in attributes.items():
             setattr(other, name, value)
@@ -218,97 +213,3 @@ class Decoder(NotesIds, nnx.Module):
                 "for logits and tokens load a checkpoint of the language model."
             )
         return self.lm_head
-
-    def begin(self, x: Any) -> BlockInput:
-        """What enters the first block, from the input embeddings, or from a stream where layers read nothing else."""
-        return BlockInput(array_of(x))
-
-    def is_cut(self, place: Place) -> bool:
-        """Whether all paths from before `place` to the output pass through it: see `jaxlin.nn.sites.is_cut`."""
-        return is_cut(place, self.config.value_layers)
-
-    @property
-    def shared_sites(self) -> tuple[str, ...]:
-        """The sites of the values that blocks share, as each block gets them."""
-        return shared_sites(self.config.value_layers, self.config.layer_kinds)
-
-    def direct_factors(self) -> Float[Array, " l"]:
-        """The factor of what each layer adds to the stream on its direct path to the stream after the last block."""
-        return jnp.ones(self.config.num_hidden_layers, self.dtype)
-
-    def scan(
-        self,
-        x: Float[Embeddings, "t *b d"] | BlockInput,
-        make_context: Callable[[Any], Context],
-        rows: Any = None,
-        *,
-        schedule: Schedule | Stack | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        collect: Callable[[Context], Any] = lambda ctx: None,
-    ) -> tuple[Any, Any]:
-        """The residual stream after the blocks from `start` to before `stop`, from `x` before them.
-
-        Args:
-            x: the residual stream before block `start`, or all that enters it, of which this returns the same kind.
-            make_context: makes the context of a block from its row of `rows`.
-            rows: a pytree stacked over all layers.
-            schedule: the schedules of all layers, stacked; by default those of a prompt of these tokens.
-            start: the first block.
-            stop: the block after the last; None for all.
-            collect: takes, from the context of a block that has run, the values to return, stacked over the blocks.
-        """
-        inputs = x if isinstance(x, BlockInput) else self.begin(x)
-        if schedule is None:
-            schedule = self.schedule(inputs.stream.shape[0])
-        stack = (self.layers, schedule, rows, inputs.per_layer)
-        stop = self.layout.depth if stop is None else stop
-
-        def run(carry: BlockInput, layer: Any) -> tuple[BlockInput, Context]:
-            block, own_schedule, row, per_layer = layer
-            ctx = make_context(row)
-            return ctx.run(block, own_schedule, carry._replace(per_layer=per_layer)), ctx
-
-        def step(carry: BlockInput, layer: Any) -> tuple[BlockInput, Any]:
-            carry, ctx = run(carry, layer)
-            return carry, collect(ctx)
-
-        with self.at_precision():
-            shared = values_before(self.config.value_layers, run, inputs, stack)
-            carry = inputs._replace(shared=shared, per_layer=None)
-            carry, values = scan_layers(self.layout, step, carry, stack, start, stop)
-        return carry._replace(per_layer=inputs.per_layer) if isinstance(x, BlockInput) else carry.stream, values
-
-    def block(self, layer: int | Array | LayerIndex, x: Float[Array, "t *b d"] | BlockInput, ctx: Context) -> Any:
-        """The residual stream after one block, or all that enters the next, from `x` before it, as in `scan`.
-
-        `layer` is as in `jaxlin.nn.stack.layer_of`.
-        """
-        inputs = x if isinstance(x, BlockInput) else BlockInput(x)
-        stack = self.layers, self.schedule(inputs.stream.shape[0]), inputs.per_layer
-        block, schedule, per_layer = layer_of(stack, layer)
-        with self.at_precision():
-            after = ctx.run(block, schedule, inputs._replace(per_layer=per_layer))
-        return after._replace(per_layer=inputs.per_layer) if isinstance(x, BlockInput) else after.stream
-
-    def at_precision(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which `jaxlin.nn.layers.product` has the precision of this model."""
-        return jax.default_matmul_precision(matmul_precision(self.precision, self.dtype))
-
-    def same_frequencies(self, tokens: int, others: int) -> bool:
-        """Whether prompts of both lengths have the same rotary frequencies: of some ropes they depend on the length."""
-        return same_frequencies(self.config.ropes, tokens, others)
-
-    def schedule(self, tokens: int, positions: Int[Array, " t"] | None = None) -> Schedule | Stack:
-        """The schedules of all blocks for a prompt of `tokens`, stacked: see `jaxlin.nn.stack`.
-
-        Args:
-            tokens: the length of the prompt, on which some rotary frequencies depend.
-            positions: those of the tokens at hand; by default all.
-        """
-        positions = jnp.arange(tokens) if positions is None else positions
-        return schedules(self.config, self.layout, tokens, positions, self.dtype)
-
-    def moved(self, schedule: Schedule | Stack, positions: Int[Array, " t"]) -> Schedule | Stack:
-        """`schedule` for tokens at other positions of the same text."""
-        return moved(self.config, self.layout, schedule, positions)

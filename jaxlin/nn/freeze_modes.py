@@ -69,6 +69,17 @@ class FreezeMode:
         """
         return value()
 
+    def edit(self, name: str, edit: Callable[[Any], Any], value: Any, factor: Any) -> Any:
+        """The value that a block goes on with after an `edit` of `value`.
+
+        Args:
+            name: the name of the factor that a record stores.
+            edit: a function of the value.
+            value: the value, an array, or what stands at a site of another kind.
+            factor: that of what the edit adds in a replay; None without biases.
+        """
+        return edit(value)
+
 
 class Plain(FreezeMode):
     """The ordinary model."""
@@ -94,6 +105,11 @@ class Record(FreezeMode):
         self.factors[name] = compute()
         return self.factors[name]
 
+    def edit(self, name: str, edit: Callable[[Any], Any], value: Any, factor: Any) -> Any:
+        """The edited value; the value before the edit is stored."""
+        self.factors[name] = value
+        return edit(value)
+
 
 class Replay(FreezeMode):
     """Every factor comes from `factors`, and nothing nonlinear is computed.
@@ -114,6 +130,23 @@ class Replay(FreezeMode):
     def reconstruct(self, value: Callable[[], Array], linear: Callable[[], Array]) -> Array:
         """The linear function."""
         return linear()
+
+    def edit(self, name: str, edit: Callable[[Any], Any], value: Any, factor: Any) -> Any:
+        r"""The edit's derivative at the stored value $h_0$, and with biases what it adds: see `jaxlin.nn.model_edits`.
+
+        `value` may have batch axes between the tokens and the features, and fewer tokens, the last ones.
+        """
+        stored = self.factors[name][-value.shape[0] :]
+        edited, derivative = jax.linearize(edit, stored)
+        added = edited - derivative(stored)
+        batched = derivative
+        for _ in range(value.ndim - stored.ndim):
+            batched = jax.vmap(batched, in_axes=1, out_axes=1)
+        result = batched(value)
+        if factor is None:
+            return result
+        added = added.reshape(added.shape[0], *(1,) * (value.ndim - stored.ndim), *added.shape[1:])
+        return result + factor.astype(added.dtype) * added
 
 
 @jax.custom_jvp

@@ -49,6 +49,16 @@ class InnerSite(StrEnum):
     ROUTE = "route"
 
 
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+"""The sites that are the residual stream itself."""
+
+CHANGES = ("change within", "change after")
+"""What edits of a model change in the residual stream of a block, before its end and at its end."""
+
+FROZEN = (InnerSite.QUERIES, InnerSite.KEYS, InnerSite.PATTERN, InnerSite.ROUTE)
+"""The sites of frozen factors, and of what they are computed from: an edit there is part of the factor."""
+
+
 class SiteError(JaxlinError):
     """A site, layer or position that the model does not have."""
 

@@ -18,34 +18,61 @@ $c_k = \sum_{j \le k} J_{j \bmod T}\,e_j$ is the local linear map $J$ of a steer
 embeddings $e_j$ of the text that is generated.
 """
 
+from jaxlin.activations import (
+    Ablate,
+    Add,
+    Apply,
+    Edit,
+    Replace,
+    Resample,
+    SteeringError,
+    Swap,
+    Where,
+    ablate,
+    add,
+    apply,
+    mean_ablation,
+    patch,
+    replace,
+    resample_ablation,
+    swap,
+    zero_ablation,
+)
 from jaxlin.steering.directions import mean_difference, token_direction
 from jaxlin.steering.dose import DoseCurve, dose_curve
 from jaxlin.steering.edited_model import edited
-from jaxlin.steering.edits import Edit, SteeringError, Where
 from jaxlin.steering.generation import Generation, generate, generate_batch
 from jaxlin.steering.map_edits import PaperCode, PaperEquation, paper_code, paper_equation
-from jaxlin.steering.vector_edits import Ablate, Add, Swap, ablate, add, swap
 
 __all__ = [
     "Ablate",
     "Add",
+    "Apply",
     "DoseCurve",
     "Edit",
     "Generation",
     "PaperCode",
     "PaperEquation",
+    "Replace",
+    "Resample",
     "SteeringError",
     "Swap",
     "Where",
     "ablate",
     "add",
+    "apply",
     "dose_curve",
     "edited",
     "generate",
     "generate_batch",
+    "mean_ablation",
     "mean_difference",
     "paper_code",
     "paper_equation",
+    "patch",
+    "replace",
+    "resample_ablation",
     "swap",
     "token_direction",
+    "zero_ablation",
 ]

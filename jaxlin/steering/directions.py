@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.activations import SteeringError
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.frozen import record
@@ -15,7 +16,6 @@ from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import Place, Site, is_integer, place
-from jaxlin.steering.edits import SteeringError
 
 
 def mean_difference(

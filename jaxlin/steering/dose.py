@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin import plots
+from jaxlin.activations import Edit, SteeringError, Where, check_edits
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.arguments import check_model, check_tokenizer
@@ -18,7 +19,6 @@ from jaxlin.nn.layers import at_least_float32
 from jaxlin.nn.prompt import padded_prompt
 from jaxlin.results import Result, html, traced_to
 from jaxlin.steering.edited_model import full_pass, schedule_at
-from jaxlin.steering.edits import Edit, SteeringError, Where, check_edits
 from jaxlin.steering.generation import Generation, Prompt, frequency_spans, generate_batch, round_up
 from jaxlin.tokenizer import Tokenizer, require_tokenizer
 

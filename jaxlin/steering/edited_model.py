@@ -1,25 +1,22 @@
 """The model with edits: the forward pass of a text at once, or of the next tokens of a text with a cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlin.activations import Edit, SteeringError, check_edits
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.kv_cache import KVCache, LayerCache
+from jaxlin.nn.model_edits import LayerRow, edited_value, edits_of_layer, layer_rows
 from jaxlin.nn.prompt import Embeddings, array_of
 from jaxlin.nn.schedule import Schedule
-from jaxlin.nn.sites import place
 from jaxlin.nn.stack import Stack
-from jaxlin.steering.edits import Edit, SteeringError, check_edits
-
-ValueEdit = Callable[[Array], Array]
-"""An edit of a value at a site, restricted to the positions that it applies to."""
 
 
 class State(NamedTuple):
@@ -81,50 +78,22 @@ def forward(
     stream, positions = array_of(x), start + jnp.arange(x.shape[0])
     schedule = model.moved(schedule, positions)
     drives = tuple(edit.drive(stream, positions, before) for edit, before in zip(edits, state.drives, strict=True))
-    functions = [_value_edit(edit, drive, positions, first_new) for edit, drive in zip(edits, drives, strict=True)]
-    sites = [place(edit.site, depth, model.sites) for edit in edits]
-    placed = list(zip(sites, functions, strict=True))
 
-    def block_edits(layer: Array) -> dict[str, ValueEdit]:
-        by_kind: dict[str, list[tuple[int, ValueEdit]]] = {}
-        for site, edit in placed:
-            if not site.final:
-                # The stream before a block is edited after the block before it, because no block follows the last.
-                between = not site.inside and site.layer > 0
-                kind, index = ("resid_post", site.layer - 1) if between else (site.kind, site.layer)
-                by_kind.setdefault(kind, []).append((index, edit))
-
-        def in_this_layer(indexed: list[tuple[int, ValueEdit]]) -> ValueEdit:
-            def apply(value: Array) -> Array:
-                for index, edit in indexed:
-                    value = jax.lax.cond(layer == index, edit, lambda unchanged: unchanged, value)
-                return value
-
-            return apply
-
-        return {kind: in_this_layer(indexed) for kind, indexed in by_kind.items()}
+    def hooks(row: LayerRow) -> Hooks:
+        return Hooks(edits=edits_of_layer(edits, drives, row, positions, first_new, depth))
 
     stream, new = model.scan(
         x,
-        lambda row: Context(hooks=Hooks(edits=block_edits(row[0])), cache=KVCache(row[1], start, stop)),
-        (jnp.arange(depth), state.cache),
+        lambda row: Context(hooks=hooks(row[0]), cache=KVCache(row[1], start, stop)),
+        (layer_rows(model.layout), state.cache),
         schedule=schedule,
         collect=lambda ctx: ctx.cache.new,
     )
     output = model.norm(stream, Context())
-    for site, edit in placed:
-        if site.final:
-            output = edit(output)
+    for edit, drive in zip(edits, drives, strict=True):
+        if edit.site == "final":
+            output = edited_value(edit, "final", output, drive, positions, first_new)
     return ForwardResult(output, new, drives)
-
-
-def _value_edit(
-    edit: Edit, drive: Float[Array, "t e"], positions: Int[Array, " t"], first_new: Int[Array, ""] | int
-) -> ValueEdit:
-    if edit.where == "all":
-        return lambda value: edit(value, drive)
-    applies = positions >= first_new if edit.where == "new" else jnp.isin(positions, jnp.asarray(edit.where))
-    return lambda value: jnp.where(applies[:, None], edit(value, drive), value)
 
 
 def edited(model: Decoder, x: Float[Embeddings, "t d"], edits: Sequence[Any], *, prompt: int | None = None) -> Array:

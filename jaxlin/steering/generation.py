@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.activations import Edit, check_edits
 from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.kv_cache import map_caches
@@ -29,7 +30,6 @@ from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.stack import Stack
 from jaxlin.results import traced_to
 from jaxlin.steering.edited_model import State, forward, initial_state, schedule_at
-from jaxlin.steering.edits import Edit, check_edits
 from jaxlin.steering.generated import Generation
 from jaxlin.steering.samplers import Sampling, SamplingError, make_sampling, sample_token
 from jaxlin.tokenizer import Tokenizer, require_tokenizer

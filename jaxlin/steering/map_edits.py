@@ -13,11 +13,11 @@ from jaxlin.linearize.local_maps import local_map
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.edits import Edit, check_where
 from jaxlin.nn.freeze_modes import Record, Replay
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.nn.sites import SiteError, place
-from jaxlin.steering.edits import Edit, check_where
 
 
 @jax.tree_util.register_dataclass

@@ -10,9 +10,8 @@ from jaxlin.common.progress import progress_bar
 from jaxlin.report.paper.markdown import escaped, table
 from jaxlin.report.paper.part import Data, Part
 from jaxlin.report.paper.subject import Subject
-from jaxlin.steering import add, mean_difference, paper_code, paper_equation, token_direction
+from jaxlin.steering import Edit, add, mean_difference, paper_code, paper_equation, token_direction
 from jaxlin.steering.dose import DoseCurve, dose_curve
-from jaxlin.steering.edits import Edit
 
 PROMPTS, NEW_TOKENS = 6, 24
 """The number of figure 3's phrases that are continued, and of tokens by which."""

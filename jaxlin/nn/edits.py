@@ -1,9 +1,8 @@
-r"""Edits: functions of the value at a site, and the positions that they apply to.
+r"""Edits: functions of the value at a site, and the layers, positions and heads that they apply to.
 
-An edit is a function of the value at a site of the residual stream, applied at each position by itself. `Edit.site`
-says at which site, `Edit.where` at which positions, and `Edit.strength` how strongly; at strength 0 it changes nothing.
-It is a pytree, so a compiled step takes it as an argument and serves all strengths and vectors. The package has five
-kinds of edits (`jaxlin.steering`), and users can write more: see `Edit`.
+`Edit.site` says at which site, `Edit.where` at which positions, `Edit.units` in which heads, and `Edit.strength` how
+strongly; at strength 0 it changes nothing. An edit is a pytree, so a compiled step takes it as an argument and serves
+all strengths and vectors. `jaxlin.activations` has several kinds of edits, and users can write more: see `Edit`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,16 +16,16 @@ from jaxtyping import Array, Float, Int
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.sites import Site, is_integer, place
+from jaxlin.nn.sites import is_integer
 
 E = TypeVar("E", bound="Edit")
 Where = Literal["all", "new"] | tuple[int, ...]
 """The positions that an edit applies to.
 
 ``"all"``: every position. ``"new"``: the positions that predict the continuation, which are the last of the prompt and
-all generated ones. A tuple: these positions, counted from the first token of the text.
+all generated ones. A tuple: these positions, counted from the first token of the text. Those of a pattern are its
+queries.
 """
 
 
@@ -47,21 +46,27 @@ class Edit:
             def __call__(self, h, drive):
                 return (1 - self.strength) * h
 
+    `jaxlin.activations.apply` makes an edit of a function without a class.
+
     Attributes:
-        site: the site on the residual stream.
+        site: the site, as `jaxlin.record` names it: ``"embed"``, ``"final"``, ``("heads", 10)``, or ``"heads"`` in all
+            layers.
         strength: a number; each kind of edit says what it multiplies.
         where: the positions that are edited.
+        units: which heads of ``"q"``, ``"k"``, ``"v"``, ``"heads"`` or ``"pattern"`` are edited, or which features of
+            another site, as neurons, ``[n]``; all if None.
     """
 
-    site: Site = field(metadata={"static": True})
+    site: Any = field(metadata={"static": True})
     strength: Leaf = 1.0
     where: Where | str = field(default="all", metadata={"static": True})
+    units: Leaf = None
 
     def at_strength(self: E, strength: float) -> E:
         """The same edit at another strength. A step that was compiled for this one serves it too."""
         return replace(self, strength=strength)
 
-    def __call__(self, h: Float[Array, "t d"], drive: Float[Array, "t e"]) -> Float[Array, "t d"]:
+    def __call__(self, h: Float[Array, "*n"], drive: Float[Array, "t e"]) -> Float[Array, "*n"]:
         """The edited value.
 
         Args:
@@ -69,6 +74,10 @@ class Edit:
             drive: the result of `drive` at these positions.
         """
         raise TypeError(f"{type(self).__name__} defines no edit")
+
+    def at_positions(self, h: Any, drive: Float[Array, "t e"], positions: Int[Array, " t"]) -> Any:
+        """The edited value at these `positions`, if the edit depends on them: by default that of a call."""
+        return self(h, drive)
 
     drive_features = 0
     """The number of features that `drive` returns for each position."""
@@ -91,34 +100,10 @@ class Edit:
 
     def __repr__(self) -> str:
         arrays = "".join(f", {name} of shape {jnp.shape(array)}" for name, array in self.vectors().items())
-        return f"{type(self).__name__}(site={self.site!r}, strength={self.strength}, where={self.where!r}{arrays})"
-
-
-def check_edits(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:
-    """`edits` as a tuple, each of which fits `model`.
-
-    Raises:
-        SiteError: a site that the model does not have.
-        SteeringError: an object that is not an edit, or an edit for a residual stream of another width.
-    """
-    width = model.config.hidden_size
-    if isinstance(edits, Edit):
-        raise SteeringError("Edits: expected a list of them; found a single edit. Put it in a list.")
-    for edit in edits:
-        if not isinstance(edit, Edit):
-            raise SteeringError(
-                f"Edit: expected an edit, as jaxlin.steering's add, ablate, swap, paper_equation or paper_code give; "
-                f"found {quoted(edit)}."
-            )
-        check_where(edit.where)
-        for name, array in edit.vectors().items():
-            if array.shape[-1] != width:
-                raise SteeringError(
-                    f"{type(edit).__name__}, {name}: expected {width} features, those of this model's residual stream; "
-                    f"found {array.shape[-1]}."
-                )
-        place(edit.site, model.config.num_hidden_layers, model.sites)
-    return tuple(edits)
+        units = "" if self.units is None else f", units={self.units}"
+        return (
+            f"{type(self).__name__}(site={self.site!r}, strength={self.strength}, where={self.where!r}{units}{arrays})"
+        )
 
 
 def check_where(where: Any) -> Where:
@@ -137,3 +122,20 @@ def check_where(where: Any) -> Where:
             f"found {quoted(where)}."
         )
     return tuple(map(int, positions))
+
+
+def check_units(units: Any) -> Leaf:
+    """`units` as `Edit.units` has it: one index, or a sequence of them, becomes an array.
+
+    Raises:
+        SteeringError: neither None nor indices of 0 or more.
+    """
+    if units is None or isinstance(units, jax.Array):
+        return units
+    is_sequence = isinstance(units, Sequence) and not isinstance(units, str)
+    indices: tuple[Any, ...] = tuple(units) if is_sequence else (units,)
+    if not indices or not all(is_integer(each) and each >= 0 for each in indices):
+        raise SteeringError(
+            f"Edit, units: expected heads or features, counted from 0, as (0, 3); found {quoted(units)}."
+        )
+    return jnp.asarray(indices, jnp.int32)

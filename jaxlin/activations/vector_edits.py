@@ -1,7 +1,7 @@
 """Edits along given vectors: addition, ablation and swap, which are the baselines of the paper's operators."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.common.arrays import Leaf
-from jaxlin.nn.layers import HIGHEST
-from jaxlin.nn.sites import Site
-from jaxlin.steering.edits import Edit, SteeringError, check_where
+from jaxlin.common.printable import quoted
+from jaxlin.nn.edits import Edit, SteeringError, check_units, check_where
+from jaxlin.nn.layers import HIGHEST, broadcast_last
 
 
 def unit_vector(values: Any, name: str = "direction") -> Float[Array, " d"]:
@@ -34,21 +34,25 @@ def unit_vector(values: Any, name: str = "direction") -> Float[Array, " d"]:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Add(Edit):
-    r"""$h \mapsto h + s\,\lVert h \rVert\, a$: vector addition, with a strength in units of the norm of the stream.
+    r"""$h \mapsto h + s\,\lVert h \rVert\, a$: vector addition, with a strength in units of the norm of the value.
 
-    $\lVert h \rVert$ is the norm of the value at each position. Source: Turner et al., "Activation Addition", 2023; the
-    unit is Neuronpedia's.
+    $\lVert h \rVert$ is the norm of the value at each position, and in each head where there are heads. In absolute
+    units it is $h \mapsto h + s\,a$. Source: Turner et al., "Activation Addition", 2023; the relative unit is
+    Neuronpedia's.
 
     Attributes:
-        direction: $a$, a unit vector, ``[d]``: see `add`.
+        direction: $a$, ``[d]``, a unit vector in relative units: see `add`.
+        scale: ``"relative"`` or ``"absolute"``.
     """
 
     direction: Leaf
+    scale: str = field(default="relative", metadata={"static": True})
 
-    def __call__(self, h: Float[Array, "t d"], drive: Float[Array, "t e"]) -> Float[Array, "t d"]:
-        """`h` plus a share of its norm along the direction."""
-        size = self.strength * jnp.linalg.norm(h, axis=-1, keepdims=True)
-        return (h + size * self.direction[None, :]).astype(h.dtype)
+    def __call__(self, h: Float[Array, "*n"], drive: Float[Array, "t e"]) -> Float[Array, "*n"]:
+        """`h` plus a multiple of the direction."""
+        relative = self.scale == "relative"
+        size = self.strength * (jnp.linalg.norm(h, axis=-1, keepdims=True) if relative else jnp.ones((1,) * h.ndim))
+        return (h + size * broadcast_last(jnp.asarray(self.direction), h)).astype(h.dtype)
 
     def vectors(self) -> Mapping[str, Array]:
         """The direction."""
@@ -68,10 +72,11 @@ class Ablate(Edit):
 
     basis: Leaf
 
-    def __call__(self, h: Float[Array, "t d"], drive: Float[Array, "t e"]) -> Float[Array, "t d"]:
+    def __call__(self, h: Float[Array, "*n"], drive: Float[Array, "t e"]) -> Float[Array, "*n"]:
         """`h` minus the share $s$ of its components."""
-        coordinates = jnp.einsum("td,kd->tk", h, self.basis, precision=HIGHEST)
-        return (h - self.strength * jnp.einsum("tk,kd->td", coordinates, self.basis, precision=HIGHEST)).astype(h.dtype)
+        coordinates = jnp.einsum("...d,kd->...k", h, self.basis, precision=HIGHEST)
+        components = jnp.einsum("...k,kd->...d", coordinates, self.basis, precision=HIGHEST)
+        return (h - self.strength * components).astype(h.dtype)
 
     def vectors(self) -> Mapping[str, Array]:
         """The basis."""
@@ -96,26 +101,45 @@ class Swap(Edit):
     read: Leaf
     write: Leaf
 
-    def __call__(self, h: Float[Array, "t d"], drive: Float[Array, "t e"]) -> Float[Array, "t d"]:
+    def __call__(self, h: Float[Array, "*n"], drive: Float[Array, "t e"]) -> Float[Array, "*n"]:
         """`h` with the components exchanged."""
-        difference = jnp.einsum("td,d->t", h, self.read, precision=HIGHEST)
-        return (h + self.strength * difference[:, None] * self.write[None, :]).astype(h.dtype)
+        difference = jnp.einsum("...d,d->...", h, self.read, precision=HIGHEST)[..., None]
+        return (h + self.strength * difference * broadcast_last(self.write, h)).astype(h.dtype)
 
     def vectors(self) -> Mapping[str, Array]:
         """The vector that is read and the vector that is written."""
         return {"read": self.read, "write": self.write}
 
 
-def add(site: Site, direction: Any, strength: float = 1.0, *, where: Any = "all") -> Add:
-    """`Add` along a vector ``[d]`` of any length, at the positions `where`: see `jaxlin.steering.Where`.
+def add(
+    site: Any,
+    direction: Any,
+    strength: float = 1.0,
+    *,
+    scale: str = "relative",
+    where: Any = "all",
+    units: Any = None,
+) -> Add:
+    """`Add` along a vector ``[d]``, at the positions `where`: see `jaxlin.steering.Where`.
+
+    With the scale ``"relative"`` only the direction of the vector matters, and a strength of 0.3 adds 0.3 of the norm
+    of the value. With ``"absolute"`` the vector is added as it is, times the strength; it may be traced, as one that is
+    trained, and may be zero.
 
     Raises:
-        SteeringError: not a vector, one of zero or infinite length, or no positions.
+        SteeringError: not a vector, in relative units one of zero or infinite length, another scale, or no positions.
     """
-    return Add(site=site, strength=strength, where=check_where(where), direction=unit_vector(direction))
+    if scale not in ("relative", "absolute"):
+        raise SteeringError(f'Add, scale: expected "relative" or "absolute"; found {quoted(scale)}.')
+    if scale == "relative":
+        vector = unit_vector(direction)
+    elif np.ndim(vector := jnp.asarray(direction)) != 1:
+        raise SteeringError(f"direction: expected a vector; found shape {np.shape(vector)}.")
+    options = {"where": check_where(where), "units": check_units(units)}
+    return Add(site=site, strength=strength, direction=vector, scale=scale, **options)
 
 
-def ablate(site: Site, directions: Any, strength: float = 1.0, *, where: Any = "all") -> Ablate:
+def ablate(site: Any, directions: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Ablate:
     """`Ablate` one direction, ``[d]``, or the span of several, ``[k, d]``, at the positions `where`.
 
     Raises:
@@ -124,10 +148,11 @@ def ablate(site: Site, directions: Any, strength: float = 1.0, *, where: Any = "
     rows = np.stack([unit_vector(row) for row in np.atleast_2d(np.asarray(directions))])
     _, s, basis = np.linalg.svd(rows, full_matrices=False)
     _check_independent(s, len(rows))
-    return Ablate(site=site, strength=strength, where=check_where(where), basis=jnp.asarray(basis))
+    options = {"where": check_where(where), "units": check_units(units)}
+    return Ablate(site=site, strength=strength, basis=jnp.asarray(basis), **options)
 
 
-def swap(site: Site, a: Any, b: Any, strength: float = 1.0, *, where: Any = "all") -> Swap:
+def swap(site: Any, a: Any, b: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Swap:
     """`Swap` the components along two vectors ``[d]`` of any length, at the positions `where`.
 
     Raises:
@@ -137,7 +162,8 @@ def swap(site: Site, a: Any, b: Any, strength: float = 1.0, *, where: Any = "all
     _check_independent(np.linalg.svd(plane, compute_uv=False), 2)
     inverse = np.linalg.pinv(plane)
     read, write = jnp.asarray(inverse[0] - inverse[1]), jnp.asarray(plane[:, 1] - plane[:, 0])
-    return Swap(site=site, strength=strength, where=check_where(where), read=read, write=write)
+    options = {"where": check_where(where), "units": check_units(units)}
+    return Swap(site=site, strength=strength, read=read, write=write, **options)
 
 
 def _check_independent(s: Float[np.ndarray, " k"], count: int) -> None:
