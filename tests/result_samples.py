@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlin.activations import Activations
 from jaxlin.attribution import Attribution, ExpertContributions, Experts, Neurons, StreamContributions
 from jaxlin.causal import Deletion, HeadAblation, Patching, Removal, Validity
 from jaxlin.lens import ExactLens, JacobianLens, LensReading
@@ -88,7 +89,12 @@ def samples() -> dict[str, Result]:
     )  # fmt: skip
     triplet = Triplet(3.0, [" the", " a"], [" of"], [(" Mary", 0.75, [" the"])])
     check = Line("logits", True, 1e-6, 1e-4, note="of the largest")
+    pattern = np.tril(np.abs(draw(LAYERS, HEADS, T, T)))
     results: list[Result] = [
+        Activations(
+            {"pattern": pattern / pattern.sum(-1, keepdims=True), "resid_post": draw(LAYERS, T, D)},
+            {"heads": {1: draw(T, HEADS, 2)}}, LAYERS,
+        ),
         neurons,
         experts,
         Attribution(
@@ -158,6 +164,8 @@ def changed(result: Result) -> Any:
             return result.replaced(**{each.name: value + 1})
         if isinstance(value, str | list | tuple) and value:
             return result.replaced(**{each.name: value[::-1] if isinstance(value, tuple) else value * 2})
+        if isinstance(value, dict):
+            return result.replaced(**{each.name: {key: 2 * array for key, array in value.items()}})
         if isinstance(value, Result):
             return result.replaced(**{each.name: changed(value)})
     raise AssertionError(type(result))

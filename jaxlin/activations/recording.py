@@ -2,15 +2,12 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Float
 
-from jaxlin.common.arrays import Leaf
-from jaxlin.common.printable import quoted
+from jaxlin.activations.recorded import Activations
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -18,61 +15,8 @@ from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.prompt import Embeddings, array_of
 from jaxlin.nn.site_names import ENDS, SITES, parse_site
 from jaxlin.nn.sites import SiteError
-from jaxlin.nn.stack import is_stack, layer_of
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
-class Activations:
-    """The values at sites of a model, as `record` returns them: ``activations["heads"]``, ``activations["heads", 10]``.
-
-    It is a pytree: `jax.vmap` of `record` puts a batch axis first in every array.
-
-    Attributes:
-        stacks: the values of all layers at each site, by its name, ``[layers, ...]``; those of ``"embed"`` and
-            ``"final"`` have no layers. Where layers are unlike it is a `jaxlin.nn.stack.Stack`, which has no number
-            where a layer has none: an index by layer gives the array of each.
-        single: the values of single layers, by the name of the site and the layer.
-        depth: the number of layers of the model.
-    """
-
-    stacks: dict[str, Leaf]
-    single: dict[str, dict[int, Leaf]]
-    depth: int = field(metadata={"static": True})
-
-    @property
-    def sites(self) -> tuple[Any, ...]:
-        """The sites that were recorded: names, and pairs of a name and a layer."""
-        pairs = ((name, layer) for name, layers in self.single.items() for layer in layers)
-        return (*sorted(self.stacks, key=SITES.index), *pairs)
-
-    def __getitem__(self, site: Any) -> Any:
-        """The values at a site: of all layers for a name, of one layer for a pair of a name and a layer.
-
-        Raises:
-            SiteError: the site was not recorded, or its layer does not have it.
-        """
-        name, layer = parse_site(site, self.depth)
-        if layer is None and name in self.stacks:
-            return self.stacks[name]
-        single = self.single.get(name, {})
-        if layer is not None and (layer in single or name in self.stacks):
-            value = single[layer] if layer in single else layer_of(self.stacks[name], layer)
-            if not jax.tree.leaves(value):
-                raise SiteError(f"Site {quoted(site)}: layer {layer} has no {name}.")
-            return value
-        raise SiteError(f"Site {quoted(site)}: expected a site that was recorded, {quoted(self.sites)}.")
-
-    def __contains__(self, site: Any) -> bool:
-        name, layer = parse_site(site, self.depth)
-        return name in self.stacks or (layer is not None and layer in self.single.get(name, {}))
-
-    def __repr__(self) -> str:
-        shapes = {}
-        for site in self.sites:
-            value = self[site]
-            shapes[site] = "by layer" if is_stack(value) else jax.tree.map(np.shape, value)
-        return f"Activations({shapes})"
+from jaxlin.nn.stack import layer_of
+from jaxlin.results import traced_to
 
 
 def record(
@@ -113,9 +57,9 @@ def record(
         SiteError: the model has no such site or layer.
     """
     check_model(model)
-    x, depth = model.check_embeddings(x), model.config.num_hidden_layers
+    prompt, x, depth = x, model.check_embeddings(x), model.config.num_hidden_layers
     if sites is None:
-        return _record(model, x, None)
+        return traced_to(_record(model, x, None), model, prompt)
     is_single = isinstance(sites, str) or (isinstance(sites, tuple) and len(sites) == 2 and isinstance(sites[1], int))
     try:
         requested = (sites,) if is_single else tuple(sites)
@@ -123,7 +67,8 @@ def record(
         requested = (sites,)
     if not requested:
         raise SiteError("Sites: expected one or more; found none.")
-    return _record(model, x, tuple(dict.fromkeys(parse_site(site, depth) for site in requested)))
+    recorded = _record(model, x, tuple(dict.fromkeys(parse_site(site, depth) for site in requested)))
+    return traced_to(recorded, model, prompt)
 
 
 @functools.partial(jax.jit, static_argnames="sites")

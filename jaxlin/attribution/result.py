@@ -126,7 +126,7 @@ class Attribution(Result):
 
     AXES: ClassVar = {
         "tokens": ("position",),
-        **dict.fromkeys(("attn", "mlp", "attn_bias", "mlp_bias", "per_layer"), ("layer",)),
+        **dict.fromkeys(("attn", "mlp", "attn_bias", "mlp_bias", "per_layer", "edits"), ("layer",)),
         "heads": ("layer", "head"),
         "sources": ("layer", "head", "position"),
         **dict.fromkeys(("value", "bias", "embed", "final_bias", "set_aside"), ()),

@@ -220,8 +220,8 @@ class Result(ShapesRepr):
         return f"id {int(token)}" if self.provenance is None else self.provenance.word(token)
 
     def _check_values(self, verb: str) -> None:
-        leaves = [value for part in _parts(self) for value in vars(part).values()]
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        values = [[getattr(part, each.name) for each in fields(part)] for part in _parts(self)]
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
             raise JaxlinError(f"{verb}: expected a result with values; found one of traced arrays, within a transform.")
         is_batch = any("prompt" in axes for part in _parts(self) for axes in tables.groups(part))
         if is_batch and verb == "Plot":

@@ -137,6 +137,8 @@ def traced_to(
     checkpoint = checkpoint_of(model)
     config = model.config
     used = rule or model.rule
+    if model.edits is not None:
+        settings["edits"] = [repr(edit) for edit in model.edits.edits]
     provenance = Provenance(
         architecture=f"{type(model).__name__}, {config.num_hidden_layers} layers, {config.hidden_size} features",
         dtype=model.dtype,

@@ -35,6 +35,10 @@ def equal(one: Any, two: Any) -> bool:
         return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
     if isinstance(one, list | tuple) and type(one) is type(two):
         return len(one) == len(two) and all(map(equal, one, two))
+    leaves, structure = jax.tree.flatten(one)
+    if not (len(leaves) == 1 and leaves[0] is one):
+        others, other_structure = jax.tree.flatten(two)
+        return structure == other_structure and all(map(equal, leaves, others))
     if isinstance(one, float) and isinstance(two, float):
         return one == two or (one != one and two != two)
     return bool(type(one) is type(two) and one == two)
@@ -70,7 +74,7 @@ def encoded(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         arrays[name] = np.array(value, order="C")
         return {"array": name}
     if isinstance(value, Mapping):
-        return {"mapping": {str(key): encoded(each, arrays) for key, each in value.items()}}
+        return {"mapping": [[encoded(key, arrays), encoded(each, arrays)] for key, each in value.items()]}
     if isinstance(value, list | tuple):
         return {"list" if isinstance(value, list) else "tuple": [encoded(each, arrays) for each in value]}
     if is_dataclass(value) and not isinstance(value, type) and hasattr(value, "provenance"):
@@ -94,8 +98,8 @@ def decoded(value: Any, read: Callable[[str], np.ndarray], classes: Mapping[str,
             return SPECIAL[name]
         case {"array": str(name)} if len(value) == 1:
             return read(name)
-        case {"mapping": dict(parts)} if len(value) == 1:
-            return {key: decoded(each, read, classes) for key, each in parts.items()}
+        case {"mapping": list(parts)} if len(value) == 1 and all(_is_pair(each) for each in parts):
+            return {key: decoded(each, read, classes) for key, each in parts}
         case {"list": list(parts)} if len(value) == 1:
             return [decoded(each, read, classes) for each in parts]
         case {"tuple": list(parts)} if len(value) == 1:
@@ -106,3 +110,8 @@ def decoded(value: Any, read: Callable[[str], np.ndarray], classes: Mapping[str,
                 raise ValueError(f"a {name} with the fields {quoted(list(parts))}; expected {', '.join(expected)}")
             return classes[name](**{key: decoded(parts[key], read, classes) for key in expected})
     raise ValueError(f"{quoted(value)}, which is no value of a result")
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value of a file is a key that text or an integer is, and a value."""
+    return isinstance(value, list) and len(value) == 2 and type(value[0]) in (str, int)

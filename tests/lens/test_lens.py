@@ -185,6 +185,8 @@ class TestFiles:
             "source_layers": [0, 1, 2],
             "d_model": 64,
         }
+        assert fitted.provenance is not None
+        assert found["metadata"].pop("provenance") == fitted.provenance.to_dict()
         assert found["metadata"] == {
             "estimator": "jacobian_lens",
             "skip_first_positions": SKIP,

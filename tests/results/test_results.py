@@ -14,8 +14,11 @@ import safetensors.numpy
 from result_samples import NAMES, TOKENS, changed, samples
 
 import jaxlin
+from jaxlin.activations import Activations
 from jaxlin.common.errors import CheckpointError, JaxlinError
 from jaxlin.common.token_names import joined, left_to_right, token_names
+from jaxlin.nn.routers import Route
+from jaxlin.nn.stack import Layout, Stack
 from jaxlin.results import Result, load
 from jaxlin.results.files import CLASSES
 
@@ -144,6 +147,8 @@ def test_where_a_result_is_from(tmp_path: Path) -> None:
     assert known.settings == {"target": ids[1], "position": len(ids) - 1}
     assert found.exclude_first().provenance == found.neurons.provenance == known
     assert jaxlin.attribute(model.linearized, x, ids[1]).provenance.files == known.files
+    edited = jaxlin.with_edits(model, [jaxlin.steering.add(("resid_post", 1), jnp.ones(192))])
+    assert len(jaxlin.attribute(edited, x, ids[1]).provenance.settings["edits"]) == 1
     # Another program is not compiled for another prompt, and a transform drops what is known.
     calls = []
 
@@ -161,6 +166,18 @@ def test_where_a_result_is_from(tmp_path: Path) -> None:
     assert labelled.neurons.provenance == labelled.provenance
     found.save(tmp_path / "a.safetensors")
     assert load(tmp_path / "a.safetensors").subject == found.subject == f"the logit of {tokenizer.token(ids[1])}"
+
+
+def test_activations_of_unlike_layers_and_routes(tmp_path: Path) -> None:
+    heads = Stack(((np.ones((2, 3, 2, 4)), np.ones((2, 3, 5, 4))),), Layout.of(("a", "b", "a", "b")))
+    route = Route(jnp.zeros((4, 3, 2), jnp.int32), jnp.ones((4, 3, 2)))
+    found = Activations({"heads": heads, "route": route}, {}, 4)
+    assert found == Activations({"heads": heads, "route": route}, {}, 4)
+    assert found.to_pandas()["head"].max() == 4
+    found.save(tmp_path / "a.safetensors")
+    back = Activations.load(tmp_path / "a.safetensors")
+    assert [back["heads", layer].shape for layer in range(4)] == [(3, 2, 4), (3, 5, 4)] * 2
+    np.testing.assert_array_equal(back["route"][1], np.ones((4, 3, 2)))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
