@@ -60,7 +60,7 @@ def read_parameters(
     """
     names = set(tensors.names())
     port = port.in_layout_of(abstract.config, names, source)
-    left_out = {**UNUSED_TENSORS, **TASK_HEADS, **port.left_out}
+    left_out = {**UNUSED_TENSORS, **TASK_HEADS, **port.left_out, **port.unread(abstract.config)}
     stored = StoredArrays(tensors, port, abstract.config, source)
     # All tensors are looked for before any is read: a config that lies about a size is refused before memory is taken.
     for path, struct in jax.tree_util.tree_leaves_with_path(abstract):
@@ -83,9 +83,13 @@ def read_parameters(
             f"{source}: expected only tensors that the model has; found {', '.join(unknown[:4])}"
             f"{f' and {len(unknown) - 4} more' if len(unknown) > 4 else ''}. They could change the output."
         )
-    for pattern, reason in left_out.items():
-        if count := len(fnmatch.filter(unread, pattern)):
-            LOG.warning("%s: left out %d tensors %s: %s", source, count, pattern, reason)
+    matching = {pattern: fnmatch.filter(unread, pattern) for pattern in left_out}
+    for reason in dict.fromkeys(left_out.values()):
+        patterns = [pattern for pattern, tensors in matching.items() if tensors and left_out[pattern] == reason]
+        if patterns:
+            count = len(set().union(*(matching[pattern] for pattern in patterns)))
+            shown = patterns[0] + (f" and {len(patterns) - 1} more patterns" if len(patterns) > 1 else "")
+            LOG.warning("%s: left out %d tensors %s: %s", source, count, shown, reason)
     return model
 
 

@@ -129,12 +129,15 @@ class Sandwich(Block):
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = ctx.hook("resid_pre", x)
-        h = self.input_layernorm(x, ctx.within("input_layernorm"))
-        h = self.self_attn(h, schedule, ctx.within("self_attn"))
+        h = self.self_attn(self.attention_input(x, ctx), schedule, ctx.within("self_attn"))
         attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
         mlp = ctx.hook("mlp_out", self.feed_forward(ctx.hook(InnerSite.MLP_IN, x), ctx))
         return ctx.hook("resid_post", self.leave(add_to_stream(x, mlp), schedule, ctx))
+
+    def attention_input(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
+        """What attention reads of the stream `x`."""
+        return self.input_layernorm(x, ctx.within("input_layernorm"))
 
     def feed_forward(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
         """What the MLP adds to the stream `x`."""

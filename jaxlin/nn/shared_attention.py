@@ -20,6 +20,9 @@ from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.sites import InnerSite
 
+SLIDING, FULL, SHARED = "sliding_attention", "full_attention", "shared_"
+"""The types of attention, and what the kind of a layer that reads an earlier one's values begins with."""
+
 
 class ValueNormAttention(HeadNormAttention):
     """Queries, keys and values are normed in each head, values without a weight; scores are not scaled.
@@ -91,3 +94,18 @@ class SharedAttention(ValueNormAttention):
     def mix(self, pattern: Any, values: Float[Array, "s *b n k"], ctx: Context) -> Float[Array, "q *b h k"]:
         """The outputs of the heads: the values of all tokens mixed by `pattern`."""
         return pattern.mix(values, ctx.evaluation.last)
+
+
+def value_norm_attention(config: Config, kind: str, **options: object) -> ValueNormAttention:
+    """The attention of a layer: alone, or with values that later layers read, or that it reads itself.
+
+    Args:
+        config: the config of the layers that are like this one.
+        kind: the type of its attention, after ``shared_`` if it reads the values of an earlier layer.
+        options: as of `ValueNormAttention`.
+    """
+    if not config.value_layers:
+        return ValueNormAttention(config, **options)  # type: ignore[arg-type]
+    if kind.startswith(SHARED):
+        return SharedAttention(config, kind.removeprefix(SHARED), **options)
+    return SourceAttention(config, kind, **options)

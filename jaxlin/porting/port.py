@@ -36,6 +36,7 @@ class Port:
         layers: what the list of layers is called, with a dot at its end.
         heads: the prefixes that the names of the unembedding's tensors may have.
         left_out: patterns of tensors that the model does not use, and why.
+        unread: the same for those that depend on the decoder's config.
     """
 
     model: Callable[..., Decoder]
@@ -45,6 +46,7 @@ class Port:
     layers: str = "layers."
     heads: tuple[str, ...] = ("lm_head.",)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    unread: Callable[[Any], Mapping[str, str]] = lambda config: {}
 
     def tensor_of(self, config: Any, name: str, layer: int | None = None) -> TensorRows:
         """Where a checkpoint stores the parameter `name`, a path that begins with ``layers.`` for one of a layer.
@@ -55,7 +57,7 @@ class Port:
         rows = places_of(self.names(config).get(path, path))[0]
         if path.startswith("lm_head."):
             return replace(rows, tensor=self.heads[0] + rows.tensor.removeprefix("lm_head."))
-        prefix = self.bodies[0] + ("" if layer is None else f"{self.layers}{layer}.")
+        prefix = self.bodies[0] + ("" if layer is None or rows.of_model else f"{self.layers}{layer}.")
         return replace(rows, tensor=prefix + rows.tensor)
 
     def as_named(self, names: Collection[str], source: str) -> "Port":

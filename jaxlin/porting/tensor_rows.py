@@ -30,6 +30,7 @@ class TensorRows:
         transposed: whether the tensor is ``[in, out]``, so that its columns are the rows of the parameter. Packed
             weights are ``[out, in]`` in every format, whatever the module that they were made from.
         constant: every element of a parameter that no checkpoint stores; there is then no tensor.
+        of_model: whether the tensor of a layer's parameter is named beside the layers, not within one.
     """
 
     tensor: str
@@ -39,6 +40,7 @@ class TensorRows:
     total: int | None = None
     transposed: bool = False
     constant: float | None = None
+    of_model: bool = False
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the tensor, without an axis of experts, from that of the parameter."""
