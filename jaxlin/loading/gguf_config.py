@@ -113,6 +113,9 @@ class _Translation:
         in_layers = {name.split(".", 3)[3] for name in names if name.startswith("model.layers.")}
         in_layers |= {name.replace("qkv_proj", "q_proj") for name in in_layers}
         config |= {key: True for key, tensor in port.flags.items() if tensor in in_layers}
+        config |= {
+            key: self._checkpoint.shape(names[tensor])[0] for key, tensor in port.sizes.items() if tensor in names
+        }
         config |= self._heads(config)
         try:
             if scaling := rope_scaling(values, self._rope_vectors()):

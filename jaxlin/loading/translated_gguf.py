@@ -27,7 +27,8 @@ class _Part(NamedTuple):
     """The tensor of a file that has one of Hugging Face's: its `rows`, in this order, or all of them if None.
 
     Of a tensor of experts, whose first axis counts them, the rows are those of each. A tensor whose first axis counts
-    the `heads` has the rows of all in a matrix, those of each head as its columns if it is `transposed`.
+    the `heads` has the rows of all in a matrix, those of each head as its columns if it is `transposed`. With a `place`
+    it is that part of a tensor of several.
     """
 
     tensor: str
@@ -35,6 +36,7 @@ class _Part(NamedTuple):
     rows: np.ndarray | None = None
     heads: int = 0
     transposed: bool = False
+    place: int | None = None
 
     def with_rows(self, rows: np.ndarray) -> "_Part":
         """Some of the rows, in this order."""
@@ -87,6 +89,10 @@ class TranslatedGGUF:
             part = self._part(name, tensor)
             module, _, kind = name.rpartition(".")
             if tensor.removesuffix(".weight") in ROPE_TENSORS:
+                continue
+            if module in self._port.stacked:
+                for i in range(part.shape[0]):
+                    self._place(parts, f"{module}.{i}.{kind}", _Part(tensor, part.shape[1:], place=i), tensor)
                 continue
             sizes: Mapping[str, int] = {}
             if module.endswith(".self_attn.qkv_proj") and not self._port.fused:
@@ -202,7 +208,8 @@ class TranslatedGGUF:
         if not self.is_packed(name):
             return self.read_slice(name, (slice(start, stop),))
         tensor, rows = self.rows(name)
-        selection, raw = slice(start, stop) if rows is None else rows[start:stop], self._checkpoint.read_raw(tensor)
+        selection, place = slice(start, stop) if rows is None else rows[start:stop], self._parts[name].place
+        raw = self._checkpoint.read_raw(tensor, *([] if place is None else [slice(place, place + 1)]))
         return self._packed(name, raw.reshape(-1, raw.shape[-1])[selection])
 
     def read_expert(self, name: str, expert: int) -> PackedMatrix:
@@ -219,8 +226,10 @@ class TranslatedGGUF:
     def read_slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A part of a tensor that is not packed, with a slice for each axis."""
         tensor, rows = self.rows(name)
-        axis = row_axis(self._parts[name].shape)
-        if self._parts[name].heads:
+        axis, place = row_axis(self._parts[name].shape), self._parts[name].place
+        if place is not None:
+            (values,) = self._checkpoint.read_slice(tensor, (slice(place, place + 1), *index))
+        elif self._parts[name].heads:
             values = self._read_heads(self._parts[name], index)
         elif rows is None:
             values = self._checkpoint.read_slice(tensor, index)

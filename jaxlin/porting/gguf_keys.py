@@ -54,6 +54,9 @@ class GGUFPort:
         parts: Hugging Face's names of parts of the names of tensors, where `hf_name` has another; a part with its kind,
             as in ``ffn_gate_inp.scale``, gives the full name within the layer.
         flags: keys of config.json that are true if a tensor is there.
+        sizes: keys of config.json that are the number of rows of a tensor, and its name in Hugging Face's checkpoint.
+        stacked: names of modules whose tensors have those of several modules on their first axis, in Hugging Face's
+            checkpoint called by their numbers.
         derive: computes the keys that need more than a renaming, from the metadata and the other keys of config.json; a
             value None removes a key. It refuses metadata by a ValueError whose message begins with its key.
         pairs: whether the two features that rotate together are neighbouring rows in queries and keys, as ggml's first
@@ -79,6 +82,8 @@ class GGUFPort:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    stacked: tuple[str, ...] = ()
     derive: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda metadata, config: {}
     pairs: bool = False
     values: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
