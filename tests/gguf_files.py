@@ -9,6 +9,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import torch
 from gguf_parts import put_together, taken_apart, with_gates_among, with_gates_apart
 from safetensors.numpy import load_file, save_file
 
@@ -17,6 +18,10 @@ PERMUTED = ("llama", "smollm3", "mistral3", "olmo")
 
 HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
 """Architectures with layers of a gated delta rule."""
+
+NUMBERED = re.compile(r"(\.experts|\.altup(?:_unembed)?_projections)\.\d+")
+UNNUMBERED = re.compile(r"(\.experts(?=\.\w+_proj\.)|\.altup(?:_unembed)?_projections)\.")
+"""Modules of which there are several with numbers, whose tensors the converter stacks."""
 
 TRANSPOSED = (".c_attn.weight", ".c_fc.weight", ".c_proj.weight")
 """The endings of the names of GPT-2's tensors that its converter transposes."""
@@ -119,12 +124,13 @@ def write(
     change(writer)
     exact, tensors, stored = {}, {}, with_gates_apart(load_file(source / "model.safetensors"), config)
     for hf, values in with_stacked_experts(taken_apart(stored, arch, config, joint=joint)).items():
-        ggml = name_of.get_name(hf.replace(".dt_bias", ".dt_proj.bias"), try_suffixes=(".weight", ".bias"))
+        of_ggml = f"{hf}.weight" if hf.endswith("_output_scale") else hf.replace(".dt_bias", ".dt_proj.bias")
+        ggml = name_of.get_name(of_ggml, try_suffixes=(".weight", ".bias"))
         assert ggml is not None, hf
         shape, values = values.shape, values.squeeze()  # as the converter does
         kind = kinds(hf) if values.ndim > 1 else "F32"
         values = np.ascontiguousarray(values.T) if hf.endswith(TRANSPOSED) else values
-        if arch.startswith("gemma") and hf.endswith("norm.weight"):
+        if arch in ("gemma", "gemma2", "gemma3") and hf.endswith("norm.weight"):
             values = values + 1
             exact[hf] = values - 1
         elif kind == "F32":
@@ -164,7 +170,7 @@ def with_stacked_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     """The tensors with those of all experts of a layer in one, ``[E, out, in]``, as the converter merges them."""
     merged: dict[str, list[np.ndarray]] = {}
     for name in sorted(tensors, key=lambda name: [int(part) if part.isdigit() else -1 for part in name.split(".")]):
-        merged.setdefault(re.sub(r"(\.experts)\.\d+", r"\1", name), []).append(tensors[name])
+        merged.setdefault(NUMBERED.sub(r"\1", name), []).append(tensors[name])
     return {name: np.stack(parts) if len(parts) > 1 else parts[0] for name, parts in merged.items()}
 
 
@@ -172,8 +178,8 @@ def with_single_experts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     """The tensors as transformers writes most of them: each expert's in its own."""
     apart = {}
     for name, values in tensors.items():
-        each = {name.replace(".experts.", f".experts.{e}."): part for e, part in enumerate(values)}
-        apart |= each if re.search(r"\.experts\.\w+_proj\.", name) else {name: values}
+        each = {UNNUMBERED.sub(rf"\g<0>{e}.", name): part for e, part in enumerate(values)}
+        apart |= each if UNNUMBERED.search(name) else {name: values}
     return {name: np.ascontiguousarray(values) for name, values in apart.items()}
 
 
@@ -298,6 +304,19 @@ def gemma3(writer: gguf.GGUFWriter, config: Config) -> None:
     """Gemma 3."""
     base(writer, config)
     writer.add_sliding_window(config["sliding_window"])
+
+
+def gemma3n(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Gemma 3n."""
+    gemma3(writer, config)
+    writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    writer.add_altup_active_idx(config["altup_active_idx"])
+    writer.add_altup_num_inputs(config["altup_num_inputs"])
+    writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"])
+    writer.add_shared_kv_layers(config["num_kv_shared_layers"])
+    normal, shares = torch.distributions.normal.Normal(0, 1), config["activation_sparsity_pattern"]
+    writer.add_activation_sparsity_scale([normal.icdf(torch.tensor(share)).item() for share in shares])
+    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
 
 
 def phi3(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -427,7 +446,7 @@ METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": mixtral, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
     **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
     **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), moe),
-    **{"llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, **dict.fromkeys(HYBRIDS, hybrid)},
+    **{"gemma3n": gemma3n, "llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, **dict.fromkeys(HYBRIDS, hybrid)},
     **{"gpt-oss": gpt_oss, "deepseek2": latent, "mistral4": latent},
 }
 """The metadata that the converter of each architecture writes."""

@@ -36,6 +36,7 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
         "gemma3",
         tiny.Variant("Gemma3TextConfig", {**GEMMA, "num_hidden_layers": 7, "rope_parameters": tiny.NESTED}),
     ),
+    "gemma3n": ("gemma3n", tiny.VARIANTS["gemma3n_text"]),
     "qwen2": ("qwen2", tiny.VARIANTS["qwen2"]),
     "qwen2, yarn": ("qwen2", tiny.Variant("Qwen2Config", {**tiny.GQA, **YARN})),
     "qwen3": ("qwen3", tiny.VARIANTS["qwen3"]),
@@ -116,6 +117,11 @@ PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
         "deepseek2",
         tiny.Variant("DeepseekV3Config", {**tiny.LATENT, **tiny.SIZES, **LATENT_OF_BLOCKS}),
         lambda name: "Q4_0" if ".experts." in name else "Q8_0",
+    ),
+    "gemma3n, Q8_0": (
+        "gemma3n",
+        tiny.VARIANTS["gemma3n_text"],
+        lambda name: "Q8_0" if "altup_" in name or "self_attn" in name or "mlp" in name else "F32",
     ),
     "gpt_neox, Q8_0": ("gptneox", tiny.VARIANTS["gpt_neox"], lambda name: "Q8_0"),
     "qwen3_5, mixed": (

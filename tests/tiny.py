@@ -10,6 +10,11 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
+from transformers.models.timm_wrapper import modeling_timm_wrapper
+
+# The vision half of Gemma 3n is a model of another library, through which no text passes.
+modeling_timm_wrapper.requires_backends = lambda *args: None
+modeling_timm_wrapper._create_timm_model_with_error_handling = lambda config, **options: torch.nn.Linear(2, 2)
 
 BASE: dict[str, Any] = {
     "vocab_size": 128,
@@ -102,6 +107,15 @@ PER_LAYER: dict[str, Any] = {
     **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 128, "use_double_wide_mlp": True},
     **{"num_hidden_layers": 6, "num_kv_shared_layers": 2, "final_logit_softcapping": 4.0},
     "layer_types": ["sliding_attention", "full_attention"] * 3,
+}
+GEMMA3N: dict[str, Any] = {
+    **{**GQA, "head_dim": 16, "sliding_window": 6, "intermediate_size": [96, 96, 64, 64], "num_kv_shared_layers": 2},
+    **{
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "activation_sparsity_pattern": [0.95, 0.5, 0.0, 0.0],
+    },
+    **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 128, "laurel_rank": 8},
+    "final_logit_softcapping": 5.0,
 }
 GEMMA = {**GQA, "head_dim": 32, "sliding_window": 6, "query_pre_attn_scalar": 24}
 SIGLIP = {
@@ -207,6 +221,19 @@ VARIANTS: dict[str, Variant] = {
             "text_config": {**GEMMA, "model_type": "gemma3_text", "num_hidden_layers": 7},
             "vision_config": SIGLIP,
             **{"mm_tokens_per_image": 4, "image_token_index": 121, "boi_token_index": 122, "eoi_token_index": 123},
+        },
+    ),
+    "gemma3n_text": Variant("Gemma3nTextConfig", GEMMA3N),
+    "gemma3n": Variant(
+        "Gemma3nConfig",
+        {
+            "text_config": GEMMA3N,
+            "vision_config": {"hidden_size": 32, "vocab_size": 2, "vocab_offset": 128, "label_names": ["any"]},
+            "audio_config": {
+                **{"hidden_size": 32, "vocab_size": 2, "vocab_offset": 130, "sscp_conv_channel_size": [8, 4]},
+                **{"conf_num_attention_heads": 2, "conf_num_hidden_layers": 1},
+            },
+            **{"image_token_id": 121, "audio_token_id": 122},
         },
     ),
     "gemma4_text": Variant("Gemma4TextConfig", GEMMA4),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxlin.attribution.direct_paths import direct_directions
 from jaxlin.attribution.expert_parts import experts_of, sum_parts
 from jaxlin.attribution.head_sources import contributions_by_source
 from jaxlin.attribution.result import Neurons
@@ -54,19 +55,25 @@ def contributions(
     value, final_bias, direction = target_direction(model, recording, target, position)
     x = array_of(x)
 
-    def dot(rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
-        return jnp.einsum("...d,d->...", rows, direction[position], precision=HIGHEST)
+    def along(directions: Float[Array, "*b d"], rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+        return jnp.einsum("...d,...d->...", directions, rows, precision=HIGHEST)
 
     gradients = pull_back(model, frozen, direction, biases=True)
     layer_outputs = functools.partial(_layer_outputs, frozen=frozen, position=position)
     # The gradients in heads and neurons count the direct path alone: through the output of their own layer.
     factors = model.direct_factors()
-    ct = direction[position][None, :] * factors[:, None]
-    _, head_gradients, neuron_gradients = transpose(layer_outputs, model, x, heads, hidden)((ct, ct))
+    if factors is None and model.edits is not None:
+        raise JaxlinError(
+            "Attribution: expected a model without edits, as layers of this one mix several streams, and what an edit "
+            "changes in one of them has no direct path of its own; found edits. Maps and lenses take them."
+        )
+    of_embedding, of_kind = direct_directions(model, frozen, direction, position)
+    of_outputs = of_kind["attn_out"], of_kind["mlp_out"]
+    _, head_gradients, neuron_gradients = transpose(layer_outputs, model, x, heads, hidden)(of_outputs)
     attn_bias = mlp_bias = jnp.zeros(depth, x.dtype)
     if has_biases(model):  # the outputs without heads and neurons are the biases
         outputs = layer_outputs(model, *jax.tree.map(jnp.zeros_like, (x, heads, hidden)))
-        attn_bias, mlp_bias = (factors * dot(output) for output in outputs)
+        attn_bias, mlp_bias = map(along, of_outputs, outputs)
     by_head = functools.partial(jnp.einsum, "lhk,lhk->lh", precision=HIGHEST)
     neuron_contributions = model.layout.map(jnp.multiply, neuron_gradients, hidden)
     expert_contributions = model.layout.map(functools.partial(sum_parts, model), neuron_contributions, routes)
@@ -80,9 +87,9 @@ def contributions(
         "value": value,
         "tokens": jnp.einsum("td,td->t", gradients.stream, x, precision=HIGHEST),
         "bias": jnp.sum(gradients.biases) + final_bias,
-        "embed": factors[0] * dot(x[position]),
-        "attn": factors * dot(sites["attn_out"]),
-        "mlp": factors * dot(sites["mlp_out"]),
+        "embed": along(of_embedding, x[position]),
+        "attn": along(of_kind["attn_out"], sites["attn_out"]),
+        "mlp": along(of_kind["mlp_out"], sites["mlp_out"]),
         "heads": padded(model.layout.map(by_head, head_gradients, heads)),
         "neurons": Neurons(largest // width, largest % width, neuron_contributions[largest]),
         "attn_bias": attn_bias,
@@ -91,11 +98,11 @@ def contributions(
         "experts": experts_of(model.layout, routes, expert_contributions, mlp_bias),
     }
     if "per_layer_out" in sites:
-        parts["per_layer"] = factors * dot(sites["per_layer_out"])
-    if model.edits is not None:
+        parts["per_layer"] = along(of_kind["per_layer_out"], sites["per_layer_out"])
+    if factors is not None and model.edits is not None:
         # What an edit adds after a block does not pass that block's factor; the last one has none after it.
         after = jnp.concatenate([factors[1:], jnp.ones_like(factors[:1])])
-        within, behind = (dot(sites[name]) for name in CHANGES)
+        within, behind = (along(direction[position][None], sites[name]) for name in CHANGES)
         parts["edits"] = factors * within + after * behind
     if sources:
         parts["sources"] = contributions_by_source(model, frozen, x, head_gradients, position)

@@ -14,6 +14,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "gemma": ("gemma",),
     "gemma2": ("gemma2", "vaultgemma"),
     "gemma3": ("gemma3_text", "gemma3"),
+    "gemma3n": ("gemma3n_text", "gemma3n"),
     "gemma4": ("gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
     "qwen": ("qwen2", "qwen3"),
     "qwen_moe": ("qwen2_moe", "qwen3_moe"),
@@ -41,7 +42,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 GGUF_ARCHITECTURES: dict[str, str] = {
     **dict.fromkeys(("llama", "smollm3"), "llama"),
-    **{name: name for name in ("gemma", "gemma2", "gemma3", "phi3", "olmo", "olmo2", "gpt2")},
+    **{name: name for name in ("gemma", "gemma2", "gemma3", "gemma3n", "phi3", "olmo", "olmo2", "gpt2")},
     **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
     "qwen35": "qwen3_5",
     "qwen35moe": "qwen3_5_moe",

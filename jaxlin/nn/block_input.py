@@ -15,8 +15,9 @@ class BlockInput(NamedTuple):
 
     Attributes:
         stream: the residual stream, ``[t, *b, d]``.
-        shared: the keys and values of earlier layers that later ones read in place of their own, by the kind of
-            attention; empty in most models. In a replay there are no keys.
+        shared: what earlier layers leave for later ones beside the stream, by its kind; empty in most models. By the
+            kind of attention these are keys and values that layers read in place of their own, in a replay without
+            keys; under another name other residual streams are the values (`jaxlin.nn.altup`).
         per_layer: the per-layer input, ``[t, p]``; between blocks those of all layers. None in most models.
     """
 

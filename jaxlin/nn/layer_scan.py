@@ -38,20 +38,24 @@ def scan_layers(
     return carry, layout.between(start, stop).joined(collected) if collected else None
 
 
-def values_before(value_layers: Sequence[int], run: Callable[..., Any], inputs: BlockInput, stacks: Any) -> Any:
+def values_before(
+    sharing_layers: Sequence[int], kinds: int, run: Callable[..., Any], inputs: BlockInput, stacks: Any
+) -> Any:
     """The values that blocks share, with zeros in the place of those that no block has written before the scan begins.
 
     Args:
-        value_layers: for each layer the one whose values it reads, see `jaxlin.nn.config.Config`.
+        sharing_layers: the layers whose blocks write such values, in order.
+        kinds: how many kinds of values they write.
         run: from what enters a layer and its values in `stacks`, what enters the next one, and its context.
         inputs: what enters the first layer.
         stacks: a pytree of stacks over all layers.
     """
-    sources, shapes = {own for reader, own in enumerate(value_layers) if own != reader}, dict[str, Any]()
-    if len(inputs.shared) == len(sources):
+    if len(inputs.shared) == kinds:
         return inputs.shared
-    for layer in sources:
-        shapes |= jax.eval_shape(lambda *arguments: run(*arguments)[0].shared, inputs, layer_of(stacks, layer))
+    shapes: Any = inputs.shared
+    for layer in sharing_layers:
+        before = inputs._replace(shared=shapes)
+        shapes = jax.eval_shape(lambda *arguments: run(*arguments)[0].shared, before, layer_of(stacks, layer))
     zeros = jax.tree.map(lambda a: linear_zeros(inputs.stream, a.shape, a.dtype), shapes)
     return {**zeros, **inputs.shared}
 

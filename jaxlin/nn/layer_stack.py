@@ -48,8 +48,16 @@ class Layers(nnx.Module):
         """The sites of the values that blocks share, as each block gets them."""
         return shared_sites(self.config.value_layers, self.config.layer_kinds)
 
-    def direct_factors(self) -> Float[Array, " l"]:
-        """The factor of what each layer adds to the stream on its direct path to the stream after the last block."""
+    @property
+    def sharing_layers(self) -> tuple[int, ...]:
+        """The layers whose blocks leave values that later blocks read."""
+        return tuple(sorted({own for layer, own in enumerate(self.config.value_layers) if own != layer}))
+
+    def direct_factors(self) -> Float[Array, " l"] | None:
+        """The factor of what each layer adds to the stream on its direct path to the stream after the last block.
+
+        It is None where that path is no number for each layer; see `jaxlin.attribution.direct_paths`.
+        """
         return jnp.ones(self.config.num_hidden_layers, self.dtype)
 
     def scan(
@@ -90,7 +98,7 @@ class Layers(nnx.Module):
             return carry, collect(ctx)
 
         with self.at_precision():
-            shared = values_before(self.config.value_layers, run, inputs, stack)
+            shared = values_before(self.sharing_layers, len(self.shared_sites), run, inputs, stack)
             carry = inputs._replace(shared=shared, per_layer=None)
             carry, values = scan_layers(self.layout, step, carry, stack, start, stop)
         return carry._replace(per_layer=inputs.per_layer) if isinstance(x, BlockInput) else carry.stream, values
