@@ -191,15 +191,21 @@ FORMATS: dict[str, tuple[Write, dict[str, Any], type[PackedMatrix]]] = {
 }
 
 
-def quantise(source: Path, folder: Path, write: Write, quantization: dict[str, Any]) -> Path:
-    """Write the checkpoint `source` to `folder` with the matrices of its blocks quantised.
+def quantise(
+    source: Path,
+    folder: Path,
+    write: Write,
+    quantization: dict[str, Any],
+    of: Callable[[torch.Tensor], bool] = lambda weight: True,
+) -> Path:
+    """Write the checkpoint `source` to `folder` with the matrices of its blocks quantised, or those that `of` takes.
 
     ``folder/values`` receives a plain checkpoint with the values that they stand for.
     """
     tensors = load_file(source / "model.safetensors")
     packed, values = {}, {}
     for name, tensor in tensors.items():
-        if tensor.ndim == 2 and (".layers." in name or ".h." in name):
+        if tensor.ndim == 2 and (".layers." in name or ".h." in name) and of(tensor):
             # GPT-2 stores its weights transposed. What quantises them transposes them first.
             weight = tensor.float().T if ".h." in name else tensor.float()
             parts, values[name] = write(name, weight.contiguous())
