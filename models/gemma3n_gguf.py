@@ -7,7 +7,7 @@ from typing import Any
 from jaxlin.common.printable import quoted
 from jaxlin.porting.gguf_keys import RMS_NORM, GGUFPort, sliding_types
 
-MAX_DIFFERENCE = 2e-6
+MAX_DIFFERENCE = 5e-7
 """Of the threshold of a rounded share from the one in a file, which is computed in float32."""
 
 
