@@ -46,7 +46,6 @@ KINDS = (
     "qwen3_next",
     "qwen2_moe",
     "gemma3n_text",
-    "gemma4_text, k = v",
     "gemma4_text, experts",
     "gemma4_text, per layer",
     "olmoe, clip_qkv",

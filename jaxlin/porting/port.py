@@ -87,7 +87,7 @@ class Port:
         """
         prefix = re.compile(rf"{re.escape(self.bodies[0] + self.layers)}\d+\.")
         numbers = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
-        present = {numbers.sub(EXPERT, name[match.end() :]) for name in names if (match := prefix.match(name))}
+        present = {numbers.sub(EXPERT, name)[match.end() :] for name in names if (match := prefix.match(name))}
         table: dict[str, TensorRows] = {}
         layouts: dict[str, dict[int, str]] = {}
         for path, located in self.names(config).items():
