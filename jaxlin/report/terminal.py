@@ -18,6 +18,9 @@ BORDERS = 10
 EXPERTS = 8
 """The experts that are listed, those of the largest contributions."""
 
+EXPERT_COLUMNS = 46
+"""Columns of the table of experts without its bars."""
+
 SPECTRUM_CAPTION = (
     "J is a sum of terms σ u vᵀ: as far as the input has the pattern v (right vector), the output moves along u "
     "(left vector), σ times as far. Promotes, demotes: words whose logits u raises and lowers most. Reads: tokens of "
@@ -41,7 +44,7 @@ def show(explanation: Explanation, console: Console) -> None:
     console.print(_contributions(explanation, console.width))
     if explanation.experts:
         console.print()
-        console.print(_experts(explanation))
+        console.print(_experts(explanation, console.width))
     if explanation.triplets:
         console.print()
         console.print(_spectrum(explanation))
@@ -76,7 +79,7 @@ def _bar(value: float, longest: float, columns: int = BAR) -> Text:
     return Text(sign * round(columns * abs(value) / longest), style=style)
 
 
-def _experts(explanation: Explanation) -> Table:
+def _experts(explanation: Explanation, width: int) -> Table:
     layers = explanation.experts
     pairs = [(layer.layer, expert) for layer in layers for expert in layer.chosen]
     largest = sorted(pairs, key=lambda pair: -abs(pair[1].contribution))[:EXPERTS]
@@ -86,9 +89,12 @@ def _experts(explanation: Explanation) -> Table:
         table.add_column(column, justify="right")
     table.add_column("")
     longest = max(abs(expert.contribution) for _, expert in pairs) or 1.0
+    columns = min(BAR, max(0, width - EXPERT_COLUMNS))
     for layer, expert in largest:
         value = expert.contribution
-        table.add_row(str(layer), str(expert.index), f"{expert.weight:.3f}", f"{value:+.4f}", _bar(value, longest))
+        table.add_row(
+            str(layer), str(expert.index), f"{expert.weight:.3f}", f"{value:+.4f}", _bar(value, longest, columns)
+        )
     total = sum(expert.contribution for _, expert in pairs)
     others = sum(layer.others for layer in layers)
     listed = sum(expert.contribution for _, expert in largest)

@@ -1,6 +1,7 @@
 """What every result can: be compared, become a table, a dictionary, a file, HTML, and say where it is from."""
 
 import copy
+import io
 import json
 import pickle
 import sys
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from result_samples import NAMES, TOKENS, changed, samples
+from rich.cells import cell_len
+from rich.console import Console
 
 import jaxlin
 from jaxlin.activations import Activations
@@ -19,6 +22,7 @@ from jaxlin.common.errors import CheckpointError, JaxlinError
 from jaxlin.common.token_names import joined, left_to_right, token_names
 from jaxlin.nn.routers import Route
 from jaxlin.nn.stack import Layout, Stack
+from jaxlin.report.terminal import show
 from jaxlin.results import Result, load
 from jaxlin.results.files import CLASSES
 
@@ -227,6 +231,21 @@ def test_what_is_no_result_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(JaxlinError, match="pip install"):
             call()
+
+
+def test_bars_in_a_narrow_terminal() -> None:
+    """At 50 columns, +8.03 and +4.59 once had the same clipped bar."""
+    values = [0.1, 8.03, 4.59, *[0.0] * (len(TOKENS) - 3)]
+    explanation = SAMPLES["Explanation"].replaced(contributions=values)
+    for width, longest in ((100, 28), (50, 18), (32, 0)):
+        out = io.StringIO()
+        show(explanation, Console(file=out, width=width))
+        lines = out.getvalue().split("\n")
+        bars = [next(line for line in lines if number in line).count("█") for number in ("+8.03", "+4.59")]
+        assert bars[0] <= longest
+        assert bars[1] == round(bars[0] * 4.59 / 8.03)
+        assert all(cell_len(line) <= width for line in lines)
+        assert bars[0] > 10 or width < 50
 
 
 def test_of_ones_own() -> None:
