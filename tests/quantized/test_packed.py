@@ -187,7 +187,7 @@ def test_what_is_no_index(form: str) -> None:
 
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_every_bit_of_ggufs_blocks(kind: str) -> None:
-    """Random bytes decode as the gguf library decodes them: all rows, and some."""
+    """Random bytes decode as the gguf library decodes them: all rows, and some, taken packed or not."""
     raw = np.random.default_rng(0).integers(0, 256, (13, row_bytes(kind, 512)), dtype=np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
@@ -195,9 +195,11 @@ def test_every_bit_of_ggufs_blocks(kind: str) -> None:
     with np.errstate(all="ignore"):
         found = np.asarray(jax.jit(GGUFBlocks.unpack)(blocks))
         some = np.asarray(blocks[np.array([12, 3, -2])])
+        part = np.asarray(jax.jit(GGUFBlocks.unpack)(blocks.rows(np.array([12, 3, 11, 0, 3]))))
         finite = blocks.is_finite()
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(some, expected[[12, 3, -2]])
+    np.testing.assert_array_equal(part, expected[[12, 3, 11, 0, 3]])
     assert finite == np.isfinite(expected).all()
     assert blocks.shape == expected.shape
 
