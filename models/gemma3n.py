@@ -26,6 +26,7 @@ THETA = {"full_attention": ("rope_theta", 1e6), "sliding_attention": ("rope_loca
 def gemma3n_config(json: ConfigReader) -> Gemma3nConfig:
     """The config of the text model."""
     json.expect("altup_active_idx", 0)
+    json.leave_out("altup_lr_multiplier", "query_pre_attn_scalar")  # in files, and read by no version of transformers
     sizes = json.peek("intermediate_size")
     if isinstance(sizes, list):
         if not sizes or not all(type(size) is int and size > 0 for size in sizes):

@@ -108,5 +108,5 @@ def test_defaults_are_those_of_transformers(checkpoint: Callable[[str], Path]) -
 
     sizes = {"hidden_size": 64, "num_hidden_layers": 30, "num_kv_shared_layers": 10}
     full = transformers.Gemma3nTextConfig(**sizes).to_dict()
-    bare = {"model_type": "gemma3n_text", **sizes}
+    bare = {"model_type": "gemma3n_text", **sizes, "query_pre_attn_scalar": 256, "altup_lr_multiplier": 1.0}
     assert jaxlin.memory_plan(full, tokens=4) == jaxlin.memory_plan(bare, tokens=4)
