@@ -1,10 +1,10 @@
 """jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
 
 from jaxlin import causal, lens, spectrum, steering
-from jaxlin.activations import Activations, record, with_edits
-from jaxlin.attribution import Attribution, attribute
+from jaxlin.activations import Activations, record, record_batch, with_edits
+from jaxlin.attribution import Attribution, attribute, attribute_batch
 from jaxlin.common.errors import JaxlinError
-from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, replay, sweep
+from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, local_map_batch, replay, sweep
 from jaxlin.loading import MemoryPlan, load, memory_plan
 from jaxlin.nn import Decoder
 from jaxlin.report import Explanation, explain
@@ -24,6 +24,7 @@ __all__ = [
     "MemoryPlan",
     "Tokenizer",
     "attribute",
+    "attribute_batch",
     "causal",
     "dose_curve",
     "explain",
@@ -34,8 +35,10 @@ __all__ = [
     "lens",
     "load",
     "local_map",
+    "local_map_batch",
     "memory_plan",
     "record",
+    "record_batch",
     "replay",
     "spectrum",
     "steering",

@@ -19,6 +19,7 @@ made by              value $h_t$ at position $t$                 strength $s$
 ===================  ==========================================  ==============================
 """
 
+from jaxlin.activations.batches import Batch, map_prompts, record_batch
 from jaxlin.activations.editing import check_edits, with_edits
 from jaxlin.activations.recording import Activations, record
 from jaxlin.activations.value_edits import (
@@ -42,6 +43,7 @@ __all__ = [
     "Activations",
     "Add",
     "Apply",
+    "Batch",
     "Edit",
     "Replace",
     "Resample",
@@ -52,10 +54,12 @@ __all__ = [
     "add",
     "apply",
     "check_edits",
+    "map_prompts",
     "mean_ablation",
     "parse_site",
     "patch",
     "record",
+    "record_batch",
     "replace",
     "resample_ablation",
     "swap",

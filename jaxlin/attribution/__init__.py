@@ -5,6 +5,7 @@
 that routers chose at every layer and token.
 """
 
+from jaxlin.attribution.batches import attribute_batch
 from jaxlin.attribution.by_expert import ExpertContributions, experts
 from jaxlin.attribution.head_sources import contributions_by_source
 from jaxlin.attribution.layer_streams import StreamContributions, stream_contributions
@@ -18,6 +19,7 @@ __all__ = [
     "Neurons",
     "StreamContributions",
     "attribute",
+    "attribute_batch",
     "contributions_by_source",
     "experts",
     "stream_contributions",

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.linearize.targets import read_target
-from jaxlin.nn.arguments import check_model
+from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
@@ -24,11 +24,12 @@ def prompt_up_to(model: Decoder, x: Float[Embeddings, "t d"], position: int) -> 
     """The prompt `x` up to `position` and with it; later tokens have no influence there.
 
     Raises:
-        JaxlinError: `model` is not a decoder.
+        JaxlinError: `model` is not a decoder, or within a transform of JAX.
         PromptError: `x` is not of shape ``[t, d]``.
         SiteError: no such position.
     """
     check_model(model)
+    check_not_traced("Causal check", model, x)
     x = model.check_embeddings(x)
     return x[: position_in(x.shape[0], position) + 1]
 

@@ -24,7 +24,7 @@ from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target, target_direction
-from jaxlin.nn.arguments import check_model
+from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
@@ -109,6 +109,7 @@ def activation_patching(
         TokenizerError: a word that is not one token.
     """
     check_model(model)
+    check_not_traced("Causal check", model, x)
     prompt, (x, other) = x, map(model.check_embeddings, (x, other))
     checked_kinds((kind,), model.sites)
     if x.shape != other.shape:

@@ -19,7 +19,7 @@ from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target
-from jaxlin.nn.arguments import check_model
+from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
@@ -192,6 +192,7 @@ def removal(
         TokenizerError: a word that is not one token.
     """
     check_model(model)
+    check_not_traced("Causal check", model, x)
     prompt, x = x, model.check_embeddings(x)
     count = len(triplets.s) if k is None else k
     if not 1 <= count <= len(triplets.s):
@@ -247,6 +248,7 @@ def validity(
         SiteError: no such position.
     """
     check_model(model)
+    check_not_traced("Causal check", model, x)
     lmap, width = local_map(model, x, position=position), model.config.hidden_size
     if np.ndim(substitutes) != 2 or substitutes.shape[1] != width or not len(substitutes):
         raise JaxlinError(

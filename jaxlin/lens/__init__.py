@@ -24,6 +24,7 @@ filename=)`
 ==============================================  ====================================================================
 """
 
+from jaxlin.lens.batches import read_batch
 from jaxlin.lens.exact_lens import ExactLens, exact
 from jaxlin.lens.files import ORDINARY
 from jaxlin.lens.fitting import fit
@@ -41,5 +42,6 @@ __all__ = [
     "logits",
     "merge",
     "read",
+    "read_batch",
     "save",
 ]

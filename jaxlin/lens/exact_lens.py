@@ -19,7 +19,7 @@ from jaxlin.common.arrays import relative_error
 from jaxlin.lens.prompt_maps import default_dim_batch
 from jaxlin.linearize.backward import pull_back, stream_direction
 from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
-from jaxlin.nn.arguments import check_model
+from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.biases import has_biases, without_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -101,9 +101,10 @@ def exact(
     Raises:
         PromptError: `x` is not of shape ``[t, d]``.
         SiteError: no such position.
-        JaxlinError: no such rule.
+        JaxlinError: no such rule, or within a transform of JAX.
     """
     check_model(model)
+    check_not_traced("Exact lens", model, x)
     prompt, x = x, model.check_embeddings(x)
     tokens, d = x.shape
     index, frozen_rule = position_in(tokens, position), rule_of(model, rule)

@@ -9,6 +9,7 @@ after an interruption. The shortest example is tests/linearize/test_new_analysis
 """
 
 from jaxlin.linearize.backward import Gradients, pull_back, stream_direction, transpose
+from jaxlin.linearize.batches import local_map_batch
 from jaxlin.linearize.every_layer import layer_maps, sweep
 from jaxlin.linearize.frozen import FrozenFactors, Recording, freeze, record, replay
 from jaxlin.linearize.local_maps import local_map
@@ -37,6 +38,7 @@ __all__ = [
     "freeze",
     "layer_maps",
     "local_map",
+    "local_map_batch",
     "pull_back",
     "read_target",
     "record",

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.activations import Edit, check_edits
-from jaxlin.nn.arguments import check_model, check_tokenizer
+from jaxlin.nn.arguments import check_model, check_not_traced, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.kv_cache import map_caches
 from jaxlin.nn.layers import at_least_float32
@@ -84,6 +84,7 @@ def generate_batch(
         SteeringError: an object that is not an edit, or an edit for a residual stream of another width.
     """
     check_model(model)
+    check_not_traced("Generation", model, prompts, edits)
     check_tokenizer(tokenizer)
     if isinstance(prompts, str):
         raise PromptError("Prompts: expected a list of them; found one text. Put it in a list, or call generate.")
