@@ -5,8 +5,8 @@ when something is drawn, and nowhere else but by the figures of the paper.
 """
 
 from jaxlin.plots.axes import axes_or_new, write
-from jaxlin.plots.bars import bars, token_bars
-from jaxlin.plots.curves import curves, scatter
-from jaxlin.plots.heat_map import heat_map, word_grid
+from jaxlin.plots.bar_charts import bars, token_bars
+from jaxlin.plots.heat_maps import heat_map, word_grid
+from jaxlin.plots.line_charts import curves, scatter
 
 __all__ = ["axes_or_new", "bars", "curves", "heat_map", "scatter", "token_bars", "word_grid", "write"]
