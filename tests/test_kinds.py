@@ -6,7 +6,9 @@ map.
 """
 
 import functools
+import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ import oracle
 import pytest
 import tiny
 import torch
+from safetensors.numpy import load_file, save_file
 from test_proofs import GROWN, check_affine, corruptions, missed
 
 import jaxlin
@@ -27,6 +30,8 @@ from jaxlin.causal import activation_patching, head_ablation
 from jaxlin.lens import exact
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
+from jaxlin.loading import plan
+from jaxlin.nn import freeze_rules
 from jaxlin.nn.sites import InnerSite
 from jaxlin.steering import add, edited
 
@@ -51,7 +56,24 @@ KINDS = (
     "olmoe, clip_qkv",
     "qwen3_moe, dense layers",
 )
-"""A variant or two of each type."""
+"""A variant or two of each type whose layers are of another kind than those of the others."""
+
+ROUTED = ("phimoe, jitter", "deepseek_v3")
+"""Types of which only what chooses the experts is their own."""
+
+ALIKE = (*ROUTED, "mixtral", "flex_olmo")
+"""Types each part of which is a part of another type: what is tested is how they are put together."""
+
+WRAPPERS = ("gemma3", "gemma4", "gemma4_unified", "llama4", "mistral3", "mistral3, mistral4", "qwen3_5", "qwen3_5_moe")
+"""Types whose text half is one of the other types."""
+
+BODIES, HEADS = ("model.language_model.", "language_model.model."), ("lm_head.weight", "language_model.lm_head.weight")
+
+UNGATED = ("phi", "gpt2", "gpt_neox")
+"""Types whose MLPs have one branch, so that all rules are one: `test_rules_without_a_gate`."""
+
+RULES = [(name, rule) for name in KINDS for rule in (("gate",) if name in UNGATED else ("gate", "up", "half"))]
+RULES += [(name, "gate") for name in ALIKE]
 
 POSITION, TOKEN = 11, 9
 
@@ -106,8 +128,7 @@ def pull(model: jaxlin.Decoder, x: Any, u: Any) -> Any:
     return jax.vmap(jax.vjp(lambda x: model(x)[POSITION], x)[1])(u)[0]
 
 
-@pytest.mark.parametrize("rule", ["gate", "up", "half"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("name", "rule"), RULES)
 def test_rows_are_those_of_the_linearized_model(name: str, rule: str, loaded: Callable[[str], Loaded]) -> None:
     """Under every rule the map reconstructs, its rows are what `jax.jacrev` gives, and a wrong factor shows."""
     _, model, _, x = loaded(name)
@@ -123,7 +144,15 @@ def test_rows_are_those_of_the_linearized_model(name: str, rule: str, loaded: Ca
     close(lmap.T @ u, pull(model, x, u))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", UNGATED)
+def test_rules_without_a_gate(name: str, loaded: Callable[[str], Loaded]) -> None:
+    """The program that computes the map is the same under every rule."""
+    _, model, _, x = loaded(name)
+    programs = (jax.make_jaxpr(functools.partial(jaxlin.local_map, rule=rule))(model, x) for rule in freeze_rules.RULES)
+    assert len({re.sub("0x[0-9a-f]+", "", str(program)) for program in programs}) == 1
+
+
+@pytest.mark.parametrize("name", [*KINDS, *ROUTED])
 def test_sums(name: str, loaded: Callable[[str], Loaded]) -> None:
     """Tokens and parts each sum to the logit, heads and neurons to their layers, and sources to their heads."""
     folder, model, _, x = loaded(name)
@@ -219,14 +248,16 @@ def test_patches_and_edits(name: str, loaded: Callable[[str], Loaded]) -> None:
     assert np.abs(text.logits[0] - model.unembed(model(x)[-1])).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_memory_plan(name: str, loaded: Callable[[str], Loaded]) -> None:
-    """Weights and frozen factors to the byte, from the config alone."""
+@pytest.mark.parametrize("name", [*KINDS, *ALIKE])
+def test_memory_plan(name: str, loaded: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and frozen factors to the byte, with headers and from the config alone; no program is compiled for it."""
+    monkeypatch.setattr(plan, "_temporary", lambda function, *shapes: 0)
     folder, model, _, x = loaded(name)
-    plan = jaxlin.memory_plan(folder, tokens=len(x), dtype="float64")
-    assert plan.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(model))
     lmap = jax.eval_shape(jaxlin.local_map, model, x)
-    assert plan.frozen == sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(lmap.frozen))
+    for source in (folder, json.loads((folder / "config.json").read_text())):
+        planned = jaxlin.memory_plan(source, tokens=len(x), dtype="float64")
+        assert planned.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+        assert planned.frozen == sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(lmap.frozen))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -251,3 +282,22 @@ def test_temporary_memory_does_not_grow_with_depth(name: str, tmp_path: Path) ->
         return analysis.temp_size_in_bytes
 
     assert temporary(4) <= 1.1 * temporary(2)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_is_its_text_model(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """The same config and the same parameters, and so all of the above."""
+    config = json.loads((checkpoint(name) / "config.json").read_text())
+    tied = config.get("tie_word_embeddings", config["text_config"].get("tie_word_embeddings"))
+    tensors = {}
+    for tensor, values in load_file(checkpoint(name) / "model.safetensors").items():
+        if body := next(filter(tensor.startswith, BODIES), ""):
+            tensors["model." + tensor.removeprefix(body)] = values
+        elif tensor in HEADS:
+            tensors["lm_head.weight"] = values
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps({**config["text_config"], "tie_word_embeddings": tied}))
+    (wrapped, _), (text, _) = jaxlin.load(checkpoint(name)), jaxlin.load(tmp_path)
+    assert wrapped.config == text.config
+    assert type(wrapped) is type(text)
+    jax.tree.map(np.testing.assert_array_equal, wrapped, text)
