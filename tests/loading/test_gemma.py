@@ -76,7 +76,7 @@ def test_packed(name: str, form: str, folder: Callable[[str], Path], tmp_path: P
     """The model is that of the unpacked weights, and its map is exact."""
     write, config, kind = FORMATS[form]
     source = damaged(copied(folder(name), tmp_path / "source"), take_apart)
-    path = quantise(source, tmp_path / "packed", write, config, of=lambda weight: weight.shape[1] % 32 == 0)
+    path = quantise(source, tmp_path / "packed", write, config, of=lambda weight: weight.shape[1] % 64 == 0)
     damaged(path / "values", put_together)
     assert margins.router_margin(path / "values", tiny.IDS) > margins.NOISE
     model, _ = jaxlin.load(path, linearize=True, dtype="float64")
