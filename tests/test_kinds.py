@@ -49,6 +49,7 @@ KINDS = (
     "qwen3_5_text, tied",
     "qwen3_5_moe_text",
     "qwen3_next",
+    "olmo_hybrid",
     "qwen2_moe",
     "gemma3n_text",
     "gemma4_text, experts",

@@ -187,6 +187,11 @@ HYBRID_NEXT: dict[str, Any] = {
     **{**GQA, **DELTA_NET, **MOE, "shared_expert_intermediate_size": 24, "head_dim": 32},
     **{"rms_norm_eps": HYBRID["rms_norm_eps"], "partial_rotary_factor": 0.25},
 }
+OLMO_HYBRID: dict[str, Any] = {
+    **{**GQA, **DELTA_NET, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
+    # transformers writes the three convolutions as equal parts of one, so keys have as many features as values here.
+    **{"linear_key_head_dim": 4, "linear_value_head_dim": 2},
+}
 
 VARIANTS: dict[str, Variant] = {
     "llama": Variant("LlamaConfig", GQA),
@@ -413,6 +418,17 @@ VARIANTS: dict[str, Variant] = {
     "olmo, clip_qkv": Variant("OlmoConfig", {**GQA, "clip_qkv": 0.5}),
     "olmo2": Variant("Olmo2Config", GQA),
     "olmo3": Variant("Olmo3Config", {**GQA, "sliding_window": 6, "rope_parameters": OLMO3}),
+    "olmo_hybrid": Variant("OlmoHybridConfig", {**OLMO_HYBRID, "rope_parameters": {"rope_theta": None}}, seed=3),
+    "olmo_hybrid, rotated": Variant(
+        "OlmoHybridConfig",
+        {
+            **{**OLMO_HYBRID, "layer_types": ["full_attention", "linear_attention"]},
+            **{"linear_num_value_heads": 2, "linear_value_head_dim": 4, "linear_allow_neg_eigval": False},
+            **{"attention_bias": True, "max_position_embeddings": 128, **rope("default")},
+        },
+        tokens=70,
+        biases=True,
+    ),
     "gpt_oss": Variant("GptOssConfig", GPT_OSS, biases=True),
     "gpt_oss, clipped": Variant(
         "GptOssConfig", {**GPT_OSS, **rope("default"), "swiglu_limit": 1.25, "swiglu_alpha": 1.3}, biases=True

@@ -31,6 +31,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "olmo": ("olmo",),
     "olmo2": ("olmo2", "olmo3"),
     "mixtral": ("mixtral",),
+    "olmo_hybrid": ("olmo_hybrid",),
     "olmoe": ("olmoe", "flex_olmo"),
     "phimoe": ("phimoe",),
     "gpt_neox": ("gpt_neox",),

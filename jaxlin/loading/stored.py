@@ -97,7 +97,9 @@ class StoredArrays:
         stack = experts if EXPERT not in rows.tensor else ()
         expected = (*stack, *rows.stored_shape(shape))
         if tensor not in self._names:
-            raise CheckpointError(f"{self._source}: expected a tensor {tensor} of shape {expected}; found none.")
+            raise CheckpointError(
+                f"{self._source}: expected a tensor {tensor} of shape {expected}{self._why(layer)}; found none."
+            )
         stored = self._tensors.shape(tensor)
         if stored != expected and not _same_values(stored, expected):
             raise CheckpointError(f"{self._source}, tensor {tensor}: expected shape {expected}; found {stored}.")
@@ -140,6 +142,11 @@ class StoredArrays:
         return CheckpointError(
             f"{self._source}, tensor {tensor}: expected the format of the first expert of its layer; found another."
         )
+
+    def _why(self, layer: int | None) -> str:
+        """Why a layer should have a tensor, in a model whose layers are of several kinds."""
+        kinds = self._config.layer_kinds
+        return f", as the config has layer {layer} of the kind {kinds[layer]}" if layer is not None and kinds else ""
 
     def _packed(self, located: _Located, place: str) -> PackedMatrix:
         """A packed matrix, of which all rows are read at once."""
