@@ -2,7 +2,7 @@
 
 from jaxlin import causal, lens, spectrum, steering
 from jaxlin.activations import Activations, record, record_batch, with_edits
-from jaxlin.attribution import Attribution, attribute, attribute_batch
+from jaxlin.attribution import Attribution, Circuit, attribute, attribute_batch, circuit
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, local_map_batch, replay, sweep
 from jaxlin.loading import MemoryPlan, load, memory_plan
@@ -14,6 +14,7 @@ from jaxlin.tokenizer import Tokenizer
 __all__ = [
     "Activations",
     "Attribution",
+    "Circuit",
     "Decoder",
     "DoseCurve",
     "Explanation",
@@ -26,6 +27,7 @@ __all__ = [
     "attribute",
     "attribute_batch",
     "causal",
+    "circuit",
     "dose_curve",
     "explain",
     "freeze",

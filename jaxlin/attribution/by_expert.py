@@ -16,19 +16,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin import plots
-from jaxlin.attribution.expert_parts import experts_of, part_of_neurons, sum_parts
+from jaxlin.attribution.expert_parts import experts_of, outputs_without_neurons, part_of_neurons, sum_parts
 from jaxlin.attribution.result import Experts
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.backward import pull_back
-from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
+from jaxlin.linearize.frozen import record, rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, Words, resolve_target, target_direction
 from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases
-from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite, position_in
 from jaxlin.results import Result, traced_to
@@ -133,7 +130,7 @@ def _contributions(
     to_tokens = functools.partial(jnp.einsum, "ltd,ltd->lt", in_outputs, precision=HIGHEST)
     bias = jnp.zeros(outputs.shape[:2], outputs.dtype)
     if has_biases(model):
-        bias = to_tokens(_without_neurons(model, recording.frozen, neurons))
+        bias = to_tokens(outputs_without_neurons(model, recording.frozen, neurons))
     experts = experts_of(model.layout, routes, contributions, bias)
     if experts is None:
         raise JaxlinError(
@@ -141,15 +138,3 @@ def _contributions(
             "gives the contributions of layers and of single neurons."
         )
     return value, experts, to_tokens(outputs)[experts.layer]
-
-
-def _without_neurons(model: Decoder, frozen: FrozenFactors, neurons: Any) -> Float[Array, "l t d"]:
-    """What the MLP of each layer adds where all its neurons are zero: its biases, through any norm."""
-
-    def make_context(row: Any) -> Context:
-        factors, neurons = row
-        return Context(Replay(factors), Hooks(replacements={InnerSite.NEURONS: neurons}))
-
-    stream = jnp.zeros((frozen.tokens, model.config.hidden_size), model.dtype)
-    zeros = jax.tree.map(jnp.zeros_like, neurons)
-    return model.scan(stream, make_context, (frozen.layers, zeros), collect=lambda ctx: ctx.hooks.values["mlp_out"])[1]

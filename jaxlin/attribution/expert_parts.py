@@ -8,7 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.attribution.result import Experts
+from jaxlin.linearize.frozen import FrozenFactors
+from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.sites import InnerSite
 from jaxlin.nn.stack import Layout, layer_of
 
 
@@ -32,6 +37,18 @@ def sum_parts(model: Decoder, contributions: Float[Array, "*t n"], route: Any) -
     part = part_of_neurons(model, contributions, route)
     zeros = jnp.zeros((*contributions.shape[:-1], part.max() + 1), contributions.dtype)
     return zeros.at[..., part].add(contributions)
+
+
+def outputs_without_neurons(model: Decoder, frozen: FrozenFactors, neurons: Any) -> Float[Array, "l t d"]:
+    """What the MLP of each layer adds where all its neurons are zero: its biases, through any norm."""
+
+    def make_context(row: Any) -> Context:
+        factors, neurons = row
+        return Context(Replay(factors), Hooks(replacements={InnerSite.NEURONS: neurons}))
+
+    stream = jnp.zeros((frozen.tokens, model.config.hidden_size), model.dtype)
+    zeros = jax.tree.map(jnp.zeros_like, neurons)
+    return model.scan(stream, make_context, (frozen.layers, zeros), collect=lambda ctx: ctx.hooks.values["mlp_out"])[1]
 
 
 def experts_of(layout: Layout, routes: Any, parts: Any, bias: Float[Array, "n *t"]) -> Experts | None:

@@ -1,0 +1,149 @@
+"""What components write to the residual stream, and how they read it, in the features of the stream.
+
+A pass over a prompt keeps them in compact form, from which a few tokens at a time are expanded: all heads of all layers
+at all tokens would take as much memory as hundreds of streams.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxlin.nn.biases import without_biases
+from jaxlin.nn.context import Context
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.experts import ExpertConfig
+from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.layer_scan import scan_layers
+from jaxlin.nn.sites import InnerSite
+from jaxlin.nn.stack import padded
+
+
+class MLPFlow(NamedTuple):
+    """What the MLPs write, and the gradient in the stream through each alone, ``[l, t, d]``."""
+
+    outputs: Any
+    reads: Any
+
+
+class ExpertFlow(NamedTuple):
+    """The hidden neurons of experts, ``[l, t, n]``.
+
+    Attributes:
+        neurons: their values.
+        gradients: the gradient in them.
+        routes: the experts of each token; None in a layer that has none.
+        biases: what the MLPs add without any neuron, ``[l, t, d]``; None without any biases.
+    """
+
+    neurons: Any
+    gradients: Any
+    routes: Any
+    biases: Any
+
+
+class LayerFlow(NamedTuple):
+    """What the components of all layers write and read, stacked over layers; the next axis counts tokens.
+
+    Attributes:
+        factors: the frozen factors that are needed to expand it.
+        head_outputs: what enters the output projection, ``[l, t, h, k]``.
+        head_reads: the gradient in the projection of each head's own values, likewise.
+        attn_biases: what attention adds without its heads, ``[l, t, d]``; None without any biases.
+        mlp: of the MLPs.
+    """
+
+    factors: Any
+    head_outputs: Any
+    head_reads: Any
+    attn_biases: Any
+    mlp: MLPFlow | ExpertFlow
+
+
+def map_blocks(model: Decoder, function: Callable[..., Any], factors: Any, *rows: Any) -> Any:
+    """``function(block, ctx, *rows)`` of each block, without its biases; `ctx` replays its frozen `factors`."""
+
+    def step(_: None, layer: Any) -> tuple[None, Any]:
+        block, own_factors, *own_rows = layer
+        return None, function(block, Context(Replay(own_factors)), *own_rows)
+
+    stacks = (without_biases(model.layers), factors, *rows)
+    with model.at_precision():
+        return scan_layers(model.layout, step, None, stacks, 0, model.layout.depth)[1]
+
+
+def expand(model: Decoder, flow: LayerFlow) -> tuple[Float[Array, "l a t d"], Float[Array, "l b t d"]]:
+    """What the components of each layer write to the stream of some tokens, and how they read it.
+
+    Writers are the heads, the biases of attention, the parts of the MLP and its biases; readers the heads and the
+    parts. All is as it is in the stream after the last block, where what a layer adds may arrive times a factor.
+    """
+
+    def of_heads(block: Any, ctx: Context, outputs: Any, reads: Any) -> tuple[Array, ...]:
+        return _parts_first(block.write_heads(outputs, ctx), block.read_heads(reads, ctx))
+
+    def of_experts(block: Any, ctx: Context, neurons: Any, gradients: Any, route: Any) -> tuple[Array, ...]:
+        parts = neuron_parts(model, neurons.shape[-1], route)
+        masks = parts == np.arange(slots(model))[:, None]
+        zeros = jnp.zeros((neurons.shape[0], len(masks), model.config.hidden_size), neurons.dtype)
+
+        def to_neurons(x: Float[Array, "t p d"]) -> Float[Array, "t p n"]:
+            reading = Context(ctx.mode)
+            block.feed_forward(x, reading)
+            return reading.hooks.values[InnerSite.NEURONS]
+
+        own: dict[str, Any] = {InnerSite.NEURONS: jnp.where(masks, neurons[:, None], 0)}
+        written = block.feed_forward(zeros, Context(ctx.mode, Hooks(replacements=own)))
+        own_gradients = jnp.where(masks, gradients[:, None], 0)
+        return _parts_first(written, jax.linear_transpose(to_neurons, zeros)(own_gradients)[0])
+
+    heads = map_blocks(model, of_heads, flow.factors, flow.head_outputs, flow.head_reads)
+    writes, reads = (jnp.nan_to_num(padded(part)) for part in heads)
+    mlp = flow.mlp
+    if isinstance(mlp, ExpertFlow):
+        parts = map_blocks(model, of_experts, flow.factors, mlp.neurons, mlp.gradients, mlp.routes)
+        biases = mlp.biases
+    else:
+        parts, biases = (mlp.outputs[:, None], mlp.reads[:, None]), None
+    by_layer = [writes, *_single(flow.attn_biases), parts[0], *_single(biases)]
+    factors = stream_factors(model)[:, None, None, None]
+    return jnp.concatenate(by_layer, axis=1) * factors, jnp.concatenate([reads, parts[1]], axis=1) / factors
+
+
+def stream_factors(model: Decoder) -> Float[Array, " l"]:
+    """The factor of what each layer adds, on its way to the stream after the last block."""
+    factors = model.direct_factors()
+    if factors is None:  # which `circuit` has refused, because such layers read the token ids
+        raise TypeError(f"{type(model).__name__} has several residual streams")
+    return factors
+
+
+def has_experts(model: Decoder) -> bool:
+    """Whether some layers are mixtures of experts, each of which is a component."""
+    return isinstance(model.config, ExpertConfig)
+
+
+def slots(model: Decoder) -> int:
+    """The parts of an MLP that a token passes through: its experts, and what every token passes through."""
+    return model.config.num_experts_per_tok + 1 if has_experts(model) else 1
+
+
+def neuron_parts(model: Decoder, neurons: int, route: Any) -> Int[np.ndarray, " n"]:
+    """The part that each hidden neuron of an MLP belongs to: the last one in a layer without experts."""
+    last = slots(model) - 1
+    if route is None:
+        return np.full(neurons, last)
+    return np.minimum(np.arange(neurons) // model.config.moe_intermediate_size, last)
+
+
+def _single(biases: Any) -> list[Any]:
+    """What biases write, as that of one component a layer; none if there are none."""
+    return [] if biases is None else [biases[:, None]]
+
+
+def _parts_first(*values: Float[Array, "t p d"]) -> tuple[Float[Array, "p t d"], ...]:
+    return tuple(jnp.swapaxes(value, 0, 1) for value in values)

@@ -1,0 +1,181 @@
+r"""The frozen model as a flow network: what every component writes to the residual stream, and how every one reads it.
+
+A component $c$ is a query head, an MLP or one of its experts, the embeddings, or biases. It adds $o_c[t]$ to the
+stream of token $t$, and through $c$ alone the target has the gradient $r_c[t]$ in the stream. The edge from $a$ to a
+later $b$,
+
+$$e(a \to b) = \sum_t r_b[t] \cdot o_a[t],$$
+
+is what $b$ makes of what $a$ has written. One forward pass gives all $o$ and one backward pass all $r$. Here they
+are in compact form: a head has its own features, not those of the stream (`jaxlin.attribution.circuits.expansion`).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlin.attribution.circuits.expansion import (
+    ExpertFlow,
+    LayerFlow,
+    MLPFlow,
+    has_experts,
+    map_blocks,
+    neuron_parts,
+    slots,
+)
+from jaxlin.attribution.expert_parts import outputs_without_neurons
+from jaxlin.linearize.backward import pull_back
+from jaxlin.linearize.frozen import record
+from jaxlin.linearize.targets import ResolvedTarget, target_direction
+from jaxlin.nn.biases import has_biases
+from jaxlin.nn.context import Context
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings, array_of
+from jaxlin.nn.sites import InnerSite
+from jaxlin.nn.stack import padded
+
+
+class Flow(NamedTuple):
+    """What flows through the frozen model towards one target.
+
+    Attributes:
+        value: the value of the target.
+        final_bias: what the biases of the final norm and of the unembedding contribute to it.
+        direction: the gradient in the stream after the last block, ``[t, d]``.
+        embed: the embeddings, ``[t, d]``.
+        embed_effect: the total effect of the embeddings.
+        layers: what the components of all layers write and read.
+        routes: the experts of each token, stacked over layers; None without any.
+        heads: the total effect of each head, ``[l, h]``.
+        parts: that of each part of the MLP at each token, ``[l, t, p]``, see `expansion.neuron_parts`.
+        head_biases: what the biases of its values contribute to each head, likewise.
+        part_biases: what the biases within it contribute to each part, likewise.
+        biases: the total effect of each layer's biases that belong to no head or part, ``[l]`` each: of attention, and
+            in a mixture of experts of the MLP; empty in a model without biases.
+    """
+
+    value: Float[Array, ""]
+    final_bias: Float[Array, ""]
+    direction: Float[Array, "t d"]
+    embed: Float[Array, "t d"]
+    embed_effect: Float[Array, ""]
+    layers: LayerFlow
+    routes: Any
+    heads: Float[Array, "l h"]
+    parts: Float[Array, "l t p"]
+    head_biases: Float[Array, "l h"]
+    part_biases: Float[Array, "l t p"]
+    biases: list[Float[Array, " l"]]
+
+
+def flow(
+    model: Decoder, x: Float[Embeddings, "t d"], position: Any, target: ResolvedTarget, rule: Rule, remat: bool
+) -> Flow:
+    """The flow to the `target` at `position`, from one recording pass and one backward pass."""
+    experts: tuple[str, ...] = (InnerSite.NEURONS, InnerSite.ROUTE) if has_experts(model) else ()
+    recording = record(model, x, (InnerSite.HEADS, InnerSite.GATED_HEADS, "mlp_out", *experts), rule=rule, remat=remat)
+    sites, frozen, x = recording.sites, recording.frozen, array_of(x)
+    value, final_bias, direction = target_direction(model, recording, target, position)
+    heads, outputs = sites[InnerSite.HEADS], sites["mlp_out"]
+    like = {InnerSite.HEADS: heads, "attn_out": outputs, InnerSite.MLP_IN: outputs, "mlp_out": outputs}
+    like |= {kind: sites[kind] for kind in experts[:1]}
+    gradients = pull_back(model, frozen, direction, like)
+    into = gradients.added
+
+    at_zero = _replay_at_zero(model, frozen.layers, into[InnerSite.HEADS], x, experts[:1])
+    head_reads = map_blocks(
+        model, lambda block, ctx, read: block.pull_values(read, ctx), at_zero.factors, at_zero.in_values
+    )
+    biases = {kind: at_zero.outputs[kind] for kind in ("attn_out", "mlp_out")} if has_biases(model) else {}
+    if experts:
+        neurons, routes = (sites[kind] for kind in experts)
+        parts = _part_sums(model, into[InnerSite.NEURONS], neurons, routes)
+        part_biases = _part_sums(model, into[InnerSite.NEURONS], at_zero.outputs[InnerSite.NEURONS], routes)
+        if biases:
+            biases["mlp_out"] = outputs_without_neurons(model, frozen, neurons)
+        mlp: Any = ExpertFlow(neurons, into[InnerSite.NEURONS], routes, biases.get("mlp_out"))
+    else:
+        routes = None
+        parts, part_biases = (_dot(into["mlp_out"], each)[..., None] for each in (outputs, at_zero.outputs["mlp_out"]))
+        biases.pop("mlp_out", None)
+        mlp = MLPFlow(outputs, into[InnerSite.MLP_IN])
+    return Flow(
+        value=value,
+        final_bias=final_bias,
+        direction=direction,
+        embed=x,
+        embed_effect=jnp.sum(gradients.stream * x),
+        layers=LayerFlow(at_zero.factors, sites[InnerSite.GATED_HEADS], head_reads, biases.get("attn_out"), mlp),
+        routes=routes,
+        heads=padded(model.layout.map(lambda a, b: jnp.sum(_dot(a, b), axis=1), into[InnerSite.HEADS], heads)),
+        parts=parts,
+        head_biases=padded(at_zero.by_head),
+        part_biases=part_biases,
+        biases=[jnp.sum(_dot(into[kind], each), axis=1) for kind, each in biases.items()],
+    )
+
+
+class _AtZero(NamedTuple):
+    """What `_replay_at_zero` returns, stacked over layers.
+
+    Attributes:
+        in_values: the gradient in each head's own copy of its values, ``[l, t, h, k]``.
+        by_head: that gradient times the values at zero, ``[l, h]``.
+        outputs: the values of some sites at zero, ``[l, t, ...]``.
+        factors: the frozen factors without the patterns, and without those of MLPs that have no experts.
+    """
+
+    in_values: Any
+    by_head: Any
+    outputs: dict[str, Any]
+    factors: Any
+
+
+def _replay_at_zero(model: Decoder, factors: Any, in_heads: Any, x: Float[Array, "t d"], inner: Any) -> _AtZero:
+    """Replay each block with a stream of zeros and without its heads, so that its biases alone are left."""
+
+    def make_context(row: Any) -> Context:
+        own_factors, gradients = row
+
+        def in_values(pattern: Any) -> Float[Array, "t h k"]:
+            return jax.linear_transpose(pattern.mix, gradients)(gradients)[0]
+
+        zeros: dict[str, Any] = dict.fromkeys(("resid_pre", InnerSite.MLP_IN), jnp.zeros_like(x))
+        zeros[InnerSite.HEADS] = jnp.zeros_like(gradients)
+        return Context(Replay(own_factors), Hooks(replacements=zeros, readers={InnerSite.PATTERN: in_values}))
+
+    def collect(ctx: Context) -> Any:
+        values = ctx.hooks.values
+        in_values, own = values[InnerSite.PATTERN], values[InnerSite.VALUES]
+        t, n, k = own.shape
+        by_head = jnp.einsum("tngk,tnk->ng", in_values.reshape(t, n, -1, k), own, precision=HIGHEST).reshape(-1)
+        kept = {name: factor for name, factor in ctx.mode.factors.items() if _is_needed(name, bool(inner))}
+        return in_values, by_head, tuple(values[kind] for kind in ("attn_out", "mlp_out", *inner)), kept
+
+    _, (in_values, by_head, outputs, kept) = model.scan(x, make_context, (factors, in_heads), collect=collect)
+    return _AtZero(in_values, by_head, dict(zip(("attn_out", "mlp_out", *inner), outputs, strict=True)), kept)
+
+
+def _is_needed(name: str, experts: bool) -> bool:
+    """Whether a frozen factor is needed to expand the flow: patterns are not, and those of MLPs only with experts."""
+    return not name.endswith("pattern") and (experts or not name.startswith("mlp."))
+
+
+def _dot(a: Float[Array, "*b d"], b: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+    return jnp.einsum("...d,...d->...", a, b, precision=HIGHEST)
+
+
+def _part_sums(model: Decoder, gradients: Any, neurons: Any, routes: Any) -> Float[Array, "l t p"]:
+    """The effects of the neurons of each part of an MLP."""
+
+    def sums(gradients: Float[Array, "l t n"], neurons: Float[Array, "l t n"], route: Any) -> Float[Array, "l t p"]:
+        zeros = jnp.zeros((*neurons.shape[:-1], slots(model)), neurons.dtype)
+        return zeros.at[..., neuron_parts(model, neurons.shape[-1], route)].add(gradients * neurons)
+
+    return model.layout.map(sums, gradients, neurons, routes)

@@ -1,0 +1,222 @@
+"""The network behind a circuit, component by component: its largest paths, and what some of its edges carry.
+
+A `Circuit` has numbers. To follow what flows further than along one edge takes the vectors that are written and read,
+which are computed again when they are asked for.
+"""
+
+import functools
+import heapq
+import itertools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxlin.attribution.circuits.expansion import expand, has_experts, neuron_parts, slots, stream_factors
+from jaxlin.attribution.circuits.flow import flow
+from jaxlin.attribution.circuits.places import EMBED, Component, component_numbers, part_numbers, places
+from jaxlin.linearize.backward import transpose
+from jaxlin.linearize.frozen import FrozenFactors, freeze
+from jaxlin.linearize.targets import ResolvedTarget
+from jaxlin.nn.biases import has_biases
+from jaxlin.nn.context import Context
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.freeze_modes import Replay
+from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings
+from jaxlin.nn.sites import InnerSite
+from jaxlin.nn.stack import LayerIndex, layer_of
+
+
+@dataclass(frozen=True)
+class Path:
+    """A path from a token, or from biases, to the logit.
+
+    Attributes:
+        components: the names of the components that it passes, in order.
+        position: the position of the token that it starts from; None if it starts from biases.
+        effect: the contribution to the value of what goes along this path alone.
+    """
+
+    components: tuple[str, ...]
+    position: int | None
+    effect: float
+
+
+class _Vectors(NamedTuple):
+    """What the steps of a network need; vectors are as they are in the stream after the last block.
+
+    Attributes:
+        frozen: the frozen factors.
+        routes: the experts of each token; None without any.
+        writes: what each component writes, ``[c, t, d]``.
+        direction: the gradient of the target in the stream after the last block, ``[t, d]``.
+    """
+
+    frozen: FrozenFactors
+    routes: Any
+    writes: Float[Array, "c t d"]
+    direction: Float[Array, "t d"]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The flow network of one prediction.
+
+    Attributes:
+        model: the decoder.
+        x: the input embeddings.
+        position: the position of the logit.
+        target: what is read there.
+        rule: the freeze rule.
+        components: the components, in the order of the circuit's axes.
+        rows: the number of each among all places that a component may have.
+    """
+
+    model: Decoder
+    x: Any
+    position: int
+    target: ResolvedTarget
+    rule: Rule
+    components: tuple[Component, ...]
+    rows: tuple[int, ...]
+
+    def paths(self, k: int, steps: int) -> list[Path]:
+        """The `k` largest of the paths that are reached from the logit by following the largest flow first.
+
+        Args:
+            k: how many paths to return, the largest first.
+            steps: how many flows to follow at most.
+        """
+        ends: list[Path] = []
+        counter = itertools.count()  # of equal flows the first is followed
+        queue: list[tuple[float, int, int, tuple[str, ...], float, Any]] = []
+
+        def branch(names: tuple[str, ...], gradient: Any, order: int, whole: float | None) -> None:
+            """Queue the flows that go on through `names`, from all that is written before `order`."""
+            effects = np.asarray(_effects(self._vectors.writes, gradient))
+            earlier = [i for i, component in enumerate(self.components) if component.order < order]
+            for i in earlier:
+                flow = (self.components[i].name, *names), float(effects[i]), gradient
+                heapq.heappush(queue, (-abs(flow[1]), next(counter), i, *flow))
+            if whole is not None and has_biases(self.model):
+                ends.append(Path(names, None, float(whole - effects[earlier].sum())))
+
+        branch((), self._vectors.direction, 2**31, None)
+        while queue and steps:
+            _, _, i, names, effect, gradient = heapq.heappop(queue)
+            component = self.components[i]
+            if component.name == EMBED:
+                by_token = np.asarray(jnp.einsum("td,td->t", self._vectors.writes[i], gradient, precision=HIGHEST))
+                ends += [Path(names, t, float(part)) for t, part in enumerate(by_token) if part]
+            elif not component.reads:
+                ends.append(Path(names, None, effect))
+            else:
+                steps -= 1
+                branch(names, self._read(component, gradient), component.order, effect)
+        return sorted(ends, key=lambda path: -abs(path.effect))[:k]
+
+    def carried(self, edges: Bool[np.ndarray, "c c"], direct: Bool[np.ndarray, " c"]) -> float:
+        """What reaches the target along some edges alone, and from the biases within the components they lead to."""
+        writes, end = self._vectors.writes, self._vectors.direction
+        reads = jnp.zeros_like(writes)
+        total = 0.0
+        for a in reversed(range(len(self.components))):
+            component = self.components[a]
+            gradient = _gathered(reads, jnp.asarray(edges[a], writes.dtype), end * bool(direct[a]))
+            effect = float(_effects(writes[a][None], gradient)[0])
+            if not component.reads:
+                total += effect
+            elif edges[a].any() or direct[a]:
+                read = self._read(component, gradient)
+                earlier = np.array([each.order < component.order for each in self.components])
+                # What enters a component is all that it writes but for the biases within it.
+                total += effect - float(np.asarray(_effects(writes, read))[earlier].sum())
+                reads = reads.at[a].set(read)
+        return total
+
+    @functools.cached_property
+    def _vectors(self) -> _Vectors:
+        vectors = _compute(self.model, self.x, self.position, self.target, self.rule)
+        return vectors._replace(writes=vectors.writes[np.array(self.rows)])
+
+    def _read(self, component: Component, gradient: Float[Array, "t d"]) -> Float[Array, "t d"]:
+        """The gradient in the stream that a component reads, through it alone, from that in what it writes."""
+        index, vectors = self.model.layout.locate(component.layer), self._vectors
+        if component.head is not None:
+            return _read_head(self.model, vectors.frozen, index, component.head, gradient)
+        experts = self.model.config.num_experts if has_experts(self.model) else 0
+        expert = experts if component.expert is None else component.expert
+        return _read_part(self.model, vectors.frozen, vectors.routes, index, expert, gradient)
+
+
+@functools.partial(jax.jit, static_argnames="rule")
+def _compute(
+    model: Decoder, x: Float[Embeddings, "t d"], position: Any, target: ResolvedTarget, rule: Rule
+) -> _Vectors:
+    traced = flow(model, x, position, target, rule, False)
+    writes, _ = expand(model, traced.layers)
+    embed = traced.embed * stream_factors(model)[0]
+    writes = jnp.concatenate([embed[None], writes.reshape(-1, *embed.shape)])
+    if has_experts(model):  # each token has other experts in the same places
+        shape = places(model, traced)
+        numbers, _ = component_numbers(shape, part_numbers(model, traced))
+        rows = 1 + model.layout.depth * shape.writers
+        by_component = jnp.zeros((rows, *embed.shape), embed.dtype)
+        writes = by_component.at[numbers, jnp.arange(len(embed))[None]].add(writes, mode="drop")
+    return _Vectors(freeze(model, x, rule=rule), traced.routes, writes, traced.direction)
+
+
+@jax.jit
+def _effects(writes: Float[Array, "c t d"], gradient: Float[Array, "t d"]) -> Float[Array, " c"]:
+    return jnp.einsum("ctd,td->c", writes, gradient, precision=HIGHEST)
+
+
+@jax.jit
+def _gathered(reads: Float[Array, "c t d"], edges: Float[Array, " c"], end: Float[Array, "t d"]) -> Float[Array, "t d"]:
+    return end + jnp.einsum("c,ctd->td", edges, reads, precision=HIGHEST)
+
+
+@jax.jit
+def _read_head(
+    model: Decoder, frozen: FrozenFactors, index: LayerIndex, head: Any, gradient: Float[Array, "t d"]
+) -> Float[Array, "t d"]:
+    """Through one head. The gradients are in the stream after the last block, to which both have the same factor."""
+
+    def alone(z: Float[Array, "t h k"]) -> Float[Array, "t h k"]:
+        return jnp.where((jnp.arange(z.shape[1]) == head)[None, :, None], z, 0)
+
+    def read(bare: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
+        ctx = Context(Replay(layer_of(frozen.layers, index)), Hooks(edits={InnerSite.GATED_HEADS: alone}))
+        bare.block(index, x, ctx)
+        return ctx.hooks.values["attn_out"]
+
+    return transpose(read, model, gradient)(gradient)[0]
+
+
+@jax.jit
+def _read_part(
+    model: Decoder, frozen: FrozenFactors, routes: Any, index: LayerIndex, expert: Any, gradient: Float[Array, "t d"]
+) -> Float[Array, "t d"]:
+    """Through one expert, or through the rest of an MLP, which has the number after the last expert."""
+    route = layer_of(routes, index) if has_experts(model) else None
+
+    def alone(neurons: Float[Array, "t n"]) -> Float[Array, "t n"]:
+        rest = jnp.full((neurons.shape[0], 1), model.config.num_experts)
+        routed = jnp.full((neurons.shape[0], slots(model) - 1), -1) if route is None else route.experts
+        numbers = jnp.concatenate([routed, rest], axis=1)[:, neuron_parts(model, neurons.shape[-1], route)]
+        return jnp.where(numbers == expert, neurons, 0)
+
+    def read(bare: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
+        edits: dict[str, Any] = {InnerSite.NEURONS: alone} if has_experts(model) else {}
+        hooks = Hooks(replacements={InnerSite.MLP_IN: x}, edits=edits)
+        ctx = Context(Replay(layer_of(frozen.layers, index)), hooks)
+        bare.block(index, x, ctx)
+        return ctx.hooks.values["mlp_out"]
+
+    return transpose(read, model, gradient)(gradient)[0]

@@ -1,0 +1,131 @@
+"""`circuit`: the exact flow graph of one prediction."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxlin.attribution.circuits.edges import edges
+from jaxlin.attribution.circuits.flow import flow
+from jaxlin.attribution.circuits.network import Network
+from jaxlin.attribution.circuits.places import Component, Places, components, part_numbers, places
+from jaxlin.attribution.circuits.result import Circuit
+from jaxlin.common.errors import JaxlinError
+from jaxlin.linearize.frozen import rule_of
+from jaxlin.linearize.targets import ResolvedTarget, Target, Words, resolve_target
+from jaxlin.nn.arguments import check_model
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.prompt import Embeddings
+from jaxlin.nn.sites import position_in
+from jaxlin.results import traced_to
+from jaxlin.tokenizer import Tokenizer
+
+
+def circuit(
+    model: Decoder,
+    x: Float[Embeddings, "t d"],
+    target: Target | Words,
+    *,
+    position: int = -1,
+    rule: Rule | str | None = None,
+    tokenizer: Tokenizer | None = None,
+    remat: bool = False,
+) -> Circuit:
+    r"""Every edge of the network that made a logit: what each head, MLP and expert makes of what earlier ones wrote.
+
+    With every nonlinear factor frozen, the model is a linear flow network. A component $a$ adds $o_a[t]$ to the
+    residual stream of token $t$, and a later one, $b$, reads it; through $b$ alone the target has the gradient
+    $r_b[t]$ in the stream. The edge $e(a \to b) = \sum_t r_b[t] \cdot o_a[t]$ is exact. All edges take one forward
+    pass, one backward pass and a matrix product, and at every node what enters is what leaves: see `Circuit`.
+
+    The edges go through values alone. Why a head looked where it did is a question about its frozen pattern.
+
+    Args:
+        model: any decoder, whether loaded with ``linearize=True`` or not.
+        x: the input embeddings.
+        target: a token id, a pair of ids or of words, or a direction, as in `jaxlin.attribute`.
+        position: the position of the logit; a negative one counts from the last token.
+        rule: the freeze rule of gated MLPs, by default the model's own, on which effects depend.
+        tokenizer: the model's tokenizer, which encodes words.
+        remat: store the stream that enters each block instead of its frozen factors, for long prompts.
+
+    Raises:
+        PromptError: `x` does not have the shape ``[t, d]``.
+        JaxlinError: an invalid target or rule; or a model in which layers read the values of others or per-layer
+            embeddings, whose paths pass the stream by.
+        SiteError: there is no such position.
+        TokenizerError: a word is not one token.
+    """
+    check_model(model)
+    x = model.check_embeddings(x)
+    if model.reads_ids or model.shared_sites:
+        raise JaxlinError(
+            f"Circuit: expected a model whose layers read the residual stream alone; found a {type(model).__name__} "
+            "in which some layers read per-layer embeddings or values of other layers."
+        )
+    position, rule = position_in(x.shape[0], position), rule_of(model, rule)
+    resolved = resolve_target(model, target, x, position, tokenizer)
+    numbers = jax.device_get(_program(model, x, position, resolved, rule, remat))
+    result, kept, rows = _assembled(numbers, "resid_mid" in model.sites)
+    object.__setattr__(result, "_network", Network(model, x, position, resolved, rule, kept, rows))
+    return traced_to(result, model, x, tokenizer=tokenizer, rule=rule, target=resolved, position=position)
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "remat"))
+def _program(
+    model: Decoder, x: Float[Embeddings, "t d"], position: Any, target: ResolvedTarget, rule: Rule, remat: bool
+) -> dict[str, Any]:
+    """All numbers of a circuit, by layers and places."""
+    traced = flow(model, x, position, target, rule, remat)
+    numbers, shape = part_numbers(model, traced), places(model, traced)
+
+    def by_component(parts: Float[Array, "l t p"]) -> Float[Array, "l m"]:
+        zeros = jnp.zeros((parts.shape[0], shape.mlp), parts.dtype)
+        return jax.vmap(lambda zeros, number, part: zeros.at[number].add(part, mode="drop"))(zeros, numbers, parts)
+
+    return {
+        "edges": edges(model, traced),
+        "value": traced.value,
+        "final_bias": traced.final_bias,
+        "embed": traced.embed_effect,
+        "heads": traced.heads,
+        "mlp": by_component(traced.parts),
+        "head_biases": traced.head_biases,
+        "mlp_biases": by_component(traced.part_biases),
+        "biases": traced.biases,
+    }
+
+
+def _assembled(numbers: dict[str, Any], sequential: bool) -> tuple[Circuit, tuple[Component, ...], tuple[int, ...]]:
+    """The circuit, its components, and the number of each among all that there may be; `sequential` as there."""
+    biases = np.asarray(numbers["biases"])
+    between, direct = (np.asarray(part) for part in numbers["edges"])
+    (depth, heads), mlp = numbers["heads"].shape, numbers["mlp"].shape[1]
+    every = components(Places(heads, int(len(biases) > 0), mlp, int(len(biases) > 1)), depth, sequential)
+    reads, order = np.array([each.reads for each in every]), np.array([each.order for each in every])
+    edges = np.zeros((len(every), len(every)), between.dtype)
+    edges[:, reads] = np.where(order[:, None] < order[reads], between, 0)
+    effects, own = np.zeros_like(direct), np.zeros_like(direct)
+
+    def by_reader(heads: np.ndarray, mlp: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.nan_to_num(heads), mlp], axis=1).reshape(-1)
+
+    effects[reads] = by_reader(numbers["heads"], numbers["mlp"])
+    effects[~reads] = np.append(numbers["embed"], biases.T)
+    own[reads] = by_reader(numbers["head_biases"], numbers["mlp_biases"])
+    exists = edges.any(axis=0) | edges.any(axis=1) | (direct != 0)
+    kept = tuple(each for each, there in zip(every, exists, strict=True) if there)
+    result = Circuit(
+        value=float(numbers["value"]),
+        components=tuple(each.name for each in kept),
+        nodes=effects[exists],
+        edges=edges[exists][:, exists],
+        direct=direct[exists],
+        biases=own[exists],
+        final_bias=float(numbers["final_bias"]),
+    )
+    return result, kept, tuple(np.flatnonzero(exists).tolist())

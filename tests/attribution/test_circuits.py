@@ -1,0 +1,237 @@
+"""Circuits: conserved at every node, and the edges of an unmodified transformers model under autograd."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import oracle
+import pytest
+import tiny
+import torch
+
+import jaxlin
+from jaxlin.attribution.circuits import Circuit, edges
+from jaxlin.common.errors import JaxlinError
+
+POSITION, TOKEN = 11, 9
+
+
+class Modules(NamedTuple):
+    """The modules of a block that a component reads through, and its norm after attention, by name."""
+
+    attention_input: str
+    mlp_input: str
+    attention_norm: str | None = None
+
+
+MODULES = {
+    "llama, biases": Modules("input_layernorm", "post_attention_layernorm"),
+    "gemma2": Modules("input_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm"),
+    "olmo2": Modules("self_attn", "mlp", "post_attention_layernorm"),
+}
+
+
+class Oracle:
+    """An unmodified transformers model whose factors are frozen, with a probe at one component's input at a time."""
+
+    def __init__(self, model: Any, modules: Modules) -> None:
+        self.model, self.modules = model, modules
+        self.blocks = oracle.body(model).layers
+        self.heads, self.features = model.config.num_attention_heads, model.config.hidden_size
+        self.x = model.get_input_embeddings()(torch.tensor([tiny.IDS])).detach()
+
+    def writes(self) -> list[torch.Tensor]:
+        """What the embeddings, heads and MLPs add to the stream, ``[t, d]`` each."""
+        values: dict[tuple[int, str], torch.Tensor] = {}
+        hooks = []
+        for layer, block in enumerate(self.blocks):
+            norm = getattr(block, self.modules.attention_norm or "", block.self_attn.o_proj)
+            last = getattr(block, "post_feedforward_layernorm", block.mlp)
+            keep = functools.partial(self._keep, values)
+            hooks += [
+                block.self_attn.o_proj.register_forward_hook(functools.partial(keep, key=(layer, "o_proj"))),
+                norm.register_forward_hook(functools.partial(keep, key=(layer, "norm"))),
+                last.register_forward_hook(functools.partial(keep, key=(layer, "mlp"))),
+            ]
+        with torch.no_grad():
+            self.model(inputs_embeds=self.x, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        written = [self.x[0]]
+        for layer, block in enumerate(self.blocks):
+            z, (norm_in, norm_out) = values[layer, "o_proj"][0], values[layer, "norm"]
+            parts = z.reshape(len(z), self.heads, -1)
+            weight = block.self_attn.o_proj.weight.reshape(self.features, self.heads, -1)
+            by_head = torch.einsum("thk,dhk->htd", parts, weight).detach()
+            # A frozen RMSNorm multiplies each feature.
+            scale = norm_out / norm_in if self.modules.attention_norm else 1.0
+            written += [*(by_head * scale), values[layer, "mlp"][1]]
+        return written
+
+    @staticmethod
+    def _keep(values: Any, module: Any, inputs: Any, output: Any, *, key: Any) -> None:
+        values[key] = (inputs[0][0].detach(), output[0].detach())
+
+    def read(self, layer: int, head: int | None) -> np.ndarray:
+        """The gradient of the logit in the stream through one head alone, or through the MLP, ``[t, d]``."""
+        block = self.blocks[layer]
+        probe = torch.zeros_like(self.x).requires_grad_()
+        name = self.modules.mlp_input if head is None else self.modules.attention_input
+
+        def add(module: Any, args: Any, kwargs: Any) -> Any:
+            if args:
+                return (args[0] + probe, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + probe}
+
+        def only_head(module: Any, args: Any) -> Any:
+            parts = args[0].reshape(*args[0].shape[:-1], self.heads, -1)
+            alone = torch.zeros(self.heads, 1).double()
+            alone[head] = 1
+            return ((alone * parts + (1 - alone) * parts.detach()).reshape(args[0].shape),)
+
+        hooks = [getattr(block, name).register_forward_pre_hook(add, with_kwargs=True)]
+        hooks += [] if head is None else [block.self_attn.o_proj.register_forward_pre_hook(only_head)]
+        logit = self.model(inputs_embeds=self.x, use_cache=False).logits[0, POSITION, TOKEN]
+        for hook in hooks:
+            hook.remove()
+        return torch.autograd.grad(logit, probe)[0][0].numpy()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", MODULES)
+def test_edges_are_those_of_autograd(name: str, checkpoint: Callable[[str], Path]) -> None:
+    """Each edge from what PyTorch says a component adds, and the gradient that it gives through another alone."""
+    folder = checkpoint(name)
+    model, _ = jaxlin.load(folder, dtype="float64")
+    circuit = jaxlin.circuit(model, model.embed(tiny.IDS), TOKEN, position=POSITION)
+    assert circuit.defect <= 1e-12
+    reference = oracle.load(folder, torch.float64)
+    with oracle.lifted(reference), oracle.frozen(reference, "gate"):
+        torch_model = Oracle(reference, MODULES[name])
+        writes = np.stack([each.detach().numpy() for each in torch_model.writes()])
+        names = ["embed"]
+        expected, found = [], []
+        for layer in range(len(torch_model.blocks)):
+            heads = range(torch_model.heads)
+            for head, reader in [*((h, f"a{layer}.h{h}") for h in heads), (None, f"m{layer}")]:
+                read = torch_model.read(layer, head)
+                before = [*names, *(f"a{layer}.h{h}" for h in heads if head is None)]
+                expected += [np.sum(read * writes[index]) for index in range(len(before))]
+                found += [circuit.edge(writer, reader) for writer in before]
+            names += [*(f"a{layer}.h{h}" for h in heads), f"m{layer}"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+    assert np.count_nonzero(circuit.edges) >= len(expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["llama, biases", "gpt_oss, clipped", "phi"])
+def test_paths(name: str, tmp_path: Path) -> None:
+    """All paths sum to the value, those through an edge to that edge, and a path alone carries its effect."""
+    variant = tiny.VARIANTS[name]
+    variant = replace(variant, options={**variant.options, "num_hidden_layers": 2})
+    model, _ = jaxlin.load(tiny.build(variant, tmp_path), dtype="float64")
+    circuit = jaxlin.circuit(model, model.embed(tiny.IDS), TOKEN, position=POSITION)
+    paths = circuit.paths(10**6, steps=10**6)
+    scale = 1e-12 * np.abs(circuit.nodes).max()
+    assert abs(sum(path.effect for path in paths) + circuit.final_bias - circuit.value) <= scale
+    for edge in circuit.top(4):
+        through = [
+            p.effect for p in paths if (edge.source, edge.target) in itertools.pairwise((*p.components, "logit"))
+        ]
+        assert abs(sum(through) - edge.effect) <= scale
+    assert abs(circuit.carried - circuit.value) <= scale
+    assert circuit.prune(0.5).carried != circuit.value
+
+    names = next(p.components for p in paths if len(p.components) == 3 and p.position is not None)
+    kept = list(itertools.pairwise((*names, "logit")))
+    among = np.array([[(source, target) in kept for target in circuit.components] for source in circuit.components])
+    direct = np.array([(source, "logit") in kept for source in circuit.components])
+    alone = replace(circuit, edges=circuit.edges * among, direct=circuit.direct * direct)
+    object.__setattr__(alone, "_network", circuit._behind)
+    within = [p.effect for p in paths if p.components in (names, names[1:], names[2:])]
+    assert abs(alone.carried - sum(within) - circuit.final_bias) <= scale
+
+
+CONSERVED = (
+    "phi",
+    "mistral4",
+    "qwen3_5_text, tied",
+    "olmoe, clip_qkv",
+    "gpt_oss, clipped",
+    "gemma4_text, experts",
+)
+"""Parallel blocks, biases, factors of the stream, latents, unlike layers, clipped values, and two kinds of experts."""
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", CONSERVED)
+def test_what_enters_a_node_leaves_it(name: str, checkpoint: Callable[[str], Path]) -> None:
+    """At every node of every kind of block; the direct effects of heads are those of `attribute`."""
+    model, _ = jaxlin.load(checkpoint(name), dtype="float64")
+    x = model.embed(tiny.IDS)
+    circuit = jaxlin.circuit(model, x, TOKEN, position=POSITION, rule="up")
+    assert circuit.defect <= 1e-12
+    parts = jaxlin.attribute(model, x, TOKEN, position=POSITION, rule="up")
+    scale = np.abs(parts.tokens).max()
+    np.testing.assert_allclose(circuit.effect("embed"), parts.tokens.sum(), rtol=0, atol=1e-12 * scale)
+    for layer, heads in enumerate(parts.heads):
+        for head in np.flatnonzero(np.isfinite(heads)):
+            np.testing.assert_allclose(circuit.edge(f"a{layer}.h{head}", "logit"), heads[head], rtol=0, atol=1e-12)
+
+
+def test_long_prompts_in_blocks(checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edges are the same with a few tokens expanded at a time, and with the factors recomputed."""
+    for name in ("llama, biases", "olmoe, clip_qkv"):
+        model, _ = jaxlin.load(checkpoint(name))
+        x = model.embed(tiny.IDS)
+        at_once = jaxlin.circuit(model, x, TOKEN)
+        assert at_once.defect <= 1e-5
+        monkeypatch.setattr(edges, "BLOCK_BYTES", 2**17)
+        jax.clear_caches()
+        in_blocks = jaxlin.circuit(model, x, TOKEN, remat=True)
+        monkeypatch.undo()
+        assert in_blocks.components == at_once.components
+        scale = np.abs(at_once.edges).max()
+        np.testing.assert_allclose(in_blocks.edges, at_once.edges, rtol=0, atol=1e-5 * scale)
+
+
+def test_pruning_keeps_the_fewest_edges() -> None:
+    """Of a chain with a weak side road, the chain; all of it for a fraction of 1."""
+    edges = np.zeros((3, 3))
+    edges[0, 1], edges[1, 2], edges[0, 2] = 8.0, 9.0, 1.0
+    direct, none = np.array([0.0, 0.0, 10.0]), np.zeros(3)
+    circuit = Circuit(10.0, ("embed", "m0", "m1"), np.array([9.0, 9.0, 10.0]), edges, direct, none, 0.0)
+    strong = circuit.prune(0.85)
+    assert [(e.source, e.target) for e in strong.top(9)] == [("m1", "logit"), ("m0", "m1"), ("embed", "m0")]
+    assert circuit.prune(1.0) == circuit
+    graph = circuit.to_networkx()
+    assert graph.edges["embed", "m1"]["effect"] == 1.0
+    assert graph.nodes["logit"]["effect"] == 10.0
+
+
+def test_bad_input(checkpoint: Callable[[str], Path]) -> None:
+    """Each is refused in one sentence that says what was expected."""
+    model, _ = jaxlin.load(checkpoint("llama, biases"))
+    x = model.embed(tiny.IDS)
+    circuit = jaxlin.circuit(model, x, TOKEN)
+    nothing = circuit.replaced(edges=0 * circuit.edges, direct=0 * circuit.direct)
+    saved = Circuit(*(getattr(circuit, field.name) for field in fields(circuit)))
+    for message, call in {
+        "expected one of the circuit": lambda: circuit.edge("embed", "m99"),
+        "expected a positive number of them": lambda: circuit.top(0),
+        "expected a fraction above 0 and at most 1": lambda: circuit.prune(1.5),
+        "expected a positive number of paths": lambda: circuit.paths(True),
+        "found one from a file": lambda: saved.paths(3),
+        "expected a circuit with an edge that is not 0": lambda: nothing.prune(),
+        "Position: expected one in": lambda: jaxlin.circuit(model, x, TOKEN, position=99),
+    }.items():
+        with pytest.raises(JaxlinError, match=message):
+            call()
+    shared, _ = jaxlin.load(checkpoint("gemma4_text, per layer"))
+    with pytest.raises(JaxlinError, match="read the residual stream alone"):
+        jaxlin.circuit(shared, shared.embed(tiny.IDS), TOKEN)
