@@ -84,7 +84,7 @@ def hook_site(site: Any, depth: int) -> tuple[str, int | None]:
 
 def edits_of_layer(
     edits: Sequence[Edit],
-    drives: Sequence[Float[Array, "t e"]],
+    drives: Sequence[Float[Array, "t _"]],
     row: LayerRow,
     positions: Int[Array, " t"],
     first_new: Int[Array, ""] | int,
