@@ -21,7 +21,7 @@ WIDE = {"hidden_size_per_layer_input": 32}
 GEMMA4 = tiny.Variant("Gemma4TextConfig", {**tiny.PER_LAYER, **WIDE})
 GEMMA3N = tiny.Variant("Gemma3nTextConfig", {**tiny.GEMMA3N, **WIDE, "laurel_rank": 32})
 EXPERTS = tiny.Variant(
-    "Gemma4TextConfig", {**tiny.GEMMA4, **tiny.K_EQ_V, **tiny.GEMMA4_EXPERTS, "moe_intermediate_size": 32}
+    "Gemma4TextConfig", {**tiny.GEMMA4, **tiny.K_EQ_V, **tiny.GEMMA4_EXPERTS, "moe_intermediate_size": 32}, seed=4
 )
 VARIANTS = {"gemma4": GEMMA4, "gemma3n": GEMMA3N, "experts": EXPERTS}
 
