@@ -55,7 +55,7 @@ def contributions(
     value, final_bias, direction = target_direction(model, recording, target, position)
     x = array_of(x)
 
-    def along(directions: Float[Array, "*b d"], rows: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+    def along(directions: Float[Array, "#*b d"], rows: Float[Array, "#*b d"]) -> Float[Array, "..."]:
         return jnp.einsum("...d,...d->...", directions, rows, precision=HIGHEST)
 
     gradients = pull_back(model, frozen, direction, biases=True)
