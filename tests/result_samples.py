@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlin.activations import Activations
 from jaxlin.attribution import Attribution, Circuit, ExpertContributions, Experts, Neurons, StreamContributions
-from jaxlin.causal import Deletion, HeadAblation, Patching, Removal, Validity
+from jaxlin.causal import Deletion, HeadAblation, Patching, Removal, UnitPatching, Validity
 from jaxlin.lens import ExactLens, JacobianLens, LensReading
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.loading import MemoryPlan
@@ -106,6 +106,7 @@ def samples() -> dict[str, Result]:
         Deletion(2.5, draw(T), draw(T)),
         HeadAblation(2.5, draw(LAYERS, HEADS), draw(LAYERS, HEADS), heads),
         Patching(2.5, 1.5, 1, draw(LAYERS, T), draw(LAYERS, T)),
+        UnitPatching(2.5, 1.5, draw(LAYERS, HEADS), draw(LAYERS, HEADS)),
         Removal(1.5, 0.75, -0.5, np.abs(draw(5)), draw(5)),
         Validity(np.abs(draw(T, 2)), np.abs(draw(T, 2)), np.abs(draw(T, 2))),
         LensReading((0, 1, 3), tuple(range(T)), ids(3, T, 4), -np.sort(-draw(3, T, 4)), ids(3, T, 2)),

@@ -9,6 +9,7 @@ arrays, and cannot be used within `jax.jit`.
 
 from jaxlin.causal.heads import HeadAblation, head_ablation, without_heads
 from jaxlin.causal.patching import Patching, activation_patching
+from jaxlin.causal.units import UnitPatching, unit_patching
 from jaxlin.causal.validation import Deletion, Removal, Validity, deletion, removal, validity
 
 __all__ = [
@@ -16,11 +17,13 @@ __all__ = [
     "HeadAblation",
     "Patching",
     "Removal",
+    "UnitPatching",
     "Validity",
     "activation_patching",
     "deletion",
     "head_ablation",
     "removal",
+    "unit_patching",
     "validity",
     "without_heads",
 ]

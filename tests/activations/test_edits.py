@@ -164,3 +164,21 @@ def test_what_does_not_fit_is_refused(llama: Any, make: Any, error: type, messag
     with pytest.raises(error, match=message):
         jaxlin.with_edits(llama, make())(llama.embed(random_llama.IDS))
     assert steering.add is add
+
+
+@pytest.mark.parametrize("kind", ["heads", "pattern", "neurons"])
+def test_unit_patching_is_an_edit_of_each_unit(llama: Any, kind: str) -> None:
+    x, other = llama.embed(random_llama.IDS), llama.embed([7, 8, 9, 1, 2, 3, 4])
+    patching = jaxlin.causal.unit_patching(llama, x, other, 5, kind=kind, layers=[1], progress=False)
+    model = jaxlin.with_edits(llama, [patch(llama, other, (kind, 1), units=2)])
+    change = llama.unembed(model(x)[-1])[5] - patching.value
+    np.testing.assert_allclose(patching.effects[1, 2], change, atol=1e-11)
+    assert abs(float(change)) > 1e-3
+    assert np.isnan(patching.effects[[0, 2]]).all()
+    np.testing.assert_allclose(patching.other, llama.unembed(llama(other)[-1])[5], atol=1e-11)
+    if kind == "pattern":
+        assert np.isnan(patching.predicted).all()
+    else:  # all units of a layer together are what the layer adds
+        added: Any = {"heads": "attn_out", "neurons": "mlp_out"}[kind]
+        whole = jaxlin.causal.activation_patching(llama, x, other, 5, kind=added, progress=False)
+        np.testing.assert_allclose(patching.predicted.sum(1), whole.predicted.sum(1), atol=1e-11)
