@@ -7,10 +7,11 @@ predicts the effect of values from another prompt, and how fast it fails when th
 arrays, and cannot be used within `jax.jit`.
 """
 
+from jaxlin.causal.deleted_tokens import Deletion, deletion
 from jaxlin.causal.heads import HeadAblation, head_ablation, without_heads
 from jaxlin.causal.patching import Patching, activation_patching
 from jaxlin.causal.units import UnitPatching, unit_patching
-from jaxlin.causal.validation import Deletion, Removal, Validity, deletion, removal, validity
+from jaxlin.causal.validation import Removal, Validity, removal, validity
 
 __all__ = [
     "Deletion",
