@@ -17,6 +17,7 @@ import torch
 import jaxlin
 from jaxlin.attribution.circuits import Circuit, edges
 from jaxlin.common.errors import JaxlinError
+from jaxlin.steering import zero_ablation
 
 POSITION, TOKEN = 11, 9
 
@@ -220,6 +221,7 @@ def test_bad_input(checkpoint: Callable[[str], Path]) -> None:
     x = model.embed(tiny.IDS)
     circuit = jaxlin.circuit(model, x, TOKEN)
     nothing = circuit.replaced(edges=0 * circuit.edges, direct=0 * circuit.direct)
+    edited = jaxlin.with_edits(model, [zero_ablation(("heads", 1), units=0)])
     saved = Circuit(*(getattr(circuit, field.name) for field in fields(circuit)))
     for message, call in {
         "expected one of the circuit": lambda: circuit.edge("embed", "m99"),
@@ -228,6 +230,7 @@ def test_bad_input(checkpoint: Callable[[str], Path]) -> None:
         "expected a positive number of paths": lambda: circuit.paths(True),
         "found one from a file": lambda: saved.paths(3),
         "expected a circuit with an edge that is not 0": lambda: nothing.prune(),
+        "expected a model without edits": lambda: jaxlin.circuit(edited, x, TOKEN),
         "Position: expected one in": lambda: jaxlin.circuit(model, x, TOKEN, position=99),
     }.items():
         with pytest.raises(JaxlinError, match=message):

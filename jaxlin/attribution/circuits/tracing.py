@@ -55,8 +55,8 @@ def circuit(
 
     Raises:
         PromptError: `x` does not have the shape ``[t, d]``.
-        JaxlinError: an invalid target or rule; or a model in which layers read the values of others or per-layer
-            embeddings, whose paths pass the stream by.
+        JaxlinError: an invalid target or rule; a model in which layers read the values of others or per-layer
+            embeddings, whose paths pass the stream by; or one that carries edits.
         SiteError: there is no such position.
         TokenizerError: a word is not one token.
     """
@@ -66,6 +66,11 @@ def circuit(
         raise JaxlinError(
             f"Circuit: expected a model whose layers read the residual stream alone; found a {type(model).__name__} "
             "in which some layers read per-layer embeddings or values of other layers."
+        )
+    if model.edits is not None:
+        raise JaxlinError(
+            "Circuit: expected a model without edits, whose changes of the stream would belong to no component; found "
+            "one with edits. jaxlin.attribute says what they contribute."
         )
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
