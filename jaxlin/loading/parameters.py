@@ -88,7 +88,7 @@ def read_parameters(
         patterns = [pattern for pattern, tensors in matching.items() if tensors and left_out[pattern] == reason]
         if patterns:
             count = len(set().union(*(matching[pattern] for pattern in patterns)))
-            shown = patterns[0] + (f" and {len(patterns) - 1} more patterns" if len(patterns) > 1 else "")
+            shown = ", ".join(patterns[:3]) + (f" and {len(patterns) - 3} more" if len(patterns) > 3 else "")
             LOG.warning("%s: left out %d tensors %s: %s", source, count, shown, reason)
     return model
 

@@ -177,7 +177,7 @@ def test_what_is_not_used_is_listed(checkpoint: Checkpoint, tmp_path: Path, monk
     assert seen == [found.facts]
     assert found.facts["unused keys"].startswith("text_config.new_key: ignored as requested; architectures, ")
     assert "text_config.use_cache" in found.facts["unused keys"]
-    assert "left out 21 tensors vision_tower.*: the vision half of the model" in found.facts["note 1"]
+    assert "left out 23 tensors vision_tower.*, multi_modal_projector.*: the vision half" in found.facts["note 1"]
     assert found.facts["family"] == "gemma3; model_type 'gemma3'"
     assert found.facts["format"] == "safetensors, F32"
 

@@ -221,7 +221,7 @@ def test_errors(llama: tuple[Any, Any]) -> None:
     with pytest.raises(SiteError, match="layer 0"):
         paper_code(model, x, 0)
     for edit, error, words in (
-        ("rotate", SteeringError, "add, ablate, swap, paper_equation or paper_code.*'rotate'"),
+        ("rotate", SteeringError, "add, apply or ablate among them, give; found 'rotate'"),
         (add(("resid_post", 7), a), SiteError, "found 7"),
         (add("attn", a), SiteError, "'attn'"),
         (add("embed", a[:5]), SteeringError, "Add, direction: expected 64 features.*found 5"),
