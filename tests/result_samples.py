@@ -106,7 +106,6 @@ def samples() -> dict[str, Result]:
         Deletion(2.5, draw(T), draw(T)),
         HeadAblation(2.5, draw(LAYERS, HEADS), draw(LAYERS, HEADS), heads),
         Patching(2.5, 1.5, 1, draw(LAYERS, T), draw(LAYERS, T)),
-        UnitPatching(2.5, 1.5, draw(LAYERS, HEADS), draw(LAYERS, HEADS)),
         Removal(1.5, 0.75, -0.5, np.abs(draw(5)), draw(5)),
         Validity(np.abs(draw(T, 2)), np.abs(draw(T, 2)), np.abs(draw(T, 2))),
         LensReading((0, 1, 3), tuple(range(T)), ids(3, T, 4), -np.sort(-draw(3, T, 4)), ids(3, T, 2)),
@@ -147,6 +146,7 @@ def samples() -> dict[str, Result]:
         ModelCheck("a/model", {"layers": "4"}, (check, Line("rows", False, 1.0, 1e-5), Line("text", None))),
         MemoryPlan(1_000_000, 8, 64, 4_000_000, 100_000, 2_000_000, 3_000_000, 1_000_000),
         Circuit(2.5, ("embed", "a0.h0", "m0", "a1.h1", "m1"), draw(5), np.triu(draw(5, 5), 1), draw(5), draw(5), 0.25),
+        UnitPatching(2.5, 1.5, draw(LAYERS, HEADS), draw(LAYERS, HEADS)),
     ]  # fmt: skip
     for result in results:
         note(result, provenance())
