@@ -20,7 +20,7 @@ HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
 """Architectures with layers of a gated delta rule."""
 
 NUMBERED = re.compile(r"(\.experts|\.altup(?:_unembed)?_projections)\.\d+")
-UNNUMBERED = re.compile(r"(\.experts(?=\.\w+_proj\.)|\.altup(?:_unembed)?_projections)\.")
+UNNUMBERED = re.compile(r"(\.experts(?=\.(?:\w+_proj|w[123])\.)|\.altup(?:_unembed)?_projections)\.")
 """Modules of which there are several with numbers, whose tensors the converter stacks."""
 
 TRANSPOSED = (".c_attn.weight", ".c_fc.weight", ".c_proj.weight")

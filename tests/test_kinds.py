@@ -139,6 +139,8 @@ def test_rows_are_those_of_the_linearized_model(name: str, rule: str, loaded: Ca
         check_affine(lmap)
         for factor, frozen in corruptions(lmap.frozen):
             assert missed(lmap, frozen, factor) > GROWN, factor
+    if rule == "up":
+        return  # each row under "half" has one half of its paths through this branch
     u = np.random.default_rng(0).normal(size=(RESIDUAL_DIRECTIONS, lmap.shape[0]))
     model = jax.tree.map(lambda a: a, model)
     model.rule = rule

@@ -230,6 +230,7 @@ def test_bad_input(checkpoint: Callable[[str], Path]) -> None:
         "expected a positive number of paths": lambda: circuit.paths(True),
         "found one from a file": lambda: saved.paths(3),
         "expected a circuit with an edge that is not 0": lambda: nothing.prune(),
+        "Circuit: expected numbers": lambda: jax.jit(lambda x: jaxlin.circuit(model, x, TOKEN).value)(x),
         "expected a model without edits": lambda: jaxlin.circuit(edited, x, TOKEN),
         "Position: expected one in": lambda: jaxlin.circuit(model, x, TOKEN, position=99),
     }.items():

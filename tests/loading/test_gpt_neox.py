@@ -42,7 +42,7 @@ def test_masks_of_old_files(checkpoint: Checkpoint, tmp_path: Path, caplog: pyte
     source = checkpoint("gpt_neox")
     folder = changed(source, tmp_path / "old", with_buffers)
     assert_same_model(folder, source)
-    assert "left out 4 tensors *.attention.masked_bias" in caplog.text
+    assert "left out 8 tensors *.attention.bias, *.attention.masked_bias" in caplog.text
 
 
 def test_without_prefix(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from jaxlin.attribution.circuits.result import Circuit
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.frozen import rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, Words, resolve_target
-from jaxlin.nn.arguments import check_model
+from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.prompt import Embeddings
@@ -61,6 +61,7 @@ def circuit(
         TokenizerError: a word is not one token.
     """
     check_model(model)
+    check_not_traced("Circuit", model, x, target)
     x = model.check_embeddings(x)
     if model.reads_ids or model.shared_sites:
         raise JaxlinError(
