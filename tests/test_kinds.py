@@ -131,7 +131,7 @@ def pull(model: jaxlin.Decoder, x: Any, u: Any) -> Any:
 
 @pytest.mark.parametrize(("name", "rule"), RULES)
 def test_rows_are_those_of_the_linearized_model(name: str, rule: str, loaded: Callable[[str], Loaded]) -> None:
-    """Under every rule the map reconstructs and its rows are what `jax.jacrev` gives; a wrong factor shows."""
+    """Under every rule the map reconstructs; its rows are what `jax.jacrev` gives, and a wrong factor shows."""
     _, model, _, x = loaded(name)
     lmap = jaxlin.local_map(model, x, position=POSITION, rule=rule)
     assert lmap.residual <= 1e-13
