@@ -70,7 +70,8 @@ def test_values(value: Any) -> None:
     assert "\n" not in shown
     assert len(shown) <= MAX_VALUE_LENGTH
     if len(repr(value)) < 30 and repr(value).count("(") + repr(value).count("[") < 4:
-        assert printable(repr(value)) == shown or isinstance(value, int | dict)
+        # The keys of a dictionary are shown in their order, wherever it is.
+        assert printable(repr(value)) == shown or isinstance(value, int) or "{" in repr(value)
 
 
 class Broken:
