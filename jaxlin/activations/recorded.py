@@ -88,7 +88,7 @@ class Activations(Result):
         Raises:
             JaxlinError: a batch of prompts.
         """
-        found = []
+        tables = []
         for site, layer, array in self._arrays():
             by_shape = ("position", "head", "feature") if array.ndim == 3 else ("position", "feature")
             axes = AXES_OF.get(site, by_shape)
@@ -103,8 +103,8 @@ class Activations(Result):
             else:
                 values = np.linalg.norm(array, axis=-1)
             table = columns(self, axes[:-1], {"value": values})
-            found.append({**filled({"site": site, "layer": layer}, table), **key})
-        return [stacked(found)]
+            tables.append({**filled({"site": site, "layer": layer}, table), **key})
+        return [stacked(tables)]
 
     def values(self) -> dict[str, Any]:
         """Plain values, with the single layers of stacks of unlike ones."""
@@ -149,19 +149,19 @@ class Activations(Result):
 
     def _draw(self, ax: Any, name: str = "", layer: int | None = None, head: int | None = None) -> None:
         """A pattern query by key, or norms layer by token."""
-        found = {at: array for site, at, array in self._arrays() if site == name and layer in (None, at)}
-        if not found:
+        by_layer = {at: array for site, at, array in self._arrays() if site == name and layer in (None, at)}
+        if not by_layer:
             raise SiteError(f"Plot: expected a site of vectors that was recorded; found {quoted((name, layer))}.")
         if name == "pattern":
-            last = max(at for at in found if at is not None)
-            weights = found[last].mean(0) if head is None else found[last][head]
+            last = max(at for at in by_layer if at is not None)
+            weights = by_layer[last].mean(0) if head is None else by_layer[last][head]
             names = self._labels("position", len(weights))
             plots.heat_map(ax, weights, names, names, signed=False)
             of = "mean over heads" if head is None else f"head {head}"
             plots.write(ax, title=f"Attention pattern of layer {last}, {of}", xlabel="key", ylabel="query")
             return
-        norms = np.stack([np.linalg.norm(array.reshape(len(array), -1), axis=-1) for array in found.values()])
-        rows = [name if at is None else str(at) for at in found]
+        norms = np.stack([np.linalg.norm(array.reshape(len(array), -1), axis=-1) for array in by_layer.values()])
+        rows = [name if at is None else str(at) for at in by_layer]
         plots.heat_map(ax, norms, rows, self._labels("position", norms.shape[1]), signed=False)
         plots.write(ax, title=f"Norms of {name}", ylabel="layer")
 
@@ -176,12 +176,12 @@ class Activations(Result):
 
     def _arrays(self) -> list[tuple[str, int | None, np.ndarray]]:
         """The array of each site and layer, but for routes: the name, the layer, and the array."""
-        found = []
+        values = []
         for name, value in self.stacks.items():
             layers = [None] if name in ENDS else range(self.depth)
-            found += [(name, at, value if at is None else layer_of(value, at)) for at in layers]
-        found += [(name, at, value) for name, of in self.single.items() for at, value in of.items()]
-        arrays = [(name, at, value) for name, at, value in found if name != "route" and jax.tree.leaves(value)]
+            values += [(name, at, value if at is None else layer_of(value, at)) for at in layers]
+        values += [(name, at, value) for name, of in self.single.items() for at, value in of.items()]
+        arrays = [(name, at, value) for name, at, value in values if name != "route" and jax.tree.leaves(value)]
         return [(name, at, np.asarray(value)) for name, at, value in arrays]
 
 

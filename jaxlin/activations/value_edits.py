@@ -208,8 +208,8 @@ def patch(
     name = _site_of_one_layer(model, site, (InnerSite.ROUTE,))
     value = record(model, other, (site,))[site]
     value = jnp.moveaxis(value, 1, 0) if name == InnerSite.PATTERN else value
-    positions, chosen = check_where(where), check_units(units)
-    return Replace(site=site, strength=strength, where=positions, units=chosen, value=value, by_position=True)
+    positions, checked_units = check_where(where), check_units(units)
+    return Replace(site=site, strength=strength, where=positions, units=checked_units, value=value, by_position=True)
 
 
 def _pool(model: Decoder, prompts: Sequence[Sequence[int]], site: Any) -> Array:

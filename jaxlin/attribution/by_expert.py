@@ -62,9 +62,9 @@ class ExpertContributions(Result):
 
     def _draw(self, ax: Any) -> None:
         """A heat map of what the chosen experts of each layer contribute together, layer by token."""
-        chosen = self.experts.contribution.sum(-1)
+        by_token = self.experts.contribution.sum(-1)
         rows = [str(layer) for layer in np.asarray(self.experts.layer).tolist()]
-        plots.heat_map(ax, chosen, rows, self._labels("position", chosen.shape[1]))
+        plots.heat_map(ax, by_token, rows, self._labels("position", by_token.shape[1]))
         plots.write(ax, title=f"Contributions of the chosen experts to {self.value:.3f}", ylabel="layer")
 
     def tables(self) -> list[dict[str, Any]]:

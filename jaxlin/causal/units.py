@@ -166,8 +166,8 @@ def _patch_each(
 
             def patched(value: Any) -> Any:
                 here = value.array() if isinstance(value, Pattern) else value
-                chosen = (jnp.arange(here.shape[unit_axis]) == unit) & (number == layer)
-                mask = chosen.reshape([-1 if axis == unit_axis else 1 for axis in range(here.ndim)])
+                is_patched = (jnp.arange(here.shape[unit_axis]) == unit) & (number == layer)
+                mask = is_patched.reshape([-1 if axis == unit_axis else 1 for axis in range(here.ndim)])
                 result = jnp.where(mask, there, here)
                 return Dense(result) if isinstance(value, Pattern) else result
 

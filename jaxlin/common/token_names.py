@@ -23,9 +23,9 @@ def visible(token: str) -> str:
 
     A mark that combines with the character before it stands on a dotted circle.
     """
-    shown = token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown).replace(" ", "·")
-    return f"\N{DOTTED CIRCLE}{shown}" if shown and unicodedata.combining(shown[0]) else shown
+    escaped = token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    escaped = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in escaped).replace(" ", "·")
+    return f"\N{DOTTED CIRCLE}{escaped}" if escaped and unicodedata.combining(escaped[0]) else escaped
 
 
 def token_names(tokens: Sequence[str]) -> list[str]:
@@ -63,7 +63,7 @@ def left_to_right(name: str) -> str:
 
 def _shown_parts(tokens: Sequence[str]) -> list[list[str]]:
     """What is shown of each token: its text, and for bytes the character that begins there and the bytes."""
-    shown: list[list[str]] = [[] for _ in tokens]
+    pieces: list[list[str]] = [[] for _ in tokens]
     run: list[tuple[int, int]] = []  # bytes that follow each other, each with the token that it belongs to
 
     def end_run() -> None:
@@ -71,7 +71,7 @@ def _shown_parts(tokens: Sequence[str]) -> list[list[str]]:
             for place, token in enumerate(dict.fromkeys(token for token, _ in piece)):
                 numbers = " ".join(f"{byte:02X}" for owner, byte in piece if owner == token)
                 is_complete = len({owner for owner, _ in piece}) == 1 and character
-                shown[token].append(
+                pieces[token].append(
                     visible(character) if is_complete else f"{'' if place else visible(character)}⟨{numbers}⟩"
                 )
         run.clear()
@@ -82,9 +82,9 @@ def _shown_parts(tokens: Sequence[str]) -> list[list[str]]:
                 run.extend((index, byte) for byte in bytes.fromhex(part.replace("<0x", "").replace(">", "")))
             elif part:
                 end_run()
-                shown[index].append(visible(part))
+                pieces[index].append(visible(part))
     end_run()
-    return shown
+    return pieces
 
 
 def _characters(run: list[tuple[int, int]]) -> list[tuple[str, list[tuple[int, int]]]]:

@@ -88,8 +88,8 @@ def read_parameters(
         patterns = [pattern for pattern, tensors in matching.items() if tensors and left_out[pattern] == reason]
         if patterns:
             count = len(set().union(*(matching[pattern] for pattern in patterns)))
-            shown = ", ".join(patterns[:3]) + (f" and {len(patterns) - 3} more" if len(patterns) > 3 else "")
-            LOG.warning("%s: left out %d tensors %s: %s", source, count, shown, reason)
+            listed = ", ".join(patterns[:3]) + (f" and {len(patterns) - 3} more" if len(patterns) > 3 else "")
+            LOG.warning("%s: left out %d tensors %s: %s", source, count, listed, reason)
     return model
 
 

@@ -1,5 +1,6 @@
 """Axes to draw in, the style of everything drawn, and text that the fonts have glyphs for."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -66,9 +67,16 @@ def resize(ax: Any, width: float, height: float) -> None:
 def label(text: str, length: int = 18) -> str:
     """`text` as matplotlib can draw it: without formulas, and with the number of each character that no font has."""
     glyphs = _glyphs()
-    shown = "".join(c if ord(c) in glyphs else "" if not c.isprintable() else f"U+{ord(c):X}" for c in text)
-    shown = shown if len(shown) <= length else shown[: length - 1] + "…"
-    return shown.replace("$", r"\$")
+    glyph_text = "".join(c if ord(c) in glyphs else "" if not c.isprintable() else f"U+{ord(c):X}" for c in text)
+    glyph_text = glyph_text if len(glyph_text) <= length else glyph_text[: length - 1] + "…"
+    return glyph_text.replace("$", r"\$")
+
+
+def draw_ticks(set_ticks: Any, labels: Sequence[str], most: int, *, rotation: int = 0, length: int = 18) -> None:
+    """A label at each place of an axis, or evenly at `most` of them, each of at most `length` characters."""
+    step = -(-len(labels) // most)
+    places = range(0, len(labels), step) if labels else []
+    set_ticks(list(places), [label(labels[i], length) for i in places], fontsize=8, rotation=rotation, family=fonts())
 
 
 def write(ax: Any, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxlin.plots.axes import COLOURS, MINUS, PLUS, fonts, label, resize
+from jaxlin.plots.axes import COLOURS, MINUS, PLUS, draw_ticks, fonts, label, resize
 
 MAX_BARS = 60
 """The bars that have a label each; of more, only some are labelled."""
@@ -20,7 +20,7 @@ def bars(ax: Any, values: Shaped[np.ndarray, " n"], labels: Sequence[str]) -> No
     ax.barh(places, np.nan_to_num(numbers), color=[PLUS if value >= 0 else MINUS for value in numbers], height=0.8)
     ax.set_ylim(len(numbers) - 0.4, -0.6)
     ax.axvline(0, color="0.3", linewidth=0.6)
-    _ticks(ax.set_yticks, labels, length=32)
+    draw_ticks(ax.set_yticks, labels, MAX_BARS, length=32)
 
 
 def token_bars(ax: Any, series: Mapping[str, Float[np.ndarray, " t"]], tokens: Sequence[str]) -> None:
@@ -38,13 +38,6 @@ def token_bars(ax: Any, series: Mapping[str, Float[np.ndarray, " t"]], tokens: S
     ax.axhline(0, color="0.3", linewidth=0.6)
     ax.set_xlim(-0.6, count - 0.4)
     is_crowded = count > 6 or sum(map(len, tokens)) > 40
-    _ticks(ax.set_xticks, tokens, rotation=90 if is_crowded else 0)
+    draw_ticks(ax.set_xticks, tokens, MAX_BARS, rotation=90 if is_crowded else 0)
     if len(series) > 1:
         ax.legend(fontsize=7, frameon=False, prop={"family": fonts(), "size": 7})
-
-
-def _ticks(set_ticks: Any, labels: Sequence[str], rotation: int = 0, length: int = 18) -> None:
-    """A label at each bar, or at some of them."""
-    step = -(-len(labels) // MAX_BARS)
-    shown = range(0, len(labels), step) if labels else []
-    set_ticks(list(shown), [label(labels[i], length) for i in shown], fontsize=8, rotation=rotation, family=fonts())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from jaxlin.plots.axes import INK, MINUS, PAPER, PLUS, fonts, label, resize
+from jaxlin.plots.axes import INK, MINUS, PAPER, PLUS, draw_ticks, fonts, label, resize
 
 MAX_LABELS = 48
 """The rows or columns that have a label each; of more, only some are labelled."""
@@ -51,8 +51,8 @@ def heat_map(
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02, fraction=0.04)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    _ticks(ax.set_yticks, rows, 0, 32)
-    _ticks(ax.set_xticks, columns, 90 if max(map(len, columns), default=0) > 3 else 0)
+    draw_ticks(ax.set_yticks, rows, MAX_LABELS, length=32)
+    draw_ticks(ax.set_xticks, columns, MAX_LABELS, rotation=90 if max(map(len, columns), default=0) > 3 else 0)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     if numbers and values.size <= MAX_NUMBERS:
@@ -80,9 +80,3 @@ def _in_cell(ax: Any, row: int, column: int, text: str, share: float) -> None:
     """A text in a cell, light on a strong colour."""
     colour = "white" if share > 0.75 else INK
     ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour, family=fonts())
-
-
-def _ticks(set_ticks: Any, labels: Sequence[str], rotation: int, length: int = 18) -> None:
-    step = -(-len(labels) // MAX_LABELS)
-    shown = range(0, len(labels), step) if labels else []
-    set_ticks(list(shown), [label(labels[i], length) for i in shown], fontsize=8, rotation=rotation, family=fonts())

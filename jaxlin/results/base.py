@@ -122,10 +122,10 @@ class Result(ShapesRepr):
 
     def table(self) -> dict[str, Any]:
         """The columns of `to_pandas`, by name."""
-        found = self.tables()
-        if len(found) > 1:
+        tables_here = self.tables()
+        if len(tables_here) > 1:
             return tables.long(self)
-        return found[0] if found else {key: [value] for key, value in tables.scalars(self).items()}
+        return tables_here[0] if tables_here else {key: [value] for key, value in tables.scalars(self).items()}
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` of tidy rows, one for each entry of the arrays, with the texts of tokens.

@@ -22,11 +22,11 @@ STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4em 
 def page(result: Any) -> str:
     """The HTML of a result."""
     numbers = ", ".join(f"{words(name)} <b>{number(value)}</b>" for name, value in tables.scalars(result).items())
-    found = [heat(result, axes, name, array) for axes, arrays in tables.groups(result).items() if len(axes) == 2
+    maps = [heat(result, axes, name, array) for axes, arrays in tables.groups(result).items() if len(axes) == 2
              for name, array in arrays.items() if array.dtype.kind == "f"]  # fmt: skip
     flat = [rows(result, tables.columns(result, axes, arrays)) for axes, arrays in tables.groups(result).items()
             if len(axes) != 2 or all(array.dtype.kind != "f" for array in arrays.values())]  # fmt: skip
-    return heading(result) + (f"<p>{numbers}</p>" if numbers else "") + "".join(flat + found)
+    return heading(result) + (f"<p>{numbers}</p>" if numbers else "") + "".join(flat + maps)
 
 
 def heading(result: Any) -> str:
@@ -53,25 +53,25 @@ def _setting(provenance: Any, key: str, value: Any) -> str:
 def heat(result: Any, axes: tuple[str, ...], name: str, array: np.ndarray) -> str:
     """An array of two axes as a table, its numbers on colours."""
     height, width = array.shape
-    shown = array[:MAX_ROWS, :MAX_COLUMNS]
+    corner = array[:MAX_ROWS, :MAX_COLUMNS]
     row_names, column_names = (result._labels(axis, size) for axis, size in zip(axes, array.shape, strict=True))
     largest = float(np.nanmax(np.abs(array), initial=0.0))
     head = "".join(f"<th>{span(each)}</th>" for each in column_names[:MAX_COLUMNS])
     body = "".join(
         f"<tr><th>{span(label)}</th>{''.join(cell(float(value), largest) for value in row)}</tr>"
-        for label, row in zip(row_names, shown, strict=False)
+        for label, row in zip(row_names, corner, strict=False)
     )
     corner = escape(f"{axes[0]} \\ {axes[1]}")
     return table(words(name), f"<tr><th>{corner}</th>{head}</tr>{body}", more(height, width))
 
 
-def rows(result: Any, found: tables.Table) -> str:
+def rows(result: Any, columns: tables.Table) -> str:
     """Columns as a table; a position is shown by the name of its token."""
-    names = [name for name in found if name != "token"]
-    length = len(next(iter(found.values()), ()))
+    names = [name for name in columns if name != "token"]
+    length = len(next(iter(columns.values()), ()))
     largest = {
         name: float(np.nanmax(np.abs(column), initial=0.0))
-        for name, column in found.items()
+        for name, column in columns.items()
         if isinstance(column, np.ndarray) and column.dtype.kind == "f"
     }
     token = result.token_names
@@ -79,7 +79,7 @@ def rows(result: Any, found: tables.Table) -> str:
     for index in range(min(length, MAX_ROWS)):
         cells = []
         for name in names:
-            value = found[name][index]
+            value = columns[name][index]
             if name in largest:
                 cells.append(cell(float(value), largest[name]))
             elif name == "position" and token is not None and int(value) < len(token):

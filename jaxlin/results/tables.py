@@ -20,15 +20,15 @@ FEATURE = "feature"
 def groups(result: Any) -> dict[tuple[str, ...], dict[str, np.ndarray]]:
     """The arrays of `result` by their axes, without vectors and without those that label an axis of others."""
     labels = {name for _, name in result.LABELS.values()}
-    found: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
+    by_axes: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
     for name, axes in result.axes().items():
         value = getattr(result, name)
         if value is None or name in labels or FEATURE in axes:
             continue
         array = np.asarray(value)
         batch = ("prompt",) * (array.ndim - len(axes))
-        found.setdefault((*batch, *axes), {})[name] = array
-    return found
+        by_axes.setdefault((*batch, *axes), {})[name] = array
+    return by_axes
 
 
 def columns(result: Any, axes: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> Table:
@@ -58,11 +58,11 @@ def token_texts(result: Any) -> list[str] | None:
 
 def scalars(result: Any) -> dict[str, Any]:
     """The numbers and texts of `result`: those of its fields that are no arrays, and its properties."""
-    shown = {each.name: getattr(result, each.name) for each in fields(result)}
-    shown.update({name: getattr(result, name) for name in result.PROPERTIES})
+    values = {each.name: getattr(result, each.name) for each in fields(result)}
+    values.update({name: getattr(result, name) for name in result.PROPERTIES})
     values = {
         key: np.asarray(value).item() if is_array(value) and not np.ndim(value) else value
-        for key, value in shown.items()
+        for key, value in values.items()
     }
     return {key: value for key, value in values.items() if isinstance(value, str | bool | int | float)}
 
@@ -82,23 +82,23 @@ def tables(result: Any) -> list[Table]:
 
 def long(result: Any) -> Table:
     """One table of all entries: the name of the array as `part`, where the entry is, and its `value`."""
-    found: list[Table] = []
+    parts: list[Table] = []
     for axes, arrays in groups(result).items():
         for name, array in arrays.items():
             table = columns(result, axes, {name: array})
             table["value"] = table.pop(result.COLUMNS.get(name, name))
-            found.append(filled({"part": name}, table))
+            parts.append(filled({"part": name}, table))
     for name, value in scalars(result).items():
         if not isinstance(value, str | bool) and name not in result.PROPERTIES:
-            found.append({"part": [name], "value": [value]})
+            parts.append({"part": [name], "value": [value]})
     for each in fields(result):
         part = getattr(result, each.name)
         if hasattr(type(part), "provenance"):
             for table in part.tables():
                 if part.VALUE in table:
                     table = {"value" if key == part.VALUE else key: column for key, column in table.items()}
-                    found.append(filled({"part": each.name}, table))
-    return stacked(found)
+                    parts.append(filled({"part": each.name}, table))
+    return stacked(parts)
 
 
 def filled(constants: Mapping[str, Any], table: Table) -> Table:
@@ -107,12 +107,12 @@ def filled(constants: Mapping[str, Any], table: Table) -> Table:
     return {**{name: [value] * length for name, value in constants.items()}, **table}
 
 
-def stacked(found: Sequence[Table]) -> Table:
+def stacked(tables: Sequence[Table]) -> Table:
     """The rows of several tables under each other; None where a table lacks a column."""
-    names = [name for name in dict.fromkeys(name for table in found for name in table) if name != "value"]
-    names += ["value"] if any("value" in table for table in found) else []
+    names = [name for name in dict.fromkeys(name for table in tables for name in table) if name != "value"]
+    names += ["value"] if any("value" in table for table in tables) else []
     rows: Table = {name: [] for name in names}
-    for table in found:
+    for table in tables:
         length = len(next(iter(table.values()), ()))
         for name in names:
             column = table.get(name, [None] * length)

@@ -41,15 +41,15 @@ class Generation(Result):
         if self.logits is None:
             return None
         shifted = np.asarray(self.logits, np.float64) - np.max(self.logits, axis=-1, keepdims=True)
-        chosen = shifted[np.arange(len(self.tokens)), self.tokens]
-        return np.exp(chosen) / np.exp(shifted).sum(-1)
+        of_tokens = shifted[np.arange(len(self.tokens)), self.tokens]
+        return np.exp(of_tokens) / np.exp(shifted).sum(-1)
 
     def tables(self) -> list[dict[str, Any]]:
         """A row for each new token, with its probability if there are logits."""
-        found = super().tables()
+        tables = super().tables()
         if (probabilities := self.probabilities) is not None:
-            found[0]["probability"] = probabilities
-        return found
+            tables[0]["probability"] = probabilities
+        return tables
 
     def _draw(self, ax: Any) -> None:
         """The probability of each new token, over the text."""

@@ -155,11 +155,11 @@ def _replay_at_zero(model: Decoder, factors: Any, in_heads: Any, x: Float[Array,
         in_values, own = values[InnerSite.PATTERN], values[InnerSite.VALUES]
         t, n, k = own.shape
         by_head = jnp.einsum("tngk,tnk->ng", in_values.reshape(t, n, -1, k), own, precision=HIGHEST).reshape(-1)
-        kept = {name: factor for name, factor in ctx.mode.factors.items() if _is_needed(name, bool(inner))}
-        return in_values, by_head, tuple(values[kind] for kind in ("attn_out", "mlp_out", *inner)), kept
+        needed = {name: factor for name, factor in ctx.mode.factors.items() if _is_needed(name, bool(inner))}
+        return in_values, by_head, tuple(values[kind] for kind in ("attn_out", "mlp_out", *inner)), needed
 
-    _, (in_values, by_head, outputs, kept) = model.scan(x, make_context, (factors, in_heads), collect=collect)
-    return _AtZero(in_values, by_head, dict(zip(("attn_out", "mlp_out", *inner), outputs, strict=True)), kept)
+    _, (in_values, by_head, outputs, needed) = model.scan(x, make_context, (factors, in_heads), collect=collect)
+    return _AtZero(in_values, by_head, dict(zip(("attn_out", "mlp_out", *inner), outputs, strict=True)), needed)
 
 
 def _is_needed(name: str, experts: bool) -> bool:

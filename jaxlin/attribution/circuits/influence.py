@@ -26,6 +26,6 @@ def most_influential(
     order = np.argsort(-influence, axis=None, kind="stable")
     sums = np.cumsum(influence.reshape(-1)[order])
     count = int(np.searchsorted(sums, fraction * sums[-1] * (1 - 1e-12))) + 1
-    kept = np.zeros(influence.size, bool)
-    kept[order[:count]] = True
-    return kept.reshape(influence.shape) & (absolute > 0)
+    is_among = np.zeros(influence.size, bool)
+    is_among[order[:count]] = True
+    return is_among.reshape(influence.shape) & (absolute > 0)

@@ -146,11 +146,11 @@ class Circuit(Result):
         """
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
             raise JaxlinError(f"Pruning: expected a fraction above 0 and at most 1; found {quoted(fraction)}.")
-        kept = most_influential(self.edges, self.direct, self.biases, fraction)
-        if not kept.any():
+        influential = most_influential(self.edges, self.direct, self.biases, fraction)
+        if not influential.any():
             raise JaxlinError("Pruning: expected a circuit with an edge that is not 0; found none.")
         pruned = self.replaced(
-            edges=np.where(kept[:, :-1], self.edges, 0), direct=np.where(kept[:, -1], self.direct, 0)
+            edges=np.where(influential[:, :-1], self.edges, 0), direct=np.where(influential[:, -1], self.direct, 0)
         )
         object.__setattr__(pruned, "_network", self.__dict__.get("_network"))
         return pruned
@@ -225,10 +225,10 @@ class Circuit(Result):
         """
         edges = self.top(k)
         ax = plots.axes_or_new(ax)
-        shown = {name for edge in edges for name in (edge.source, edge.target)}
+        drawn = {name for edge in edges for name in (edge.source, edge.target)}
         plots.layered_graph(
             ax,
-            {name: _row(name) for name in (*self.components, TARGET) if name in shown},
+            {name: _row(name) for name in (*self.components, TARGET) if name in drawn},
             [(edge.source, edge.target, edge.effect) for edge in edges],
         )
         plots.write(ax, title=f"the {len(edges)} largest edges of {self.value:+.3f}")

@@ -76,8 +76,8 @@ def circuit(
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
     numbers = jax.device_get(_program(model, x, position, resolved, rule, remat))
-    result, kept, rows = _assembled(numbers, "resid_mid" in model.sites)
-    object.__setattr__(result, "_network", Network(model, x, position, resolved, rule, kept, rows))
+    result, existing, rows = _assembled(numbers, "resid_mid" in model.sites)
+    object.__setattr__(result, "_network", Network(model, x, position, resolved, rule, existing, rows))
     return traced_to(result, model, x, tokenizer=tokenizer, rule=rule, target=resolved, position=position)
 
 
@@ -124,14 +124,14 @@ def _assembled(numbers: dict[str, Any], sequential: bool) -> tuple[Circuit, tupl
     effects[~reads] = np.append(numbers["embed"], biases.T)
     own[reads] = by_reader(numbers["head_biases"], numbers["mlp_biases"])
     exists = edges.any(axis=0) | edges.any(axis=1) | (direct != 0)
-    kept = tuple(each for each, there in zip(every, exists, strict=True) if there)
+    existing = tuple(each for each, there in zip(every, exists, strict=True) if there)
     result = Circuit(
         value=float(numbers["value"]),
-        components=tuple(each.name for each in kept),
+        components=tuple(each.name for each in existing),
         nodes=effects[exists],
         edges=edges[exists][:, exists],
         direct=direct[exists],
         biases=own[exists],
         final_bias=float(numbers["final_bias"]),
     )
-    return result, kept, tuple(np.flatnonzero(exists).tolist())
+    return result, existing, tuple(np.flatnonzero(exists).tolist())
