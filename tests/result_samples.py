@@ -108,7 +108,10 @@ def samples() -> dict[str, Result]:
         Patching(2.5, 1.5, 1, draw(LAYERS, T), draw(LAYERS, T)),
         Removal(1.5, 0.75, -0.5, np.abs(draw(5)), draw(5)),
         Validity(np.abs(draw(T, 2)), np.abs(draw(T, 2)), np.abs(draw(T, 2))),
-        LensReading((0, 1, 3), tuple(range(T)), ids(3, T, 4), -np.sort(-draw(3, T, 4)), ids(3, T, 2)),
+        LensReading(
+            (0, 1, 3), tuple(range(T)), ids(3, T, 4), -np.sort(-draw(3, T, 4)), ids(3, T, 2),
+            np.full((3, T, 4), 0.25, np.float32),
+        ),
         JacobianLens(
             np.ones((3, D, D), np.float32), (0, 1, 3), 4, "jacobian_lens", 2, (0.5, 1.5, 1.0),
         ),

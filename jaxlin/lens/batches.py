@@ -43,7 +43,7 @@ def read_batch(
             listed: Any = np.atleast_1d(np.asarray(positions)).tolist()
             return read(model, padded, lens, positions=[position_in(tokens, each) for each in listed], **options)
         result = read(model, padded, lens, **options)
-        fields = {name: getattr(result, name)[:, :tokens] for name in ("ids", "logits", "ranks")}
+        fields = {name: getattr(result, name)[:, :tokens] for name in ("ids", "logits", "ranks", "probabilities")}
         return result.replaced(positions=result.positions[:tokens], **fields)
 
     return map_prompts(model, prompts, reading, tokenizer=tokenizer, progress=progress)

@@ -34,14 +34,15 @@ class LensReading(Result):
         ids: the tokens with the largest logits, the largest first, ``[n, p, k]``.
         logits: the logits of `ids`, after the softcap if the model has one, ``[n, p, k]``.
         ranks: for each of the `tokens` passed to `read`, how many tokens have a larger logit, ``[n, p, m]``.
+        probabilities: the softmax over the whole vocabulary, at `ids`, ``[n, p, k]``.
     """
 
     AXES: ClassVar = {
-        **dict.fromkeys(("ids", "logits"), ("layer", "position", "place")),
+        **dict.fromkeys(("ids", "logits", "probabilities"), ("layer", "position", "place")),
         "ranks": ("layer", "position", "asked"),
     }
     LABELS: ClassVar = {"layer": ("layer", "layers"), "position": ("position", "positions")}
-    COLUMNS: ClassVar = {"ids": "id", "logits": "logit", "ranks": "rank"}
+    COLUMNS: ClassVar = {"ids": "id", "logits": "logit", "probabilities": "probability", "ranks": "rank"}
     IDS: ClassVar = ("ids",)
 
     layers: tuple[int, ...]
@@ -49,6 +50,7 @@ class LensReading(Result):
     ids: Int[np.ndarray, "n p k"]
     logits: Float[np.ndarray, "n p k"]
     ranks: Int[np.ndarray, "n p m"]
+    probabilities: Float[np.ndarray, "n p k"]
 
     def __repr__(self) -> str:
         layers, (_, positions, k) = layer_ranges(self.layers), self.ids.shape
@@ -157,18 +159,19 @@ def _read(
     *,
     layers: tuple[int, ...],
     k: int,
-) -> tuple[Int[Array, "n p k"], Float[Array, "n p k"], Int[Array, "n p m"]]:
+) -> tuple[Int[Array, "n p k"], Float[Array, "n p k"], Int[Array, "n p m"], Float[Array, "n p k"]]:
     _, streams = model.scan(x, lambda _: Context(), collect=lambda ctx: ctx.hooks.values["resid_post"][positions])
     h = streams[np.asarray(layers)]
     if maps is not None:
         transported = jnp.einsum("lde,lpe->lpd", maps, h[: len(maps)], precision=HIGHEST)
         h = jnp.concatenate([transported, h[len(maps) :]])
 
-    def read_layer(h: Float[Array, "p d"]) -> tuple[Any, Any, Any]:
+    def read_layer(h: Float[Array, "p d"]) -> tuple[Any, Any, Any, Any]:
         scores = logits(model, h)
         largest, ids = jax.lax.top_k(scores, k)
         is_larger = scores[:, None, :] > scores[:, tokens][:, :, None]
-        return ids, largest, jnp.sum(is_larger, axis=-1)
+        total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
+        return ids, largest, jnp.sum(is_larger, axis=-1), jnp.exp(largest - total)
 
     # One layer at a time, because each position has as many logits as the vocabulary has tokens.
     return jax.lax.map(read_layer, h)

@@ -118,6 +118,8 @@ class TestRead:
         np.testing.assert_allclose(found.logits, np.sort(logits)[..., ::-1][..., :5], atol=1e-11)
         chosen = logits[..., [9, 3]]
         np.testing.assert_array_equal(found.ranks, (logits[..., None, :] > chosen[..., None]).sum(-1))
+        softmax = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        np.testing.assert_allclose(found.probabilities, np.sort(softmax)[..., ::-1][..., :5], atol=1e-12)
 
     def test_a_lens_is_what_is_read_through(self, checkpoint: Callable[[str], Path], x64: None) -> None:
         model, _ = jaxlin.load(checkpoint("llama"), dtype="float64")

@@ -108,6 +108,7 @@ def test_tables_say_where_and_what() -> None:
         "id",
         "word",
         "logit",
+        "probability",
         "rank of ·gave",
         "rank of ·a<b",
     ]
