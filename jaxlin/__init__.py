@@ -1,15 +1,44 @@
 """jaxlin: the exact local linear map of a language model at one input, as an operator that JAX can transform."""
 
-from jaxlin import causal, lens, spectrum, steering
-from jaxlin.activations import Activations, record, record_batch, with_edits
-from jaxlin.attribution import Attribution, Circuit, attribute, attribute_batch, circuit
-from jaxlin.common.errors import JaxlinError
-from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, local_map_batch, replay, sweep
-from jaxlin.loading import MemoryPlan, load, memory_plan
-from jaxlin.nn import Decoder
-from jaxlin.report import Explanation, explain
-from jaxlin.steering import DoseCurve, Generation, dose_curve, generate, generate_batch
-from jaxlin.tokenizer import Tokenizer
+from typing import TYPE_CHECKING
+
+from jaxlin.common.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from jaxlin import causal, lens, spectrum, steering
+    from jaxlin.activations import Activations, record, record_batch, with_edits
+    from jaxlin.attribution import Attribution, Circuit, attribute, attribute_batch, circuit
+    from jaxlin.common.errors import JaxlinError
+    from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, local_map_batch, replay, sweep
+    from jaxlin.loading import MemoryPlan, load, memory_plan
+    from jaxlin.nn import Decoder
+    from jaxlin.report import Explanation, explain
+    from jaxlin.steering import DoseCurve, Generation, dose_curve, generate, generate_batch
+    from jaxlin.tokenizer import Tokenizer
+else:  # the names that type checkers read above, each imported when it is first used: all take seconds
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "jaxlin.activations": ("Activations", "record", "record_batch", "with_edits"),
+            "jaxlin.attribution": ("Attribution", "Circuit", "attribute", "attribute_batch", "circuit"),
+            "jaxlin.common.errors": ("JaxlinError",),
+            "jaxlin.linearize": (
+                "FrozenFactors",
+                "LocalMap",
+                "freeze",
+                "layer_maps",
+                "local_map",
+                "local_map_batch",
+                "replay",
+                "sweep",
+            ),
+            "jaxlin.loading": ("MemoryPlan", "load", "memory_plan"),
+            "jaxlin.nn": ("Decoder",),
+            "jaxlin.report": ("Explanation", "explain"),
+            "jaxlin.steering": ("DoseCurve", "Generation", "dose_curve", "generate", "generate_batch"),
+            "jaxlin.tokenizer": ("Tokenizer",),
+        },
+    )
 
 __all__ = [
     "Activations",

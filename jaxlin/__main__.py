@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,6 +52,8 @@ def options(
 ) -> None:
     """Exact local linear maps of language models."""
     if show_version:
+        from importlib.metadata import version
+
         print(f"jaxlin {version('jaxlin')}")
         raise typer.Exit
 

@@ -4,8 +4,22 @@
 checks a checkpoint, and `report.paper`, which reproduces the paper's figures, stand on their own.
 """
 
-from jaxlin.report.build import explain
-from jaxlin.report.explanation import Explanation, Triplet
-from jaxlin.report.html import check_writable, frame, page, write
+from typing import TYPE_CHECKING
+
+from jaxlin.common.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from jaxlin.report.build import explain
+    from jaxlin.report.explanation import Explanation, Triplet
+    from jaxlin.report.html import check_writable, frame, page, write
+else:  # as in jaxlin itself
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "jaxlin.report.build": ("explain",),
+            "jaxlin.report.explanation": ("Explanation", "Triplet"),
+            "jaxlin.report.html": ("check_writable", "frame", "page", "write"),
+        },
+    )
 
 __all__ = ["Explanation", "Triplet", "check_writable", "explain", "frame", "page", "write"]

@@ -3,7 +3,10 @@
 Nothing in a file is run: a file names classes, and only those that are derived from `Result` are made.
 """
 
+import functools
+import importlib
 import json
+import pkgutil
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -27,7 +30,7 @@ KEY = "jaxlin_result"
 SUFFIX = ".safetensors"
 
 CLASSES: dict[str, type] = {}
-"""The classes of results, by name."""
+"""The classes of results, by name, of the modules that are imported."""
 
 
 def write(result: Any, path: str | PathLike[str], tokens: Sequence[int]) -> None:
@@ -59,6 +62,7 @@ def load(path: str | PathLike[str]) -> Any:
     file = checked_path(path)
     if not path_exists(file):
         raise CheckpointError(f"{file}: expected a result, as its method save writes; there is no such file.")
+    _import_classes()
     opened = SafetensorsFile(file)
     try:
         with safetensors.safe_open(file, "numpy") as tensors:
@@ -78,6 +82,16 @@ def load(path: str | PathLike[str]) -> Any:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{file}: expected a result, as its method save writes; found {error}."[:400]) from error
     return result
+
+
+@functools.cache
+def _import_classes() -> None:
+    """Import what the packages of jaxlin offer: a class is in `CLASSES` once its module is imported."""
+    root = __name__.partition(".")[0]  # by name, because the packages with classes of results stand above this one
+    for module in pkgutil.walk_packages(importlib.import_module(root).__path__, f"{root}."):
+        package = importlib.import_module(module.name) if module.ispkg else None
+        for name in getattr(package, "__all__", ()):
+            getattr(package, name)
 
 
 def checked_path(path: Any) -> Path:

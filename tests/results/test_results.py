@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -199,6 +200,21 @@ def test_lens_files_say_where_the_lens_is_from(suffix: str, tmp_path: Path) -> N
     assert known.versions["jaxlin"] == fitted.provenance.versions["jaxlin"]
     assert known.files == fitted.provenance.files
     assert jaxlin.lens.merge([fitted, fitted]).provenance == fitted.provenance
+
+
+def test_a_file_is_read_before_its_package_is_imported(tmp_path: Path) -> None:
+    names = ("Attribution", "Explanation", "ModelCheck")
+    for name in names:
+        SAMPLES[name].save(tmp_path / f"{name}.safetensors")
+    program = """
+import sys
+from jaxlin.results import load
+assert "jaxlin.attribution" not in sys.modules
+print(*(type(load(path)).__name__ for path in sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", program, *(str(tmp_path / f"{name}.safetensors") for name in names)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == list(names), done.stderr
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
