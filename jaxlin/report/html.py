@@ -22,7 +22,7 @@ HEIGHT = 720
 
 
 class ReportError(JaxlinError):
-    """The page cannot be written to the path."""
+    """A page or a plot cannot be written to the path."""
 
 
 def page(explanation: Explanation, name: str | None = None) -> str:
@@ -66,13 +66,13 @@ def frame(explanation: Explanation) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Check, before anything is computed, that a page can be written to `path`.
+    """Check, before anything is computed, that a file can be written to `path`.
 
     Raises:
         ReportError: `path` is a folder or no ordinary file, or its folder does not exist or cannot be written.
     """
     if path.is_dir():
-        raise ReportError(f"{path}: expected a file to write the page to; found a folder.")
+        raise ReportError(f"{path}: expected a file to write to; found a folder.")
     if not path.parent.is_dir():
         raise ReportError(f"{path}: expected a folder {path.parent} to write in; found none. Make it first.")
     if path.exists() and not path.is_file():

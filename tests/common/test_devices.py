@@ -7,8 +7,8 @@ import jax
 import pytest
 
 import benchmarks.__main__ as suite
-from jaxlin import __main__ as cli
 from jaxlin.common import devices
+from jaxlin.report.commands.setup import configure_jax
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_flags(plugin: bool, said: str | None, told: str | None, monkeypatch: py
     assert os.environ.get("XLA_FLAGS") == told
 
 
-@pytest.mark.parametrize("start", [lambda: cli._configure_jax("float32"), lambda: suite.main(["--gpu"])])
+@pytest.mark.parametrize("start", [lambda: configure_jax("float32"), lambda: suite.main(["--gpu"])])
 def test_the_command_and_the_suite_say_it(start: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "find_spec", lambda name: object())
     monkeypatch.setattr(jax.config, "update", lambda key, value: None)

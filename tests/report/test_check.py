@@ -222,7 +222,7 @@ def test_the_exit_status(as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys:
         return found
 
     monkeypatch.setattr("jaxlin.report.check.check_model", checked)
-    monkeypatch.setattr(cli, "_configure_jax", lambda *options: None)
+    monkeypatch.setattr("jaxlin.report.commands.setup.configure_jax", lambda *options: None)
     with pytest.raises(SystemExit) as exit_:
         cli.app(["check", "a", *(["--json"] if as_json else [])])
     assert exit_.value.code == 1
