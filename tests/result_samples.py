@@ -15,6 +15,8 @@ from jaxlin.report.check.results import Line, ModelCheck
 from jaxlin.report.details import Detail, Neuron, Source, TokenReading
 from jaxlin.report.experts import ChosenExpert, RoutedLayer
 from jaxlin.report.explanation import Explanation, SpectrumRanks, Triplet
+from jaxlin.report.lens_words import LensWords
+from jaxlin.report.rule_comparison import RuleContributions
 from jaxlin.results import Provenance, Result, note
 from jaxlin.spectrum import (
     Baseline,
@@ -82,10 +84,15 @@ def samples() -> dict[str, Result]:
     heads[1, 2] = np.nan
     chosen = ChosenExpert(3, 0.5, -1.25)
     reading = TokenReading(2, 0.75, [" the", " a"], ["<0xF0>"])
+    rule = RuleContributions("up", [0.5 - 0.125 * t for t in range(T)], 0.25)
+    probabilities = [[[0.5 + 0.05 * t, 0.25] for t in range(T)] for _ in range(2)]
+    lens_words = LensWords(
+        "logit lens", [0, 1], [[[" the", " a"]] * T, [[" Mary", "<0xF0>"]] * T], probabilities, [3, 0]
+    )
     detail = Detail(
         "Llama, 4 layers", draw(LAYERS + 1, T).tolist(), draw(LAYERS + 1).tolist(), 1e-7, 0.5, draw(LAYERS).tolist(),
         draw(LAYERS).tolist(), draw(LAYERS, HEADS).tolist(), [[[Source(1, 0.5)]] * HEADS] * LAYERS, [0.0] * LAYERS,
-        [0.0] * LAYERS, 0.0, 1e-7, [Neuron(1, 2, 0.25)], [3.0, 2.0, 1.0], [[reading]],
+        [0.0] * LAYERS, 0.0, 1e-7, [Neuron(1, 2, 0.25)], [3.0, 2.0, 1.0], [[reading]], [rule], [lens_words],
     )  # fmt: skip
     triplet = Triplet(3.0, [" the", " a"], [" of"], [(" Mary", 0.75, [" the"])])
     check = Line("logits", True, 1e-6, 1e-4, note="of the largest")
@@ -142,14 +149,17 @@ def samples() -> dict[str, Result]:
         triplet,
         SpectrumRanks(2.5, 4.0),
         Explanation(
-            list(TOKENS), T - 1, "gate", "float32", [(" the", 0.5)], 1e-7, " the", None, 2.5, draw(T).tolist(), 0.5,
-            1e-7, "dense", [triplet], SpectrumRanks(2.5, 4.0), None, [RoutedLayer(1, [chosen], 0.25)], detail,
+            list(TOKENS), T - 1, "gate", "float32", [(" the", 0.5)], 1e-7, " the", None, 0.5, None, 2.5,
+            draw(T).tolist(), 0.5, 1e-7, "dense", [triplet], SpectrumRanks(2.5, 4.0), None,
+            [RoutedLayer(1, [chosen], 0.25)], detail,
         ),
         check,
         ModelCheck("a/model", {"layers": "4"}, (check, Line("rows", False, 1.0, 1e-5), Line("text", None))),
         MemoryPlan(1_000_000, 8, 64, 4_000_000, 100_000, 2_000_000, 3_000_000, 1_000_000),
         Circuit(2.5, ("embed", "a0.h0", "m0", "a1.h1", "m1"), draw(5), np.triu(draw(5, 5), 1), draw(5), draw(5), 0.25),
         UnitPatching(2.5, 1.5, draw(LAYERS, HEADS), draw(LAYERS, HEADS)),
+        rule,
+        lens_words,
     ]  # fmt: skip
     for result in results:
         note(result, provenance())

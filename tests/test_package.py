@@ -42,8 +42,8 @@ def test_contents(wheel: Path) -> None:
     assert {name for name in names if name.startswith("jaxlin/loading/small/")} == {
         f"jaxlin/loading/small/{name}" for name in small
     }
-    page = {"page.html", "style.css", "script.js"}
-    assert {f"jaxlin/report/{name}" for name in page} <= set(names)
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxlin/report/web").iterdir()}
+    assert {name for name in names if name.startswith("jaxlin/report/web/")} == page
     assert "jaxlin/report/paper/phrases.txt" in names
     assert "jaxlin/checkpoint/config_keys.json" in names
     assert "jaxlin/py.typed" in names

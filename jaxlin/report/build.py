@@ -3,17 +3,21 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlin import lens as lenses
 from jaxlin.attribution.layer_streams import stream_contributions
 from jaxlin.attribution.logit import attribute
 from jaxlin.common.devices import host_memory
 from jaxlin.common.errors import JaxlinError, one_of
 from jaxlin.common.printable import quoted
 from jaxlin.common.token_names import token_names
+from jaxlin.lens import JacobianLens
+from jaxlin.lens.jacobian_lens import check_lens
 from jaxlin.linearize.linalg.triplets import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
@@ -25,6 +29,8 @@ from jaxlin.nn.sites import is_integer
 from jaxlin.report.details import make_detail
 from jaxlin.report.experts import routed_layers
 from jaxlin.report.explanation import SPECTRA, Explanation, Spectrum, SpectrumRanks, Triplet
+from jaxlin.report.lens_words import read_lenses
+from jaxlin.report.rule_comparison import compare_rules
 from jaxlin.results import traced_to
 from jaxlin.spectrum.words import nearest_embeddings, promoted_tokens
 from jaxlin.tokenizer import Tokenizer, require_tokenizer
@@ -45,6 +51,7 @@ def explain(
     spectrum: Spectrum | str = "dense",
     prepend_bos: bool | None = None,
     with_detail: bool = False,
+    lens: JacobianLens | str | PathLike[str] | None = None,
 ) -> Explanation:
     """Explain the prediction of `model` after `text` by its local linear map.
 
@@ -60,14 +67,18 @@ def explain(
         spectrum: ``"dense"`` computes all rows of J, which gives its ranks and a residual on every row. For large
             models or long prompts, ``"krylov"`` takes some dozens of products with J; ``"none"`` computes no spectrum.
         prepend_bos: whether the prompt begins with BOS; by default as the tokenizer does.
-        with_detail: whether to compute layers, heads, neurons and all singular values too, which the page shows.
+        with_detail: whether to compute layers, heads, neurons, lenses, other freeze rules and all singular values too,
+            which the page shows.
+        lens: a Jacobian lens of the model, or the file of one, which the page shows beside the logit lens.
 
     Raises:
         PromptError: the prompt is empty, longer than the model's context, or has ids that the model does not have.
         SiteError: the prompt has no such position.
         TokenizerError: the target is not one token; or BOS is requested and there is none.
         JaxlinError: `top` is not in 1..vocabulary; an id is no token's; `over` is the target; `spectrum` is none of the
-            three, or is requested of a map in 16 bits; or all rows of J do not fit in memory.
+            three, or is requested of a map in 16 bits; all rows of J do not fit in memory; or `lens` is not a lens of
+            this model.
+        CheckpointError: there is no such file of a lens, or it has none.
     """
     check_model(model)
     check_tokenizer(tokenizer)
@@ -75,6 +86,9 @@ def explain(
     if not is_integer(top) or not 1 <= top <= vocab:
         raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {quoted(top)}.")
     method: Spectrum = one_of("Spectrum", spectrum, SPECTRA)
+    jacobian_lens: Any = lenses.load(lens) if isinstance(lens, str | PathLike) else lens
+    if lens is not None:
+        check_lens(model, jacobian_lens)
     if len(text) == 0:
         raise PromptError("Prompt: expected a text of one token or more; found none.")
     ids = tokenizer.encode(text, prepend_bos) if isinstance(text, str) else list(text)
@@ -92,12 +106,20 @@ def explain(
     attributed: Target = target_ids[0] if over is None else (target_ids[0], target_ids[1])
     attribution = attribute(model, x, attributed, position=position, sources=with_detail)
 
-    layers = stream_contributions(model, x, attributed, position=position) if with_detail else None
     decomposition = _decompose(lmap, method, top)
     tokens = tokenizer.to_str_tokens(ids)
     triplets = decomposition.svd
     k = min(top, len(triplets.s))
     leading = SVD(triplets.u[:, :k], triplets.s[:k], triplets.v[:k]).signed(np.asarray(lmap.output))
+    detail = None
+    if with_detail:
+        lens_words = read_lenses(
+            model, tokenizer, x, target=target_ids[0], position=int(lmap.position), top=top,
+            jacobian_lens=jacobian_lens, with_exact=method == "dense",
+        )  # fmt: skip
+        layers = stream_contributions(model, x, attributed, position=position)
+        rules = compare_rules(model, x, attributed, position, attribution)
+        detail = make_detail(model, tokenizer, attribution, layers, triplets.s, leading, top, rules, lens_words)
     explanation = Explanation(
         tokens=tokens,
         position=int(lmap.position),
@@ -107,6 +129,8 @@ def explain(
         residual=decomposition.residual,
         target=tokenizer.token(target_ids[0]),
         over=None if over is None else tokenizer.token(target_ids[1]),
+        probability=float(probabilities[target_ids[0]]),
+        probability_of_over=None if over is None else float(probabilities[target_ids[1]]),
         logit=attribution.value,
         contributions=attribution.tokens.tolist(),
         bias=attribution.bias,
@@ -119,13 +143,13 @@ def explain(
         ranks=decomposition.ranks,
         ranks_without_first=decomposition.ranks_without_first,
         experts=routed_layers(attribution.experts),
-        detail=None if layers is None else make_detail(model, tokenizer, attribution, layers, triplets.s, leading, top),
+        detail=detail,
     )
     settings = {"target": target_ids, "position": int(lmap.position), "top": top, "spectrum": method}
     traced_to(explanation, model, ids=ids, tokenizer=tokenizer, rule=lmap.rule, **settings)
     if not with_detail:
         options = {"target": target_ids[0], "over": None if over is None else target_ids[1], "spectrum": method}
-        options.update(position=int(lmap.position), top=top, with_detail=True)
+        options.update(position=int(lmap.position), top=top, lens=jacobian_lens, with_detail=True)
         # Not a field: an explanation that is saved, copied or compared is the numbers alone.
         explanation.__dict__["_complete"] = functools.cache(
             functools.partial(explain, model, tokenizer, tuple(ids), **options)

@@ -1,4 +1,4 @@
-"""The parts of an explanation that only the page shows: layers, heads, neurons and all singular values."""
+"""The parts of an explanation that only the page shows: layers, heads, neurons, lenses and all singular values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,8 @@ from jaxlin.attribution.layer_streams import StreamContributions
 from jaxlin.attribution.result import Attribution
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.nn.decoder import Decoder
+from jaxlin.report.lens_words import LensWords
+from jaxlin.report.rule_comparison import RuleContributions
 from jaxlin.results import Result
 from jaxlin.spectrum.words import right_words
 from jaxlin.tokenizer import Tokenizer
@@ -79,6 +81,9 @@ class Detail(Result):
         neurons: the neurons of the largest contributions, of either sign.
         spectrum: the singular values: all of them if all rows of J were computed, else the largest.
         readings: of each singular triplet, the tokens that its right vector reads.
+        rules: the contributions of the tokens under each freeze rule; none where the rule has no effect.
+        lenses: what the lenses read from the streams: the logit lens, a Jacobian lens if one was given, and the exact
+            lens if all rows of J were computed.
     """
 
     model: str
@@ -97,6 +102,8 @@ class Detail(Result):
     neurons: list[Neuron]
     spectrum: list[float]
     readings: list[list[TokenReading]]
+    rules: list[RuleContributions]
+    lenses: list[LensWords]
 
     def _draw(self, ax: Any) -> None:
         """A heat map of the contributions of the streams, layer by token."""
@@ -113,6 +120,8 @@ def make_detail(
     spectrum: Float[np.ndarray, " n"],
     leading: SVD,
     top: int,
+    rules: list[RuleContributions],
+    lenses: list[LensWords],
 ) -> Detail:
     """The detail of an attribution with sources, and `top` words for each pole of the `leading` triplets."""
     assert parts.sources is not None
@@ -137,6 +146,8 @@ def make_detail(
         ],
         spectrum=spectrum.tolist(),
         readings=[_readings(model, tokenizer, v, top) for v in leading.v],
+        rules=rules,
+        lenses=lenses,
     )
 
 

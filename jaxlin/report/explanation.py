@@ -59,6 +59,8 @@ class Explanation(Result):
             directions, as `LocalMap.residual` measures it.
         target: the token whose logit is explained.
         over: the token whose logit is subtracted from it; None if none is.
+        probability: of the target as the next token.
+        probability_of_over: of `over`; None if there is none.
         logit: the logit of the target, or the difference of the two logits.
         contributions: of each token of the prompt, to the logit.
         bias: the contribution of all additive biases.
@@ -71,7 +73,8 @@ class Explanation(Result):
             that is the only token.
         experts: the layers with a router, and the experts that it chose at the position; none in a model without
             experts.
-        detail: layers, heads, neurons and all singular values, for the page; None unless requested.
+        detail: layers, heads, neurons, lenses, other rules and all singular values, for the page; None unless
+            requested.
     """
 
     tokens: list[str]
@@ -82,6 +85,8 @@ class Explanation(Result):
     residual: float
     target: str
     over: str | None
+    probability: float
+    probability_of_over: float | None
     logit: float
     contributions: list[float]
     bias: float

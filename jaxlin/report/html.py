@@ -6,7 +6,6 @@ import html
 import json
 import tempfile
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -14,11 +13,17 @@ from typing import Any
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_atomically
 from jaxlin.common.printable import finite
-from jaxlin.common.token_names import token_names, visible
 from jaxlin.report.explanation import Explanation
+from jaxlin.report.page_data import contents, plain_text
 
 HEIGHT = 720
 """Height of the page in a notebook, in pixels."""
+
+SCRIPTS = ("values", "figures", "heat_maps", "tokens", "layers", "heads", "lenses", "spectrum", "main")
+"""The parts of the page's script, in the order in which they are put together."""
+
+TITLE = 60
+"""Characters of the prompt in the title of the page."""
 
 
 class ReportError(JaxlinError):
@@ -37,12 +42,13 @@ def page(explanation: Explanation, name: str | None = None) -> str:
             values too.
         name: the name of the model that the user gave.
     """
-    style, script, template = (
-        resources.files("jaxlin.report").joinpath(file).read_text("utf-8")
-        for file in ("style.css", "script.js", "page.html")
-    )
+    style, template = (_file(name) for name in ("style.css", "page.html"))
+    parts_of_script = "\n".join(_file(f"{name}.js") for name in SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{parts_of_script}}})();\n'
+    prompt = plain_text(explanation.prompt)
+    end = prompt if len(prompt) <= TITLE else f"…{prompt[-TITLE:]}"
     parts = {
-        "title": html.escape(f"{explanation.subject} after {explanation.prompt[-60:]}"),
+        "title": html.escape(f"{explanation.subject} after {end}"),
         "style": style,
         "style_hash": _hash(style),
         "script": script,
@@ -60,8 +66,8 @@ def frame(explanation: Explanation) -> str:
     """The page for a notebook: an inline frame that is sandboxed, so that it cannot reach the notebook."""
     document = html.escape(page(explanation), quote=True)
     return (
-        f'<iframe title="jaxlin" sandbox="allow-scripts" srcdoc="{document}" width="100%" height="{HEIGHT}" '
-        'style="border:0"></iframe>'
+        f'<iframe title="jaxlin" sandbox="allow-scripts allow-popups" srcdoc="{document}" width="100%" '
+        f'height="{HEIGHT}" style="border:0"></iframe>'
     )
 
 
@@ -94,38 +100,8 @@ def write(explanation: Explanation, path: Path, name: str | None = None) -> None
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"), ReportError)
 
 
-def contents(explanation: Explanation, name: str | None) -> dict[str, Any]:
-    """The data that the script draws: the explanation with its tokens made visible, the model's name, the versions."""
-    data = explanation.values()
-    data["tokens"] = explanation.names
-    data["before"], data["after"] = map(_plain, (explanation.prompt, explanation.rest))
-    data["target"] = _name(explanation.target)
-    data["over"] = None if explanation.over is None else _name(explanation.over)
-    data["next_tokens"] = [(_name(token), probability) for token, probability in explanation.next_tokens]
-    for triplet in data["triplets"]:
-        triplet["promotes"], triplet["demotes"] = (
-            [_name(word) for word in triplet[pole]] for pole in ("promotes", "demotes")
-        )
-        triplet["reads"] = [
-            (visible(token), share, [_name(word) for word in near]) for token, share, near in triplet["reads"]
-        ]
-    for readings in (data.get("detail") or {}).get("readings", []):
-        for reading in readings:
-            for pole in ("near", "opposite"):
-                reading[pole] = [_name(word) for word in reading[pole]]
-    data["name"] = name
-    data["versions"] = {package: version(package) for package in ("jaxlin", "jax", "flax", "numpy")}
-    return data
-
-
-def _name(token: str) -> str:
-    """The name of a token that stands alone."""
-    return token_names([token])[0]
-
-
-def _plain(text: str) -> str:
-    """`text` without control characters and direction marks, which would change how the text around it is shown."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+def _file(name: str) -> str:
+    return resources.files("jaxlin.report").joinpath("web", name).read_text("utf-8")
 
 
 def as_json(data: Any) -> str:

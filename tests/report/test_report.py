@@ -7,7 +7,9 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,26 @@ from command import jaxlin_command
 from playwright.sync_api import Browser, Page
 
 import jaxlin
+from jaxlin import lens as lenses
 from jaxlin.common.token_names import token_names, visible
 from jaxlin.report import page, write
+from jaxlin.report.check.numbers import variant
 from jaxlin.report.html import ReportError, as_json
 
 PROMPT = "The bridge out of the town is the"
+LONG = "The river runs from the hills through the old town, and boats wait for the tide near the sea. " * 30
 HOSTILE = "</script><img src=x onerror=alert(1)><b>&amp;\u202e\u2028 \"'$style ${style} $$"
 
 
 @pytest.fixture(scope="module")
-def explained() -> jaxlin.Explanation:
+def explained(tmp_path_factory: pytest.TempPathFactory) -> jaxlin.Explanation:
+    """With a Jacobian lens of identities, which reads what the logit lens reads."""
     model, tokenizer = jaxlin.load()
-    return jaxlin.explain(model, tokenizer, PROMPT, with_detail=True)
+    layers, d = model.config.num_hidden_layers - 1, model.config.hidden_size
+    identities = np.tile(np.eye(d, dtype=np.float32), (layers, 1, 1))
+    path = tmp_path_factory.mktemp("lens") / "lens.safetensors"
+    lenses.save(lenses.JacobianLens(identities, tuple(range(layers)), 1), path)
+    return jaxlin.explain(model, tokenizer, PROMPT, lens=path, with_detail=True)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +100,33 @@ class TestFile:
         assert data["name"] == "a/model"
         assert set(data["versions"]) == {"jaxlin", "jax", "flax", "numpy"}
 
+    def test_the_lenses(self, explained: jaxlin.Explanation) -> None:
+        detail = explained.detail
+        assert detail is not None
+        logit, jacobian, exact = detail.lenses
+        assert [each.lens for each in detail.lenses] == ["logit lens", "Jacobian lens", "exact lens"]
+        words, chances = map(list, zip(*explained.next_tokens, strict=True))
+        assert np.shape(logit.words) == (4, len(explained.tokens), 5)
+        assert logit.words[-1][-1] == exact.words[-1][-1] == words  # the last part is the output itself
+        assert logit.probabilities is not None
+        np.testing.assert_allclose(logit.probabilities[-1][-1], chances, rtol=1e-5)
+        assert (jacobian.words, jacobian.ranks) == (logit.words, logit.ranks)
+        assert logit.ranks is not None
+        assert (logit.ranks[-1], logit.layers, exact.layers) == (0, [0, 1, 2, 3], [-1, 0, 1, 2, 3])
+        data = json.loads(Parsed(page(explained)).text("script", type="application/json"))
+        for lens, written in zip(detail.lenses, data["detail"]["lenses"], strict=True):
+            read = [[[data["words"][i] for i in cell] for cell in row] for row in written["words"]]
+            assert read == [[[token_names([word])[0] for word in cell] for cell in row] for row in lens.words]
+        model, tokenizer = jaxlin.load()
+        with pytest.raises(jaxlin.JaxlinError, match="It belongs to another model"):
+            jaxlin.explain(model, tokenizer, "The", lens=lenses.JacobianLens(np.zeros((1, 3, 3)), (0,), 1))
+
     def test_it_asks_for_nothing(self, explained: jaxlin.Explanation) -> None:
         text = page(explained)
         found = Parsed(text)
-        assert not [tag for tag, attributes in found.tags if {"src", "href", "srcset", "action"} & attributes.keys()]
+        assert not [tag for tag, attributes in found.tags if {"src", "srcset", "action"} & attributes.keys()]
+        links = [attributes["href"] for _, attributes in found.tags if "href" in attributes]
+        assert links == ["https://arxiv.org/abs/2505.24293"]
         assert not {tag for tag, _ in found.tags} & {"link", "img", "iframe", "object", "base"}
         assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|innerHTML|eval\(", text)
         policy = next(a["content"] for tag, a in found.tags if tag == "meta" and "http-equiv" in a) or ""
@@ -195,6 +228,16 @@ def opened(chromium: Browser, path: Path, **options: Any) -> Iterator[Page]:
     context.close()
 
 
+AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+
+
+def violations(shown: Page, contrast: bool = True) -> list[str]:
+    """What axe-core finds wrong for people who use a keyboard, a screen reader or high contrast."""
+    shown.evaluate(AXE)
+    results = shown.evaluate("(enabled) => axe.run({ rules: { 'color-contrast': { enabled } } })", contrast)
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in results["violations"]]
+
+
 def figures(text: str) -> float:
     return float(text.replace("\N{MINUS SIGN}", "-"))
 
@@ -230,7 +273,7 @@ class TestBrowser:
         assert detail is not None
         assert shown.locator("h1").inner_text() == f"Contributions to the logit of {visible(explained.target)}"
         tokens = shown.locator(".token .figure").all_inner_texts()
-        np.testing.assert_allclose([*map(figures, tokens)], [*explained.contributions, explained.bias], atol=5.1e-3)
+        np.testing.assert_allclose([*map(figures, tokens)], explained.contributions, atol=5.1e-3)
         cells = [figures(text) for text in shown.locator("#map td[role=gridcell]").all_inner_texts()]
         np.testing.assert_allclose(cells, np.ravel(detail.streams), atol=5.1e-3)
         sums = shown.locator("#map td.sum:last-child").all_inner_texts()
@@ -246,7 +289,7 @@ class TestBrowser:
         shown.locator(".token").nth(2).click()
         readout = shown.locator("#tokens-readout")
         assert figures(readout.locator(".value").inner_text()) == pytest.approx(explained.contributions[2], abs=1e-4)
-        path = [figures(text) for text in readout.locator(".number").all_inner_texts()]
+        path = [figures(text.split(": ")[1]) for text in readout.locator("svg title").all_text_contents()]
         np.testing.assert_allclose(path, [row[2] for row in detail.streams], atol=1e-4)
         assert shown.locator("#map td.chosen").count() == len(detail.streams)
         shown.locator(".token").nth(2).click()
@@ -289,6 +332,7 @@ class TestBrowser:
         assert detail is not None
         press = shown.keyboard.press
         label = lambda: shown.evaluate("document.activeElement.getAttribute('aria-label')")
+        press("Tab")  # the link to the paper
         press("Tab")
         assert label().startswith(visible(explained.tokens[0]))
         assert shown.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -303,11 +347,20 @@ class TestBrowser:
         press("Space")
         assert shown.locator("#without-first").is_checked()
         press("Tab")
+        assert label().startswith("gate (here), ")
+        press("Tab")
         assert label().startswith("embedding, ")
         for key in ("ArrowDown", "ArrowDown", "End", "Enter"):
             press(key)
         selected = shown.locator("#map td[aria-selected=true]")
         assert figures(selected.inner_text()) == pytest.approx(detail.streams[2][-1], abs=5.1e-3)
+        press("Tab")
+        for name in ("Jacobian lens", "exact lens"):
+            press("ArrowRight")
+            assert shown.locator("#lenses [aria-selected=true]").inner_text() == name
+        press("Tab")
+        word = shown.evaluate("document.activeElement.innerText")
+        assert word == token_names([detail.lenses[2].words[0][0][0]])[0]
         for _ in range(3):
             press("Tab")
         assert shown.evaluate("document.activeElement.getAttribute('role')") == "tab"
@@ -330,6 +383,7 @@ class TestBrowser:
             assert (int(paper[0]) > 128) == (scheme == "light")
             contrast, where = shown.evaluate(CONTRAST)
             assert contrast >= 4.5, where
+            assert violations(shown) == []
             picture = shown.screenshot(path=tmp_path / "page.png", full_page=True)
             assert len(set(picture)) > 200
 
@@ -338,7 +392,7 @@ class TestBrowser:
         for shown in opened(chromium, tmp_path / "page.html"):
             assert shown.locator("img, b").count() == 0
             words = shown.locator(".token .word").all_inner_texts()
-            assert words == [*hostile.names, "b"]
+            assert words == hostile.names
             assert shown.locator(".token.later").count() == 2
             assert "<img src=x onerror=alert(2)>" in shown.locator("#proof").inner_text()
             for token in shown.locator(".token").all():
@@ -364,8 +418,44 @@ class TestBrowser:
                 assert shown.locator("h1").inner_text() == title
                 counts = [shown.locator(part).count() for part in ("#spectrum circle", "#triplets button")]
                 assert counts == [triplets, triplets]
+                chances = shown.locator("#facts dt").all_inner_texts()[1:3]
+                assert chances == [f"probability of {visible(found.target)}", "probability of \N{MIDDLE DOT}a"]
+                assert shown.locator("#lenses button").all_inner_texts() == ["logit lens"]
                 assert "random directions" in shown.locator("#proof").inner_text()
                 assert "rank of J" not in shown.locator("#proof").inner_text()
+
+    def test_a_long_prompt(self, chromium: Browser, tmp_path: Path) -> None:
+        """Above 40 tokens a map is a picture of colours, and at 500 the page is no larger than 5 MB."""
+        model, tokenizer = jaxlin.load()
+        model = variant(model, config=replace(model.config, max_position_embeddings=512))
+        found = jaxlin.explain(model, tokenizer, tokenizer.encode(LONG)[:500], spectrum="none", with_detail=True)
+        detail = found.detail
+        assert detail is not None
+        assert len(found.tokens) == 500
+        write(found, tmp_path / "page.html")
+        assert (tmp_path / "page.html").stat().st_size < 5e6
+        options = {"viewport": {"width": 390, "height": 844}}
+        for shown in opened(chromium, tmp_path / "page.html", **options):
+            assert shown.evaluate("document.documentElement.scrollWidth") == 390
+            assert shown.locator("#map table").count() == shown.locator("#tokens .figure").count() == 0
+            assert shown.locator("#largest-tokens li").count() == 10
+            canvas, readout = shown.locator("#map canvas"), shown.locator("#map-readout .value")
+            largest = int(np.argmax(np.abs(found.contributions)))
+            frame, field = shown.locator("#map").bounding_box(), canvas.bounding_box()
+            assert frame is not None
+            assert field is not None
+            left = field["x"] + (largest + 0.5) * field["width"] / 500
+            assert frame["x"] < left < frame["x"] + frame["width"]  # where the scroll starts
+            shown.locator("#map").scroll_into_view_if_needed()
+            shown.mouse.click(left, (canvas.bounding_box() or field)["y"] + 1)
+            assert figures(readout.inner_text()) == pytest.approx(found.contributions[largest], abs=1e-4)
+            shown.keyboard.press("ArrowDown")
+            shown.keyboard.press("ArrowLeft")
+            assert figures(readout.inner_text()) == pytest.approx(detail.streams[1][largest - 1], abs=1e-4)
+            rows = shown.locator("#lens tbody tr").all()
+            table = [[word.inner_text() for word in row.locator("td").all()] for row in rows]
+            assert table == [[token_names([word])[0] for word in row[-1]] for row in detail.lenses[0].words]
+            assert violations(shown, contrast=False) == []  # of 500 tokens it takes half a minute
 
     def test_in_a_notebook(self, chromium: Browser, explained: jaxlin.Explanation) -> None:
         shown = chromium.new_page()

@@ -41,8 +41,9 @@ def explain(
     chat: Chat = False,
     as_json: Json = False,
     html: Annotated[
-        Path | None, typer.Option(help="Also write an interactive page, with layers, heads and neurons, to this file.")
+        Path | None, typer.Option(help="Also write an interactive page, with layers, lenses and heads, to this file.")
     ] = None,
+    lens: Annotated[Path | None, typer.Option(help="File of a Jacobian lens, to show on the page.")] = None,
     plot: Plot = None,
     devices: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Number of devices to shard the model and the rows of J over.")
@@ -80,6 +81,7 @@ def explain(
             top=top,
             spectrum=spectrum,
             with_detail=html is not None,
+            lens=lens,
         )
     if html is not None:
         write(explanation, html, name=model or SMALL_MODEL)
