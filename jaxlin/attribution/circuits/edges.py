@@ -51,11 +51,14 @@ def edges(model: Decoder, flow: Flow) -> Edges:
         embed, direction = _tokens(ends, start, size, 0)
         writes, reads = expand(model, layers_here)
         writes = jnp.concatenate([embed[None], writes.reshape(-1, size, d)])
-        direct = jnp.einsum("atd,td->at", writes, direction, precision=HIGHEST)
         reads = reads.reshape(-1, size, d)
         if not has_experts(model):
-            between = jnp.einsum("atd,btd->ab", writes, reads, precision=HIGHEST)
-            return Edges(total.between + between, total.direct + jnp.sum(direct, axis=1)), None
+            # The target is one more reader. All features of all tokens are one axis: einsum would transpose both.
+            reads = jnp.concatenate([reads, direction[None]])
+            rows = (each.reshape(len(each), -1) for each in (writes, reads))
+            between = jnp.einsum("ai,bi->ab", *rows, precision=HIGHEST)
+            return Edges(total.between + between[:, :-1], total.direct + between[:, -1]), None
+        direct = jnp.einsum("atd,td->at", writes, direction, precision=HIGHEST)
         writers, readers = component_numbers(shape, numbers_here)
 
         def add_token(total: Edges, token: Any) -> tuple[Edges, None]:

@@ -96,14 +96,15 @@ def flow(
     if experts:
         neurons, routes = (sites[kind] for kind in experts)
         parts = _part_sums(model, into[InnerSite.NEURONS], neurons, routes)
-        part_biases = _part_sums(model, into[InnerSite.NEURONS], at_zero.outputs[InnerSite.NEURONS], routes)
+        part_biases = jnp.zeros_like(parts)
         if biases:
+            part_biases = _part_sums(model, into[InnerSite.NEURONS], at_zero.outputs[InnerSite.NEURONS], routes)
             biases["mlp_out"] = outputs_without_neurons(model, frozen, neurons)
         mlp: Any = ExpertFlow(neurons, into[InnerSite.NEURONS], routes, biases.get("mlp_out"))
     else:
         routes = None
-        parts, part_biases = (_dot(into["mlp_out"], each)[..., None] for each in (outputs, at_zero.outputs["mlp_out"]))
-        biases.pop("mlp_out", None)
+        parts = _dot(into["mlp_out"], outputs)[..., None]
+        part_biases = _dot(into["mlp_out"], biases.pop("mlp_out"))[..., None] if biases else jnp.zeros_like(parts)
         mlp = MLPFlow(outputs, into[InnerSite.MLP_IN])
     return Flow(
         value=value,
@@ -127,7 +128,7 @@ class _AtZero(NamedTuple):
     Attributes:
         in_values: the gradient in each head's own copy of its values, ``[l, t, h, k]``.
         by_head: that gradient times the values at zero, ``[l, h]``.
-        outputs: the values of some sites at zero, ``[l, t, ...]``.
+        outputs: the values of some sites at zero, ``[l, t, ...]``; empty in a model without biases, where they are zero.
         factors: the frozen factors without the patterns, and without those of MLPs that have no experts.
     """
 
@@ -138,7 +139,11 @@ class _AtZero(NamedTuple):
 
 
 def _replay_at_zero(model: Decoder, factors: Any, in_heads: Any, x: Float[Array, "t d"], inner: Any) -> _AtZero:
-    """Replay each block with a stream of zeros and without its heads, so that its biases alone are left."""
+    """Replay each block with a stream of zeros and without its heads, so that its biases alone are left.
+
+    Of a model without biases nothing is left: what is not collected is not computed.
+    """
+    kinds = ("attn_out", "mlp_out", *inner) if has_biases(model) else ()
 
     def make_context(row: Any) -> Context:
         own_factors, gradients = row
@@ -154,12 +159,14 @@ def _replay_at_zero(model: Decoder, factors: Any, in_heads: Any, x: Float[Array,
         values = ctx.hooks.values
         in_values, own = values[InnerSite.PATTERN], values[InnerSite.VALUES]
         t, n, k = own.shape
-        by_head = jnp.einsum("tngk,tnk->ng", in_values.reshape(t, n, -1, k), own, precision=HIGHEST).reshape(-1)
+        by_head = jnp.zeros(in_values.shape[1], in_values.dtype)
+        if kinds:
+            by_head = jnp.einsum("tngk,tnk->ng", in_values.reshape(t, n, -1, k), own, precision=HIGHEST).reshape(-1)
         needed = {name: factor for name, factor in ctx.mode.factors.items() if _is_needed(name, bool(inner))}
-        return in_values, by_head, tuple(values[kind] for kind in ("attn_out", "mlp_out", *inner)), needed
+        return in_values, by_head, tuple(values[kind] for kind in kinds), needed
 
     _, (in_values, by_head, outputs, needed) = model.scan(x, make_context, (factors, in_heads), collect=collect)
-    return _AtZero(in_values, by_head, dict(zip(("attn_out", "mlp_out", *inner), outputs, strict=True)), needed)
+    return _AtZero(in_values, by_head, dict(zip(kinds, outputs, strict=True)), needed)
 
 
 def _is_needed(name: str, experts: bool) -> bool:
