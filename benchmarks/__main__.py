@@ -33,6 +33,7 @@ from benchmarks import (
     scaling,
     spectrum,
 )
+from benchmarks.circuits import cost
 from benchmarks.results import RESULTS, Finding, device, document
 from benchmarks.setting import Clock, Setting
 from benchmarks.table import show
@@ -44,6 +45,7 @@ GROUPS = {
     "layers": layers.measure,
     "spectrum": spectrum.measure,
     "attribution": attribution.measure,
+    "circuits": cost.measure,
     "lens": lens.measure,
     "load": loading.measure,
     "packed": packed.measure,

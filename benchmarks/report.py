@@ -73,7 +73,7 @@ def _beaten(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[s
     return pairs
 
 
-REFERENCES = ("forward pass",)
+REFERENCES = ("forward pass", "forward pass, last logits")
 """Rows of ours that are no method of their own, but what another row is compared with."""
 
 

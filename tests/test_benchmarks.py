@@ -36,6 +36,7 @@ from benchmarks import (
 )
 from benchmarks.__main__ import GROUPS, main
 from benchmarks.bars import BARS
+from benchmarks.circuits import cost
 from benchmarks.results import Ratio, Row, commit, document
 from benchmarks.setting import Clock, Setting
 from jaxlin.common.errors import JaxlinError
@@ -317,6 +318,17 @@ def test_a_long_prompt() -> None:
     assert rows[0].figures["defect"] <= 1e-5
     assert rows[1].figures["bound"] <= long.TOL
     assert all(0 < each.value < 6 for each in findings if isinstance(each, Ratio))
+
+
+def test_what_a_circuit_costs() -> None:
+    with Setting(runs=1, side=64) as setting:
+        findings = [*cost.at_length(setting, 6), *cost.long(setting, 24)]
+    rows = [each for each in findings if isinstance(each, Row)]
+    assert [row.name for row in rows] == [cost.OURS, cost.FORWARD, cost.LAST, cost.OURS]
+    assert all(row.figures["defect"] <= 1e-5 for row in rows if row.name == cost.OURS)
+    ratios = {each.key: each.value for each in findings if isinstance(each, Ratio)}
+    assert ratios["circuits, over forward"] == pytest.approx(rows[0].median / rows[1].median)
+    assert 0 < ratios["circuits, memory"] < ratios["circuits, long"] < 6
 
 
 def test_patterns_of_the_delta_rule() -> None:

@@ -75,14 +75,14 @@ def circuit(
         )
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
-    numbers = jax.device_get(_program(model, x, position, resolved, rule, remat))
+    numbers = jax.device_get(program(model, x, position, resolved, rule, remat))
     result, existing, rows = _assembled(numbers, "resid_mid" in model.sites)
     object.__setattr__(result, "_network", Network(model, x, position, resolved, rule, existing, rows))
     return traced_to(result, model, x, tokenizer=tokenizer, rule=rule, target=resolved, position=position)
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "remat"))
-def _program(
+def program(
     model: Decoder, x: Float[Embeddings, "t d"], position: Any, target: ResolvedTarget, rule: Rule, remat: bool
 ) -> dict[str, Any]:
     """All numbers of a circuit, by layers and places."""
@@ -90,6 +90,8 @@ def _program(
     numbers, shape = part_numbers(model, traced), places(model, traced)
 
     def by_component(parts: Float[Array, "l t p"]) -> Float[Array, "l m"]:
+        if shape.mlp == 1:
+            return jnp.sum(parts, axis=1)
         zeros = jnp.zeros((parts.shape[0], shape.mlp), parts.dtype)
         return jax.vmap(lambda zeros, number, part: zeros.at[number].add(part, mode="drop"))(zeros, numbers, parts)
 
