@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlin.activations import Activations
 from jaxlin.attribution import Attribution, Circuit, ExpertContributions, Experts, Neurons, StreamContributions
-from jaxlin.causal import Deletion, HeadAblation, Patching, Removal, UnitPatching, Validity
+from jaxlin.causal import Deletion, EdgeAblation, HeadAblation, Patching, Removal, UnitPatching, Validity
 from jaxlin.lens import ExactLens, JacobianLens, LensReading
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.loading import MemoryPlan
@@ -160,6 +160,7 @@ def samples() -> dict[str, Result]:
         UnitPatching(2.5, 1.5, draw(LAYERS, HEADS), draw(LAYERS, HEADS)),
         rule,
         lens_words,
+        EdgeAblation(2.5, 0.5, draw(3), draw(3), np.array([5, 20, 10])),
     ]  # fmt: skip
     for result in results:
         note(result, provenance())

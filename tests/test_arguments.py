@@ -32,6 +32,7 @@ WRONG = {
     "causal.validity(x, m, [])": "as the first argument",
     "causal.activation_patching(x, m, x, 3)": "as the first argument",
     "causal.head_ablation(x, m, 3)": "as the first argument",
+    "causal.edge_ablation(x, m, None, 3, [])": "as the first argument",
     "stream_contributions(x, m, 3)": "as the first argument",
     "steering.edited(x, m, [])": "as the first argument",
     "steering.token_direction(3, m)": "as the first argument; found a int",

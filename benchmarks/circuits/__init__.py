@@ -1,1 +1,1 @@
-"""Circuits: what `jaxlin.circuit` costs, and how well its edges predict what the untouched model does without them."""
+"""Circuits: what `jaxlin.circuit` costs."""

@@ -8,6 +8,7 @@ arrays, and cannot be used within `jax.jit`.
 """
 
 from jaxlin.causal.deleted_tokens import Deletion, deletion
+from jaxlin.causal.edges import EdgeAblation, edge_ablation
 from jaxlin.causal.heads import HeadAblation, head_ablation, without_heads
 from jaxlin.causal.patching import Patching, activation_patching
 from jaxlin.causal.units import UnitPatching, unit_patching
@@ -15,6 +16,7 @@ from jaxlin.causal.validation import Removal, Validity, removal, validity
 
 __all__ = [
     "Deletion",
+    "EdgeAblation",
     "HeadAblation",
     "Patching",
     "Removal",
@@ -22,6 +24,7 @@ __all__ = [
     "Validity",
     "activation_patching",
     "deletion",
+    "edge_ablation",
     "head_ablation",
     "removal",
     "unit_patching",

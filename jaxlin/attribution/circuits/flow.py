@@ -128,7 +128,7 @@ class _AtZero(NamedTuple):
     Attributes:
         in_values: the gradient in each head's own copy of its values, ``[l, t, h, k]``.
         by_head: that gradient times the values at zero, ``[l, h]``.
-        outputs: the values of some sites at zero, ``[l, t, ...]``; empty in a model without biases, where they are zero.
+        outputs: the values of some sites at zero, ``[l, t, ...]``; none of a model without biases.
         factors: the frozen factors without the patterns, and without those of MLPs that have no experts.
     """
 

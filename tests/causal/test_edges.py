@@ -1,0 +1,98 @@
+"""Ablation of edges: against the model as it is, and against a pass in which one component's input is made by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import jaxlin
+from jaxlin.causal import edge_ablation
+from jaxlin.causal.edges import every_component, intact, possible_edges, read_each
+from jaxlin.causal.own_streams import writes
+from jaxlin.common.errors import JaxlinError
+from jaxlin.nn.context import Context
+from jaxlin.nn.hooks import Hooks
+
+TARGET = (9, 4)
+OTHER = [(7 * token + 3) % 90 for token in tiny.IDS]
+
+
+def difference(model: jaxlin.Decoder, h: jax.Array) -> float:
+    logits = np.asarray(model.unembed(h), np.float64)
+    return float(logits[TARGET[0]] - logits[TARGET[1]])
+
+
+@pytest.mark.parametrize("variant", ["llama, biases", "gemma2", "olmo2", "phi"])
+def test_edges_of_every_kind_of_block(variant: str, checkpoint: Callable[[str], Path], x64: None) -> None:
+    """With all edges the model as it is, without any the other prompt, and one edge by hand."""
+    model, _ = jaxlin.load(checkpoint(variant), dtype="float64")
+    x, other = model.embed(tiny.IDS), model.embed(OTHER)
+    circuit = jaxlin.circuit(model, x, TARGET)
+    ablation = edge_ablation(model, x, other, TARGET, [circuit, circuit.prune(0.5)])
+    clean, corrupt = (difference(model, model(prompt)[-1]) for prompt in (x, other))
+    np.testing.assert_allclose([ablation.value, ablation.other], [clean, corrupt], atol=1e-10)
+    np.testing.assert_allclose([ablation.faithfulness[0], ablation.completeness[0]], 1, atol=1e-8)
+    assert abs(ablation.faithfulness[1] - 1) > 1e-3
+    values = edge_ablation(model, x, other, TARGET, circuit.prune(0.5), reads="values")
+    np.testing.assert_allclose([values.value, values.other], [clean, corrupt], atol=1e-10)
+    assert abs(values.within - ablation.within[1:]) > 1e-3
+
+    every = every_component(model)
+    names = [each.name for each in every]
+    substitutes, _ = writes(model, other)
+    here, _ = writes(model, x)
+    for source, target in (("embed", "m1"), ("a0.h1", "a1.h0"), ("m0", "logit")):
+        edges = possible_edges(every)
+        a, b = names.index(source), [*names, "logit"].index(target)
+        assert edges[a, b]
+        edges[a, b] = False
+        runs = jax.tree.map(lambda part: part[None], intact(model, edges))
+        value = float(read_each(model, x, substitutes, runs, jnp.array(TARGET))[0])
+        by_hand = without_edge(model, x, target, substitutes[a] - here[a])
+        np.testing.assert_allclose(value, by_hand, atol=1e-9, err_msg=f"{source} to {target}")
+
+
+def without_edge(model: jaxlin.Decoder, x: jax.Array, target: str, change: jax.Array) -> float:
+    """The difference of logits where the input of the output, or of one head or MLP of layer 1, has a change."""
+    if target == "logit":
+        stream, _ = model.scan(x, lambda _: Context())
+        return difference(model, model.norm(stream + change, Context())[-1])
+    stream, plain = model.block(0, x, Context()), Context()
+    model.block(1, stream, plain)
+    hooks = Hooks(probes={"mlp_in": change})
+    if target.startswith("a"):
+        head, edited = int(target.partition(".h")[2]), Context()
+        model.block(1, stream + change, edited)
+        own, all_heads = edited.hooks.values["gated_heads"][:, head], plain.hooks.values["gated_heads"]
+        hooks = Hooks(replacements={"gated_heads": all_heads.at[:, head].set(own)})
+    after, _ = model.scan(model.block(1, stream, Context(hooks=hooks)), lambda _: Context(), start=2)
+    return difference(model, model.norm(after, Context())[-1])
+
+
+def test_zero_and_the_mean_of_prompts() -> None:
+    model, tokenizer = jaxlin.load()
+    x, *others = (model.embed(tokenizer.encode(text)) for text in ("The cat sat on", "The man sat by", "A cat is on"))
+    assert {each.shape for each in others} == {x.shape}
+    target = (5, 6)
+    circuit = jaxlin.circuit(model, x, target).prune(0.8)
+    mean = edge_ablation(model, x, jnp.stack(others), target, circuit)
+    one = edge_ablation(model, x, jnp.stack([others[0]] * 2), target, circuit)
+    np.testing.assert_allclose(one.within, edge_ablation(model, x, others[0], target, circuit).within, atol=1e-4)
+    assert np.abs(mean.within - one.within).max() > 1e-3
+    nothing = edge_ablation(model, x, None, target, circuit)
+    zero = model.norm(jnp.zeros_like(x), Context())[-1]
+    np.testing.assert_allclose(nothing.other, float(jnp.subtract(*model.unembed(zero)[jnp.array(target)])), atol=1e-5)
+    assert nothing.counts == np.count_nonzero(circuit.edges) + np.count_nonzero(circuit.direct)
+    for bad, message in (
+        ((x, others[0][:2], target, circuit), "prompts of as many tokens"),
+        ((x, others[0], target, []), "expected circuits"),
+        ((x, others[0], target, circuit.replaced(components=("a99.h0", *circuit.components[1:]))), "of this model"),
+    ):
+        with pytest.raises(JaxlinError, match=message):
+            edge_ablation(model, *bad)
+    with pytest.raises(JaxlinError, match="everything"):
+        edge_ablation(model, x, None, target, circuit, reads="queries")
