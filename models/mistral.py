@@ -21,6 +21,7 @@ from jaxlin.models.llama import Llama
 from jaxlin.nn.attention import Attention
 from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.config import Config
+from jaxlin.nn.context import Context
 from jaxlin.nn.layers import query_growth
 from jaxlin.nn.mlp import GatedMLP
 from jaxlin.nn.modules import RMSNorm
@@ -51,10 +52,10 @@ class GrowingAttention(Attention):
         self.beta, self.length = config.query_beta, config.query_length
 
     def rotated(
-        self, x: Float[Array, "t d"], schedule: Schedule
+        self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context
     ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys after rotation, the queries grown."""
-        q, k = super().rotated(x, schedule)
+        q, k = super().rotated(x, schedule, ctx)
         return q * query_growth(schedule.positions, self.beta, self.length, q), k
 
 

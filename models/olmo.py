@@ -40,17 +40,19 @@ class ClippedAttention(Attention):
         super().__init__(config, bias=config.attention_bias, out_bias=config.attention_bias, rngs=rngs)
         self.clip = clip
 
-    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+    def queries_and_keys(
+        self, x: Float[Array, "t d"], ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation, clipped."""
-        q, k = super().queries_and_keys(x)
-        return jnp.clip(q, -self.clip, self.clip), jnp.clip(k, -self.clip, self.clip)
+        q, k = super().queries_and_keys(x, ctx)
+        return clipped(q, self.clip, ctx.within("q")), clipped(k, self.clip, ctx.within("k"))
 
     def adjusted_values(self, v: Float[Array, "t *b n k"], ctx: Context) -> Float[Array, "t *b n k"]:
         """Values, clipped."""
-        return clipped_values(v, self.clip, ctx)
+        return clipped(v, self.clip, ctx)
 
 
-def clipped_values(v: Float[Array, "t *b n k"], clip: float, ctx: Context) -> Float[Array, "t *b n k"]:
+def clipped(v: Float[Array, "t *b n k"], clip: float, ctx: Context) -> Float[Array, "t *b n k"]:
     r"""`v` clipped to $[-c, c]$: a value times a frozen ratio."""
     ratio = ctx.freeze("clip", lambda: jnp.minimum(1, clip / jnp.maximum(jnp.abs(v), clip)))
     return v * rows_for(ratio, v)

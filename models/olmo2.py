@@ -35,10 +35,12 @@ class WidthNormAttention(Attention):
         self.q_norm = RMSNorm(config.num_attention_heads * config.head_dim, config.norm_eps)
         self.k_norm = RMSNorm(config.num_key_value_heads * config.head_dim, config.norm_eps)
 
-    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+    def queries_and_keys(
+        self, x: Float[Array, "t d"], ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation, normed."""
-        # The whole pattern is frozen, so that nothing within it needs to be.
-        return self.split(self.q_norm(self.q_proj(x), Context())), self.split(self.k_norm(self.k_proj(x), Context()))
+        q = self.q_norm(self.q_proj(x), ctx.within("q_norm"))
+        return self.split(q), self.split(self.k_norm(self.k_proj(x), ctx.within("k_norm")))
 
 
 class Olmo2Block(PostNorm):

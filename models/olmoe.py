@@ -11,12 +11,11 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.models.olmo import OlmoConfig, clipped_values
+from jaxlin.models.olmo import OlmoConfig, clipped
 from jaxlin.models.olmo2 import Olmo2, WidthNormAttention
 from jaxlin.models.qwen_moe import expert_names
 from jaxlin.nn.blocks import PostNorm, PreNorm
@@ -43,14 +42,16 @@ class ClippedWidthNormAttention(WidthNormAttention):
         super().__init__(config, rngs=rngs)
         self.clip = clip
 
-    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+    def queries_and_keys(
+        self, x: Float[Array, "t d"], ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation, normed and clipped."""
-        q, k = super().queries_and_keys(x)
-        return jnp.clip(q, -self.clip, self.clip), jnp.clip(k, -self.clip, self.clip)
+        q, k = super().queries_and_keys(x, ctx)
+        return clipped(q, self.clip, ctx.within("q")), clipped(k, self.clip, ctx.within("k"))
 
     def adjusted_values(self, v: Float[Array, "t *b n k"], ctx: Context) -> Float[Array, "t *b n k"]:
         """Values, clipped."""
-        return clipped_values(v, self.clip, ctx)
+        return clipped(v, self.clip, ctx)
 
 
 def olmoe_experts(config: OlmoeConfig, rngs: nnx.Rngs) -> ExpertMLP:

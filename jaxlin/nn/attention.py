@@ -114,7 +114,10 @@ class HeadMixer(nnx.Module):
         pattern = ctx.hook(InnerSite.PATTERN, ctx.freeze("pattern", lambda: self.pattern(x, schedule, ctx)))
         values = ctx.hook(InnerSite.VALUES, self.values(x, ctx))
         z = ctx.hook(InnerSite.HEADS, self.mix(pattern, values, ctx))
-        z = ctx.hook(InnerSite.GATED_HEADS, self.gated(z, x, ctx))
+        return self.project(ctx.hook(InnerSite.GATED_HEADS, self.gated(z, x, ctx)))
+
+    def project(self, z: Float[Array, "q *b h k"]) -> Float[Array, "q *b d"]:
+        """The output projection of the heads."""
         return self.o_proj(z.reshape(*z.shape[:-2], z.shape[-2] * z.shape[-1]))
 
     def mix(self, pattern: Any, values: Float[Array, "t *b n k"], ctx: Context) -> Float[Array, "q *b h k"]:
@@ -152,7 +155,44 @@ class HeadMixer(nnx.Module):
         return jax.linear_transpose(lambda x: self.value_input(x, ctx), inputs)(read)[0]
 
 
-class Attention(HeadMixer):
+class SoftmaxAttention(HeadMixer):
+    """Attention whose pattern is the softmax of scores, which are products of queries and keys.
+
+    Attributes:
+        scale: the factor of the scores.
+        softcap: the bound of the scores, if they have one.
+        sinks: the scores of the sinks, if there are any: see `attention_pattern`.
+    """
+
+    scale: float
+    softcap: float | None = None
+    sinks: nnx.Param | None = None
+
+    @abc.abstractmethod
+    def rotated(
+        self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries and keys as they enter the scores: after norms, rotation and growth.
+
+        With the factors that `ctx` freezes they are affine in `x`, token by token.
+        """
+
+    def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
+        """The attention probabilities at `x`."""
+        # The whole pattern is frozen, so that nothing within it needs to be.
+        q, k = self.rotated(x, schedule, Context())
+        return attention_pattern(
+            ctx.hook(InnerSite.QUERIES, q),
+            ctx.cache.extend_keys(ctx.hook(InnerSite.KEYS, k)),
+            positions=schedule.positions,
+            first_visible=schedule.first_visible,
+            scale=self.scale,
+            softcap=self.softcap,
+            sinks=parameter_value(self.sinks),
+        )
+
+
+class Attention(SoftmaxAttention):
     """Grouped-query attention: `num_attention_heads` queries share `num_key_value_heads` keys and values.
 
     The pattern is the only frozen factor: queries, keys, their norms and rotation, the mask and the softmax all drop
@@ -190,28 +230,17 @@ class Attention(HeadMixer):
         self.o_proj = OutputProjection(heads * k, d, bias=out_bias, rngs=rngs)
         self.sinks = nnx.Param(jnp.zeros(heads)) if sinks else None
 
-    def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
-        """The attention probabilities at `x`."""
-        q, k = self.rotated(x, schedule)
-        return attention_pattern(
-            ctx.hook(InnerSite.QUERIES, q),
-            ctx.cache.extend_keys(ctx.hook(InnerSite.KEYS, k)),
-            positions=schedule.positions,
-            first_visible=schedule.first_visible,
-            scale=self.scale,
-            softcap=self.softcap,
-            sinks=parameter_value(self.sinks),
-        )
-
     def rotated(
-        self, x: Float[Array, "t d"], schedule: Schedule
+        self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context
     ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys after rotation."""
         inv_freq, scale, positions = schedule.inv_freq, schedule.rope_scale, schedule.positions
-        q, k = self.queries_and_keys(x)
+        q, k = self.queries_and_keys(x, ctx)
         return layers.rope(q, inv_freq, scale, positions), layers.rope(k, inv_freq, scale, positions)
 
-    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+    def queries_and_keys(
+        self, x: Float[Array, "t d"], ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation."""
         return self.queries(x), self.split(self.k_proj(x))
 
@@ -245,8 +274,9 @@ class HeadNormAttention(Attention):
         super().__init__(config, rngs=rngs, **options)
         self.q_norm, self.k_norm = norm(config.head_dim), norm(config.head_dim)
 
-    def queries_and_keys(self, x: Float[Array, "t d"]) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+    def queries_and_keys(
+        self, x: Float[Array, "t d"], ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys before rotation, normed."""
-        q, k = super().queries_and_keys(x)
-        # The whole pattern is frozen, so that nothing within it needs to be.
-        return self.q_norm(q, Context()), self.k_norm(k, Context())
+        q, k = super().queries_and_keys(x, ctx)
+        return self.q_norm(q, ctx.within("q_norm")), self.k_norm(k, ctx.within("k_norm"))

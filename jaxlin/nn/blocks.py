@@ -48,6 +48,22 @@ class Block(nnx.Module):
     def feed_forward(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
         """What the MLP adds, from the stream that it reads."""
 
+    def read_scores(
+        self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """The queries and keys of softmax attention as they enter the scores, from the stream `x`.
+
+        With the factors that `ctx` freezes they are affine in `x`, token by token.
+        """
+        norm = self.attention_norms[0]
+        h = x if norm is None else getattr(self, norm)(x, ctx.within(norm))
+        return getattr(self, self.mixer).rotated(h, schedule, ctx.within(self.mixer))
+
+    def write_attention(self, z: Float[Array, "t h k"], ctx: Context) -> Float[Array, "t d"]:
+        """What attention adds to the stream, biases included, from what enters the output projection."""
+        written, norm = getattr(self, self.mixer).project(z), self.attention_norms[1]
+        return written if norm is None else getattr(self, norm)(written, ctx.within(norm))
+
     def write_heads(self, z: Float[Array, "t h k"], ctx: Context) -> Float[Array, "t h d"]:
         """What each query head alone adds to the stream, from what enters the output projection.
 

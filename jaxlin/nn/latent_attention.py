@@ -19,13 +19,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxlin.nn import layers
-from jaxlin.nn.attention import HeadMixer, OutputProjection, attention_pattern, split_heads
+from jaxlin.nn.attention import OutputProjection, SoftmaxAttention, split_heads
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 from jaxlin.nn.modules import Linear, RMSNorm
-from jaxlin.nn.patterns import Pattern
 from jaxlin.nn.schedule import Schedule
-from jaxlin.nn.sites import InnerSite
 
 LATENT_EPS = 1e-6
 """The number added under the root of the norms of latents, whatever that of the other norms is."""
@@ -56,7 +54,7 @@ class LatentConfig(Config):
     query_length: int = 1
 
 
-class LatentAttention(HeadMixer):
+class LatentAttention(SoftmaxAttention):
     """Multi-head latent attention.
 
     `kv_a_proj` and `k_rope_proj` are $W_a$ and $W_r$, `k_b_proj` and `v_b_proj` have the rows of all $K_h$ and $V_h$.
@@ -81,32 +79,28 @@ class LatentAttention(HeadMixer):
         self.v_b_proj = linear(rank, h * self.v_head_dim)
         self.o_proj = OutputProjection(h * self.v_head_dim, d, bias=bias, rngs=rngs)
 
-    def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
-        """The attention probabilities at `x`."""
+    def rotated(
+        self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t h k"]]:
+        """Queries and keys after rotation, the rotated features first, the queries grown."""
         positions = schedule.positions
-        q = layers.rope(self.queries(x), schedule.inv_freq, schedule.rope_scale, positions)
+        q = layers.rope(self.queries(x, ctx), schedule.inv_freq, schedule.rope_scale, positions)
         if self.beta:
             q = q * layers.query_growth(positions, self.beta, self.length, q)
-        return attention_pattern(
-            ctx.hook(InnerSite.QUERIES, q),
-            ctx.cache.extend_keys(ctx.hook(InnerSite.KEYS, self.keys(x, schedule))),
-            positions=positions,
-            first_visible=schedule.first_visible,
-            scale=self.scale,
-        )
+        return q, self.keys(x, schedule, ctx)
 
-    def queries(self, x: Float[Array, "t d"]) -> Float[Array, "t h k"]:
+    def queries(self, x: Float[Array, "t d"], ctx: Context) -> Float[Array, "t h k"]:
         """Queries before rotation, the features to rotate first."""
         if self.q_lora_rank is None:
             return split_heads(self.q_proj(x), self.head_dim)
-        # The whole pattern is frozen, so that nothing within it needs to be.
-        return split_heads(self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x), Context())), self.head_dim)
+        latent = self.q_a_layernorm(self.q_a_proj(x), ctx.within("q_a_layernorm"))
+        return split_heads(self.q_b_proj(latent), self.head_dim)
 
-    def keys(self, x: Float[Array, "t d"], schedule: Schedule) -> Float[Array, "t h k"]:
+    def keys(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Float[Array, "t h k"]:
         """Keys after rotation, the rotated features first."""
         rotated = self.k_rope_proj(x)[:, None, :]
         rotated = layers.rope(rotated, schedule.inv_freq, schedule.rope_scale, schedule.positions)
-        rest = split_heads(self.k_b_proj(self.value_input(x, Context())), self.head_dim - rotated.shape[-1])
+        rest = split_heads(self.k_b_proj(self.value_input(x, ctx)), self.head_dim - rotated.shape[-1])
         return jnp.concatenate([jnp.broadcast_to(rotated, (*rest.shape[:-1], rotated.shape[-1])), rest], axis=-1)
 
     @property

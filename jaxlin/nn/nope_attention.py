@@ -30,11 +30,14 @@ class NoPEAttention(Attention):
         self.eps, self.beta, self.length = eps, beta, length
 
     def rotated(
-        self, x: Float[Array, "t d"], schedule: Schedule
+        self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context
     ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
         """Queries and keys after rotation, normed or grown."""
-        q, k = super().rotated(x, schedule)
+        q, k = super().rotated(x, schedule, ctx)
         grown = q * query_growth(schedule.positions + 1, self.beta, self.length, q)
-        normed = [each if self.eps is None else rms_norm(each, None, self.eps, Context()) for each in (q, k)]
         rotates = jnp.any(schedule.inv_freq > 0)
-        return jnp.where(rotates, normed[0], grown), jnp.where(rotates, normed[1], k)
+
+        def normed(x: Float[Array, "t h k"], name: str) -> Float[Array, "t h k"]:
+            return x if self.eps is None else rms_norm(x, None, self.eps, ctx.within(name))
+
+        return jnp.where(rotates, normed(q, "q_norm"), grown), jnp.where(rotates, normed(k, "k_norm"), k)
