@@ -1,11 +1,9 @@
 """Circuits: conserved at every node, and the edges of an unmodified transformers model under autograd."""
 
-import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,94 +11,12 @@ import oracle
 import pytest
 import tiny
 import torch
+from circuit_oracle import MODULES, POSITION, TOKEN, CircuitOracle
 
 import jaxlin
-from jaxlin.attribution.circuits import Circuit, edges
+from jaxlin.attribution.circuits import Circuit, token_blocks
 from jaxlin.common.errors import JaxlinError
 from jaxlin.steering import zero_ablation
-
-POSITION, TOKEN = 11, 9
-
-
-class Modules(NamedTuple):
-    """The modules of a block that a component reads through, and its norm after attention, by name."""
-
-    attention_input: str
-    mlp_input: str
-    attention_norm: str | None = None
-
-
-MODULES = {
-    "llama, biases": Modules("input_layernorm", "post_attention_layernorm"),
-    "gemma2": Modules("input_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm"),
-    "olmo2": Modules("self_attn", "mlp", "post_attention_layernorm"),
-}
-
-
-class Oracle:
-    """An unmodified transformers model whose factors are frozen, with a probe at one component's input at a time."""
-
-    def __init__(self, model: Any, modules: Modules) -> None:
-        self.model, self.modules = model, modules
-        self.blocks = oracle.body(model).layers
-        self.heads, self.features = model.config.num_attention_heads, model.config.hidden_size
-        self.x = model.get_input_embeddings()(torch.tensor([tiny.IDS])).detach()
-
-    def writes(self) -> list[torch.Tensor]:
-        """What the embeddings, heads and MLPs add to the stream, ``[t, d]`` each."""
-        values: dict[tuple[int, str], torch.Tensor] = {}
-        hooks = []
-        for layer, block in enumerate(self.blocks):
-            norm = getattr(block, self.modules.attention_norm or "", block.self_attn.o_proj)
-            last = getattr(block, "post_feedforward_layernorm", block.mlp)
-            keep = functools.partial(self._keep, values)
-            hooks += [
-                block.self_attn.o_proj.register_forward_hook(functools.partial(keep, key=(layer, "o_proj"))),
-                norm.register_forward_hook(functools.partial(keep, key=(layer, "norm"))),
-                last.register_forward_hook(functools.partial(keep, key=(layer, "mlp"))),
-            ]
-        with torch.no_grad():
-            self.model(inputs_embeds=self.x, use_cache=False)
-        for hook in hooks:
-            hook.remove()
-        written = [self.x[0]]
-        for layer, block in enumerate(self.blocks):
-            z, (norm_in, norm_out) = values[layer, "o_proj"][0], values[layer, "norm"]
-            parts = z.reshape(len(z), self.heads, -1)
-            weight = block.self_attn.o_proj.weight.reshape(self.features, self.heads, -1)
-            by_head = torch.einsum("thk,dhk->htd", parts, weight).detach()
-            # A frozen RMSNorm multiplies each feature.
-            scale = norm_out / norm_in if self.modules.attention_norm else 1.0
-            written += [*(by_head * scale), values[layer, "mlp"][1]]
-        return written
-
-    @staticmethod
-    def _keep(values: Any, module: Any, inputs: Any, output: Any, *, key: Any) -> None:
-        values[key] = (inputs[0][0].detach(), output[0].detach())
-
-    def read(self, layer: int, head: int | None) -> np.ndarray:
-        """The gradient of the logit in the stream through one head alone, or through the MLP, ``[t, d]``."""
-        block = self.blocks[layer]
-        probe = torch.zeros_like(self.x).requires_grad_()
-        name = self.modules.mlp_input if head is None else self.modules.attention_input
-
-        def add(module: Any, args: Any, kwargs: Any) -> Any:
-            if args:
-                return (args[0] + probe, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + probe}
-
-        def only_head(module: Any, args: Any) -> Any:
-            parts = args[0].reshape(*args[0].shape[:-1], self.heads, -1)
-            alone = torch.zeros(self.heads, 1).double()
-            alone[head] = 1
-            return ((alone * parts + (1 - alone) * parts.detach()).reshape(args[0].shape),)
-
-        hooks = [getattr(block, name).register_forward_pre_hook(add, with_kwargs=True)]
-        hooks += [] if head is None else [block.self_attn.o_proj.register_forward_pre_hook(only_head)]
-        logit = self.model(inputs_embeds=self.x, use_cache=False).logits[0, POSITION, TOKEN]
-        for hook in hooks:
-            hook.remove()
-        return torch.autograd.grad(logit, probe)[0][0].numpy()
 
 
 @pytest.mark.usefixtures("x64")
@@ -113,7 +29,7 @@ def test_edges_are_those_of_autograd(name: str, checkpoint: Callable[[str], Path
     assert circuit.defect <= 1e-12
     reference = oracle.load(folder, torch.float64)
     with oracle.lifted(reference), oracle.frozen(reference, "gate"):
-        torch_model = Oracle(reference, MODULES[name])
+        torch_model = CircuitOracle(reference, MODULES[name])
         writes = np.stack([each.detach().numpy() for each in torch_model.writes()])
         names = ["embed"]
         expected, found = [], []
@@ -192,7 +108,7 @@ def test_long_prompts_in_blocks(checkpoint: Callable[[str], Path], monkeypatch: 
         x = model.embed(tiny.IDS)
         at_once = jaxlin.circuit(model, x, TOKEN)
         assert at_once.defect <= 1e-5
-        monkeypatch.setattr(edges, "BLOCK_BYTES", 2**17)
+        monkeypatch.setattr(token_blocks, "BLOCK_BYTES", 2**17)
         jax.clear_caches()
         in_blocks = jaxlin.circuit(model, x, TOKEN, remat=True)
         monkeypatch.undo()

@@ -9,11 +9,9 @@ from jaxtyping import Array, Float
 from jaxlin.attribution.circuits.expansion import expand, has_experts, stream_factors
 from jaxlin.attribution.circuits.flow import Flow
 from jaxlin.attribution.circuits.places import component_numbers, part_numbers, places
+from jaxlin.attribution.circuits.token_blocks import TokenBlocks
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
-
-BLOCK_BYTES = 2**27
-"""The most memory for what is expanded at once, in bytes."""
 
 
 class Edges(NamedTuple):
@@ -34,30 +32,23 @@ def edges(model: Decoder, flow: Flow) -> Edges:
     tokens, d = flow.embed.shape
     shape, depth = places(model, flow), model.layout.depth
     row_bytes = (1 + depth * (shape.writers + shape.readers)) * d * flow.embed.dtype.itemsize
-    count = -(-tokens // max(1, min(tokens, BLOCK_BYTES // row_bytes)))
-    size = -(-tokens // count)
-    numbers = part_numbers(model, flow)
+    blocks = TokenBlocks.of(tokens, row_bytes)
+    layers = jax.tree.map(lambda a: blocks.padded(a, 1), flow.layers)
+    ends = blocks.padded(flow.embed * stream_factors(model)[0], 0), blocks.padded(flow.direction, 0)
+    numbers = blocks.padded(part_numbers(model, tokens, flow.routes), 1, shape.mlp)
 
-    def padded(array: Array, axis: int, value: int = 0) -> Array:
-        widths = [(0, count * size - tokens if i == axis else 0) for i in range(array.ndim)]
-        return jnp.pad(array, widths, constant_values=value)
-
-    layers = jax.tree.map(lambda a: padded(a, 1), flow.layers)
-    ends = padded(flow.embed * stream_factors(model)[0], 0), padded(flow.direction, 0)
-    numbers = padded(numbers, 1, shape.mlp)
-
-    def add_block(total: Edges, start: Array) -> tuple[Edges, None]:
-        layers_here, numbers_here = _tokens((layers, numbers), start, size, 1)
-        embed, direction = _tokens(ends, start, size, 0)
+    def add_block(total: Edges, start: Array) -> Edges:
+        layers_here, numbers_here = blocks.block((layers, numbers), start, 1)
+        embed, direction = blocks.block(ends, start, 0)
         writes, reads = expand(model, layers_here)
-        writes = jnp.concatenate([embed[None], writes.reshape(-1, size, d)])
-        reads = reads.reshape(-1, size, d)
+        writes = jnp.concatenate([embed[None], writes.reshape(-1, *embed.shape)])
+        reads = reads.reshape(-1, *embed.shape)
         if not has_experts(model):
             # The target is one more reader. All features of all tokens are one axis: einsum would transpose both.
             reads = jnp.concatenate([reads, direction[None]])
             rows = (each.reshape(len(each), -1) for each in (writes, reads))
             between = jnp.einsum("ai,bi->ab", *rows, precision=HIGHEST)
-            return Edges(total.between + between[:, :-1], total.direct + between[:, -1]), None
+            return Edges(total.between + between[:, :-1], total.direct + between[:, -1])
         direct = jnp.einsum("atd,td->at", writes, direction, precision=HIGHEST)
         writers, readers = component_numbers(shape, numbers_here)
 
@@ -69,15 +60,10 @@ def edges(model: Decoder, flow: Flow) -> Edges:
             return Edges(*added), None
 
         by_token = tuple(jnp.moveaxis(each, 1, 0) for each in (writes, direct, reads, writers, readers))
-        return jax.lax.scan(add_token, total, by_token)[0], None
+        return jax.lax.scan(add_token, total, by_token)[0]
 
     zeros = Edges(
         jnp.zeros((1 + depth * shape.writers, depth * shape.readers), flow.embed.dtype),
         jnp.zeros(1 + depth * shape.writers, flow.embed.dtype),
     )
-    return jax.lax.scan(add_block, zeros, size * jnp.arange(count))[0]
-
-
-def _tokens(tree: Any, start: Array, size: int, axis: int) -> Any:
-    """The values of `size` tokens."""
-    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis), tree)
+    return blocks.total(add_block, zeros)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.context import Context
@@ -64,54 +64,86 @@ class LayerFlow(NamedTuple):
     mlp: MLPFlow | ExpertFlow
 
 
-def map_blocks(model: Decoder, function: Callable[..., Any], factors: Any, *rows: Any) -> Any:
-    """``function(block, ctx, *rows)`` of each block, without its biases; `ctx` replays its frozen `factors`."""
+def map_blocks(model: Decoder, function: Callable[..., Any], factors: Any, *rows: Any, biases: bool = False) -> Any:
+    """``function(block, ctx, *rows)`` of each block, with its biases or without; `ctx` replays its `factors`."""
 
     def step(_: None, layer: Any) -> tuple[None, Any]:
         block, own_factors, *own_rows = layer
         return None, function(block, Context(Replay(own_factors)), *own_rows)
 
-    stacks = (without_biases(model.layers), factors, *rows)
+    stacks = (model.layers if biases else without_biases(model.layers), factors, *rows)
     with model.at_precision():
         return scan_layers(model.layout, step, None, stacks, 0, model.layout.depth)[1]
 
 
-def expand(model: Decoder, flow: LayerFlow) -> tuple[Float[Array, "l a t d"], Float[Array, "l b t d"]]:
-    """What the components of each layer write to the stream of some tokens, and how they read it.
+def needed_factors(factors: dict[str, Any], experts: bool) -> dict[str, Any]:
+    """The frozen factors of a layer that are needed to expand it: no patterns, and those of MLPs only with experts."""
+    needed = (name for name in factors if not name.endswith("pattern") and (experts or not name.startswith("mlp.")))
+    return {name: factors[name] for name in needed}
 
-    Writers are the heads, the biases of attention, the parts of the MLP and its biases; readers the heads and the
-    parts. All is as it is in the stream after the last block, where what a layer adds may arrive times a factor.
+
+def expand(model: Decoder, flow: LayerFlow) -> tuple[Float[Array, "l a t d"], Float[Array, "l b t d"]]:
+    """What the components of each layer write to the stream of some tokens, as `written` gives it, and how they read.
+
+    Readers are the heads and the parts of the MLP.
     """
 
-    def of_heads(block: Any, ctx: Context, outputs: Any, reads: Any) -> tuple[Array, ...]:
-        return _parts_first(block.write_heads(outputs, ctx), block.read_heads(reads, ctx))
+    def of_heads(block: Any, ctx: Context, reads: Any) -> Array:
+        return _parts_first(block.read_heads(reads, ctx))
 
-    def of_experts(block: Any, ctx: Context, neurons: Any, gradients: Any, route: Any) -> tuple[Array, ...]:
-        parts = neuron_parts(model, neurons.shape[-1], route)
-        masks = parts == np.arange(slots(model))[:, None]
-        zeros = jnp.zeros((neurons.shape[0], len(masks), model.config.hidden_size), neurons.dtype)
+    def of_experts(block: Any, ctx: Context, gradients: Any, route: Any) -> Array:
+        masks = _masks(model, gradients, route)
+        zeros = jnp.zeros((gradients.shape[0], len(masks), model.config.hidden_size), gradients.dtype)
 
         def to_neurons(x: Float[Array, "t p d"]) -> Float[Array, "t p n"]:
             reading = Context(ctx.mode)
             block.feed_forward(x, reading)
             return reading.hooks.values[InnerSite.NEURONS]
 
-        own: dict[str, Any] = {InnerSite.NEURONS: jnp.where(masks, neurons[:, None], 0)}
-        written = block.feed_forward(zeros, Context(ctx.mode, Hooks(replacements=own)))
-        own_gradients = jnp.where(masks, gradients[:, None], 0)
-        return _parts_first(written, jax.linear_transpose(to_neurons, zeros)(own_gradients)[0])
+        return _parts_first(jax.linear_transpose(to_neurons, zeros)(jnp.where(masks, gradients[:, None], 0))[0])
 
-    heads = map_blocks(model, of_heads, flow.factors, flow.head_outputs, flow.head_reads)
-    writes, reads = (jnp.nan_to_num(padded(part)) for part in heads)
+    heads = jnp.nan_to_num(padded(map_blocks(model, of_heads, flow.factors, flow.head_reads)))
     mlp = flow.mlp
     if isinstance(mlp, ExpertFlow):
-        parts = map_blocks(model, of_experts, flow.factors, mlp.neurons, mlp.gradients, mlp.routes)
-        biases = mlp.biases
+        parts = map_blocks(model, of_experts, flow.factors, mlp.gradients, mlp.routes)
     else:
-        parts, biases = (mlp.outputs[:, None], mlp.reads[:, None]), None
-    by_layer = [writes, *_single(flow.attn_biases), parts[0], *_single(biases)]
-    factors = stream_factors(model)[:, None, None, None]
-    return jnp.concatenate(by_layer, axis=1) * factors, jnp.concatenate([reads, parts[1]], axis=1) / factors
+        parts = mlp.reads[:, None]
+    return written(model, flow), jnp.concatenate([heads, parts], axis=1) / _factors(model)
+
+
+def written(model: Decoder, flow: LayerFlow) -> Float[Array, "l a t d"]:
+    """What the heads, the biases of attention, the parts of the MLP and its biases write to the stream of some tokens.
+
+    All is as it is in the stream after the last block, where what a layer adds may arrive times a factor. The gradients
+    of `flow` are not read.
+    """
+
+    def of_heads(block: Any, ctx: Context, outputs: Any) -> Array:
+        return _parts_first(block.write_heads(outputs, ctx))
+
+    def of_experts(block: Any, ctx: Context, neurons: Any, route: Any) -> Array:
+        masks = _masks(model, neurons, route)
+        zeros = jnp.zeros((neurons.shape[0], len(masks), model.config.hidden_size), neurons.dtype)
+        own: dict[str, Any] = {InnerSite.NEURONS: jnp.where(masks, neurons[:, None], 0)}
+        return _parts_first(block.feed_forward(zeros, Context(ctx.mode, Hooks(replacements=own))))
+
+    heads = jnp.nan_to_num(padded(map_blocks(model, of_heads, flow.factors, flow.head_outputs)))
+    mlp = flow.mlp
+    if isinstance(mlp, ExpertFlow):
+        parts, biases = map_blocks(model, of_experts, flow.factors, mlp.neurons, mlp.routes), mlp.biases
+    else:
+        parts, biases = mlp.outputs[:, None], None
+    by_layer = [heads, *_single(flow.attn_biases), parts, *_single(biases)]
+    return jnp.concatenate(by_layer, axis=1) * _factors(model)
+
+
+def _factors(model: Decoder) -> Float[Array, "l 1 1 1"]:
+    return stream_factors(model)[:, None, None, None]
+
+
+def _masks(model: Decoder, neurons: Float[Array, "t n"], route: Any) -> Bool[np.ndarray, "p n"]:
+    """Which hidden neurons each part of an MLP has."""
+    return neuron_parts(model, neurons.shape[-1], route) == np.arange(slots(model))[:, None]
 
 
 def stream_factors(model: Decoder) -> Float[Array, " l"]:
@@ -145,5 +177,5 @@ def _single(biases: Any) -> list[Any]:
     return [] if biases is None else [biases[:, None]]
 
 
-def _parts_first(*values: Float[Array, "t p d"]) -> tuple[Float[Array, "p t d"], ...]:
-    return tuple(jnp.swapaxes(value, 0, 1) for value in values)
+def _parts_first(values: Float[Array, "t p d"]) -> Float[Array, "p t d"]:
+    return jnp.swapaxes(values, 0, 1)

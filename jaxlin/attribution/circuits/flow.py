@@ -22,6 +22,7 @@ from jaxlin.attribution.circuits.expansion import (
     MLPFlow,
     has_experts,
     map_blocks,
+    needed_factors,
     neuron_parts,
     slots,
 )
@@ -162,16 +163,11 @@ def _replay_at_zero(model: Decoder, factors: Any, in_heads: Any, x: Float[Array,
         by_head = jnp.zeros(in_values.shape[1], in_values.dtype)
         if kinds:
             by_head = jnp.einsum("tngk,tnk->ng", in_values.reshape(t, n, -1, k), own, precision=HIGHEST).reshape(-1)
-        needed = {name: factor for name, factor in ctx.mode.factors.items() if _is_needed(name, bool(inner))}
+        needed = needed_factors(ctx.mode.factors, bool(inner))
         return in_values, by_head, tuple(values[kind] for kind in kinds), needed
 
     _, (in_values, by_head, outputs, needed) = model.scan(x, make_context, (factors, in_heads), collect=collect)
     return _AtZero(in_values, by_head, dict(zip(kinds, outputs, strict=True)), needed)
-
-
-def _is_needed(name: str, experts: bool) -> bool:
-    """Whether a frozen factor is needed to expand the flow: patterns are not, and those of MLPs only with experts."""
-    return not name.endswith("pattern") and (experts or not name.startswith("mlp."))
 
 
 def _dot(a: Float[Array, "*b d"], b: Float[Array, "*b d"]) -> Float[Array, "*b"]:

@@ -165,7 +165,7 @@ def _compute(
     writes = jnp.concatenate([embed[None], writes.reshape(-1, *embed.shape)])
     if has_experts(model):  # each token has other experts in the same places
         shape = places(model, traced)
-        numbers, _ = component_numbers(shape, part_numbers(model, traced))
+        numbers, _ = component_numbers(shape, part_numbers(model, len(embed), traced.routes))
         rows = 1 + model.layout.depth * shape.writers
         by_component = jnp.zeros((rows, *embed.shape), embed.dtype)
         writes = by_component.at[numbers, jnp.arange(len(embed))[None]].add(writes, mode="drop")

@@ -88,9 +88,9 @@ def places(model: Decoder, flow: Flow) -> Places:
     return Places(flow.heads.shape[1], min(biases, 1), experts + 1, max(biases - 1, 0))
 
 
-def part_numbers(model: Decoder, flow: Flow) -> Int[Array, "l t p"]:
+def part_numbers(model: Decoder, tokens: int, routes: Any) -> Int[Array, "l t p"]:
     """The number of each part of an MLP among the components of its layer's MLP; past the last if there is none."""
-    depth, tokens = model.layout.depth, flow.embed.shape[0]
+    depth = model.layout.depth
     if not has_experts(model):
         return jnp.zeros((depth, tokens, 1), jnp.int32)
     experts, k = model.config.num_experts, slots(model) - 1
@@ -100,7 +100,7 @@ def part_numbers(model: Decoder, flow: Flow) -> Int[Array, "l t p"]:
         routed = jnp.full((*layers.shape, tokens, k), experts + 1, jnp.int32) if route is None else route.experts
         return jnp.concatenate([routed, rest], axis=-1)
 
-    return model.layout.map(numbers, jnp.arange(depth), flow.routes)
+    return model.layout.map(numbers, jnp.arange(depth), routes)
 
 
 def component_numbers(shape: Places, parts: Int[Array, "l t p"]) -> tuple[Int[Array, "a t"], Int[Array, "b t"]]:

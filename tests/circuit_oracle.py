@@ -1,0 +1,136 @@
+"""What components write and how they read, by autograd of an unmodified transformers model whose factors are frozen."""
+
+import functools
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import oracle
+import tiny
+import torch
+
+POSITION, TOKEN = 11, 9
+
+
+class Modules(NamedTuple):
+    """The modules of a block that a component reads through, and its norm after attention, by name."""
+
+    attention_input: str
+    mlp_input: str
+    attention_norm: str | None = None
+
+
+MODULES = {
+    "llama, biases": Modules("input_layernorm", "post_attention_layernorm"),
+    "gemma2": Modules("input_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm"),
+    "olmo2": Modules("self_attn", "mlp", "post_attention_layernorm"),
+}
+
+
+class CircuitOracle:
+    """An unmodified transformers model whose factors are frozen, with a probe at one component's input at a time."""
+
+    def __init__(self, model: Any, modules: Modules) -> None:
+        self.model, self.modules = model, modules
+        self.blocks = oracle.body(model).layers
+        self.heads, self.features = model.config.num_attention_heads, model.config.hidden_size
+        self.x = model.get_input_embeddings()(torch.tensor([tiny.IDS])).detach()
+
+    def writes(self) -> list[torch.Tensor]:
+        """What the embeddings, heads and MLPs add to the stream, ``[t, d]`` each."""
+        values: dict[tuple[int, str], torch.Tensor] = {}
+        hooks = []
+        for layer, block in enumerate(self.blocks):
+            norm = getattr(block, self.modules.attention_norm or "", block.self_attn.o_proj)
+            last = getattr(block, "post_feedforward_layernorm", block.mlp)
+            keep = functools.partial(self._keep, values)
+            hooks += [
+                block.self_attn.o_proj.register_forward_hook(functools.partial(keep, key=(layer, "o_proj"))),
+                norm.register_forward_hook(functools.partial(keep, key=(layer, "norm"))),
+                last.register_forward_hook(functools.partial(keep, key=(layer, "mlp"))),
+            ]
+        with torch.no_grad():
+            self.model(inputs_embeds=self.x, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        written = [self.x[0]]
+        for layer, block in enumerate(self.blocks):
+            z, (norm_in, norm_out) = values[layer, "o_proj"][0], values[layer, "norm"]
+            parts = z.reshape(len(z), self.heads, -1)
+            weight = block.self_attn.o_proj.weight.reshape(self.features, self.heads, -1)
+            by_head = torch.einsum("thk,dhk->htd", parts, weight).detach()
+            # A frozen RMSNorm multiplies each feature.
+            scale = norm_out / norm_in if self.modules.attention_norm else 1.0
+            written += [*(by_head * scale), values[layer, "mlp"][1]]
+        return written
+
+    @staticmethod
+    def _keep(values: Any, module: Any, inputs: Any, output: Any, *, key: Any) -> None:
+        values[key] = (inputs[0][0].detach(), output[0].detach())
+
+    def read(self, layer: int, head: int | None) -> np.ndarray:
+        """The gradient of the logit in the stream through one head alone, or through the MLP, ``[t, d]``."""
+        block = self.blocks[layer]
+        probe = torch.zeros_like(self.x).requires_grad_()
+        name = self.modules.mlp_input if head is None else self.modules.attention_input
+
+        def add(module: Any, args: Any, kwargs: Any) -> Any:
+            if args:
+                return (args[0] + probe, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + probe}
+
+        def only_head(module: Any, args: Any) -> Any:
+            parts = args[0].reshape(*args[0].shape[:-1], self.heads, -1)
+            alone = torch.zeros(self.heads, 1).double()
+            alone[head] = 1
+            return ((alone * parts + (1 - alone) * parts.detach()).reshape(args[0].shape),)
+
+        hooks = [getattr(block, name).register_forward_pre_hook(add, with_kwargs=True)]
+        hooks += [] if head is None else [block.self_attn.o_proj.register_forward_pre_hook(only_head)]
+        logit = self.model(inputs_embeds=self.x, use_cache=False).logits[0, POSITION, TOKEN]
+        for hook in hooks:
+            hook.remove()
+        return torch.autograd.grad(logit, probe)[0][0].numpy()
+
+    def scored(self, layer: int, query: int, head: int, key: int) -> list[list[torch.Tensor]]:
+        """How the query and the key of a head read the stream, as they enter the scores.
+
+        Returns:
+            For the query and for the key the gradients of all features, ``[k, t, d]``, in the stream that the layer
+            reads, in the embeddings, and in the biases of all layers times these, ``[k]``.
+        """
+        attention = self.blocks[layer].self_attn
+        module = sys.modules[type(attention).__module__]
+        rotate, rotated = module.apply_rotary_pos_emb, []
+
+        def keep(*args: Any, **kwargs: Any) -> Any:
+            rotated.append(rotate(*args, **kwargs))
+            return rotated[-1]
+
+        def add(block: Any, args: Any) -> Any:
+            return (args[0] + probe, *args[1:])
+
+        x, probe = (each.clone().requires_grad_() for each in (self.x, torch.zeros_like(self.x)))
+        module.apply_rotary_pos_emb = keep
+        hook = self.blocks[layer].register_forward_pre_hook(add)
+        try:
+            self.model(inputs_embeds=x, use_cache=False)
+        finally:
+            module.apply_rotary_pos_emb = rotate
+            hook.remove()
+        queries, keys = rotated[layer]
+        group = head * keys.shape[1] // queries.shape[1]
+        biases = [each for name, each in self.model.named_parameters() if name.endswith("bias")]
+        vectors = []
+        for features in (queries[0, head, query], keys[0, group, key]):
+            gradients = [
+                torch.autograd.grad(feature, [probe, x, *biases], retain_graph=True, allow_unused=True)
+                for feature in features
+            ]
+            by_bias = [
+                sum(((slope * bias).sum() for slope, bias in zip(each[2:], biases, strict=True) if slope is not None),
+                    torch.zeros(()))
+                for each in gradients
+            ]  # fmt: skip
+            vectors.append([*(torch.cat([each[i] for each in gradients]) for i in (0, 1)), torch.stack(by_bias)])
+        return vectors
