@@ -7,7 +7,15 @@ from jaxlin.common.lazy_names import lazy_names
 if TYPE_CHECKING:
     from jaxlin import causal, lens, spectrum, steering
     from jaxlin.activations import Activations, record, record_batch, with_edits
-    from jaxlin.attribution import Attribution, Circuit, attribute, attribute_batch, circuit
+    from jaxlin.attribution import (
+        AttentionScores,
+        Attribution,
+        Circuit,
+        attention_scores,
+        attribute,
+        attribute_batch,
+        circuit,
+    )
     from jaxlin.common.errors import JaxlinError
     from jaxlin.linearize import FrozenFactors, LocalMap, freeze, layer_maps, local_map, local_map_batch, replay, sweep
     from jaxlin.loading import MemoryPlan, load, memory_plan
@@ -20,7 +28,15 @@ else:  # the names that type checkers read above, each imported when it is first
         __name__,
         {
             "jaxlin.activations": ("Activations", "record", "record_batch", "with_edits"),
-            "jaxlin.attribution": ("Attribution", "Circuit", "attribute", "attribute_batch", "circuit"),
+            "jaxlin.attribution": (
+                "AttentionScores",
+                "Attribution",
+                "Circuit",
+                "attention_scores",
+                "attribute",
+                "attribute_batch",
+                "circuit",
+            ),
             "jaxlin.common.errors": ("JaxlinError",),
             "jaxlin.linearize": (
                 "FrozenFactors",
@@ -42,6 +58,7 @@ else:  # the names that type checkers read above, each imported when it is first
 
 __all__ = [
     "Activations",
+    "AttentionScores",
     "Attribution",
     "Circuit",
     "Decoder",
@@ -53,6 +70,7 @@ __all__ = [
     "LocalMap",
     "MemoryPlan",
     "Tokenizer",
+    "attention_scores",
     "attribute",
     "attribute_batch",
     "causal",

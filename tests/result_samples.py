@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 
 from jaxlin.activations import Activations
-from jaxlin.attribution import Attribution, Circuit, ExpertContributions, Experts, Neurons, StreamContributions
+from jaxlin.attribution import (
+    AttentionScores,
+    Attribution,
+    Circuit,
+    ExpertContributions,
+    Experts,
+    Neurons,
+    StreamContributions,
+)
 from jaxlin.causal import Deletion, EdgeAblation, HeadAblation, Patching, Removal, UnitPatching, Validity
 from jaxlin.lens import ExactLens, JacobianLens, LensReading
 from jaxlin.linearize.linalg.triplets import SVD
@@ -161,6 +169,10 @@ def samples() -> dict[str, Result]:
         rule,
         lens_words,
         EdgeAblation(2.5, 0.5, draw(3), draw(3), np.array([5, 20, 10])),
+        AttentionScores(
+            2, 1, T - 1, 1, 2.5, 0.75, 0.5, ("embed", "a0.h0", "m0", "bias"), draw(4, 4), draw(T + 1, T + 1),
+            against=(0, T - 1, 3),
+        ),
     ]  # fmt: skip
     for result in results:
         note(result, provenance())

@@ -63,6 +63,11 @@ def check_attribution(names: dict[str, Any]) -> None:
     less = names["without"].unembed(names["without"](x)[-1])
     fall = difference - float(less[names["most"]] - less[names["only"]])
     np.testing.assert_allclose(names["ablation"].effects[names["layer"], names["head"]], fall, atol=1e-4)
+    sat = names["sat"]
+    assert round(sat.probability, 2) == 0.62
+    assert (sat.top(1, by="token")[0].query, sat.top(1, by="token")[0].key) == ("·cat₁₀", "·sat")
+    before, own = np.abs(sat.by_token.sum(axis=0)[[2, 3]])
+    assert before < 0.1 * own
     patched = names["patched"]
     np.testing.assert_allclose(patched.recovered[0], [0, 0, 1, 0, 0, 0], atol=1e-5)
     assert patched.rank_correlation > 0.9

@@ -63,16 +63,7 @@ def circuit(
     check_model(model)
     check_not_traced("Circuit", model, x, target)
     x = model.check_embeddings(x)
-    if model.reads_ids or model.shared_sites:
-        raise JaxlinError(
-            f"Circuit: expected a model whose layers read the residual stream alone; found a {type(model).__name__} "
-            "in which some layers read per-layer embeddings or values of other layers."
-        )
-    if model.edits is not None:
-        raise JaxlinError(
-            "Circuit: expected a model without edits, whose changes of the stream would belong to no component; found "
-            "one with edits. jaxlin.attribute says what they contribute."
-        )
+    check_streams("Circuit", model)
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
     numbers = jax.device_get(program(model, x, position, resolved, rule, remat))
@@ -81,13 +72,35 @@ def circuit(
     return traced_to(result, model, x, tokenizer=tokenizer, rule=rule, target=resolved, position=position)
 
 
+def check_streams(name: str, model: Decoder) -> None:
+    """Refuse a model in whose residual stream there is more than what its components have written.
+
+    Args:
+        name: the first words of the message.
+        model: the decoder.
+
+    Raises:
+        JaxlinError: its layers read something else too, or it carries edits.
+    """
+    if model.reads_ids or model.shared_sites:
+        raise JaxlinError(
+            f"{name}: expected a model whose layers read the residual stream alone; found a {type(model).__name__} "
+            "in which some layers read per-layer embeddings or values of other layers."
+        )
+    if model.edits is not None:
+        raise JaxlinError(
+            f"{name}: expected a model without edits, whose changes of the stream would belong to no component; found "
+            "one with edits. jaxlin.attribute says what they contribute."
+        )
+
+
 @functools.partial(jax.jit, static_argnames=("rule", "remat"))
 def program(
     model: Decoder, x: Float[Embeddings, "t d"], position: Any, target: ResolvedTarget, rule: Rule, remat: bool
 ) -> dict[str, Any]:
     """All numbers of a circuit, by layers and places."""
     traced = flow(model, x, position, target, rule, remat)
-    numbers, shape = part_numbers(model, traced), places(model, traced)
+    numbers, shape = part_numbers(model, x.shape[0], traced.routes), places(model, traced)
 
     def by_component(parts: Float[Array, "l t p"]) -> Float[Array, "l m"]:
         if shape.mlp == 1:

@@ -1,0 +1,285 @@
+r"""The tables of `attention_scores`: a score as a sum over pairs of what the query and the key are made of.
+
+With its norms frozen, a query $q = \sum_i Q a_i + \beta$ is affine in what components $i$ have written to the stream at
+its token, and the key of token $s$ likewise, $k_s = \sum_j K_s b_{sj} + \gamma_s$. With weights $w_s$ of the keys,
+
+$$\sum_s w_s\, q \cdot k_s = \sum_{ij} (Q a_i) \cdot \Big(\sum_s w_s K_s b_{sj}\Big) + \ldots,$$
+
+where the dots are the pairs with $\beta$ or $\gamma$. The weight of a key is that of its score, 1 for the key that is
+asked for, less that of the mean if the table is centred, times the factor of scores and the ratio of the softcap.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxlin.attribution.circuits.expansion import (
+    ExpertFlow,
+    LayerFlow,
+    MLPFlow,
+    has_experts,
+    map_blocks,
+    needed_factors,
+    stream_factors,
+    written,
+)
+from jaxlin.attribution.circuits.places import Places, component_numbers, part_numbers
+from jaxlin.attribution.circuits.token_blocks import TokenBlocks
+from jaxlin.attribution.expert_parts import outputs_without_neurons
+from jaxlin.linearize.frozen import FrozenFactors, Recording, record
+from jaxlin.nn import layers
+from jaxlin.nn.biases import biases_of, has_biases, with_biases, without_biases
+from jaxlin.nn.context import Context
+from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.freeze_modes import Detach, Record, Replay
+from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.patterns import scores, visible
+from jaxlin.nn.prompt import Embeddings, array_of
+from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.sites import InnerSite
+from jaxlin.nn.stack import layer_of, padded
+
+
+class ScoreNumbers(NamedTuple):
+    """What `score_numbers` returns. The last row and column of a table are the biases.
+
+    Attributes:
+        score: as it enters the softmax, from the forward pass.
+        mean: the mean over the keys that the query sees.
+        probability: the attention that the key gets.
+        components: the table by component, for all places that one may have.
+        present: which of these places the model has, or some token passes through.
+        tokens: the table by token; None if it is not asked for.
+    """
+
+    score: Float[Array, ""]
+    mean: Float[Array, ""]
+    probability: Float[Array, ""]
+    components: Float[Array, "c c"]
+    present: Bool[Array, " c"]
+    tokens: Float[Array, "n n"] | None
+
+
+class Head(NamedTuple):
+    """A head at a prompt, and where it looks.
+
+    Attributes:
+        block: its block.
+        number: its number in the layer.
+        stream: the stream that enters the block, ``[t, d]``.
+        schedule: the schedule of the block.
+        query: the position of the query.
+        weights: those of the keys, ``[t]``.
+    """
+
+    block: Any
+    number: Any
+    stream: Any
+    schedule: Schedule
+    query: Any
+    weights: Any
+
+    def padded(self, blocks: TokenBlocks) -> "Head":
+        """The head at a padded prompt, whose last keys have no weight."""
+        pad = functools.partial(blocks.padded, axis=0)
+        positions, first_visible = pad(self.schedule.positions), pad(self.schedule.first_visible)
+        schedule = self.schedule._replace(positions=positions, first_visible=first_visible)
+        return self._replace(stream=pad(self.stream), schedule=schedule, weights=pad(self.weights))
+
+    def query_reader(self) -> "Reader":
+        """How the query reads the stream at its position."""
+        return self._reader(self.query, 1, keys=False)
+
+    def key_reader(self, start: Any, size: int) -> "Reader":
+        """How the keys of some tokens, times their weights, read the stream."""
+        reader = self._reader(start, size, keys=True)
+        weights = jax.lax.dynamic_slice_in_dim(self.weights, start, size)
+        return Reader(reader.rows * weights[None, :, None], reader.biases * weights[:, None])
+
+    def _reader(self, start: Any, size: int, keys: bool) -> "Reader":
+        def some(array: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(array, start, size)
+
+        stream, schedule = some(self.stream), self.schedule
+        schedule = schedule._replace(positions=some(schedule.positions), first_visible=some(schedule.first_visible))
+        bare, biases = without_biases(self.block), biases_of(self.block)
+
+        def vectors(biases: Any, stream: Float[Array, "s d"]) -> Float[Array, "s k"]:
+            q, k = with_biases(bare, biases).read_scores(stream, schedule, Context(Detach()))
+            return k[:, self.number * k.shape[1] // q.shape[1]] if keys else q[:, self.number]
+
+        values, pull = jax.vjp(functools.partial(vectors, biases), stream)
+        # A vector depends on the stream of its own token alone, so that one product gives the rows of all.
+        units = jnp.eye(values.shape[1], dtype=values.dtype)
+        rows = jax.vmap(lambda unit: pull(jnp.broadcast_to(unit[None], values.shape))[0])(units)
+        if not has_biases(self.block):
+            return Reader(rows, jnp.zeros_like(values))
+        return Reader(rows, jax.jvp(lambda biases: vectors(biases, stream), (biases,), (biases,))[1])
+
+
+class Reader(NamedTuple):
+    """Queries, or keys, of some tokens as affine functions of the stream.
+
+    Attributes:
+        rows: the gradient of each feature in the stream of each token.
+        biases: what the biases of the block contribute.
+    """
+
+    rows: Float[Array, "k s d"]
+    biases: Float[Array, "s k"]
+
+
+@functools.partial(jax.jit, static_argnames=("layer", "rule", "by_token"))
+def score_numbers(
+    model: Decoder,
+    x: Float[Embeddings, "t d"],
+    layer: int,
+    head: Any,
+    query: Any,
+    key: Any,
+    centred: Any,
+    rule: Rule,
+    by_token: bool,
+) -> ScoreNumbers:
+    """The score of one head at a query and a key, and its tables, less the mean over keys times `centred`."""
+    experts: tuple[str, ...] = (InnerSite.NEURONS, InnerSite.ROUTE) if has_experts(model) else ()
+    inner = (InnerSite.QUERIES, InnerSite.KEYS, InnerSite.PATTERN, InnerSite.GATED_HEADS, *experts)
+    recording, x = record(model, x, ("resid_pre", "mlp_out", *inner), rule=rule), array_of(x)
+    tokens = x.shape[0]
+    stack = model.layers, model.schedule(tokens), recording.sites
+    block, schedule, sites = layer_of(stack, model.layout.locate(layer))
+    attention = getattr(block, block.mixer)
+    with model.at_precision():
+
+        def row(softcap: float | None) -> Float[Array, " t"]:
+            return scores(sites[InnerSite.QUERIES][query][None], sites[InnerSite.KEYS], attention.scale, softcap)[
+                head, 0
+            ]
+
+        at_keys, keys = row(attention.softcap), jnp.arange(tokens)
+        sees = visible(query[None], keys, schedule.first_visible[query][None])[0]
+        mean = sees / jnp.sum(sees).astype(at_keys.dtype)
+        weights = ((keys == key) - centred * mean) * attention.scale
+        if attention.softcap is not None:
+            capped = Record()
+            layers.softcap(row(None), attention.softcap, Context(capped))
+            weights = weights * capped.factors["softcap"]
+        own = Head(block, head, sites["resid_pre"], schedule, query, weights.astype(x.dtype))
+        table, present = _component_table(model, recording, x, own, layer)
+        return ScoreNumbers(
+            score=at_keys[key],
+            mean=jnp.sum(jnp.where(sees, at_keys, 0) * mean),
+            probability=sites[InnerSite.PATTERN].row(query)[head, key],
+            components=table,
+            present=present,
+            tokens=_token_table(model, recording.frozen, x, own, layer) if by_token else None,
+        )
+
+
+def score_places(model: Decoder, heads: int) -> Places:
+    """The places of the components of a layer, of which `heads` are the heads."""
+    experts = model.config.num_experts if has_experts(model) else 0
+    biases = int(has_biases(model))
+    return Places(heads, biases, experts + 1, biases if experts else 0)
+
+
+def _component_table(
+    model: Decoder, recording: Recording, x: Float[Array, "t d"], head: Head, layer: int
+) -> tuple[Float[Array, "c c"], Bool[Array, " c"]]:
+    """The table by component, and which there are; those from this layer on write nothing that it reads."""
+    flow, (tokens, d) = _recorded_writes(model, recording), x.shape
+    existing = jnp.isfinite(padded(model.layout.map(lambda z: z[:, 0, :, 0], flow.head_outputs)))
+    shape = score_places(model, existing.shape[1])
+    numbers, _ = component_numbers(shape, part_numbers(model, tokens, recording.sites.get(InnerSite.ROUTE)))
+    count, factors = 1 + model.layout.depth * shape.writers, stream_factors(model)
+    blocks = TokenBlocks.of(tokens, (len(numbers) + model.config.head_dim) * d * x.dtype.itemsize)
+
+    def parts(
+        reader: Reader, flow: LayerFlow, embed: Float[Array, "s d"], numbers: Int[Array, "a s"]
+    ) -> Float[Array, "c k"]:
+        writes = jnp.concatenate([embed[None], written(model, flow).reshape(-1, *embed.shape)]) / factors[layer]
+        values = jnp.einsum("asd,ksd->ask", writes, reader.rows, precision=HIGHEST)
+        zeros = jnp.zeros((count + 1, values.shape[2]), values.dtype)
+        return zeros.at[numbers].add(values, mode="drop").at[count].set(jnp.sum(reader.biases, axis=0))
+
+    def some(values: Any, start: Any, size: int) -> Any:
+        flow, embed, numbers = values
+
+        def at(tree: Any, axis: int) -> Any:
+            return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis), tree)
+
+        return at(flow, 1), at(embed, 0), at(numbers, 1)
+
+    values = flow, x * factors[0], numbers
+    queries = parts(head.query_reader(), *some(values, head.query, 1))
+    flow = jax.tree.map(lambda a: blocks.padded(a, 1), flow)
+    values = flow, blocks.padded(x * factors[0], 0), blocks.padded(numbers, 1, count + 1)
+    head = head.padded(blocks)
+
+    def add_block(total: Float[Array, "c k"], start: Array) -> Float[Array, "c k"]:
+        return total + parts(head.key_reader(start, blocks.size), *some(values, start, blocks.size))
+
+    keys = blocks.total(add_block, jnp.zeros_like(queries))
+    heads = 1 + shape.writers * np.arange(model.layout.depth)[:, None] + np.arange(shape.heads)[None]
+    present = jnp.zeros(count + 1, bool).at[numbers].set(True, mode="drop").at[count].set(True)
+    present = present.at[heads].set(existing)
+    return jnp.einsum("ik,jk->ij", queries, keys, precision=HIGHEST), present
+
+
+def _token_table(
+    model: Decoder, frozen: FrozenFactors, x: Float[Array, "t d"], head: Head, layer: int
+) -> Float[Array, "n n"]:
+    """The table by token, whose part of the stream before the layer goes through the frozen layers before it."""
+    tokens, d = x.shape
+    query, keys = head.query_reader(), head.key_reader(0, tokens)
+
+    def run(model: Decoder, stream: Float[Array, "t *b d"]) -> Float[Array, "t *b d"]:
+        return model.scan(stream, lambda own: Context(Replay(own)), frozen.layers, stop=layer)[0]
+
+    def read(stream: Float[Array, "t b d"]) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+        at_query = jax.lax.dynamic_slice_in_dim(stream, head.query, 1)
+        pairs = (at_query, query.rows), (stream, keys.rows)
+        by_query, by_key = (jnp.einsum("tbd,ktd->bk", *pair, precision=HIGHEST) for pair in pairs)
+        return by_query, by_key
+
+    bare = without_biases(model)
+    # A replay holds a few times the stream: that of each token at all tokens, and the hidden neurons of an MLP.
+    blocks = TokenBlocks.of(tokens, tokens * (4 * d + 2 * model.config.neurons) * x.dtype.itemsize)
+
+    def of_block(start: Array) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+        alone = jnp.arange(tokens)[:, None] == (start + jnp.arange(blocks.size))[None]
+        return read(run(bare, jnp.where(alone[..., None], x[:, None], 0)))
+
+    parts = jax.lax.map(of_block, blocks.size * jnp.arange(blocks.count))
+    queries, by_key = (part.reshape(-1, part.shape[2])[:tokens] for part in parts)
+    at_zero = [jnp.sum(reader.biases, axis=0, keepdims=True) for reader in (query, keys)]
+    if has_biases(model):
+        from_layers = read(run(model, jnp.zeros_like(x))[:, None])
+        at_zero = [own + part for own, part in zip(at_zero, from_layers, strict=True)]
+    queries, by_key = (jnp.concatenate([part, biases]) for part, biases in zip((queries, by_key), at_zero, strict=True))
+    return jnp.einsum("ik,jk->ij", queries, by_key, precision=HIGHEST)
+
+
+def _recorded_writes(model: Decoder, recording: Recording) -> LayerFlow:
+    """What the components of all layers write, without gradients."""
+    sites, frozen = recording.sites, recording.frozen
+    heads, outputs = sites[InnerSite.GATED_HEADS], sites["mlp_out"]
+    factors = model.layout.map(lambda own: needed_factors(own, has_experts(model)), frozen.layers)
+    attn_biases, mlp_biases, neurons = None, None, sites.get(InnerSite.NEURONS)
+    if has_biases(model):
+
+        def at_zero(block: Any, ctx: Context, z: Float[Array, "t h k"]) -> Float[Array, "t d"]:
+            return block.write_attention(jnp.zeros_like(z), ctx)
+
+        attn_biases = map_blocks(model, at_zero, factors, heads, biases=True)
+        mlp_biases = outputs_without_neurons(model, frozen, neurons) if has_experts(model) else None
+    if has_experts(model):
+        mlp: Any = ExpertFlow(neurons, None, sites[InnerSite.ROUTE], mlp_biases)
+    else:
+        mlp = MLPFlow(outputs, None)
+    return LayerFlow(factors, heads, None, attn_biases, mlp)
