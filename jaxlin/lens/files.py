@@ -86,7 +86,8 @@ def write_fields(
     name = one_of("dtype", dtype or default, tuple(MATRIX_DTYPES))
     if name not in wide_enough:
         raise JaxlinError(f"Lens: expected entries in {name}'s range; found {largest:.3g}. Give another dtype.")
-    stored, layers = maps.astype(MATRIX_DTYPES[name]), list(map(int, source_layers))
+    # In the order of C, whatever that of the maps: safetensors writes the memory of an array as it lies.
+    stored, layers = maps.astype(MATRIX_DTYPES[name], order="C"), list(map(int, source_layers))
 
     def write(temporary: Path) -> None:
         if path.suffix == ".pt":

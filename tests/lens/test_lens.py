@@ -161,6 +161,11 @@ class TestFiles:
         for what in ("source_layers", "n_prompts", "estimator", "skip_first", "squared_deviations"):
             assert getattr(back, what) == getattr(fitted, what)
         assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
+        transposed = dataclasses.replace(
+            fitted, maps=np.swapaxes(fitted.maps, 1, 2)
+        )  # whose memory is in another order
+        lenses.save(transposed, tmp_path / f"b{suffix}", dtype=dtype)
+        np.testing.assert_array_equal(lenses.load(tmp_path / f"b{suffix}").maps, np.swapaxes(back.maps, 1, 2))
 
     @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
     def test_files_from_before_deviations(
