@@ -55,6 +55,14 @@ def joined(tokens: Sequence[str]) -> str:
     return BYTES.sub(text, "".join(tokens))
 
 
+def split_text(tokens: Sequence[str], position: int) -> tuple[str, str]:
+    """The text of some tokens, up to `position` and after it; a character that is not complete there comes after."""
+    text, before = joined(tokens), joined(tokens[: position + 1])
+    if not text.startswith(before):
+        before = before.rstrip("\N{REPLACEMENT CHARACTER}")
+    return before, text[len(before) :]
+
+
 def left_to_right(name: str) -> str:
     """`name`, followed by a mark if it is written from right to left, so that what follows it on a line is not."""
     is_right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL", "AN") for character in name)

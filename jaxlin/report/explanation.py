@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxlin import plots
-from jaxlin.common.token_names import joined, token_names
+from jaxlin.common.token_names import split_text, token_names
 from jaxlin.report.details import Detail
 from jaxlin.report.experts import RoutedLayer
 from jaxlin.results import Result
@@ -106,12 +106,12 @@ class Explanation(Result):
     @property
     def prompt(self) -> str:
         """The text up to the position explained, as it was written."""
-        return joined(self.tokens[: self.position + 1])
+        return split_text(self.tokens, self.position)[0]
 
     @property
     def rest(self) -> str:
         """The text after the position explained."""
-        return joined(self.tokens[: len(self.tokens)])[len(self.prompt) :]
+        return split_text(self.tokens, self.position)[1]
 
     @property
     def subject(self) -> str:

@@ -20,7 +20,7 @@ from rich.console import Console
 import jaxlin
 from jaxlin.activations import Activations
 from jaxlin.common.errors import CheckpointError, JaxlinError
-from jaxlin.common.token_names import joined, left_to_right, token_names
+from jaxlin.common.token_names import joined, left_to_right, split_text, token_names
 from jaxlin.nn.routers import Route
 from jaxlin.nn.stack import Layout, Stack
 from jaxlin.report.terminal import show
@@ -95,6 +95,11 @@ def test_names_of_tokens() -> None:
         "\\n\\t\N{REPLACEMENT CHARACTER}",
     ]
     assert joined(["<0xE4>", "x"]) == "\N{REPLACEMENT CHARACTER}x"
+    for position in range(len(TOKENS)):  # within 🌉, and elsewhere
+        before, after = split_text(TOKENS, position)
+        assert before + after == joined(TOKENS)
+        assert "\N{REPLACEMENT CHARACTER}" not in before
+    assert split_text(["a", "<0xE4>", "<0xBD>", "<0xA0>"], 2) == ("a", "你")
     assert left_to_right("שלום") == "שלום\u200e"
     assert left_to_right("é") == "é"
 
