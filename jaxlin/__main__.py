@@ -10,7 +10,7 @@ from jaxlin.report import commands
 app = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False, no_args_is_help=True)
 
 PANELS = {
-    "One prompt": (commands.explain,),
+    "One prompt": (commands.explain, commands.compare, commands.lens, commands.generate, commands.steer),
     "A model": (commands.check, commands.plan, commands.models, commands.paper),
 }
 """The commands, by the box that lists them in the help."""

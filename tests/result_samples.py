@@ -20,6 +20,7 @@ from jaxlin.lens import ExactLens, JacobianLens, LensReading
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.loading import MemoryPlan
 from jaxlin.report.check.results import Line, ModelCheck
+from jaxlin.report.comparison import Comparison
 from jaxlin.report.details import Detail, Neuron, Source, TokenReading
 from jaxlin.report.experts import ChosenExpert, RoutedLayer
 from jaxlin.report.explanation import Explanation, SpectrumRanks, Triplet
@@ -172,6 +173,12 @@ def samples() -> dict[str, Result]:
         AttentionScores(
             2, 1, T - 1, 1, 2.5, 0.75, 0.5, ("embed", "a0.h0", "m0", "bias"), draw(4, 4), draw(T + 1, T + 1),
             against=(0, T - 1, 3),
+        ),
+        Comparison(
+            " the", None, [*((token, token) for token in TOKENS), (" of", None), (None, "<0xE4>")],
+            np.concatenate([draw(T, 2), [[0.5, np.nan], [np.nan, -0.5]]]).astype(np.float64), np.array([0.5, 0.0]),
+            np.array([2.5, 1.5]), np.array([0.5, 0.25]), np.array([1e-7, 2e-7]), np.float64(draw(2, LAYERS)),
+            np.float64(draw(2, LAYERS)), np.float64(np.stack([heads, heads + 1])),
         ),
     ]  # fmt: skip
     for result in results:

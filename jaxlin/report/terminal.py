@@ -66,7 +66,7 @@ def _contributions(explanation: Explanation, width: int) -> Table:
     room = width - BORDERS - max(cell_len(token) for token, _ in parts) - len("contribution")
     columns = min(BAR, room) if room > 1 else 0
     for token, value in parts:
-        table.add_row(Text(token), f"{value:+.4f}", _bar(value, longest, columns))
+        table.add_row(Text(token), f"{value:+.4f}", bar(value, longest, columns))
     table.add_section()
     total = sum(explanation.contributions) + explanation.bias
     explained = "the logit" if explanation.over is None else "the difference"
@@ -74,7 +74,8 @@ def _contributions(explanation: Explanation, width: int) -> Table:
     return table
 
 
-def _bar(value: float, longest: float, columns: int = BAR) -> Text:
+def bar(value: float, longest: float, columns: int = BAR) -> Text:
+    """A bar of a length in proportion to the value; one of a negative value is drawn in another sign and colour."""
     sign, style = ("█", "green") if value > 0 else ("░", "red")
     return Text(sign * round(columns * abs(value) / longest), style=style)
 
@@ -93,7 +94,7 @@ def _experts(explanation: Explanation, width: int) -> Table:
     for layer, expert in largest:
         value = expert.contribution
         table.add_row(
-            str(layer), str(expert.index), f"{expert.weight:.3f}", f"{value:+.4f}", _bar(value, longest, columns)
+            str(layer), str(expert.index), f"{expert.weight:.3f}", f"{value:+.4f}", bar(value, longest, columns)
         )
     total = sum(expert.contribution for _, expert in pairs)
     others = sum(layer.others for layer in layers)

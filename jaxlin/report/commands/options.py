@@ -29,3 +29,15 @@ Html = Annotated[Path | None, typer.Option(help="Also write the result as a page
 Plot = Annotated[
     Path | None, typer.Option(help="Also draw the result to this file, .png, .svg or .pdf. Needs matplotlib.")
 ]
+NewTokens = Annotated[int, typer.Option(min=1, help="Largest number of new tokens.")]
+Temperature = Annotated[
+    float, typer.Option(min=0, help="0 takes the likeliest token at each step; above 0, tokens are drawn.")
+]
+TopK = Annotated[int | None, typer.Option(min=1, help="Draw from this many of the likeliest tokens. Default: all.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Draw from the likeliest tokens that sum to this probability. Default: all.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
+Position = Annotated[
+    int, typer.Option(help="Token after which the prediction is read; negative numbers count from the end.")
+]
