@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.circuits import page
 from benchmarks.plot import cost_against_tokens
 from benchmarks.results import RESULTS
 from benchmarks.table import COLUMNS, cells, duration, size, verdict
@@ -31,12 +32,15 @@ no bar.
 """.strip()
 
 
-def report(documents: Mapping[str, dict[str, Any]], plot: str | None = None) -> str:
+def report(
+    documents: Mapping[str, dict[str, Any]], plot: str | None = None, circuits: Sequence[dict[str, Any]] = ()
+) -> str:
     """The page.
 
     Args:
         documents: what `benchmarks.results.document` gave, by the name of the file.
         plot: the path of the plot; None for a page without one.
+        circuits: the tasks that `benchmarks.circuits` has compared.
     """
     lines = ["# Benchmarks", "", "Written by `python -m benchmarks.report` from `benchmarks/results/*.json`.", ""]
     lines += [INTRODUCTION, "", "## Where we lose", "", *losses(documents), ""]
@@ -44,6 +48,7 @@ def report(documents: Mapping[str, dict[str, Any]], plot: str | None = None) -> 
         lines += ["## Cost against tokens", "", f"![seconds against tokens]({plot})", ""]
     for name, result in documents.items():
         lines += section(name, result)
+    lines += page.section(circuits)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -122,7 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     figure = args.results / "cost.svg"
     drawn = cost_against_tokens(documents, figure)
     plot = os.path.relpath(figure, args.out.parent) if drawn else None
-    args.out.write_text(report(documents, plot))
+    circuits = [json.loads(path.read_text()) for path in sorted(args.results.glob("circuits/*.json"))]
+    args.out.write_text(report(documents, plot, circuits))
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Circuits: what `jaxlin.circuit` costs."""
+"""Circuits: what `jaxlin.circuit` costs, and how well its edges predict what the untouched model does without them."""
