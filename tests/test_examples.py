@@ -49,6 +49,16 @@ def test_patching() -> None:
     assert float(correlation[1]) > 0.9
 
 
+def test_circuit() -> None:
+    """The more edges are left, the more of the difference."""
+    text = printed("circuit")
+    rows = re.findall(r"^ +(\d+)% +(\d+) +(\S+) +\S+ +(\S+)$", text, re.MULTILINE)
+    shares = [float(alone) for _, _, alone, _ in rows]
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.9
+    assert "the largest edges\n     embed → m0" in text
+
+
 def test_lens(tmp_path: Path) -> None:
     """The last row of each table is the model's own answer."""
     model, tokenizer = jaxlin.load()
