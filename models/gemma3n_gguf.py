@@ -36,7 +36,7 @@ def derive(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
     }
 
 
-PARTS = {
+PER_LAYER_PARTS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "per_layer_token_embd": "model.embed_tokens_per_layer",
     "per_layer_model_proj": "model.per_layer_model_projection",
@@ -44,6 +44,11 @@ PARTS = {
     "inp_gate": "per_layer_input_gate",
     "proj": "per_layer_projection",
     "post_norm": "post_per_layer_input_norm",
+}
+"""ggml's names of the norm before an MLP and of per-layer embeddings, in Gemma 3n and 4."""
+
+PARTS = {
+    **PER_LAYER_PARTS,
     "altup_proj": "model.altup_projections",
     "altup_unembd_proj": "model.altup_unembed_projections",
     "altup_correct_coef": "altup.correction_coefs",

@@ -14,6 +14,7 @@ from typing import Any
 from jaxlin.models.gemma3 import HEADS, TEXT
 from jaxlin.models.gemma4_config import gemma4_config, gemma4_unified_config, gemma4_wrapper_config
 from jaxlin.models.gemma4_experts import Gemma4Mixture
+from jaxlin.models.gemma4_gguf import GEMMA4
 from jaxlin.models.gemma4_text import Gemma4, Gemma4Config
 from jaxlin.porting.port import Names, Port
 from jaxlin.porting.shared_fields import unread_projections
@@ -61,3 +62,5 @@ PORTS = {
         **WRAPPED,
     ),
 }
+
+GGUF = {"gemma4": GEMMA4}

@@ -26,6 +26,9 @@ UNNUMBERED = re.compile(r"(\.experts(?=\.(?:\w+_proj|w[123])\.)|\.altup(?:_unemb
 TRANSPOSED = (".c_attn.weight", ".c_fc.weight", ".c_proj.weight")
 """The endings of the names of GPT-2's tensors that its converter transposes."""
 
+SCALES = {".router.scale": "ffn_gate_inp.scale", ".router.per_expert_scale": "ffn_down_exps.scale"}
+"""The endings of the names of tensors of Gemma 4 that the gguf library does not name."""
+
 KEYS_OF_GPT2 = {
     "hidden_size": "n_embd",
     "num_hidden_layers": "n_layer",
@@ -124,10 +127,12 @@ def write(
     change(writer)
     exact, tensors, stored = {}, {}, with_gates_apart(load_file(source / "model.safetensors"), config)
     for hf, values in with_stacked_experts(taken_apart(stored, arch, config, joint=joint)).items():
-        of_ggml = f"{hf}.weight" if hf.endswith("_output_scale") else hf.replace(".dt_bias", ".dt_proj.bias")
-        ggml = name_of.get_name(of_ggml, try_suffixes=(".weight", ".bias"))
+        with_kind = hf.endswith(("_output_scale", "layer_scalar"))
+        of_ggml = f"{hf}.weight" if with_kind else hf.replace(".dt_bias", ".dt_proj.bias")
+        scale = next((f"blk.{hf.split('.')[2]}.{part}" for name, part in SCALES.items() if hf.endswith(name)), None)
+        ggml = scale or name_of.get_name(of_ggml, try_suffixes=(".weight", ".bias"))
         assert ggml is not None, hf
-        shape, values = values.shape, values.squeeze()  # as the converter does
+        shape, values = values.shape, np.atleast_1d(values.squeeze())  # as the converter does
         kind = kinds(hf) if values.ndim > 1 else "F32"
         values = np.ascontiguousarray(values.T) if hf.endswith(TRANSPOSED) else values
         if arch in ("gemma", "gemma2", "gemma3") and hf.endswith("norm.weight"):
@@ -319,6 +324,36 @@ def gemma3n(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
 
 
+def gemma4(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Gemma 4, whose files have what full layers have under the keys of other models."""
+    types, depth, shared = config["layer_types"], config["num_hidden_layers"], config["num_kv_shared_layers"]
+    full = {"head_dim": config["head_dim"], **config["per_layer_config"][str(depth - 1)]}
+    width, sliding = config["intermediate_size"], config["head_dim"]
+    doubled = [width] * (depth - shared) + [2 * width] * shared
+    usual = config["num_key_value_heads"]
+    listed = [usual if kind == "sliding_attention" else full.get("num_key_value_heads") for kind in types]
+    sizes = {
+        **{"intermediate_size": doubled if config["use_double_wide_mlp"] else width, "head_dim": full["head_dim"]},
+        "num_key_value_heads": listed if config["attention_k_eq_v"] else usual,
+    }
+    gemma3(writer, {**config, **sizes})
+    writer.add_key_length_swa(sliding)
+    writer.add_value_length_swa(sliding)
+    writer.add_rope_dimension_count(full["head_dim"])
+    writer.add_rope_dimension_count_swa(sliding)
+    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in types])
+    writer.add_shared_kv_layers(shared)
+    writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"])
+    writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if config["enable_moe_block"]:
+        writer.add_expert_count(config["num_experts"])
+        writer.add_expert_used_count(config["top_k_experts"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    rotated = int(full["head_dim"] * config["rope_parameters"]["full_attention"]["partial_rotary_factor"] / 2)
+    divisors = np.repeat(np.array([1, 1e30], np.float32), [rotated, full["head_dim"] // 2 - rotated])
+    writer.add_tensor("rope_freqs.weight", divisors)
+
+
 def phi3(writer: gguf.GGUFWriter, config: Config) -> None:
     """Phi-3 and 4."""
     rope, width = config["rope_parameters"], config["hidden_size"]
@@ -446,7 +481,14 @@ METADATA: dict[str, Callable[[gguf.GGUFWriter, Config], None]] = {
     **{"llama": mixtral, "smollm3": llama, "mistral3": mistral3, "gemma": gemma, "gemma2": gemma, "gemma3": gemma3},
     **{"qwen2": base, "qwen3": base, "phi3": phi3, "phi2": phi2, "olmo": olmo, "olmo2": olmo2},
     **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), moe),
-    **{"gemma3n": gemma3n, "llama4": llama4, "gptneox": gptneox, "gpt2": gpt2, **dict.fromkeys(HYBRIDS, hybrid)},
+    **{
+        "gemma3n": gemma3n,
+        "gemma4": gemma4,
+        "llama4": llama4,
+        "gptneox": gptneox,
+        "gpt2": gpt2,
+        **dict.fromkeys(HYBRIDS, hybrid),
+    },
     **{"gpt-oss": gpt_oss, "deepseek2": latent, "mistral4": latent},
 }
 """The metadata that the converter of each architecture writes."""

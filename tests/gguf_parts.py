@@ -9,6 +9,9 @@ import numpy as np
 Tensors = Mapping[str, np.ndarray]
 FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)(_bias)?")
 
+STAY_FUSED = ("mistral4", "gemma4")
+"""Architectures whose experts have gate and up in one tensor, as Hugging Face's checkpoints have them."""
+
 
 def halves(name: str, values: np.ndarray) -> list[np.ndarray]:
     """Gate and up of a fused tensor, ``[E, 2f, ...]``: alternating in gpt-oss, one after the other elsewhere."""
@@ -25,13 +28,13 @@ def joined(name: str, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
 def taken_apart(tensors: Tensors, arch: str, config: Mapping[str, Any], *, joint: bool = False) -> dict[str, Any]:
     """The tensors with fused experts as weights of gate, up and down, and with latents' keys and values by head.
 
-    Experts that are fused are transposed, ``[E, in, out]``; but for those of Mistral 4, which stay fused. Files with
+    Experts that are fused are transposed, ``[E, in, out]``; but for those of `STAY_FUSED`. Files with
     `joint` keys and values have both in one tensor.
     """
     apart: dict[str, Any] = {}
     for name, values in tensors.items():
         fused = FUSED.fullmatch(name)
-        if fused and arch == "mistral4":
+        if fused and arch in STAY_FUSED:
             apart[f"{name}.weight"] = values
         elif fused:
             module, projection, bias = fused.groups()
@@ -62,7 +65,7 @@ def put_together(tensors: Tensors, arch: str) -> dict[str, np.ndarray]:
     together: dict[str, np.ndarray] = {}
     for name, values in tensors.items():
         module, _, kind = name.rpartition(".")
-        if arch == "mistral4" and FUSED.fullmatch(module):
+        if arch in STAY_FUSED and FUSED.fullmatch(module):
             together[module] = values
         elif arch in ("llama4", "gpt-oss") and (expert := re.fullmatch(r"(.*\.experts)\.(\w+)_proj", module)):
             if expert[2] == "up":

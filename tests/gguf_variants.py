@@ -37,6 +37,9 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
         tiny.Variant("Gemma3TextConfig", {**GEMMA, "num_hidden_layers": 7, "rope_parameters": tiny.NESTED}),
     ),
     "gemma3n": ("gemma3n", tiny.VARIANTS["gemma3n_text"]),
+    "gemma4": ("gemma4", tiny.VARIANTS["gemma4_text"]),
+    "gemma4, experts": ("gemma4", tiny.VARIANTS["gemma4_text, experts"]),
+    "gemma4, per layer": ("gemma4", tiny.VARIANTS["gemma4_text, per layer"]),
     "qwen2": ("qwen2", tiny.VARIANTS["qwen2"]),
     "qwen2, yarn": ("qwen2", tiny.Variant("Qwen2Config", {**tiny.GQA, **YARN})),
     "qwen3": ("qwen3", tiny.VARIANTS["qwen3"]),
@@ -75,6 +78,7 @@ LATENT_OF_BLOCKS = {
     **{"moe_intermediate_size": 64, "first_k_dense_replace": 1},
 }
 WIDE = {**tiny.GQA, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+GEMMA4_OF_BLOCKS = {"moe_intermediate_size": 32, "head_dim": 32}
 HYBRID_KINDS = {"in_proj_qkv": "Q4_1", "in_proj_z": "Q5_1", "out_proj": "Q5_0", "conv1d": "F32"}
 """The types of matrices of the delta rule, whose value heads stand in another order, in rows or in columns."""
 
@@ -122,6 +126,11 @@ PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
         "gemma3n",
         tiny.VARIANTS["gemma3n_text"],
         lambda name: "Q8_0" if "altup_" in name or "self_attn" in name or "mlp" in name else "F32",
+    ),
+    "gemma4, mixed": (
+        "gemma4",
+        tiny.Variant("Gemma4TextConfig", {**tiny.GEMMA4, **tiny.K_EQ_V, **tiny.GEMMA4_EXPERTS, **GEMMA4_OF_BLOCKS}),
+        lambda name: "Q4_0" if ".experts." in name else "F32" if "router" in name else "Q8_0",
     ),
     "gpt_neox, Q8_0": ("gptneox", tiny.VARIANTS["gpt_neox"], lambda name: "Q8_0"),
     "qwen3_5, mixed": (

@@ -43,7 +43,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 GGUF_ARCHITECTURES: dict[str, str] = {
     **dict.fromkeys(("llama", "smollm3"), "llama"),
-    **{name: name for name in ("gemma", "gemma2", "gemma3", "gemma3n", "phi3", "olmo", "olmo2", "gpt2")},
+    **{name: name for name in ("gemma", "gemma2", "gemma3", "gemma3n", "gemma4")},
+    **{name: name for name in ("phi3", "olmo", "olmo2", "gpt2")},
     **dict.fromkeys(("qwen2", "qwen3"), "qwen"),
     "qwen35": "qwen3_5",
     "qwen35moe": "qwen3_5_moe",

@@ -1,4 +1,4 @@
-"""The tokenizer in the metadata of a GGUF file: byte-level BPE, or SentencePiece's BPE, which has scores.
+"""The tokenizer in the metadata of a GGUF file: byte-level BPE, or SentencePiece's BPE, with scores or with merges.
 
 The names and defaults are those of ``src/llama-vocab.cpp`` of https://github.com/ggml-org/llama.cpp.
 """
@@ -17,6 +17,9 @@ from jaxlin.tokenizer.pre_tokenizers import GGUF_PRE_TOKENIZERS, GGUFPreTokenize
 from jaxlin.tokenizer.sentencepiece import merges_by_score
 from jaxlin.tokenizer.worker import Tokens
 
+_BYTE_LEVEL, _SCORED, _MERGED = MODELS = ("gpt2", "llama", "gemma4")
+"""The values of ``tokenizer.ggml.model``: byte-level BPE, and SentencePiece's with scores, or with merges."""
+
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
 _MARKUP = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
@@ -30,10 +33,13 @@ def read_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerParts:
         TokenizerError: the tokenizer is of another kind, or its lists do not fit together.
     """
     model = metadata.get("tokenizer.ggml.model")
-    if model not in ("gpt2", "llama"):
-        raise TokenizerError(f"{source}: expected tokenizer.ggml.model gpt2 or llama; found {quoted(model)}.")
-    row = _pre_tokenizer(metadata, source) if model == "gpt2" else None
-    merges_key = "merges" if row else "scores"
+    if model not in MODELS:
+        expected = ", ".join(MODELS[:-1])
+        raise TokenizerError(
+            f"{source}: expected tokenizer.ggml.model {expected} or {MODELS[-1]}; found {quoted(model)}."
+        )
+    row = _pre_tokenizer(metadata, source) if model == _BYTE_LEVEL else None
+    merges_key = "scores" if model == _SCORED else "merges"
     tokens, merges = (metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", merges_key))
     if not isinstance(tokens, list) or not isinstance(merges, list):
         raise TokenizerError(f"{source}, model {model!r}: expected lists of tokens and {merges_key}; found none.")
@@ -53,8 +59,11 @@ def read_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerParts:
     else:
         defaults = {"tokenizer.ggml.unknown_token_id": 0}
         unknown = _token_at({**defaults, **metadata}, "tokenizer.ggml.unknown_token_id", tokens, source)
-        pairs = merges_by_score(vocabulary, _scores(merges, len(vocabulary), source), source)
-        space_before = _flag(metadata, "add_space_prefix", True, source)
+        if model == _SCORED:
+            pairs = merges_by_score(vocabulary, _scores(merges, len(vocabulary), source), source)
+        else:
+            pairs = _pairs(merges, source)
+        space_before = _flag(metadata, "add_space_prefix", model == _SCORED, source)
         backend = _sentencepiece(vocabulary, pairs, unknown, space_before, source)
     bos, eos, turn, message = (
         _token_at(metadata, f"tokenizer.ggml.{key}_token_id", tokens, source) for key in ("bos", "eos", "eot", "eom")

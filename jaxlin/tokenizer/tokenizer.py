@@ -90,7 +90,10 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], source: str = "GGUF") -> "Tokenizer":
-        """The tokenizer in the metadata of a GGUF file, whose ``tokenizer.ggml.model`` is ``"gpt2"`` or ``"llama"``.
+        """The tokenizer in the metadata of a GGUF file.
+
+        Its ``tokenizer.ggml.model`` is ``"gpt2"`` (byte-level BPE), ``"llama"`` (SentencePiece's, with scores) or
+        ``"gemma4"`` (SentencePiece's, with merges).
 
         Raises:
             TokenizerError: the tokenizer is of another kind, or its lists do not fit together.

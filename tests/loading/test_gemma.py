@@ -15,6 +15,7 @@ import torch
 from quantised_files import FORMATS, damaged, quantise
 
 import jaxlin
+from jaxlin.models.gemma4_gguf import GEMMA4 as GEMMA4_GGUF
 from jaxlin.nn import PromptError
 
 WIDE = {"hidden_size_per_layer_input": 32}
@@ -131,3 +132,29 @@ def test_ids_and_embeddings_that_are_refused(folder: Callable[[str], Path]) -> N
     model.config = replace(model.config, vocab_size=rows + 8)
     with pytest.raises(PromptError, match=rf"in 0..{rows - 1}, those the model has per-layer embeddings for; found"):
         model.embed([1, rows + 1])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "config", "message"),
+    [
+        ({"attention.value_length_swa": 8}, {}, r"attention.value_length_swa: expected 16, .* found 8"),
+        ({"rope.dimension_count_swa": 8}, {}, r"rope.dimension_count_swa: expected 16, .* found 8"),
+        ({}, {"num_key_value_heads": [2, 4, 2, 2]}, r"attention.head_count_kv: .* found \[2, 4, 2, 2\]"),
+        ({}, {"rope_theta": None}, "rope.freq_base: .* found none"),
+        ({}, {"rope_scaling": {}}, r"a tensor rope_freqs.weight with 16 numbers, .* found \[\]"),
+        ({}, {"rope_scaling": {"divisors": [1.0] * 15 + [8.0]}}, "a tensor rope_freqs.weight with 16 numbers"),
+        ({}, {"rope_scaling": {"divisors": [1e30] + [1.0] * 15}}, "a tensor rope_freqs.weight with 16 numbers"),
+        ({}, {"intermediate_size": [96, 96, 96, 192]}, r"feed_forward_length: .* last 2 layers; found \[96, 96"),
+    ],
+)
+def test_metadata_of_gemma_4_that_does_not_fit(metadata: dict, config: dict, message: str) -> None:
+    """What a file may say of its layers that Gemma 4's config.json cannot is refused, and names the metadata."""
+    usual = {"attention.key_length_swa": 16, "attention.sliding_window": 6}
+    usual["attention.sliding_window_pattern"] = [True, True, True, False]
+    sizes = {"num_hidden_layers": 4, "head_dim": 32, "num_key_value_heads": 2, "intermediate_size": 96}
+    sizes |= {"num_kv_shared_layers": 2, "rope_theta": 1e6, "rope_scaling": {"divisors": [1.0] * 4 + [1e30] * 12}}
+    full = GEMMA4_GGUF.derive(usual, sizes)["rope_parameters"]["full_attention"]
+    assert full["partial_rotary_factor"] == 0.25 + 2**-54
+    changed = {key: value for key, value in {**sizes, **config}.items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        GEMMA4_GGUF.derive({**usual, **metadata}, changed)

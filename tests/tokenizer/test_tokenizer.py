@@ -1,5 +1,6 @@
 """Text to ids and back, against transformers where there is a reference."""
 
+import json
 import unicodedata
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import tiny
 import tokenizers
 import transformers
-from tokenizer_files import TEXTS, learned, varied_texts, write_vocabulary
+from tokenizer_files import CORPUS, TEXTS, learned, varied_texts, write_vocabulary
 
 from jaxlin.checkpoint import open_checkpoint
 from jaxlin.common.errors import TokenizerError
@@ -223,6 +224,26 @@ def test_sentencepiece_of_gemma() -> None:
         assert ours.encode(text) == [2, *expected], text
         assert ours.decode(expected) == text
     assert ours.to_str_tokens("def  test", prepend_bos=False)[-1].endswith("test")
+
+
+def test_merges_of_gemma_4() -> None:
+    """The model ``gemma4``: Gemma's pieces with merges in the place of scores, as in its tokenizer.json."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = tokenizers.normalizers.Replace(" ", "\u2581")
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(" ", "merged_with_previous")
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "<|turn>"]
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=600, special_tokens=marks, show_progress=False)
+    backend.train_from_iterator([*CORPUS, *varied_texts()[::2]], trainer)
+    model = json.loads(backend.to_str())["model"]
+    assert len(model["merges"]) > 100
+    kinds = [3, 3, 3, 2] + [6] * 256 + [3] + [1] * (len(model["vocab"]) - len(marks))
+    metadata = {"model": "gemma4", "tokens": [*model["vocab"]], "token_type": kinds, "add_space_prefix": False}
+    metadata |= {"merges": [" ".join(merge) for merge in model["merges"]], "unknown_token_id": 3, "bos_token_id": 2}
+    ours = Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+    for text in [*varied_texts(), " two  spaces", "<|turn>user", "\n\n 日本 "]:
+        expected = backend.encode(text).ids
+        assert ours.encode(text) == [2, *expected], text
+        assert ours.decode(expected, skip_special_tokens=False) == text
 
 
 def test_sentencepiece_without_bytes() -> None:
