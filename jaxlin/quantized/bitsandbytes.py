@@ -217,6 +217,15 @@ class BitsAndBytes(QuantizedFormat):
         """`FourBit` in blocks of 64, bitsandbytes' default, or `Int8`."""
         return FourBit.abstract(shape, 64, nested=self._nested, kind=dtype) if self._four_bit else Int8.abstract(shape)
 
+    def abstract_rows(
+        self, tensor: str, shape: tuple[int, int], index: Int[np.ndarray, " n"], dtype: str
+    ) -> FourBit | Int8:
+        """As in `QuantizedFormat`; rows of 4 bits keep the scales of the scales of all rows, see `FourBit.rows`."""
+        rows, matrix = (self.abstract_matrix((out, shape[1]), dtype) for out in (len(index), shape[0]))
+        if isinstance(rows, Int8) or isinstance(matrix, Int8) or not rows.nested or not matrix.nested:
+            return rows
+        return dataclasses.replace(rows, nested=dataclasses.replace(rows.nested, absmax=matrix.nested.absmax))
+
     def shape(self, module: ModuleTensors) -> tuple[int, ...]:
         """The shape of the weight; with 4 bits, its quant state has it."""
         return tuple(_quant_state(module)["shape"]) if self._four_bit else module.shape("weight")

@@ -63,8 +63,7 @@ def test_packed(name: str, form: str, folder: Callable[[str], Path], tmp_path: P
         assert isinstance(weight.get_value(), kind), projection
     np.testing.assert_allclose(logits(model), oracle.logits(path / "values", tiny.IDS, torch.float64), atol=1e-10)
     assert jaxlin.local_map(model, model.embed(tiny.IDS)).residual <= 1e-13
-    if name == "qwen3_5":  # rows out of order keep the scales of scales of all rows, which a plan does not know of
-        assert_planned(path, model)
+    assert_planned(path, model)
 
 
 @pytest.mark.parametrize("name", ["qwen3_5_text, tied", "qwen3_next", "olmo_hybrid"])
