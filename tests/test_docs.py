@@ -13,29 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from command import jaxlin_command
+from pages import NUMBER, assert_same_text, resolved, script
 
 import jaxlin
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?")
 PAGES = sorted(
     str(path.relative_to(DOCS))
     for path in DOCS.rglob("*.md")
     if any(k == "python" for k, _ in BLOCK.findall(path.read_text()))
 )
-
-
-def assert_same_text(printed: str, shown: str) -> None:
-    """The same words, and the same numbers but for their last digits."""
-    assert NUMBER.sub("_", printed).split() == NUMBER.sub("_", shown).split()
-    for ours, theirs in zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True):
-        if "e" in theirs:  # a rounding error: of the same order
-            assert float(ours) <= 10 * float(theirs)
-        else:
-            digits = len(theirs.partition(".")[2])
-            assert abs(float(ours) - float(theirs)) <= 2 * 10.0**-digits + 5e-3 * abs(float(theirs)), (ours, theirs)
 
 
 def run(page: str) -> dict[str, Any]:
@@ -108,15 +97,6 @@ def test_page(page: str) -> None:
     CHECKS.get(page, lambda names: None)(names)
 
 
-def script(name: str) -> Any:
-    """A program of docs/scripts/ as a module."""
-    sys.path.insert(0, str(DOCS / "scripts"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
-
-
 def test_the_house_is_current() -> None:
     """`python docs/scripts/house.py` draws it anew."""
     house = script("house")
@@ -164,18 +144,6 @@ def test_names_exist(page: str) -> None:
     for name in set(re.findall(r"(?<![\w./-])jaxlin(?:\.[A-Za-z_]\w*)+", text)):
         if not name.endswith(".md"):
             assert resolved(name) is not None, name
-
-
-def resolved(name: str) -> Any:
-    """What a dotted name names."""
-    value: Any = jaxlin
-    path = "jaxlin"
-    for part in name.split(".")[1:]:
-        path = f"{path}.{part}"
-        with contextlib.suppress(ImportError):
-            importlib.import_module(path)
-        value = getattr(value, part)
-    return value
 
 
 def test_the_check() -> None:

@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds: formulas as MathML, drawings in the theme's colours, and two pages of results.
+"""What MkDocs calls while it builds: formulas as MathML, drawings in the theme's colours, results and notebooks.
 
 Browsers draw MathML themselves, so that formulas need no script and no font from a network. KaTeX and MathJax are
 scripts, which would have to be shipped beside the site.
@@ -7,11 +7,16 @@ scripts, which would have to be shipped beside the site.
 import html
 import itertools
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import notebooks
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ("BENCHMARKS.md", "PARITY.md", "benchmarks/results/cost.svg")
@@ -27,9 +32,12 @@ FIGURE = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/([\w-]+)\.svg" ?
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of measured results."""
+    """Add the pages of measured results, and a page for each notebook, which stays beside it to be downloaded."""
     for name in RESULTS:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    for path in notebooks.paths():
+        page = notebooks.page(notebooks.read(path), path.stem)
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
     return files
 
 

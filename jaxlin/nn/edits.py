@@ -62,8 +62,8 @@ class Edit:
     where: Where | str = field(default="all", metadata={"static": True})
     units: Leaf = None
 
-    def at_strength(self: E, strength: float) -> E:
-        """The same edit at another strength. A step that was compiled for this one serves it too."""
+    def at_strength(self: E, strength: Leaf) -> E:
+        """The same edit at another strength, which may be traced. A step compiled for this one serves it too."""
         return replace(self, strength=strength)
 
     def __call__(self, h: Float[Array, "*n"], drive: Float[Array, "t e"]) -> Float[Array, "*n"]:
