@@ -97,6 +97,12 @@ def test_page(page: str) -> None:
     CHECKS.get(page, lambda names: None)(names)
 
 
+def test_tasks_take_ten_lines() -> None:
+    blocks = [block.splitlines() for _, block in BLOCK.findall((DOCS / "tasks.md").read_text())]
+    assert len(blocks) >= 10
+    assert max(len(list(filter(None, block))) for block in blocks) <= 10
+
+
 def test_the_house_is_current() -> None:
     """`python docs/scripts/house.py` draws it anew."""
     house = script("house")
