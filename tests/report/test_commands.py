@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from result_samples import TOKENS, samples
 from rich.cells import cell_len
 from rich.console import Console
 from test_docs import BLOCK, assert_same_text
 
 import jaxlin
 from jaxlin import __main__ as cli
+from jaxlin.common.token_names import joined
 from jaxlin.report import Comparison, compare
 from jaxlin.report.comparison_table import show_comparison
 from jaxlin.report.lens_table import show_parts, show_reading
 from jaxlin.report.steering_table import show_curve
 
 PROMPT = "The bridge out of the"
-PARTS_OF_CHARACTERS = "你好 🌉 世界"
 NEW = ("--max-new-tokens", "6")
 
 Command = Callable[..., str]
@@ -177,32 +178,26 @@ def test_compare(command: Command, loaded: Any, tmp_path: Path) -> None:
     assert isinstance(default, Comparison)
 
 
-def test_narrow_terminals(loaded: Any) -> None:
+def test_narrow_terminals() -> None:
     """No line is wider than the terminal, no number is cut, and parts of characters are told apart."""
-    model, tokenizer = loaded
-    ids = tokenizer.encode(PARTS_OF_CHARACTERS)
-    x, token = model.embed(ids), tokenizer.to_single_token(" the")
-    reading = jaxlin.lens.read(model, x, k=5, tokens=[token])
-    parts = jaxlin.lens.exact(model, x)
-    words = parts.words(model, 5).positive.words
-    edit = jaxlin.steering.add(("resid_post", 2), jaxlin.steering.token_direction(model, token))
-    curve = jaxlin.dose_curve(model, tokenizer, edit, [ids], "the", [0.0, 0.5], max_new_tokens=6)
-    comparison = compare(model, tokenizer, "The 🌉 is the the", ids, target="the")
+    drawn: Any = samples()
+    parts, words = drawn["ExactLens"], [[["the", "·a", "שלום"]] * len(TOKENS)]
+    text, piece = joined(TOKENS), "·🌉⟨F0 9F⟩"
     for columns in (50, 80):
-        for show, has_parts in (
-            (lambda console: show_reading(reading, 1, console), True),
-            (lambda console: show_parts(parts, words, console), True),
-            (lambda console: show_curve(curve, PARTS_OF_CHARACTERS, console), False),
-            (lambda console: show_comparison(comparison, console), True),
+        for show, expected in (
+            (lambda console: show_reading(drawn["LensReading"], 5, console), (text, f"after {piece}")),
+            (lambda console: show_parts(parts, words, console), (text, f"│ {piece}")),
+            (lambda console: show_curve(drawn["DoseCurve"], text, console), (text, "p(the)")),
+            (lambda console: show_comparison(drawn["Comparison"], console), (f"A  {text}", f"│ {piece}")),
         ):
             out = io.StringIO()
             show(Console(file=out, width=columns, highlight=False))
             printed = out.getvalue()
             assert max(map(cell_len, printed.splitlines())) <= columns, printed
+            assert all(each in printed for each in expected), printed
             assert "…" not in printed
-            assert "\N{REPLACEMENT CHARACTER}" not in printed
-            assert PARTS_OF_CHARACTERS in printed
-            assert ("你⟨E4⟩" in printed) == has_parts
+            lone = printed.count("⟨E4⟩")  # a byte at the end of a prompt, which belongs to no character
+            assert printed.count("\N{REPLACEMENT CHARACTER}") == lone
 
 
 def test_the_page_of_the_docs(command: Command) -> None:
