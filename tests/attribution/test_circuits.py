@@ -61,6 +61,7 @@ def test_paths(name: str, tmp_path: Path) -> None:
             p.effect for p in paths if (edge.source, edge.target) in itertools.pairwise((*p.components, "logit"))
         ]
         assert abs(sum(through) - edge.effect) <= scale
+        assert abs(circuit.edge_by_position(edge.source, edge.target).sum() - edge.effect) <= scale
     assert abs(circuit.carried - circuit.value) <= scale
     assert circuit.prune(0.5).carried != circuit.value
 
@@ -74,15 +75,43 @@ def test_paths(name: str, tmp_path: Path) -> None:
     assert abs(alone.carried - sum(within) - circuit.final_bias) <= scale
 
 
-CONSERVED = (
-    "phi",
-    "mistral4",
-    "qwen3_5_text, tied",
-    "olmoe, clip_qkv",
-    "gpt_oss, clipped",
-    "gemma4_text, experts",
-)
-"""Parallel blocks, biases, factors of the stream, latents, unlike layers, clipped values, and two kinds of experts."""
+@pytest.mark.usefixtures("x64")
+def test_edges_by_position(checkpoint: Callable[[str], Path]) -> None:
+    """Their sums are the edges, where they are read is what autograd says, and each token of a head is conserved."""
+    folder, layer, head = checkpoint("gemma2"), 1, 2
+    model, _ = jaxlin.load(folder, dtype="float64")
+    circuit = jaxlin.circuit(model, model.embed(tiny.IDS), TOKEN, position=POSITION)
+    reference = oracle.load(folder, torch.float64)
+    with oracle.lifted(reference), oracle.frozen(reference, "gate"):
+        torch_model = CircuitOracle(reference, MODULES["gemma2"])
+        read, embed = torch_model.read(layer, head), torch_model.writes()[0].numpy()
+    name = f"a{layer}.h{head}"
+    into = {each: circuit.edge_by_position(each, name) for each in circuit.components}
+    out = {each: circuit.edge_by_position(name, each) for each in (*circuit.components, "logit")}
+    scale = np.abs(circuit.nodes).max()
+    np.testing.assert_allclose(into["embed"].sum(axis=0), np.sum(read * embed, axis=1), rtol=0, atol=1e-10 * scale)
+    edges = {(each, name): table for each, table in into.items()} | {(name, each): out[each] for each in out}
+    for (source, target), table in edges.items():
+        np.testing.assert_allclose(table.sum(), circuit.edge(source, target), rtol=0, atol=1e-12 * scale)
+        assert not np.triu(table, 1).any()
+    entering, leaving = sum(into.values()).sum(axis=1), sum(out.values()).sum(axis=0)
+    np.testing.assert_allclose(entering, leaving, rtol=0, atol=1e-12 * scale)
+    assert np.count_nonzero(np.abs(entering) > 1e-6 * scale) > 3
+    assert not np.tril(out["m1"], -1).any()
+    assert np.tril(into["embed"], -1).any()
+
+
+CONSERVED = {
+    "phi": "gate",
+    "mistral4": "up",
+    "qwen3_5_text, tied": "half",
+    "olmoe, clip_qkv": "half",
+    "gpt_oss, clipped": "up",
+    "gemma4_text, experts": "gate",
+    "muse_glimmer, biases": "half",
+}
+"""Parallel blocks, biases, factors of the stream, latents, unlike layers, clipped values, gated heads, and two kinds of
+experts; each with a freeze rule."""
 
 
 @pytest.mark.usefixtures("x64")
@@ -91,9 +120,9 @@ def test_what_enters_a_node_leaves_it(name: str, checkpoint: Callable[[str], Pat
     """At every node of every kind of block; the direct effects of heads are those of `attribute`."""
     model, _ = jaxlin.load(checkpoint(name), dtype="float64")
     x = model.embed(tiny.IDS)
-    circuit = jaxlin.circuit(model, x, TOKEN, position=POSITION, rule="up")
+    circuit = jaxlin.circuit(model, x, TOKEN, position=POSITION, rule=CONSERVED[name])
     assert circuit.defect <= 1e-12
-    parts = jaxlin.attribute(model, x, TOKEN, position=POSITION, rule="up")
+    parts = jaxlin.attribute(model, x, TOKEN, position=POSITION, rule=CONSERVED[name])
     scale = np.abs(parts.tokens).max()
     np.testing.assert_allclose(circuit.effect("embed"), parts.tokens.sum(), rtol=0, atol=1e-12 * scale)
     for layer, heads in enumerate(parts.heads):
@@ -145,6 +174,7 @@ def test_bad_input(checkpoint: Callable[[str], Path]) -> None:
         "expected a fraction above 0 and at most 1": lambda: circuit.prune(1.5),
         "expected a positive number of paths": lambda: circuit.paths(True),
         "found one from a file": lambda: saved.paths(3),
+        r"the circuit, such as .*; found .b0": lambda: circuit.edge_by_position("embed", "b0"),
         "expected a circuit with an edge that is not 0": lambda: nothing.prune(),
         "Circuit: expected numbers": lambda: jax.jit(lambda x: jaxlin.circuit(model, x, TOKEN).value)(x),
         "expected a model without edits": lambda: jaxlin.circuit(edited, x, TOKEN),

@@ -1,4 +1,4 @@
-"""The network behind a circuit, component by component: its largest paths, and what some of its edges carry.
+"""The network behind a circuit, component by component: its largest paths, what some of its edges carry, and where.
 
 A `Circuit` has numbers. To follow what flows further than along one edge takes the vectors that are written and read,
 which are computed again when they are asked for.
@@ -55,12 +55,14 @@ class _Vectors(NamedTuple):
         frozen: the frozen factors.
         routes: the experts of each token; None without any.
         writes: what each component writes, ``[c, t, d]``.
+        read: how the heads of each layer read together, and how its MLP does, ``[l, 2, t, d]``.
         direction: the gradient of the target in the stream after the last block, ``[t, d]``.
     """
 
     frozen: FrozenFactors
     routes: Any
     writes: Float[Array, "c t d"]
+    read: Float[Array, "l 2 t d"]
     direction: Float[Array, "t d"]
 
 
@@ -112,7 +114,7 @@ class Network:
             _, _, i, names, effect, gradient = heapq.heappop(queue)
             component = self.components[i]
             if component.name == EMBED:
-                by_token = np.asarray(jnp.einsum("td,td->t", self._vectors.writes[i], gradient, precision=HIGHEST))
+                by_token = np.asarray(_by_token(self._vectors.writes[i], gradient))
                 ends += [Path(names, t, float(part)) for t, part in enumerate(by_token) if part]
             elif not component.reads:
                 ends.append(Path(names, None, effect))
@@ -140,6 +142,27 @@ class Network:
                 reads = reads.at[a].set(read)
         return total
 
+    def edge_by_position(self, source: int, target: int | None) -> Float[np.ndarray, "t s"]:
+        """The effect of an edge by the position where its target writes, and by that where it reads.
+
+        Args:
+            source: the number of the component that writes.
+            target: that of the one that reads; None for the target of the circuit.
+        """
+        vectors = self._vectors
+        write = vectors.writes[source]
+        if target is None:
+            return np.diag(np.asarray(_by_token(write, vectors.direction)))
+        component, depth = self.components[target], self.model.layout.depth
+        sequential = "resid_mid" in self.model.sites
+        orders = 2 * np.arange(depth)[:, None] + np.array([1, 1 + sequential])
+        later = jnp.asarray(orders > component.order, write.dtype)
+        gradient = _gathered(vectors.read.reshape(2 * depth, *write.shape), later.reshape(-1), vectors.direction)
+        if component.head is None:
+            return np.diag(np.asarray(_by_token(write, self._read(component, gradient))))
+        index = self.model.layout.locate(component.layer)
+        return np.asarray(_head_by_position(self.model, vectors.frozen, index, component.head, gradient, write))
+
     @functools.cached_property
     def _vectors(self) -> _Vectors:
         vectors = _compute(self.model, self.x, self.position, self.target, self.rule)
@@ -160,7 +183,9 @@ def _compute(
     model: Decoder, x: Float[Embeddings, "t d"], position: Any, target: ResolvedTarget, rule: Rule
 ) -> _Vectors:
     traced = flow(model, x, position, target, rule, False)
-    writes, _ = expand(model, traced.layers)
+    writes, reads = expand(model, traced.layers)
+    heads = traced.heads.shape[1]
+    read = jnp.stack([jnp.sum(part, axis=1) for part in (reads[:, :heads], reads[:, heads:])], axis=1)
     embed = traced.embed * stream_factors(model)[0]
     writes = jnp.concatenate([embed[None], writes.reshape(-1, *embed.shape)])
     if has_experts(model):  # each token has other experts in the same places
@@ -169,7 +194,7 @@ def _compute(
         rows = 1 + model.layout.depth * shape.writers
         by_component = jnp.zeros((rows, *embed.shape), embed.dtype)
         writes = by_component.at[numbers, jnp.arange(len(embed))[None]].add(writes, mode="drop")
-    return _Vectors(freeze(model, x, rule=rule), traced.routes, writes, traced.direction)
+    return _Vectors(freeze(model, x, rule=rule), traced.routes, writes, read, traced.direction)
 
 
 @jax.jit
@@ -180,6 +205,30 @@ def _effects(writes: Float[Array, "c t d"], gradient: Float[Array, "t d"]) -> Fl
 @jax.jit
 def _gathered(reads: Float[Array, "c t d"], edges: Float[Array, " c"], end: Float[Array, "t d"]) -> Float[Array, "t d"]:
     return end + jnp.einsum("c,ctd->td", edges, reads, precision=HIGHEST)
+
+
+@jax.jit
+def _by_token(write: Float[Array, "t d"], gradient: Float[Array, "t d"]) -> Float[Array, " t"]:
+    return jnp.einsum("td,td->t", write, gradient, precision=HIGHEST)
+
+
+@jax.jit
+def _head_by_position(
+    model: Decoder,
+    frozen: FrozenFactors,
+    index: LayerIndex,
+    head: Any,
+    gradient: Float[Array, "t d"],
+    write: Float[Array, "t d"],
+) -> Float[Array, "t s"]:
+    """What a head takes of a `write` at each position, for each of the positions that it writes at."""
+    positions = jnp.arange(write.shape[0])
+
+    def of_query(query: Array) -> Float[Array, " s"]:
+        alone = jnp.where((positions == query)[:, None], gradient, 0)
+        return _by_token(write, _read_head(model, frozen, index, head, alone))
+
+    return jax.lax.map(of_query, positions)
 
 
 @jax.jit

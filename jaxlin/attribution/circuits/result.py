@@ -107,6 +107,21 @@ class Circuit(Result):
             return float(self.direct[self.index(source)])
         return float(self.edges[self.index(source), self.index(target)])
 
+    def edge_by_position(self, source: str, target: str) -> Float[np.ndarray, "t s"]:
+        r"""The effect of an edge by where the `target` writes, $t$, and by where the `source` wrote, $s$: ``[t, s]``.
+
+        All of it sums to the edge. A head moves what it reads at one position to later ones; an MLP, an expert and the
+        ``"logit"`` write where they read, on the diagonal alone.
+
+        Raises:
+            JaxlinError: there is no such component, or the circuit is from a file, and has no model.
+        """
+        index, end = self.index(source), None if target == TARGET else self.index(target)
+        network = self._behind
+        if not self.edge(source, target):
+            return np.zeros((network.x.shape[0],) * 2, self.edges.dtype)
+        return network.edge_by_position(index, end)
+
     def index(self, component: str) -> int:
         """The place of a component on the axes.
 
