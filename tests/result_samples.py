@@ -20,6 +20,7 @@ from jaxlin.lens import ExactLens, JacobianLens, LensReading
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.loading import MemoryPlan
 from jaxlin.report.check.results import Line, ModelCheck
+from jaxlin.report.circuit_graph import CircuitGraph, CircuitNode
 from jaxlin.report.comparison import Comparison
 from jaxlin.report.details import Detail, Neuron, Source, TokenReading
 from jaxlin.report.experts import ChosenExpert, RoutedLayer
@@ -98,10 +99,13 @@ def samples() -> dict[str, Result]:
     lens_words = LensWords(
         "logit lens", [0, 1], [[[" the", " a"]] * T, [[" Mary", "<0xF0>"]] * T], probabilities, [3, 0]
     )
+    node = CircuitNode("a1.h0", 1, 2, 1.5, [(2, 1.0), (0, 0.5)], [(2, 1.5)], [" the", " a"])
+    of_token = CircuitNode("t2", -1, 2, 1.25, [], [], [])
+    graph = CircuitGraph(2.5, 2.0, 0.9, [of_token, node], [("a1.h0", "logit", 1.5), ("t2", "a1.h0", -1.25)])
     detail = Detail(
         "Llama, 4 layers", draw(LAYERS + 1, T).tolist(), draw(LAYERS + 1).tolist(), 1e-7, 0.5, draw(LAYERS).tolist(),
         draw(LAYERS).tolist(), draw(LAYERS, HEADS).tolist(), [[[Source(1, 0.5)]] * HEADS] * LAYERS, [0.0] * LAYERS,
-        [0.0] * LAYERS, 0.0, 1e-7, [Neuron(1, 2, 0.25)], [3.0, 2.0, 1.0], [[reading]], [rule], [lens_words],
+        [0.0] * LAYERS, 0.0, 1e-7, [Neuron(1, 2, 0.25)], [3.0, 2.0, 1.0], [[reading]], [rule], [lens_words], graph,
     )  # fmt: skip
     triplet = Triplet(3.0, [" the", " a"], [" of"], [(" Mary", 0.75, [" the"])])
     check = Line("logits", True, 1e-6, 1e-4, note="of the largest")
@@ -180,6 +184,8 @@ def samples() -> dict[str, Result]:
             np.array([2.5, 1.5]), np.array([0.5, 0.25]), np.array([1e-7, 2e-7]), np.float64(draw(2, LAYERS)),
             np.float64(draw(2, LAYERS)), np.float64(np.stack([heads, heads + 1])),
         ),
+        node,
+        graph,
     ]  # fmt: skip
     for result in results:
         note(result, provenance())

@@ -26,6 +26,7 @@ from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import PromptError
 from jaxlin.nn.sites import is_integer
+from jaxlin.report.circuit_graph import circuit_graph
 from jaxlin.report.details import make_detail
 from jaxlin.report.experts import routed_layers
 from jaxlin.report.explanation import SPECTRA, Explanation, Spectrum, SpectrumRanks, Triplet
@@ -119,7 +120,8 @@ def explain(
         )  # fmt: skip
         layers = stream_contributions(model, x, attributed, position=position)
         rules = compare_rules(model, x, attributed, position, attribution)
-        detail = make_detail(model, tokenizer, attribution, layers, triplets.s, leading, top, rules, lens_words)
+        graph = circuit_graph(model, tokenizer, x, attributed, int(lmap.position), top)
+        detail = make_detail(model, tokenizer, attribution, layers, triplets.s, leading, top, rules, lens_words, graph)
     explanation = Explanation(
         tokens=tokens,
         position=int(lmap.position),

@@ -11,6 +11,7 @@ from jaxlin.attribution.layer_streams import StreamContributions
 from jaxlin.attribution.result import Attribution
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.nn.decoder import Decoder
+from jaxlin.report.circuit_graph import CircuitGraph
 from jaxlin.report.lens_words import LensWords
 from jaxlin.report.rule_comparison import RuleContributions
 from jaxlin.results import Result
@@ -84,6 +85,7 @@ class Detail(Result):
         rules: the contributions of the tokens under each freeze rule; none where the rule has no effect.
         lenses: what the lenses read from the streams: the logit lens, a Jacobian lens if one was given, and the exact
             lens if all rows of J were computed.
+        circuit: the circuit of the logit as a graph; None for a model that has none, or where it is too large.
     """
 
     model: str
@@ -104,6 +106,7 @@ class Detail(Result):
     readings: list[list[TokenReading]]
     rules: list[RuleContributions]
     lenses: list[LensWords]
+    circuit: CircuitGraph | None
 
     def _draw(self, ax: Any) -> None:
         """A heat map of the contributions of the streams, layer by token."""
@@ -122,6 +125,7 @@ def make_detail(
     top: int,
     rules: list[RuleContributions],
     lenses: list[LensWords],
+    circuit: CircuitGraph | None,
 ) -> Detail:
     """The detail of an attribution with sources, and `top` words for each pole of the `leading` triplets."""
     assert parts.sources is not None
@@ -148,6 +152,7 @@ def make_detail(
         readings=[_readings(model, tokenizer, v, top) for v in leading.v],
         rules=rules,
         lenses=lenses,
+        circuit=circuit,
     )
 
 

@@ -19,7 +19,7 @@ from jaxlin.report.page_data import contents, plain_text
 HEIGHT = 720
 """Height of the page in a notebook, in pixels."""
 
-SCRIPTS = ("values", "figures", "heat_maps", "tokens", "layers", "heads", "lenses", "spectrum", "main")
+SCRIPTS = ("values", "figures", "heat_maps", "tokens", "layers", "heads", "lenses", "circuit", "spectrum", "main")
 """The parts of the page's script, in the order in which they are put together."""
 
 TITLE = 60

@@ -31,6 +31,8 @@ def contents(explanation: Explanation, name: str | None) -> dict[str, Any]:
         for reading in readings:
             for pole in ("near", "opposite"):
                 reading[pole] = [_name(word) for word in reading[pole]]
+    for node in (detail.get("circuit") or {}).get("nodes", []):
+        node["promotes"] = [_name(word) for word in node["promotes"]]
     # The same few words stand in most cells of a lens: each is written once, and its number in the cells.
     numbers: dict[str, int] = {}
     for lens in detail.get("lenses", []):

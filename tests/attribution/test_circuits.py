@@ -65,6 +65,17 @@ def test_paths(name: str, tmp_path: Path) -> None:
     assert abs(circuit.carried - circuit.value) <= scale
     assert circuit.prune(0.5).carried != circuit.value
 
+    tokens = circuit.by_token()
+    reads = [not circuit._only_writes(component) for component in circuit.components]
+    np.testing.assert_allclose(tokens.leaving.sum(axis=1), circuit.nodes, atol=scale)
+    np.testing.assert_allclose((tokens.entering.sum(axis=1) + circuit.biases)[reads], circuit.nodes[reads], atol=scale)
+    np.testing.assert_allclose(tokens.embedded.sum(axis=1), circuit.edges[0], atol=scale)
+    starts = np.zeros(len(tiny.IDS))
+    for path in paths:
+        if path.position is not None:
+            starts[path.position] += path.effect
+    np.testing.assert_allclose(tokens.leaving[0], starts, atol=10 * scale)
+
     names = next(p.components for p in paths if len(p.components) == 3 and p.position is not None)
     kept = list(itertools.pairwise((*names, "logit")))
     among = np.array([[(source, target) in kept for target in circuit.components] for source in circuit.components])

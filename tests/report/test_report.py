@@ -121,6 +121,27 @@ class TestFile:
         with pytest.raises(jaxlin.JaxlinError, match="It belongs to another model"):
             jaxlin.explain(model, tokenizer, "The", lens=lenses.JacobianLens(np.zeros((1, 3, 3)), (0,), 1))
 
+    def test_the_graph_of_the_circuit(self, explained: jaxlin.Explanation) -> None:
+        """Its figures are those of the circuit, and what a component reads by token is what enters it."""
+        model, tokenizer = jaxlin.load()
+        x = model.embed(tokenizer.encode(PROMPT))
+        circuit = jaxlin.circuit(model, x, tokenizer.to_single_token(explained.target))
+        assert explained.detail is not None
+        graph = explained.detail.circuit
+        assert graph is not None
+        pruned = circuit.prune(graph.fraction)
+        assert graph.carried == pytest.approx(pruned.carried, rel=1e-5)
+        for source, target, effect in graph.edges:
+            if not source.startswith("t"):
+                assert pruned.edge(source, target) == pytest.approx(effect, rel=1e-4, abs=1e-5)
+        for node in graph.nodes:
+            if node.layer >= 0:
+                assert circuit.effect(node.name) == pytest.approx(node.effect, rel=1e-4, abs=1e-5)
+        drawn = {name for edge in graph.edges for name in edge[:2]}
+        assert {node.name for node in graph.nodes} | {"logit"} == drawn
+        sources = {edge[0] for edge in graph.edges}
+        assert all(edge[1] in sources | {"logit"} for edge in graph.edges)  # each line leads on
+
     def test_it_asks_for_nothing(self, explained: jaxlin.Explanation) -> None:
         text = page(explained)
         found = Parsed(text)
@@ -320,6 +341,36 @@ class TestBrowser:
         shown.locator("h1").hover()
         assert tip.is_hidden()
 
+    def test_the_circuit(self, shown: Page, explained: jaxlin.Explanation) -> None:
+        detail = explained.detail
+        assert detail is not None
+        graph = detail.circuit
+        assert graph is not None
+        assert shown.locator(".graph .node").count() == len(graph.nodes) + 1
+        assert shown.locator(".graph path").count() == len(graph.edges)
+        name = next(edge[1] for edge in graph.edges if edge[1].startswith("a"))
+        node = next(node for node in graph.nodes if node.name == name)
+        into, out = ([edge for edge in graph.edges if edge[end] == name] for end in (1, 0))
+        shown.locator(f'.graph [data-cell="{name}"]').click()
+        readout = shown.locator("#circuit-readout")
+        assert figures(readout.locator(".value").inner_text()) == pytest.approx(node.effect, abs=1e-4)
+        assert shown.locator(".graph path.followed").count() == len(into) + len(out)
+        sums = [sum(edge[2] for edge in edges) for edges in (into, out)]
+        for edges, amount in zip((into, out), sums, strict=True):
+            title = "in, from" if edges is into else "out, to"
+            listed = readout.locator(f"h3:text-is('{title}') + ul .number").all_inner_texts()
+            assert sum(map(figures, listed)) == pytest.approx(amount, abs=1e-3)
+        read = readout.locator("h3:text-is('reads at') + ul .word").all_inner_texts()
+        assert read == [explained.names[token] for token, _ in node.reads[:5]]
+        assert readout.locator("p .word").all_inner_texts() == [token_names([word])[0] for word in node.promotes]
+        shown.keyboard.press("End")
+        shown.keyboard.press("ArrowUp")
+        focused = shown.evaluate("document.activeElement.dataset.cell")
+        assert focused.startswith("m")
+        assert figures(readout.locator(".value").inner_text()) == pytest.approx(
+            next(node.effect for node in graph.nodes if node.name == focused), abs=1e-4
+        )
+
     def test_triplets(self, shown: Page, explained: jaxlin.Explanation) -> None:
         shown.locator("#triplets button").nth(2).click()
         triplet = explained.triplets[2]
@@ -361,7 +412,7 @@ class TestBrowser:
         press("Tab")
         word = shown.evaluate("document.activeElement.innerText")
         assert word == token_names([detail.lenses[2].words[0][0][0]])[0]
-        for _ in range(3):
+        for _ in range(4):
             press("Tab")
         assert shown.evaluate("document.activeElement.getAttribute('role')") == "tab"
         press("ArrowRight")

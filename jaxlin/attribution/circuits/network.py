@@ -7,6 +7,7 @@ which are computed again when they are asked for.
 import functools
 import heapq
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +47,22 @@ class Path:
     components: tuple[str, ...]
     position: int | None
     effect: float
+
+
+class TokenFlows(NamedTuple):
+    """What flows through the components at each token, along some edges alone.
+
+    Attributes:
+        entering: what each component reads at each token, ``[c, t]``.
+        embedded: the part of it that comes from the embeddings, ``[c, t]``.
+        leaving: what each writes at each token, ``[c, t]``.
+        outputs: what each writes at the token of the largest flow, in the stream after the last block, ``[c, d]``.
+    """
+
+    entering: Float[np.ndarray, "c t"]
+    embedded: Float[np.ndarray, "c t"]
+    leaving: Float[np.ndarray, "c t"]
+    outputs: Float[np.ndarray, "c d"]
 
 
 class _Vectors(NamedTuple):
@@ -125,22 +142,44 @@ class Network:
 
     def carried(self, edges: Bool[np.ndarray, "c c"], direct: Bool[np.ndarray, " c"]) -> float:
         """What reaches the target along some edges alone, and from the biases within the components they lead to."""
+        writes, total = self._vectors.writes, 0.0
+        for a, gradient, read in self._swept(edges, direct):
+            total += float(_effects(writes[a][None], gradient)[0])
+            if read is not None:
+                earlier = [each.order < self.components[a].order for each in self.components]
+                # What enters a component is all that it writes but for the biases within it.
+                total -= float(np.asarray(_effects(writes, read))[np.array(earlier)].sum())
+        return total
+
+    def by_token(self, edges: Bool[np.ndarray, "c c"], direct: Bool[np.ndarray, " c"]) -> "TokenFlows":
+        """What flows along some edges alone, at each token, and the output that it is written by."""
+        writes = self._vectors.writes
+        by_token = np.zeros(writes.shape[:2], writes.dtype)
+        flows = TokenFlows(by_token, by_token.copy(), by_token.copy(), np.zeros_like(writes[:, 0]))
+        for a, gradient, read in self._swept(edges, direct):
+            flows.leaving[a] = np.einsum("td,td->t", writes[a], gradient)
+            flows.outputs[a] = writes[a, np.argmax(np.abs(flows.leaving[a]))]
+            if read is not None:
+                entering = np.einsum("ctd,td->ct", writes[np.flatnonzero(edges[:, a])], read)
+                flows.entering[a] = entering.sum(axis=0)
+                if self.components[0].name == EMBED and edges[0, a]:
+                    flows.embedded[a] = entering[0]
+        return flows
+
+    def _swept(self, edges: Bool[np.ndarray, "c c"], direct: Bool[np.ndarray, " c"]) -> Iterator[tuple[int, Any, Any]]:
+        """From the last component on, each that some edges leave, with its gradients along these edges alone.
+
+        They are the gradient in what it writes and that in what it reads, which is None for what only writes.
+        """
         writes, end = self._vectors.writes, self._vectors.direction
         reads = jnp.zeros_like(writes)
-        total = 0.0
         for a in reversed(range(len(self.components))):
-            component = self.components[a]
-            gradient = _gathered(reads, jnp.asarray(edges[a], writes.dtype), end * bool(direct[a]))
-            effect = float(_effects(writes[a][None], gradient)[0])
-            if not component.reads:
-                total += effect
-            elif edges[a].any() or direct[a]:
-                read = self._read(component, gradient)
-                earlier = np.array([each.order < component.order for each in self.components])
-                # What enters a component is all that it writes but for the biases within it.
-                total += effect - float(np.asarray(_effects(writes, read))[earlier].sum())
-                reads = reads.at[a].set(read)
-        return total
+            if edges[a].any() or direct[a]:
+                gradient = _gathered(reads, jnp.asarray(edges[a], writes.dtype), end * bool(direct[a]))
+                read = self._read(self.components[a], gradient) if self.components[a].reads else None
+                if read is not None:
+                    reads = reads.at[a].set(read)
+                yield a, gradient, read
 
     def edge_by_position(self, source: int, target: int | None) -> Float[np.ndarray, "t s"]:
         """The effect of an edge by the position where its target writes, and by that where it reads.

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from jaxlin import plots
 from jaxlin.attribution.circuits.influence import most_influential
-from jaxlin.attribution.circuits.network import Network, Path
+from jaxlin.attribution.circuits.network import Network, Path, TokenFlows
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.sites import is_integer
@@ -195,6 +195,14 @@ class Circuit(Result):
             if not is_integer(number) or number < 1:
                 raise JaxlinError(f"Paths: expected a positive number of {name}; found {quoted(number)}.")
         return self._behind.paths(int(k), int(steps))
+
+    def by_token(self) -> TokenFlows:
+        """What flows along the edges of this circuit at each token, with all others cut.
+
+        Raises:
+            JaxlinError: the circuit is from a file, and has no model.
+        """
+        return self._behind.by_token(self.edges != 0, self.direct != 0)
 
     @property
     def _behind(self) -> Network:

@@ -52,6 +52,7 @@ if (detail) {
   drawHeads();
   drawExperts();
   drawNeurons();
+  drawCircuit();
 }
 drawSpectrum();
 drawProof();
