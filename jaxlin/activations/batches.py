@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
 from jaxlin.activations.recording import Activations, record
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.common.progress import progress_bar
 from jaxlin.common.provenance import ids_of
-from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import PromptError, padded_prompt
 from jaxlin.nn.site_names import ENDS
 from jaxlin.nn.sites import InnerSite
+from jaxlin.tokenizer import Tokenizer
 
 SHORTEST = 32
 """The least length that a prompt is padded to; longer ones are padded to twice, four times … as much."""
@@ -53,12 +53,13 @@ class Batch(list[R]):
         return columns
 
 
+@checked
 def record_batch(
     model: Decoder,
     prompts: Sequence[Any],
     sites: Any = None,
     *,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     progress: bool = True,
 ) -> Batch[Activations]:
     """`record` of each of several prompts of any lengths.
@@ -81,12 +82,13 @@ def record_batch(
     return map_prompts(model, prompts, recorded, tokenizer=tokenizer, progress=progress)
 
 
+@checked
 def map_prompts(
     model: Decoder,
     prompts: Sequence[Any],
     function: Callable[[Any, int, int], R],
     *,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     progress: bool = True,
 ) -> Batch[R]:
     """The results of `function` for each of several prompts, which the other functions for batches are made of.
@@ -101,7 +103,6 @@ def map_prompts(
     Raises:
         PromptError: no prompts, one that is invalid, or a text without a tokenizer.
     """
-    check_model(model)
     check_not_traced("Batch", model, prompts)
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not len(prompts):
         raise PromptError(f"Prompts: expected a list of one prompt or more; found {quoted(prompts)}.")
@@ -146,7 +147,7 @@ def _embedded(model: Decoder, prompt: Any, tokenizer: Any) -> Any:
         if tokenizer is None:
             raise PromptError("Prompts: expected token ids or embeddings; found text. Pass tokenizer= to encode it.")
         return model.embed(tokenizer.encode(prompt))
-    if np.ndim(prompt) == 2 or hasattr(prompt, "ids"):
+    if len(getattr(prompt, "shape", ())) == 2 or hasattr(prompt, "ids"):
         model.check_embeddings(prompt)
         return prompt
     return model.embed(prompt)

@@ -9,8 +9,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.printable import quoted
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -23,6 +23,7 @@ from jaxlin.nn.sites import InnerSite, SiteError
 from jaxlin.nn.stack import layer_of
 
 
+@checked
 def with_edits(model: Decoder, edits: Sequence[Any]) -> Decoder:
     """A copy of `model` that carries `edits`: a model like any other, which shares the weights of the first.
 
@@ -39,7 +40,6 @@ def with_edits(model: Decoder, edits: Sequence[Any]) -> Decoder:
             at new positions only, or by the map of a phrase: these belong to `jaxlin.generate` and
             `jaxlin.steering.edited`.
     """
-    check_model(model)
     checked = check_edits(model, edits)
     for edit in checked:
         if edit.where == "new" or edit.drive_features or edit.site == "final" or has_biases(edit):
@@ -52,6 +52,7 @@ def with_edits(model: Decoder, edits: Sequence[Any]) -> Decoder:
     return model.copy_with(edits=ModelEdits((*before, *checked), ones))
 
 
+@checked
 def check_edits(model: Decoder, edits: Sequence[Any]) -> tuple[Edit, ...]:
     """`edits` as a tuple, each of which fits `model`.
 

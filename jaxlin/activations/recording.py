@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Float
 
 from jaxlin.activations.recorded import Activations
-from jaxlin.nn.arguments import check_model
+from jaxlin.common.arguments import checked
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.patterns import Pattern
@@ -19,6 +19,7 @@ from jaxlin.nn.stack import layer_of
 from jaxlin.results import traced_to
 
 
+@checked
 def record(
     model: Decoder, x: Float[Embeddings, "t d"], sites: str | tuple[str, int] | Sequence[Any] | None = None
 ) -> Activations:
@@ -56,7 +57,6 @@ def record(
         PromptError: `x` is not of shape ``[t, d]``.
         SiteError: the model has no such site or layer.
     """
-    check_model(model)
     prompt, x, depth = x, model.check_embeddings(x), model.config.num_hidden_layers
     if sites is None:
         return traced_to(_record(model, x, None), model, prompt)

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.activations.recording import record
+from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.printable import quoted
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.edits import Edit, SteeringError, check_units, check_where
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.site_names import parse_site
+from jaxlin.nn.site_names import NamedSite, parse_site
 from jaxlin.nn.sites import InnerSite
 
 
@@ -103,8 +103,9 @@ def _moved(before: Array, after: Any, strength: Any) -> Array:
     return jnp.where(strength == 1, after, before + strength * (after - before)).astype(before.dtype)
 
 
+@checked
 def apply(
-    site: Any, function: Callable[[Any], Any], strength: float = 1.0, *, where: Any = "all", units: Any = None
+    site: NamedSite, function: Callable[[Any], Any], strength: float = 1.0, *, where: Any = "all", units: Any = None
 ) -> Apply:
     r"""An edit by a function of your own, ``apply(("heads", 10), lambda z: 2 * z, units=3)``.
 
@@ -121,7 +122,8 @@ def apply(
     return Apply(site=site, strength=strength, where=check_where(where), units=check_units(units), function=function)
 
 
-def replace(site: Any, value: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Replace:
+@checked
+def replace(site: NamedSite, value: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Replace:
     """An edit that puts `value` in the place of that at a site; it must broadcast to the value at one position.
 
     Raises:
@@ -131,18 +133,22 @@ def replace(site: Any, value: Any, strength: float = 1.0, *, where: Any = "all",
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise SteeringError(f"Replace: expected an array; found {quoted(value)}.") from error
+    if not array.size:
+        raise SteeringError("Replace: expected an array of one number or more; found an empty one.")
     return Replace(site=site, strength=strength, where=check_where(where), units=check_units(units), value=array)
 
 
-def zero_ablation(site: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Replace:
+@checked
+def zero_ablation(site: NamedSite, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Replace:
     """An edit that sets the value at a site to zero: a head, an MLP, a neuron, a stream."""
     return replace(site, 0.0, strength, where=where, units=units)
 
 
+@checked
 def mean_ablation(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
-    site: Any,
+    site: NamedSite,
     strength: float = 1.0,
     *,
     where: Any = "all",
@@ -164,10 +170,11 @@ def mean_ablation(
     return replace(site, jnp.mean(_pool(model, prompts, site), axis=0), strength, where=where, units=units)
 
 
+@checked
 def resample_ablation(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
-    site: Any,
+    site: NamedSite,
     strength: float = 1.0,
     *,
     where: Any = "all",
@@ -183,10 +190,11 @@ def resample_ablation(
     return Resample(site=site, strength=strength, where=positions, units=check_units(units), pool=pool, seed=seed)
 
 
+@checked
 def patch(
     model: Decoder,
     other: Float[Embeddings, "t d"],
-    site: Any,
+    site: NamedSite,
     strength: float = 1.0,
     *,
     where: Any = "all",
@@ -222,7 +230,6 @@ def _pool(model: Decoder, prompts: Sequence[Sequence[int]], site: Any) -> Array:
 
 def _site_of_one_layer(model: Decoder, site: Any, refused: tuple[str, ...]) -> str:
     """The name of a site of one layer, none of those `refused`."""
-    check_model(model)
     name, layer = parse_site(site, model.config.num_hidden_layers)
     if name in refused or (layer is None and name not in ("embed", "final")):
         raise SteeringError(

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlin.common.annotations import described, is_numeric
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.printable import quoted
 from jaxlin.nn.edits import Edit, SteeringError, check_units, check_where
 from jaxlin.nn.layers import HIGHEST, broadcast_last
+from jaxlin.nn.site_names import NamedSite
 
 
 def unit_vector(values: Any, name: str = "direction") -> Float[Array, " d"]:
@@ -21,6 +24,9 @@ def unit_vector(values: Any, name: str = "direction") -> Float[Array, " d"]:
     Raises:
         SteeringError: not a vector, or one of zero or infinite length.
     """
+    if not is_numeric(values):
+        raise SteeringError(f"{name}: expected a vector of numbers; found {described(values)}.")
+    check_not_traced(name, values)
     vector = np.asarray(values)
     vector = vector.astype(np.promote_types(vector.dtype, np.float32))
     length = np.linalg.norm(vector)
@@ -111,8 +117,9 @@ class Swap(Edit):
         return {"read": self.read, "write": self.write}
 
 
+@checked
 def add(
-    site: Any,
+    site: NamedSite,
     direction: Any,
     strength: float = 1.0,
     *,
@@ -133,18 +140,24 @@ def add(
         raise SteeringError(f'Add, scale: expected "relative" or "absolute"; found {quoted(scale)}.')
     if scale == "relative":
         vector = unit_vector(direction)
+    elif not is_numeric(direction):
+        raise SteeringError(f"direction: expected a vector of numbers; found {described(direction)}.")
     elif np.ndim(vector := jnp.asarray(direction)) != 1:
         raise SteeringError(f"direction: expected a vector; found shape {np.shape(vector)}.")
     options = {"where": check_where(where), "units": check_units(units)}
     return Add(site=site, strength=strength, direction=vector, scale=scale, **options)
 
 
-def ablate(site: Any, directions: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Ablate:
+@checked
+def ablate(site: NamedSite, directions: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Ablate:
     """`Ablate` one direction, ``[d]``, or the span of several, ``[k, d]``, at the positions `where`.
 
     Raises:
         SteeringError: a vector of zero or infinite length, directions that are linearly dependent, or no positions.
     """
+    if not is_numeric(directions):
+        raise SteeringError(f"directions: expected one vector of numbers, or several; found {described(directions)}.")
+    check_not_traced("directions", directions)
     rows = np.stack([unit_vector(row) for row in np.atleast_2d(np.asarray(directions))])
     _, s, basis = np.linalg.svd(rows, full_matrices=False)
     _check_independent(s, len(rows))
@@ -152,7 +165,8 @@ def ablate(site: Any, directions: Any, strength: float = 1.0, *, where: Any = "a
     return Ablate(site=site, strength=strength, basis=jnp.asarray(basis), **options)
 
 
-def swap(site: Any, a: Any, b: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Swap:
+@checked
+def swap(site: NamedSite, a: Any, b: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Swap:
     """`Swap` the components along two vectors ``[d]`` of any length, at the positions `where`.
 
     Raises:

@@ -6,17 +6,20 @@ from typing import Any
 from jaxlin.activations.batches import Batch, each_or_all, map_prompts
 from jaxlin.attribution.logit import attribute
 from jaxlin.attribution.result import Attribution
+from jaxlin.common.arguments import checked
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sites import position_in
+from jaxlin.tokenizer import Tokenizer
 
 
+@checked
 def attribute_batch(
     model: Decoder,
     prompts: Sequence[Any],
     target: Any,
     *,
     position: int = -1,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Batch[Attribution]:

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float
 from jaxlin import plots
 from jaxlin.attribution.expert_parts import experts_of, outputs_without_neurons, part_of_neurons, sum_parts
 from jaxlin.attribution.result import Experts
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record, rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, Words, resolve_target, target_direction
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
@@ -72,6 +72,7 @@ class ExpertContributions(Result):
         return self.experts.tables()[:1]
 
 
+@checked
 def experts(
     model: Decoder,
     x: Float[Array, "t d"],
@@ -100,7 +101,6 @@ def experts(
         SiteError: there is no such position.
         TokenizerError: a word is not one token.
     """
-    check_model(model)
     model.check_embeddings(x)
     position = position_in(x.shape[0], position)
     resolved = resolve_target(model, target, x, position, tokenizer)

@@ -7,8 +7,9 @@ in the output of head $h$ at $t$, before the output projection. Summed over $s$,
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from jaxlin.common.arguments import checked
 from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -20,12 +21,13 @@ from jaxlin.nn.sites import InnerSite
 from jaxlin.nn.stack import Stack, padded
 
 
+@checked
 def contributions_by_source(
     model: Decoder,
     frozen: FrozenFactors,
     x: Float[Embeddings, "t d"],
     head_gradients: Float[Array, "l h k"] | Stack,
-    position: Any,
+    position: int | Int[Array, ""],
 ) -> Float[Array, "l h t"]:
     """The contribution of each head at `position` from each position, by one pass of the frozen model at its own input.
 
@@ -37,7 +39,11 @@ def contributions_by_source(
         x: the input embeddings.
         head_gradients: the gradients of the target in each head, through the output of its own layer alone.
         position: the position of the logit.
+
+    Raises:
+        PromptError: `x` does not have the shape ``[t, d]``.
     """
+    x = model.check_embeddings(x)
 
     def make_context(layer: Any) -> Context:
         factors, layer_gradients = layer

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin import plots
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record, rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, resolve_target, target_direction
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.layers import HIGHEST
@@ -60,6 +60,7 @@ class StreamContributions(Result):
         plots.write(ax, title=f"Contributions of the stream to {self.value:.3f}", ylabel="before layer")
 
 
+@checked
 def stream_contributions(
     model: Decoder, x: Float[Embeddings, "t d"], target: Target, *, position: int = -1, rule: Rule | str | None = None
 ) -> StreamContributions:
@@ -68,7 +69,7 @@ def stream_contributions(
     This takes one forward pass, which records the streams, and one backward pass with gradients at every layer. The
     arguments and errors are those of `jaxlin.attribute`, except that a target is not given as words.
     """
-    check_model(model)
+    check_not_traced("Stream contributions", model, x, target)
     prompt, x = x, model.check_embeddings(x)
     position = position_in(x.shape[0], position)
     resolved = resolve_target(model, target, x, position)

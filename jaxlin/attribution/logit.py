@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from jaxlin.attribution.components import contributions
 from jaxlin.attribution.result import Attribution
+from jaxlin.common.arguments import checked
 from jaxlin.linearize.frozen import rule_of
 from jaxlin.linearize.targets import Target, Words, resolve_target
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.prompt import Embeddings
@@ -29,6 +29,7 @@ DEFAULT_NEURONS = 20
 """The number of neurons that `attribute` returns by default."""
 
 
+@checked
 def attribute(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -67,7 +68,6 @@ def attribute(
         SiteError: there is no such position.
         TokenizerError: a word is not one token.
     """
-    check_model(model)
     prompt, x = x, model.check_embeddings(x)
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)

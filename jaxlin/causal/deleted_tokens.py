@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxlin import plots
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to, spearman
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target
 from jaxlin.nn.context import Context
@@ -55,6 +56,7 @@ class Deletion(Result):
         plots.write(ax, title="Deletion of each token", ylabel="change of the target")
 
 
+@checked
 def deletion(
     model: Decoder,
     x: Float[Embeddings, "t d"],

@@ -26,6 +26,8 @@ from jaxlin.attribution.circuits.places import Component, components
 from jaxlin.attribution.circuits.result import Circuit
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to
 from jaxlin.causal.own_streams import Intact, output, places_of, writes
+from jaxlin.common.annotations import described, is_numeric
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError, one_of
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target
@@ -88,6 +90,7 @@ class EdgeAblation(Result):
             return (values - self.other) / np.float64(self.value - self.other)
 
 
+@checked
 def edge_ablation(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -226,6 +229,11 @@ def _checked_others(model: Decoder, x: Any, other: Any) -> Any:
     """The other prompts, with an axis for them; None for zero."""
     if other is None:
         return None
+    check_not_traced("Ablation of edges", other)
+    if not is_numeric(other):
+        raise JaxlinError(
+            f"Ablation of edges: expected another prompt, as model.embed gives, or several; found {described(other)}."
+        )
     others = jnp.asarray(other)[None] if np.ndim(other) == 2 else other
     if np.ndim(others) != 3 or not len(others):
         raise JaxlinError(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.arguments import check_not_traced
 from jaxlin.linearize.targets import read_target
-from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
@@ -28,7 +28,6 @@ def prompt_up_to(model: Decoder, x: Float[Embeddings, "t d"], position: int) -> 
         PromptError: `x` is not of shape ``[t, d]``.
         SiteError: no such position.
     """
-    check_model(model)
     check_not_traced("Causal check", model, x)
     x = model.check_embeddings(x)
     return x[: position_in(x.shape[0], position) + 1]

@@ -19,6 +19,8 @@ from jaxtyping import Array, Float, Int
 from jaxlin import plots
 from jaxlin.attribution.logit import attribute
 from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
+from jaxlin.common.annotations import is_integer
+from jaxlin.common.arguments import checked
 from jaxlin.common.printable import quoted
 from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.backward import pull_back
@@ -28,7 +30,7 @@ from jaxlin.nn.attention import OutputProjection
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.sites import InnerSite, SiteError, is_integer
+from jaxlin.nn.sites import InnerSite, SiteError
 from jaxlin.nn.stack import layers_at, padded
 from jaxlin.results import Result, traced_to
 from jaxlin.tokenizer import Tokenizer
@@ -72,6 +74,7 @@ class HeadAblation(Result):
         plots.write(ax, title="Fall of the target without the head", xlabel="head", ylabel="layer")
 
 
+@checked
 def head_ablation(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -112,6 +115,7 @@ def head_ablation(
     return traced_to(result, model, prompt, tokenizer=tokenizer, target=resolved, position=position)
 
 
+@checked
 def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsIndex]]) -> Decoder:
     """A copy of `model` in which the output of some query heads is zero at every position.
 

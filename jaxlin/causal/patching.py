@@ -19,12 +19,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxlin import plots
 from jaxlin.causal.effects import prompt_up_to, read_edited, spearman
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target, target_direction
-from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
@@ -75,6 +75,7 @@ class Patching(Result):
         plots.write(ax, title=f"Rise of the target with the other prompt's {kind}", ylabel="layer")
 
 
+@checked
 def activation_patching(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -108,7 +109,6 @@ def activation_patching(
         SiteError: no such position, or a kind that the model does not have.
         TokenizerError: a word that is not one token.
     """
-    check_model(model)
     check_not_traced("Causal check", model, x)
     prompt, (x, other) = x, map(model.check_embeddings, (x, other))
     checked_kinds((kind,), model.sites)

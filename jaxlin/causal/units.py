@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, Int
 from jaxlin import plots
 from jaxlin.activations import record as record_values
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to
+from jaxlin.common.annotations import is_integer
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError, one_of
 from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.backward import pull_back
@@ -31,7 +33,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.patterns import Dense, Pattern
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.sites import FROZEN, InnerSite, SiteError, is_integer
+from jaxlin.nn.sites import FROZEN, InnerSite, SiteError
 from jaxlin.nn.stack import layer_of, padded
 from jaxlin.results import Result, traced_to
 from jaxlin.tokenizer import Tokenizer
@@ -67,6 +69,7 @@ class UnitPatching(Result):
         plots.write(ax, title=f"Rise of the target with the other prompt's {kind}", xlabel="unit", ylabel="layer")
 
 
+@checked
 def unit_patching(
     model: Decoder,
     x: Float[Embeddings, "t d"],

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxlin import plots
 from jaxlin.causal.effects import BATCH_SIZE
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.arrays import relative_error
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
@@ -18,7 +19,6 @@ from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target
-from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
@@ -81,6 +81,7 @@ class Validity(Result):
         plots.write(ax, title="A token is replaced: mean over substitutes", ylabel="relative error")
 
 
+@checked
 def removal(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -119,7 +120,6 @@ def removal(
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
-    check_model(model)
     check_not_traced("Causal check", model, x)
     prompt, x = x, model.check_embeddings(x)
     count = len(triplets.s) if k is None else k
@@ -153,6 +153,7 @@ def removal(
     return traced_to(result, model, prompt, tokenizer=tokenizer, **settings)
 
 
+@checked
 def validity(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -175,8 +176,7 @@ def validity(
         JaxlinError: substitutes of another shape.
         SiteError: no such position.
     """
-    check_model(model)
-    check_not_traced("Causal check", model, x)
+    check_not_traced("Causal check", model, x, substitutes)
     lmap, width = local_map(model, x, position=position), model.config.hidden_size
     if np.ndim(substitutes) != 2 or substitutes.shape[1] != width or not len(substitutes):
         raise JaxlinError(

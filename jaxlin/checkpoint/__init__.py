@@ -4,7 +4,6 @@ This package reads what a file contains and knows no model. Every file is a stra
 a file is run, no path leads out of its folder, and every count is checked against the size of the file.
 """
 
-import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.checkpoint.gguf import GGUFFile
-from jaxlin.checkpoint.hub import locate
+from jaxlin.checkpoint.hub import Name, Revision, locate
+from jaxlin.common.arguments import checked
 
 
 @runtime_checkable
@@ -60,7 +60,8 @@ class Checkpoint(Protocol):
         ...
 
 
-def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> CheckpointFolder | GGUFFile:
+@checked
+def open_checkpoint(name: Name, revision: Revision = None) -> CheckpointFolder | GGUFFile:
     """Open a directory, a ``.gguf`` file or a hub id, whose files are downloaded if they are not in the cache.
 
     Raises:

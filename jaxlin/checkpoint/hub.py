@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from jaxlin.checkpoint.gguf_shards import shard_names
 from jaxlin.common.errors import CheckpointError
@@ -32,6 +32,23 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)[/:](?P<file>[\w.-]+\.gguf)")
 
 
+def _check_revision(revision: Any) -> None:
+    if not isinstance(revision, str | None):
+        raise CheckpointError(f"Checkpoint: expected the name of a branch, tag or commit; found {quoted(revision)}.")
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
+        raise CheckpointError(f"Checkpoint: expected a hub id, a directory or a .gguf file; found {quoted(name)}.")
+
+
+Name = Annotated[str | os.PathLike[str], _check_name]
+"""A hub id, a directory or a ``.gguf`` file."""
+
+Revision = Annotated[str | None, _check_revision]
+"""A branch, tag or commit of a hub id; by default its main branch."""
+
+
 def locate(name: str | os.PathLike[str], revision: str | None) -> Path:
     """The path of the directory or GGUF file called `name`, downloaded if it is on the hub and not in the cache.
 
@@ -42,9 +59,9 @@ def locate(name: str | os.PathLike[str], revision: str | None) -> Path:
     Raises:
         CheckpointError: nothing has this name, or it cannot be downloaded.
     """
-    text = _as_text(name)
-    if not isinstance(revision, str | None):
-        raise CheckpointError(f"Checkpoint: expected the name of a branch, tag or commit; found {quoted(revision)}.")
+    _check_name(name)
+    _check_revision(revision)
+    text = os.fspath(name)
     try:
         path = Path(text).expanduser()
         is_local = text != "" and (path.is_dir() or path.is_file())
@@ -73,7 +90,8 @@ def config_file(name: str | os.PathLike[str], revision: str | None) -> Path:
     Raises:
         CheckpointError: nothing has this name, or it cannot be downloaded.
     """
-    text = _as_text(name)
+    _check_name(name)
+    text = os.fspath(name)
     if _HUB_ID.fullmatch(text) and not text.endswith(".gguf") and not path_exists(Path(text)):
         return download(text, "config.json", revision)
     path = locate(name, revision)
@@ -86,12 +104,6 @@ def commit_of(path: Path) -> str | None:
         if folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name):
             return folder.name
     return None
-
-
-def _as_text(name: Any) -> str:
-    if not isinstance(name, str | os.PathLike) or not isinstance(text := os.fspath(name), str):
-        raise CheckpointError(f"Checkpoint: expected a hub id, a directory or a .gguf file; found {quoted(name)}.")
-    return text
 
 
 def download(repository: str, file: str | None, revision: str | None) -> Path:

@@ -6,19 +6,22 @@ from typing import Any
 import numpy as np
 
 from jaxlin.activations.batches import Batch, map_prompts
+from jaxlin.common.arguments import checked
 from jaxlin.lens.jacobian_lens import JacobianLens
 from jaxlin.lens.reading import LensReading, read
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sites import position_in
+from jaxlin.tokenizer import Tokenizer
 
 
+@checked
 def read_batch(
     model: Decoder,
     prompts: Sequence[Any],
     lens: JacobianLens | None = None,
     *,
     positions: int | Sequence[int] | None = None,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Batch[LensReading]:

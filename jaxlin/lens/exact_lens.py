@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin import plots
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.arrays import relative_error
 from jaxlin.lens.prompt_maps import default_dim_batch
 from jaxlin.linearize.backward import pull_back, stream_direction
 from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
-from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.biases import has_biases, without_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -85,6 +85,7 @@ class ExactLens(Result):
         return poles
 
 
+@checked
 def exact(
     model: Decoder, x: Float[Embeddings, "t d"], *, position: int = -1, rule: Rule | str | None = None
 ) -> ExactLens:
@@ -103,7 +104,6 @@ def exact(
         SiteError: no such position.
         JaxlinError: no such rule, or within a transform of JAX.
     """
-    check_model(model)
     check_not_traced("Exact lens", model, x)
     prompt, x = x, model.check_embeddings(x)
     tokens, d = x.shape

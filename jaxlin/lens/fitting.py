@@ -24,6 +24,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.checkpoint.config import is_number
+from jaxlin.common.annotations import is_integer, is_numeric
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_lock
 from jaxlin.common.printable import quoted
@@ -33,18 +35,17 @@ from jaxlin.lens.jacobian_lens import JacobianLens, save
 from jaxlin.lens.prompt_maps import default_dim_batch, prompt_maps
 from jaxlin.lens.running_mean import RunningMean
 from jaxlin.linearize.frozen import rule_of
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.sites import is_integer
 from jaxlin.results import traced_to
 
 MIN_PROMPTS = 10
 """The number of prompts before which a `tolerance` does not end a fit."""
 
 
+@checked
 def fit(
     model: Decoder,
     prompts: Sequence[Any],
@@ -89,7 +90,7 @@ def fit(
         JaxlinError: no prompt that is long enough, no such layer or rule, or a file that cannot be written or belongs
             to another fit.
     """
-    check_model(model)
+    check_not_traced("Fit", model, prompts)
     depth, frozen_rule = model.config.num_hidden_layers, rule_of(model, rule)
     if not frozen and rule is not None:
         raise JaxlinError("Fit: a rule says which factors are frozen; give frozen=True with it.")
@@ -156,7 +157,7 @@ def _layer_indices(source_layers: Sequence[int] | None, depth: int) -> tuple[int
 
 def _cut_prompts(model: Decoder, prompts: list[Any], skip_first: int, max_seq_len: int) -> list[list[int]]:
     """The token ids of the prompts that are long enough, each cut to `max_seq_len`."""
-    if any(isinstance(ids, str) or np.ndim(ids) != 1 for ids in prompts):
+    if not all(is_numeric(ids) and np.ndim(ids) == 1 for ids in prompts):
         raise JaxlinError("Fit: expected a list of prompts, each a list of token ids, as tokenizer.encode(text) gives.")
     cut = [model.check_ids(ids[:max_seq_len]).tolist() for ids in prompts if len(ids) > skip_first + 1]
     if not cut:
@@ -166,7 +167,7 @@ def _cut_prompts(model: Decoder, prompts: list[Any], skip_first: int, max_seq_le
         )
     if short := len(prompts) - len(cut):
         warnings.warn(
-            f"{short} of {len(prompts)} prompts have fewer than {skip_first + 2} tokens and are left out.", stacklevel=3
+            f"{short} of {len(prompts)} prompts have fewer than {skip_first + 2} tokens and are left out.", stacklevel=4
         )
     return cut
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from jaxlin import plots
 from jaxlin.checkpoint.hub import download
+from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
@@ -153,6 +154,7 @@ class JacobianLens(Result):
         return jnp.einsum("de,d->e", self.at(layer), token_direction(model, token), precision=HIGHEST)
 
 
+@checked
 def load(path: str | PathLike[str]) -> JacobianLens:
     """The lens in a ``.pt`` or ``.safetensors`` file. Nothing in the file is run.
 
@@ -173,6 +175,7 @@ def _lens(fields: dict[str, Any]) -> JacobianLens:
     return lens
 
 
+@checked
 def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = None) -> None:
     """Write `lens` to a ``.pt`` in the layout of published lenses, which their tools read, or to safetensors.
 
@@ -230,6 +233,7 @@ def check_lens(model: Decoder, lens: Any) -> None:
         )
 
 
+@checked
 def merge(lenses: Sequence[JacobianLens]) -> JacobianLens:
     """The lens of all prompts together, from lenses of the parts of a corpus.
 

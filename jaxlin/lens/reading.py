@@ -11,15 +11,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin import plots
+from jaxlin.common.annotations import is_integer
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.lens.jacobian_lens import JacobianLens, check_lens, layer_ranges
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings, PromptError
-from jaxlin.nn.sites import is_integer, position_in
+from jaxlin.nn.sites import position_in
 from jaxlin.results import Result, html, traced_to
 
 
@@ -86,6 +87,7 @@ class LensReading(Result):
         return html.heading(self) + html.word_grid(self.words[::-1], self.logits[::-1], rows, columns)
 
 
+@checked
 def read(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -112,7 +114,6 @@ def read(
         SiteError: no such position.
         JaxlinError: a lens of another model, `k` not in 1..vocabulary, or an id that no token has.
     """
-    check_model(model)
     prompt, x = x, model.check_embeddings(x)
     depth, vocab = model.config.num_hidden_layers, model.config.vocab_size
     if not is_integer(k) or not 1 <= k <= vocab:
@@ -138,6 +139,7 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if np.ndim(value) == 0 else list(value)
 
 
+@checked
 def logits(model: Decoder, h: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
     """The logits of streams before the final norm, of any layer or from `JacobianLens.transport`.
 

@@ -8,12 +8,14 @@ module handles these two rules: an analysis calls `pull_back`, or `transpose` if
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from jaxlin.common.annotations import accepting
+from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import equal_by_identity
 from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.biases import biases_of, with_biases, without_biases
@@ -22,6 +24,14 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.hooks import Hooks
+
+
+def _counts_layers(tree: Any) -> bool:
+    return all(len(getattr(leaf, "shape", ())) > 0 for leaf in jax.tree.leaves(tree))
+
+
+LayerArrays = Annotated[Any, accepting("a pytree of arrays whose first axis counts layers", _counts_layers)]
+"""Arrays with a slice for each layer, in any pytree."""
 
 
 @equal_by_identity
@@ -50,6 +60,7 @@ class Gradients(NamedTuple):
         return self.bias_terms
 
 
+@checked
 def transpose(function: Callable[..., Any], model: Decoder, *inputs: Any) -> Callable[[Any], tuple[Any, ...]]:
     """The transpose of ``function(model, *inputs)``, which runs a frozen `model`, with respect to all inputs jointly.
 
@@ -65,8 +76,9 @@ def transpose(function: Callable[..., Any], model: Decoder, *inputs: Any) -> Cal
     return jax.linear_transpose(functools.partial(function, without_biases(model)), *inputs)
 
 
+@checked
 def stream_direction(
-    model: Decoder, frozen: FrozenFactors, u: Float[Array, "*b d"], position: Any
+    model: Decoder, frozen: FrozenFactors, u: Float[Array, "*b d"], position: int | Int[Array, ""]
 ) -> Float[Array, "t *b d"]:
     r"""The direction of the residual stream after the last block that reads $u \cdot f$ through the frozen final norm.
 
@@ -79,14 +91,15 @@ def stream_direction(
     return transpose(normed, model, jax.ShapeDtypeStruct((frozen.tokens, *u.shape), u.dtype))(u)[0]
 
 
+@checked
 def pull_back(
     model: Decoder,
     frozen: FrozenFactors,
     direction: Float[Array, "t *b d"],
-    added: Any = None,
+    added: LayerArrays = None,
     *,
     probes: Callable[..., Mapping[str, Array]] = lambda added: added or {},
-    constants: tuple[Any, ...] = (),
+    constants: LayerArrays = (),
     start: int = 0,
     biases: bool = False,
 ) -> Gradients:

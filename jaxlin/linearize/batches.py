@@ -5,18 +5,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlin.activations.batches import Batch, map_prompts
+from jaxlin.common.arguments import checked
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sites import position_in
+from jaxlin.tokenizer import Tokenizer
 
 
+@checked
 def local_map_batch(
     model: Decoder,
     prompts: Sequence[Any],
     *,
     position: int = -1,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Batch[LocalMap]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.backward import pull_back, stream_direction
 from jaxlin.linearize.frozen import FrozenFactors, check_frozen
@@ -14,6 +15,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.sites import checked_kinds, position_in
 
 
+@checked
 def sweep(
     model: Decoder,
     frozen: FrozenFactors,
@@ -50,6 +52,7 @@ def sweep(
     return {kind: jnp.moveaxis(row, 1, 0).reshape(*u.shape[:-1], *row[:, 0].shape) for kind, row in rows.items()}
 
 
+@checked
 def layer_maps(
     model: Decoder,
     frozen: FrozenFactors,

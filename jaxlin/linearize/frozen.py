@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import equal_by_identity
 from jaxlin.common.errors import JaxlinError
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import biases_of
 from jaxlin.nn.block_input import BlockInput
 from jaxlin.nn.context import Context, Evaluation
@@ -102,6 +102,7 @@ def rule_of(model: Decoder, rule: Rule | str | None) -> Rule:
     return checked_rule(model.rule if rule is None else rule)
 
 
+@checked
 def record(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -121,7 +122,6 @@ def record(
         SiteError: the model has no such kind of site.
         JaxlinError: there is no such rule.
     """
-    check_model(model)
     x = model.check_embeddings(x)
     freeze_rule = rule_of(model, rule)
 
@@ -155,6 +155,7 @@ def check_frozen(frozen: Any) -> None:
         )
 
 
+@checked
 def freeze(
     model: Decoder, x: Float[Embeddings, "t d"], *, rule: Rule | None = None, remat: bool = False
 ) -> FrozenFactors:
@@ -175,6 +176,7 @@ def freeze(
     return record(model, x, rule=rule, remat=remat).frozen
 
 
+@checked
 def replay(
     model: Decoder,
     frozen: FrozenFactors,
@@ -193,7 +195,6 @@ def replay(
         SiteError: there is no such site, or the target does not come after the source.
         JaxlinError: `frozen` is not a `FrozenFactors`, or was recorded at a stream of another shape than `v`.
     """
-    check_model(model)
     check_frozen(frozen)
     first, last = ends(source, target, model.config.num_hidden_layers, model.sites)
     tokens, d = frozen.tokens, model.config.hidden_size

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.provenance import ids_of, note_ids
 from jaxlin.linearize.frozen import record, replay_between, rule_of
 from jaxlin.linearize.operator import LocalMap
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
@@ -21,6 +21,7 @@ MAX_PROMPT_CUTS = 8
 """How many lengths a prompt may be cut to after the position of the output; each length is compiled separately."""
 
 
+@checked
 def local_map(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -48,7 +49,6 @@ def local_map(
         SiteError: there is no such site or position, or the target does not come after the source.
         JaxlinError: there is no such rule.
     """
-    check_model(model)
     ids, x = ids_of(x), model.check_embeddings(x)
     tokens = x.shape[0]
     start, end = ends(source, target, model.config.num_hidden_layers, model.sites)

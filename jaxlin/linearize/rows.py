@@ -6,19 +6,20 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlin.common.annotations import accepting, is_integer
+from jaxlin.common.arguments import checked
 from jaxlin.common.devices import physical_memory
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.common.progress import progress_bar
 from jaxlin.linearize.rows_file import RowsFile
 from jaxlin.nn.sharding import gather
-from jaxlin.nn.sites import is_integer
 
 MIN_VECTORS = 512
 """How many vectors, counted over rows and tokens, make it worthwhile to read, and perhaps unpack, a layer's weights."""
@@ -51,10 +52,18 @@ def default_block(rows: int, tokens: int, token_bytes: int) -> int:
     return math.ceil(rows / math.ceil(rows / largest))
 
 
+def _is_dtype(value: Any) -> bool:
+    try:
+        return bool(jnp.issubdtype(jnp.dtype(value), jnp.number))
+    except (TypeError, ValueError):
+        return False
+
+
+@checked
 def dense_from_rows(
     rmatvec: Callable[[jax.Array], jax.Array],
     shape: tuple[int, ...],
-    dtype: Any,
+    dtype: Annotated[Any, accepting("a dtype", _is_dtype)],
     *,
     block: int,
     out: Path | None,
@@ -74,8 +83,11 @@ def dense_from_rows(
         progress: whether to show a bar.
 
     Raises:
-        JaxlinError: `out` exists, is not a ``.npy`` path, cannot be written, or was begun with another matrix.
+        JaxlinError: `shape` has no axes; or `out` exists, is not a ``.npy`` path, cannot be written, or was begun with
+            another matrix.
     """
+    if not shape:
+        raise JaxlinError("Shape: expected an axis of rows or more; found none.")
     rows = shape[0]
     if not is_integer(block) or block < 1:
         raise JaxlinError(f"Block: expected an integer of at least 1 row; found {quoted(block)}.")

@@ -110,7 +110,7 @@ class RowsFile:
         for count, expected_checksum in blocks:
             if checksum(file.read(count * self.row_size)) != expected_checksum:
                 intact = f"{self.done} of {self.shape[0]} rows are as they were written"
-                warnings.warn(f"{self.partial.path}: {intact}; the others are computed again.", stacklevel=6)
+                warnings.warn(f"{self.partial.path}: {intact}; the others are computed again.", stacklevel=7)
                 break
             self.blocks.append([count, expected_checksum])
             self.done += count

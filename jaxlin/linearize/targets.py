@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.annotations import described, is_numeric
+from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import equal_by_identity
 from jaxlin.common.errors import JaxlinError, TokenizerError
 from jaxlin.common.printable import quoted
@@ -53,6 +55,7 @@ class TargetDirection(NamedTuple):
     direction: Float[Array, "t d"]
 
 
+@checked
 def resolve_target(
     model: Decoder,
     target: Target | Words,
@@ -78,6 +81,7 @@ def resolve_target(
             output or contains NaN or infinity, or there are words without a tokenizer.
         TokenizerError: a word is not a single token in either spelling.
     """
+    model.check_embeddings(x)
     parts: tuple[Any, ...] = tuple(target) if isinstance(target, tuple | list) else (target,)
     if any(isinstance(part, str) for part in parts):
         ids = _resolve_words(model, tokenizer, parts, x, position)
@@ -85,6 +89,7 @@ def resolve_target(
     return _checked_array(model, target, x.dtype)
 
 
+@checked
 def read_target(model: Decoder, output: Float[Array, " d"], target: ResolvedTarget, ctx: Context) -> Float[Array, ""]:
     """The value of `target` at an output after the final norm; `ctx` records or replays the softcap of its logits."""
     if jnp.issubdtype(target.dtype, jnp.floating):
@@ -93,7 +98,10 @@ def read_target(model: Decoder, output: Float[Array, " d"], target: ResolvedTarg
     return logits[0] - jnp.sum(logits[1:])
 
 
-def target_direction(model: Decoder, recording: Recording, target: ResolvedTarget, position: Any) -> TargetDirection:
+@checked
+def target_direction(
+    model: Decoder, recording: Recording, target: ResolvedTarget, position: int | Int[Array, ""]
+) -> TargetDirection:
     """The direction of the residual stream after the last block that reads `target` at `position`.
 
     It is pulled back through the unembedding, the frozen final norm and, if the model caps its logits, the frozen ratio
@@ -153,6 +161,11 @@ def _resolve_words(
 def _checked_array(model: Decoder, target: Any, dtype: Any) -> ResolvedTarget:
     """`target` as an array after a check of its values, or only of its shape if it is traced."""
     traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(target))
+    if not traced and not is_numeric(target):
+        raise JaxlinError(
+            f"Target: expected a token id, a pair of them, or a direction of floats; found {described(target)}. "
+            "tokenizer.to_single_token gives the id of a word."
+        )
     array: Any = jnp.asarray(target) if traced else np.asarray(target)
     if jnp.issubdtype(array.dtype, jnp.floating) and array.ndim:
         features = model.config.hidden_size

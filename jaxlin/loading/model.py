@@ -16,9 +16,11 @@ from jaxlin.checkpoint import open_checkpoint
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.folder import CheckpointFolder
 from jaxlin.checkpoint.gguf import GGUFFile
-from jaxlin.checkpoint.hub import commit_of
+from jaxlin.checkpoint.hub import Name, Revision, commit_of
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import checksum
+from jaxlin.common.printable import quoted
 from jaxlin.common.provenance import Checkpoint, note_checkpoint
 from jaxlin.loading.parameters import read_parameters
 from jaxlin.loading.registry import port_for
@@ -39,14 +41,15 @@ SMALL = Path(__file__).parent / "small"
 """The folder of the trained model that ships in the wheel."""
 
 
+@checked
 def load(
-    name: str | os.PathLike[str] | None = None,
+    name: Name | None = None,
     *,
     linearize: bool = False,
     rule: Rule | str = "gate",
     dtype: Any = None,
     precision: Precision | str = "highest",
-    revision: str | None = None,
+    revision: Revision = None,
     mesh: Mesh | int | None = None,
     ignore_config_keys: Sequence[str] = (),
 ) -> tuple[Decoder, Tokenizer | Any]:
@@ -138,8 +141,8 @@ def checked_dtype(dtype: Any) -> str:
     """
     try:
         name = jnp.dtype(dtype).name
-    except TypeError:
-        name = repr(dtype)
+    except (TypeError, ValueError):
+        name = quoted(dtype)
     if name not in ("float64", "float32", "bfloat16", "float16"):
         raise JaxlinError(f"dtype: expected float64, float32, bfloat16 or float16; found {name}.")
     if name == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from jaxlin import plots
+from jaxlin.checkpoint.hub import Revision
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
@@ -65,6 +67,7 @@ class MemoryPlan(Result):
         plots.write(ax, title=f"Memory for {self.tokens} tokens", xlabel="GB")
 
 
+@checked
 def memory_plan(
     name_or_config: str | os.PathLike[str] | Mapping[str, Any],
     *,
@@ -73,7 +76,7 @@ def memory_plan(
     rule: Rule = "gate",
     block: int | None = None,
     memory: int | None = None,
-    revision: str | None = None,
+    revision: Revision = None,
     remat: bool = False,
     ignore_config_keys: Sequence[str] = (),
 ) -> MemoryPlan:

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.annotations import is_integer
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.sites import is_integer
 
 E = TypeVar("E", bound="Edit")
 Where = Literal["all", "new"] | tuple[int, ...]

@@ -18,6 +18,7 @@ import jax.core
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import aligned_empty
 from jaxlin.common.errors import JaxlinError
 
@@ -35,6 +36,7 @@ SPLITS: dict[str, Literal["experts", "rows", "columns"]] = {
 attention and the MLP each end in one sum over the devices. A parameter that is not named here is on every device."""
 
 
+@checked
 def mesh_over(devices: int, sizes: Mapping[str, int]) -> Mesh:
     """A mesh of `devices` of the devices that there are.
 

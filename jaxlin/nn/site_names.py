@@ -1,10 +1,13 @@
 """The names of sites, as users write them: those of this package, and TransformerLens' for the same values."""
 
 import re
-from typing import Any, get_args
+import sys
+from typing import Annotated, Any, get_args
 
+from jaxlin.common.annotations import is_integer
+from jaxlin.common.arguments import checked
 from jaxlin.common.printable import quoted
-from jaxlin.nn.sites import InnerSite, Kind, SiteError, is_integer
+from jaxlin.nn.sites import InnerSite, Kind, SiteError
 
 ENDS = ("embed", "final")
 """The sites that no layer has: the input embeddings, and the stream after the final norm."""
@@ -29,6 +32,7 @@ HOOK_NAMES = {
 """The names of TransformerLens' hooks, without ``blocks.{layer}.``, and the sites here."""
 
 
+@checked
 def parse_site(site: Any, depth: int) -> tuple[str, int | None]:
     """The name of `site` and its layer, or None for all layers.
 
@@ -60,3 +64,12 @@ def parse_site(site: Any, depth: int) -> tuple[str, int | None]:
     if layer is not None and not -depth <= layer < depth:
         raise SiteError(f"Site {quoted(site)}: expected a layer in 0..{depth - 1}; found {layer}.")
     return canonical, None if layer is None else int(layer) % depth
+
+
+def _named(site: Any) -> None:
+    """Refuse what no model has a site of; which layers there are, the model says."""
+    parse_site(site, sys.maxsize)
+
+
+NamedSite = Annotated[Any, _named]
+"""A site as `parse_site` takes it, in the signature of a function that has no model to look it up in."""

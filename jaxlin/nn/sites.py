@@ -1,10 +1,10 @@
 """Sites: named values on the way through a model, as users write them and as the scan over blocks needs them."""
 
-import operator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
+from jaxlin.common.annotations import is_integer
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 
@@ -134,17 +134,6 @@ def place(site: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> Place:
         raise SiteError(f"Site {quoted(site)}: expected a layer in 0..{layers - 1}; found {layer}.")
     layer = int(layer) % layers
     return Place(layer + 1) if kind == "resid_post" else Place(layer, ORDER.index(kind))
-
-
-def is_integer(number: Any) -> bool:
-    """Whether `number` is an integer of Python, NumPy or JAX, and not a bool."""
-    if isinstance(number, bool):
-        return False
-    try:
-        operator.index(number)
-    except TypeError:
-        return False
-    return True
 
 
 def ends(source: Site, target: Site, layers: int, kinds: tuple[str, ...] = KINDS) -> tuple[Place, Place]:

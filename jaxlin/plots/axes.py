@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Annotated, Any
 
+from jaxlin.common.annotations import having
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.printable import quoted
+
+Axes = Annotated[Any, having("axes of matplotlib, as matplotlib.pyplot.subplots gives", "figure", "imshow")]
+"""matplotlib's axes, which is not imported before something is drawn."""
 
 PLUS, MINUS, PAPER, INK = "#2f7ec4", "#d0702a", "#fbfaf7", "#1f1d1a"
 """The colours of positive and negative numbers, of zero, and of text."""
@@ -38,11 +42,12 @@ NEW = "jaxlin"
 """The group id of figures that are made here, whose size may be changed."""
 
 
-def axes_or_new(ax: Any) -> Any:
+@checked
+def axes_or_new(ax: Axes | None) -> Any:
     """`ax`, or the axes of a new figure.
 
     Raises:
-        JaxlinError: matplotlib is not installed, or `ax` is not matplotlib's axes.
+        JaxlinError: matplotlib is not installed.
     """
     if find_spec("matplotlib") is None:
         raise JaxlinError('Plot: expected matplotlib; found none. Install it: pip install "jaxlin[plot]".')
@@ -51,8 +56,6 @@ def axes_or_new(ax: Any) -> Any:
 
         figure, ax = pyplot.subplots(layout="constrained")
         figure.set_gid(NEW)
-    elif not hasattr(ax, "imshow"):
-        raise JaxlinError(f"Plot: expected axes of matplotlib; found {quoted(ax)}.")
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(which="both", labelsize=8)
     return ax
@@ -79,7 +82,8 @@ def draw_ticks(set_ticks: Any, labels: Sequence[str], most: int, *, rotation: in
     set_ticks(list(places), [label(labels[i], length) for i in places], fontsize=8, rotation=rotation, family=fonts())
 
 
-def write(ax: Any, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+@checked
+def write(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
     """Write the title and the names of the axes; an empty text leaves what is there."""
     font = {"family": fonts()}
     if title:

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxlin.plots.axes import COLOURS, MINUS, PLUS, draw_ticks, fonts, label, resize
+from jaxlin.common.arguments import checked
+from jaxlin.plots.axes import COLOURS, MINUS, PLUS, Axes, draw_ticks, fonts, label, resize
 
 MAX_BARS = 60
 """The bars that have a label each; of more, only some are labelled."""
 
 
-def bars(ax: Any, values: Shaped[np.ndarray, " n"], labels: Sequence[str]) -> None:
+@checked
+def bars(ax: Axes, values: Shaped[np.ndarray, " n"], labels: Sequence[str]) -> None:
     """Horizontal bars, the first at the top; positive and negative ones differ in colour."""
     numbers = np.asarray(values, float)
     places = np.arange(len(numbers))
@@ -23,7 +25,8 @@ def bars(ax: Any, values: Shaped[np.ndarray, " n"], labels: Sequence[str]) -> No
     draw_ticks(ax.set_yticks, labels, MAX_BARS, length=32)
 
 
-def token_bars(ax: Any, series: Mapping[str, Float[np.ndarray, " t"]], tokens: Sequence[str]) -> None:
+@checked
+def token_bars(ax: Axes, series: Mapping[str, Float[np.ndarray, " t"]], tokens: Sequence[str]) -> None:
     """Vertical bars over the tokens of a prompt, side by side where there are several series."""
     count = len(tokens)
     resize(ax, 1.4 + 0.34 * count, 3.0)

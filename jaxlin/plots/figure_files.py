@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_atomically
 from jaxlin.plots.axes import NEW
@@ -16,6 +17,7 @@ DPI = 160
 """Pixels per inch of a PNG."""
 
 
+@checked
 def check_format(path: Path) -> None:
     """Check that a plot can be written in the format of `path`.
 
@@ -28,6 +30,7 @@ def check_format(path: Path) -> None:
         raise JaxlinError('Plot: expected matplotlib; found none. Install it: pip install "jaxlin[plot]".')
 
 
+@checked
 def save_plot(draw: Callable[[Any], Any], path: Path) -> None:
     """Draw in axes of a new figure, such as by the method ``plot`` of a result, and write it to `path`, atomically.
 

@@ -1,12 +1,13 @@
 """A graph of components in rows, one above another, with an arrow for each effect of one on another."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from jaxlin.plots.axes import INK, MINUS, PAPER, PLUS, fonts, label, resize
+from jaxlin.common.arguments import checked
+from jaxlin.plots.axes import INK, MINUS, PAPER, PLUS, Axes, fonts, label, resize
 
 
-def layered_graph(ax: Any, rows: Mapping[str, int], edges: Sequence[tuple[str, str, float]]) -> None:
+@checked
+def layered_graph(ax: Axes, rows: Mapping[str, int], edges: Sequence[tuple[str, str, float]]) -> None:
     """Nodes in their rows, the lowest at the bottom, and edges as wide as their effects are large.
 
     Args:

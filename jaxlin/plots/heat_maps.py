@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from jaxlin.plots.axes import INK, MINUS, PAPER, PLUS, draw_ticks, fonts, label, resize
+from jaxlin.common.arguments import checked
+from jaxlin.common.errors import JaxlinError
+from jaxlin.plots.axes import INK, MINUS, PAPER, PLUS, Axes, draw_ticks, fonts, label, resize
 
 MAX_LABELS = 48
 """The rows or columns that have a label each; of more, only some are labelled."""
@@ -15,8 +17,9 @@ MAX_NUMBERS = 150
 """The cells up to which each has its number in it."""
 
 
+@checked
 def heat_map(
-    ax: Any,
+    ax: Axes,
     matrix: Shaped[np.ndarray, "n m"],
     rows: Sequence[str],
     columns: Sequence[str],
@@ -35,7 +38,15 @@ def heat_map(
         signed: whether zero is in the middle of the colours.
         cell: the width and height of a cell in inches, in a new figure.
         numbers: whether a small matrix has its numbers in the cells.
+
+    Raises:
+        JaxlinError: another number of labels than of rows or columns.
     """
+    if np.shape(matrix) != (len(rows), len(columns)):
+        raise JaxlinError(
+            f"Heat map: expected a label for each of {np.shape(matrix)} rows and columns; found {len(rows)} and "
+            f"{len(columns)}."
+        )
     from matplotlib.colors import LinearSegmentedColormap
 
     values = np.asarray(matrix, float)
@@ -61,8 +72,9 @@ def heat_map(
                 _in_cell(ax, i, j, f"{value:.2g}", abs(value) / largest)
 
 
+@checked
 def word_grid(
-    ax: Any,
+    ax: Axes,
     words: Sequence[Sequence[str]],
     strength: Shaped[np.ndarray, "n m"],
     rows: Sequence[str],

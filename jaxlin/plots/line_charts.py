@@ -1,16 +1,17 @@
 """Curves over a number, and points of two quantities."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
-from jaxlin.plots.axes import COLOURS, fonts, label, resize
+from jaxlin.common.arguments import checked
+from jaxlin.plots.axes import COLOURS, Axes, fonts, label, resize
 
 
+@checked
 def curves(
-    ax: Any, x: Shaped[np.ndarray, " n"], series: Mapping[str, Shaped[np.ndarray, " n"]], *, log: bool = False
+    ax: Axes, x: Shaped[np.ndarray, " n"], series: Mapping[str, Shaped[np.ndarray, " n"]], *, log: bool = False
 ) -> None:
     """One curve for each series; the first is drawn on top of the others, which may be shorter than `x`.
 
@@ -33,7 +34,8 @@ def curves(
         ax.legend(framealpha=0.8, edgecolor="none", prop={"family": fonts(), "size": 7})
 
 
-def scatter(ax: Any, x: Shaped[np.ndarray, "..."], y: Shaped[np.ndarray, "..."]) -> None:
+@checked
+def scatter(ax: Axes, x: Shaped[np.ndarray, "..."], y: Shaped[np.ndarray, "..."]) -> None:
     """Points of two quantities, with the line on which they are equal."""
     resize(ax, 4.4, 4.0)
     both = np.concatenate([np.ravel(x), np.ravel(y)]).astype(float)

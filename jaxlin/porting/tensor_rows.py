@@ -8,6 +8,9 @@ from itertools import accumulate
 import numpy as np
 from jaxtyping import Int
 
+from jaxlin.common.arguments import checked
+from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import quoted
 from jaxlin.nn.config import Config
 
 EXPERT = "{expert}"
@@ -71,6 +74,7 @@ class TensorRows:
         return np.arange(self.total or count)[rows] if isinstance(rows, slice) else rows
 
 
+@checked
 def part_rows(heads: int, *sizes: int) -> list[Int[np.ndarray, " n"]]:
     """The rows of each part of a tensor in which the parts of a head follow each other, head by head.
 
@@ -87,6 +91,7 @@ def halves_of_pairs(features: int) -> Int[np.ndarray, " n"]:
     return np.arange(features).reshape(-1, 2).T.ravel()
 
 
+@checked
 def paired_rows(config: Config) -> dict[str, TensorRows]:
     """Queries and keys of a checkpoint in which the two features that rotate together are neighbouring rows."""
     k, order = config.head_dim, halves_of_pairs(config.head_dim)
@@ -99,6 +104,7 @@ def paired_rows(config: Config) -> dict[str, TensorRows]:
     return {name: TensorRows(name, functools.partial(rows, n)) for name, n in names.items()}
 
 
+@checked
 def stacked_rows(
     tensor: str, *, heads: int = 1, module: str | None = None, transposed: bool = False, **sizes: int
 ) -> dict[str, TensorRows]:
@@ -127,6 +133,7 @@ def stacked_rows(
     }
 
 
+@checked
 def single_experts(
     module: str, stored: str | None = None, projections: Sequence[str] = ("gate_proj", "up_proj", "down_proj")
 ) -> dict[str, TensorRows]:
@@ -136,7 +143,12 @@ def single_experts(
         module: the module of the parameters, such as ``mlp.experts``.
         stored: its name in the checkpoint; by default the same.
         projections: the names of gate, up and down in the checkpoint.
+
+    Raises:
+        JaxlinError: another number of projections.
     """
+    if len(projections) != 3:
+        raise JaxlinError(f"Projections: expected the names of gate, up and down; found {quoted(projections)}.")
     names = zip(("gate_proj", "up_proj", "down_proj"), projections, strict=True)
     return {
         f"{module}.{name}.weight": TensorRows(f"{stored or module}.{EXPERT}.{projection}.weight")
@@ -144,6 +156,7 @@ def single_experts(
     }
 
 
+@checked
 def fused_experts(
     module: str,
     width: int,
@@ -176,6 +189,7 @@ def fused_experts(
     return names
 
 
+@checked
 def either(*layouts: Mapping[str, str | TensorRows]) -> dict[str, tuple[str | TensorRows, ...]]:
     """The places of parameters in each of several layouts, of which a checkpoint has one."""
     paths = dict.fromkeys(path for layout in layouts for path in layout)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import CheckpointFolder
+from jaxlin.common.arguments import checked
 from jaxlin.common.printable import quoted
 from jaxlin.quantized.awq import AWQ
 from jaxlin.quantized.bitsandbytes import BitsAndBytes
@@ -50,6 +51,7 @@ UNREAD_METHODS = {
 ADVICE = "Take another file of this model"
 
 
+@checked
 def open_quantized(folder: CheckpointFolder, config: ConfigReader) -> CheckpointFolder | QuantizedFolder:
     """`folder` itself, or its view with packed matrices where config.json says that weights are quantised.
 
@@ -61,6 +63,7 @@ def open_quantized(folder: CheckpointFolder, config: ConfigReader) -> Checkpoint
     return folder if layout is None else QuantizedFolder(folder, layout)
 
 
+@checked
 def quantized_format(config: ConfigReader) -> QuantizedFormat | None:
     """The format of the quantised weights, from config.json alone; None if it says that none are.
 

@@ -12,6 +12,8 @@ import numpy as np
 from jaxlin import lens as lenses
 from jaxlin.attribution.layer_streams import stream_contributions
 from jaxlin.attribution.logit import attribute
+from jaxlin.common.annotations import is_integer
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.devices import host_memory
 from jaxlin.common.errors import JaxlinError, one_of
 from jaxlin.common.printable import quoted
@@ -22,10 +24,8 @@ from jaxlin.linearize.linalg.triplets import SVD, check_dtype, effective_rank, s
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.linearize.targets import Target, ids_of_words
-from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import PromptError
-from jaxlin.nn.sites import is_integer
 from jaxlin.report.circuit_graph import circuit_graph
 from jaxlin.report.details import make_detail
 from jaxlin.report.experts import routed_layers
@@ -40,6 +40,7 @@ COPIES = 10
 """Memory that LAPACK needs to compute the singular vectors of J, as a multiple of the size of J, J included."""
 
 
+@checked
 def explain(
     model: Decoder,
     tokenizer: Tokenizer | None,
@@ -81,8 +82,7 @@ def explain(
             this model.
         CheckpointError: there is no such file of a lens, or it has none.
     """
-    check_model(model)
-    check_tokenizer(tokenizer)
+    check_not_traced("Explanation", model)
     tokenizer, vocab = require_tokenizer(tokenizer, "An explanation"), model.config.vocab_size
     if not is_integer(top) or not 1 <= top <= vocab:
         raise JaxlinError(f"Top: expected a number of words in 1..{vocab}; found {quoted(top)}.")

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from jaxlin import plots
 from jaxlin.attribution.logit import attribute
 from jaxlin.attribution.result import Attribution
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.common.token_names import joined, token_names
 from jaxlin.linearize.targets import Target, ids_of_words
-from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import PromptError
 from jaxlin.results import Result, html, traced_to
@@ -127,6 +127,7 @@ class Comparison(Result):
         )
 
 
+@checked
 def compare(
     model: Decoder,
     tokenizer: Tokenizer | None,
@@ -155,8 +156,7 @@ def compare(
         TokenizerError: the target is not one token; or BOS is requested and there is none.
         JaxlinError: an id is no token's, or `over` is the target.
     """
-    check_model(model)
-    check_tokenizer(tokenizer)
+    check_not_traced("Comparison", model)
     tokenizer = require_tokenizer(tokenizer, "A comparison")
     if not len(first) or not len(second):
         raise PromptError("Prompts: expected two texts of one token or more; found none.")

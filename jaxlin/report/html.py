@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import write_atomically
 from jaxlin.common.printable import finite
@@ -30,6 +31,7 @@ class ReportError(JaxlinError):
     """A page or a plot cannot be written to the path."""
 
 
+@checked
 def page(explanation: Explanation, name: str | None = None) -> str:
     """The page of an explanation, as HTML.
 
@@ -62,6 +64,7 @@ def page(explanation: Explanation, name: str | None = None) -> str:
     return Template(template).substitute(parts)  # in one pass, so that no part is itself taken for a template
 
 
+@checked
 def frame(explanation: Explanation) -> str:
     """The page for a notebook: an inline frame that is sandboxed, so that it cannot reach the notebook."""
     document = html.escape(page(explanation), quote=True)
@@ -71,6 +74,7 @@ def frame(explanation: Explanation) -> str:
     )
 
 
+@checked
 def check_writable(path: Path) -> None:
     """Check, before anything is computed, that a file can be written to `path`.
 
@@ -89,6 +93,7 @@ def check_writable(path: Path) -> None:
         raise ReportError(f"{path}: expected a folder that can be written; found {error.strerror}.") from error
 
 
+@checked
 def write(explanation: Explanation, path: Path, name: str | None = None) -> None:
     """Write the page to `path`, atomically.
 

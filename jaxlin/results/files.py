@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxlin.checkpoint.safetensors import SafetensorsFile
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import CheckpointError, JaxlinError
 from jaxlin.common.files import path_exists, write_atomically
 from jaxlin.common.printable import quoted
@@ -52,6 +53,7 @@ def write(result: Any, path: str | PathLike[str], tokens: Sequence[int]) -> None
     write_atomically(file, lambda temporary: safetensors.numpy.save_file(arrays, temporary, {KEY: text}))
 
 
+@checked
 def load(path: str | PathLike[str]) -> Any:
     """The result in a file that `Result.save` wrote; it is of the class that was saved.
 

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import jax.core
 import numpy as np
 
+from jaxlin.common.annotations import having
+from jaxlin.common.arguments import checked
 from jaxlin.common.files import checksum
 from jaxlin.common.provenance import checkpoint_of, ids_of
 from jaxlin.common.token_names import token_names
@@ -111,9 +113,10 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
+@checked
 def traced_to(
     result: T,
-    model: Any,
+    model: Annotated[Any, having("a model, as jaxlin.load gives", "config", "rule", "edits")],
     x: Any = None,
     *,
     ids: Sequence[int] | None = None,
@@ -160,6 +163,7 @@ def traced_to(
     return result
 
 
+@checked
 def note(result: Any, provenance: Provenance | None) -> None:
     """Let a result, and the results that are parts of it, have this provenance."""
     if isinstance(result, list | tuple):

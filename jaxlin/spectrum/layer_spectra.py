@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin import plots
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.every_layer import layer_maps
-from jaxlin.linearize.frozen import FrozenFactors, record
+from jaxlin.linearize.frozen import FrozenFactors, record, rule_of
 from jaxlin.linearize.linalg.gram_matrix import (
     MAX_BAND_BYTES,
     Gram,
@@ -96,6 +97,7 @@ class LayerSpectra(Result):
         return np.einsum("lnd,nd->ln", self.u[:, :n_directions], self.u[-1, :n_directions])
 
 
+@checked
 def cumulative_spectra(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -125,12 +127,12 @@ def cumulative_spectra(
         PromptError: `x` does not have the shape ``[t, d]``.
         SiteError: there is no such position, or the model has no sites of a kind.
     """
-    x, position = _checked_input(model, x, kinds, position)
+    x, kinds, position = _checked_input(model, x, kinds, position)
     if unreachable := [token for token in single_tokens if not 0 <= token <= position]:
         raise SiteError(
             f"Single tokens: expected positions in 0..{position}, as only these reach the site; found {unreachable[0]}."
         )
-    frozen, norms, output = _record_sites(model, x, position, kinds, rule or model.rule)
+    frozen, norms, output = _record_sites(model, x, position, kinds, rule_of(model, rule))
     n_layers, (tokens, d) = model.config.num_hidden_layers, x.shape
     block = _columns_per_pass(model, tokens)
     grams = {kind: np.zeros((2, n_layers, d, d)) for kind in kinds}  # of the first token, and of all others
@@ -157,6 +159,7 @@ def cumulative_spectra(
     return results
 
 
+@checked
 def single_layer_spectra(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -170,8 +173,8 @@ def single_layer_spectra(
 
     The final norm has no part in these maps. The arguments and errors are those of `cumulative_spectra`.
     """
-    x, position = _checked_input(model, x, kinds, position)
-    frozen, _, output = _record_sites(model, x, position, kinds, rule or model.rule)
+    x, kinds, position = _checked_input(model, x, kinds, position)
+    frozen, _, output = _record_sites(model, x, position, kinds, rule_of(model, rule))
     n_layers, (tokens, d) = model.config.num_hidden_layers, x.shape
     block = _columns_per_pass(model, tokens)
     spectra = {}
@@ -186,6 +189,7 @@ def single_layer_spectra(
     return spectra
 
 
+@checked
 def spectra_to_output(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -202,8 +206,8 @@ def spectra_to_output(
     kinds together would take more than `memory` bytes. The other arguments and the errors are those of
     `cumulative_spectra`.
     """
-    x, position = _checked_input(model, x, kinds, position)
-    frozen, _, output = _record_sites(model, x, position, (), rule or model.rule)
+    x, kinds, position = _checked_input(model, x, kinds, position)
+    frozen, _, output = _record_sites(model, x, position, (), rule_of(model, rule))
     bytes_per_kind = model.config.num_hidden_layers * model.config.hidden_size * x.size * x.dtype.itemsize
     kinds_per_pass = max(1, memory // bytes_per_kind)
     spectra = {}
@@ -218,10 +222,10 @@ def spectra_to_output(
 
 def _checked_input(
     model: Decoder, x: Float[Embeddings, "t d"], kinds: tuple[str, ...], position: int
-) -> tuple[Any, int]:
+) -> tuple[Any, tuple[str, ...], int]:
+    check_not_traced("Spectra", model, x)
     x = model.check_embeddings(x)
-    checked_kinds(kinds, model.sites)
-    return x, position_in(x.shape[0], position)
+    return x, checked_kinds(kinds, model.sites), position_in(x.shape[0], position)
 
 
 def _columns_per_pass(model: Decoder, tokens: int) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin import plots
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.linearize.linalg.gram_matrix import gram_from_rows, singular_values
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.local_maps import local_map
@@ -130,6 +131,7 @@ class Baselines(Result):
         return html.heading(self) + html.rows(self, self.tables()[0])
 
 
+@checked
 def compare_baselines(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -153,6 +155,7 @@ def compare_baselines(
         SiteError: there is no such position.
         JaxlinError: there is no such rule, or `k` is larger than the rank of a map.
     """
+    check_not_traced("Baselines", model, x)
     lmap = local_map(model, x, position=position, rule=rule)
     token_key, weight_key = jax.random.split(jax.random.key(seed))
     # The output does not depend on later tokens, so only the tokens up to the position are shuffled.
@@ -171,6 +174,7 @@ def compare_baselines(
     return traced_to(result, model, x, rule=rule, position=position, seed=seed)
 
 
+@checked
 def rule_angles(
     model: Decoder, x: Float[Embeddings, "t d"], *, position: int = -1, k: int = 8
 ) -> tuple[RuleAngles, ...]:
@@ -189,6 +193,7 @@ def rule_angles(
     )
 
 
+@checked
 def principal_angles(a: Float[np.ndarray, "k n"], b: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " k"]:
     """The principal angles, in degrees, between the spaces that two sets of rows span, the smallest first."""
     # Imported here because scipy.linalg takes a tenth of a second to import, and only baselines need it.
@@ -197,6 +202,7 @@ def principal_angles(a: Float[np.ndarray, "k n"], b: Float[np.ndarray, "k n"]) -
     return np.degrees(subspace_angles(a.astype(np.float64).T, b.astype(np.float64).T))[::-1]
 
 
+@checked
 def shuffled_weights(model: Decoder, key: Array) -> Decoder:
     """`model` with the entries of each weight matrix of each block permuted, and all other parameters unchanged.
 

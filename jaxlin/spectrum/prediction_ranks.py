@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxlin import plots
+from jaxlin.common.arguments import checked
 from jaxlin.linearize.linalg.gram_matrix import MAX_BAND_BYTES, gram_from_rows, left_vectors
 from jaxlin.linearize.linalg.triplets import effective_rank, stable_rank
 from jaxlin.linearize.operator import LocalMap
@@ -85,6 +86,7 @@ class MapRanks(Result):
         return html.heading(self) + html.rows(self, self.tables()[0])
 
 
+@checked
 def ranks_of_spectrum(s: Float[np.ndarray, " k"], prediction: int | None = None) -> Ranks:
     """The ranks of a map from all of its singular values, the largest first."""
     energy = np.square(s.astype(np.float64))
@@ -95,6 +97,7 @@ def ranks_of_spectrum(s: Float[np.ndarray, " k"], prediction: int | None = None)
     return Ranks(stable_rank(s), effective_rank(s), participation, count90, count99, prediction)
 
 
+@checked
 def map_ranks(lmap: LocalMap, *, memory: int = MAX_BAND_BYTES) -> MapRanks:
     """The ranks of `lmap`, from its rows; the map is not stored, see `jaxlin.linearize.linalg.gram_matrix`.
 

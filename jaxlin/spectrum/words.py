@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.nn.biases import without_biases
@@ -22,6 +23,7 @@ DIRECTIONS_PER_BATCH = 64
 """The number of directions that are decoded together; each needs scores of the whole vocabulary."""
 
 
+@checked
 def promoted_tokens(model: Decoder, u: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> TopTokens:
     r"""The `k` tokens that an output direction `u` promotes most: those with the largest logits $W_U u$.
 
@@ -36,6 +38,7 @@ def _promoted(model: Decoder, u: Float[Array, "*b d"], k: int) -> TopTokens:
     return TopTokens(ids, scores)
 
 
+@checked
 def nearest_embeddings(model: Decoder, v: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> TopTokens:
     r"""The `k` tokens whose input embeddings have the largest cosine with `v`.
 
@@ -44,6 +47,7 @@ def nearest_embeddings(model: Decoder, v: Shaped[Array | np.ndarray, "*b d"], k:
     return traced_to(_nearest(model, _inverse_norms(model), jnp.asarray(v), k), model)
 
 
+@checked
 def triplet_words(
     model: Decoder, svd: SVD, output: Shaped[Array | np.ndarray, " d"] | None = None, k: int = 8
 ) -> TripletWords:
@@ -68,6 +72,7 @@ def triplet_words(
     return words
 
 
+@checked
 def left_words(model: Decoder, u: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> Poles:
     """The tokens at both poles of output directions, by the logits of `u` and of ``-u``.
 
@@ -77,6 +82,7 @@ def left_words(model: Decoder, u: Shaped[Array | np.ndarray, "*b d"], k: int = 8
     return _poles(model, promoted_tokens, u, k)
 
 
+@checked
 def right_words(model: Decoder, v: Shaped[Array | np.ndarray, "*b d"], k: int = 8) -> Poles:
     """The tokens at both poles of input directions: those whose embeddings are nearest to `v` and to ``-v``.
 
@@ -85,6 +91,7 @@ def right_words(model: Decoder, v: Shaped[Array | np.ndarray, "*b d"], k: int = 
     return _poles(model, nearest_embeddings, v, k)
 
 
+@checked
 def largest_columns(model: Decoder, jacobian: Shaped[np.ndarray, "d t e"], count: int = 8, k: int = 8) -> Features:
     """The columns of each token's map with the largest norms, and the tokens of these as output directions.
 
@@ -93,6 +100,7 @@ def largest_columns(model: Decoder, jacobian: Shaped[np.ndarray, "d t e"], count
     return _largest_vectors(model, np.moveaxis(jacobian, 0, -1), count, k, left_words)
 
 
+@checked
 def largest_rows(model: Decoder, jacobian: Shaped[np.ndarray, "d t e"], count: int = 8, k: int = 8) -> Features:
     """The rows of each token's map with the largest norms, and the tokens of these as input directions.
 
@@ -113,6 +121,7 @@ def _largest_vectors(
 
 
 def _poles(model: Decoder, decode: Callable[..., TopTokens], directions: Any, k: int) -> Poles:
+    check_not_traced("Words", model, directions)
     vocab_size = model.config.vocab_size
     if not 1 <= k <= vocab_size:
         raise JaxlinError(f"Words: expected a number of tokens in 1..{vocab_size}; found {k}.")

@@ -9,15 +9,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.activations import SteeringError
+from jaxlin.common.annotations import is_integer
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.frozen import record
-from jaxlin.nn.arguments import check_model
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.sites import Place, Site, is_integer, place
+from jaxlin.nn.sites import Place, Site, place
 
 
+@checked
 def mean_difference(
     model: Decoder, towards: Sequence[Sequence[int]], away: Sequence[Sequence[int]], site: Site
 ) -> Float[Array, " d"]:
@@ -37,7 +39,6 @@ def mean_difference(
         SiteError: a site that the model does not have.
         SteeringError: no prompts, or a single prompt that is not in a list.
     """
-    check_model(model)
     for prompts in (towards, away):
         if not len(prompts) or any(np.ndim(ids) != 1 for ids in prompts):
             raise SteeringError(
@@ -59,13 +60,13 @@ def _last_value(model: Decoder, x: Float[Embeddings, "t d"], source: Place) -> F
     return record(model, x, () if source.final else (source.kind,)).value_at(source)[-1]
 
 
+@checked
 def token_direction(model: Decoder, token: int) -> Float[Array, " d"]:
     """The row of the unembedding for `token`, whose product with an output is the logit: a direction to `add`.
 
     Raises:
         JaxlinError: not a token id. `tokenizer.to_single_token` gives the id of a word.
     """
-    check_model(model)
     vocab = model.config.vocab_size
     if not is_integer(token) or not 0 <= token < vocab:
         raise JaxlinError(f"Token: expected an id in 0..{vocab - 1}; found {quoted(token)}.")

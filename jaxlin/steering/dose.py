@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 from jaxlin import plots
 from jaxlin.activations import Edit, SteeringError, Where, check_edits
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
-from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import at_least_float32
 from jaxlin.nn.prompt import padded_prompt
@@ -103,6 +103,7 @@ def _place(site: Any) -> str:
     return " ".join(map(str, site)) if isinstance(site, list | tuple) else str(site)
 
 
+@checked
 def dose_curve(
     model: Decoder,
     tokenizer: Tokenizer | None,
@@ -131,8 +132,6 @@ def dose_curve(
         SteeringError: no prompts, no strengths, or a strength that is not finite; and as `generate_batch`.
         PromptError, SamplingError, SiteError: as `generate_batch`.
     """
-    check_model(model)
-    check_tokenizer(tokenizer)
     doses = np.asarray(strengths, float)
     if not len(prompts) or doses.ndim != 1 or not doses.size or not np.isfinite(doses).all():
         raise SteeringError(

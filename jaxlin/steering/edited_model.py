@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxlin.activations import Edit, SteeringError, check_edits
-from jaxlin.nn.arguments import check_model
+from jaxlin.common.arguments import checked
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.hooks import Hooks
@@ -96,6 +96,7 @@ def forward(
     return ForwardResult(output, new, drives)
 
 
+@checked
 def edited(model: Decoder, x: Float[Embeddings, "t d"], edits: Sequence[Any], *, prompt: int | None = None) -> Array:
     """The residual stream after the final norm, ``[t, d]``, of `model` with `edits`, in one pass without a cache.
 
@@ -111,7 +112,6 @@ def edited(model: Decoder, x: Float[Embeddings, "t d"], edits: Sequence[Any], *,
         SteeringError: an object that is not an edit, an edit for a residual stream of another width, or one at a
             position past the last.
     """
-    check_model(model)
     x = model.check_embeddings(x)
     tokens, checked = x.shape[0], check_edits(model, edits)
     for edit in checked:

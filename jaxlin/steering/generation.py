@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.activations import Edit, check_edits
-from jaxlin.nn.arguments import check_model, check_not_traced, check_tokenizer
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.kv_cache import map_caches
 from jaxlin.nn.layers import at_least_float32
@@ -41,6 +41,7 @@ Prompt = str | Sequence[int]
 """A text, or its token ids."""
 
 
+@checked
 def generate(
     model: Decoder, tokenizer: Tokenizer | None, prompt: Prompt, max_new_tokens: int = 64, **options: Any
 ) -> Generation:
@@ -48,6 +49,7 @@ def generate(
     return generate_batch(model, tokenizer, [prompt], max_new_tokens, **options)[0]
 
 
+@checked
 def generate_batch(
     model: Decoder,
     tokenizer: Tokenizer | None,
@@ -78,16 +80,15 @@ def generate_batch(
         return_logits: whether each `Generation` has its logits.
 
     Raises:
-        PromptError: an empty prompt, an id outside the vocabulary, or a text that would outgrow the model's context.
+        PromptError: no prompts, an empty one, an id outside the vocabulary, or a text that would outgrow the model's
+            context.
         SamplingError: an invalid number of tokens, temperature, top-k or top-p.
         SiteError: an edit at a site that the model does not have.
         SteeringError: an object that is not an edit, or an edit for a residual stream of another width.
     """
-    check_model(model)
     check_not_traced("Generation", model, prompts, edits)
-    check_tokenizer(tokenizer)
-    if isinstance(prompts, str):
-        raise PromptError("Prompts: expected a list of them; found one text. Put it in a list, or call generate.")
+    if not len(prompts):
+        raise PromptError("Prompts: expected a list of one prompt or more; found an empty one.")
     if max_new_tokens < 1:
         raise SamplingError(f"New tokens: expected 1 or more; found {max_new_tokens}.")
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import Leaf
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.nn.biases import without_biases
@@ -79,6 +80,7 @@ class PaperCode(MapEdit):
         return (h + size * drive / jnp.where(length > 0, length, 1)).astype(h.dtype)
 
 
+@checked
 def paper_equation(
     model: Decoder, x: Float[Embeddings, "t d"], layer: int, strength: float = 0.5, *, where: Any = "new"
 ) -> PaperEquation:
@@ -105,6 +107,7 @@ def paper_equation(
     return PaperEquation(site=site, strength=strength, where=check_where(where), columns=columns)
 
 
+@checked
 def paper_code(
     model: Decoder, x: Float[Embeddings, "t d"], layer: int, strength: float = 1.0, *, where: Any = "all"
 ) -> PaperCode:

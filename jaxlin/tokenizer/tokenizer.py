@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import TokenizerError
 from jaxlin.common.printable import quoted
 from jaxlin.tokenizer.backend import TokenizerParts
@@ -229,6 +230,7 @@ class Tokenizer:
         return self._backend.to_json()
 
 
+@checked
 def read_tokenizer(files: Mapping[str, Path], source: str) -> Tokenizer | None:
     """The tokenizer of a checkpoint's folder; None, with a logged message, if there is none.
 
@@ -246,6 +248,7 @@ def read_tokenizer(files: Mapping[str, Path], source: str) -> Tokenizer | None:
     return Tokenizer(read_parts(files))
 
 
+@checked
 def require_tokenizer(tokenizer: Tokenizer | None, subject: str) -> Tokenizer:
     """`tokenizer`, if it is not None; `subject` is what needs it, such as ``"A dose curve"``.
 

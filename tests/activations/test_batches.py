@@ -15,7 +15,6 @@ from jaxlin.activations.batches import padded_length
 from jaxlin.attribution.components import contributions
 from jaxlin.common.errors import JaxlinError
 from jaxlin.lens import read, read_batch
-from jaxlin.nn.prompt import PromptError
 from jaxlin.nn.sites import SiteError
 from jaxlin.steering import add
 
@@ -109,7 +108,7 @@ def test_what_cannot_be_traced_says_so() -> None:
 def test_bad_input() -> None:
     model = random_llama.build()
     for prompts, message in (([], "one prompt or more"), ("The", "found 'The'"), (["The"], "Pass tokenizer=")):
-        with pytest.raises(PromptError, match=message):
+        with pytest.raises(JaxlinError, match=message):
             jaxlin.record_batch(model, prompts)
     with pytest.raises(JaxlinError, match="one for each of 2 prompts, or one for all; found 1"):
         jaxlin.attribute_batch(model, [[1], [2]], [3])

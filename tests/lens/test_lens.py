@@ -548,7 +548,7 @@ def test_refused(checkpoint: Callable[[str], Path], fitted: lenses.JacobianLens)
     model, _ = jaxlin.load(checkpoint("llama"))
     x = model.embed(tiny.IDS)
     for options, message in (
-        ({"prompts": "text"}, "each a list of token ids"),
+        ({"prompts": "text"}, "prompts: expected a list.*found 'text'"),
         ({"prompts": tiny.IDS}, "each a list of token ids"),
         ({"prompts": [[1, 2]]}, "prompts of 4 tokens or more; found none among 1"),
         ({"source_layers": (3,)}, r"some of 0..2; found \[3\]"),

@@ -216,7 +216,7 @@ class TestRefused:
         with pytest.raises(ConfigError, match=r"novelty.*ignore_config_keys=\[\"rope_scaling\.novelty\"\]"):
             jaxlin.load(folder, ignore_config_keys=["surprise"])
         for absent in (["surprize"], ["rope_scaling.novel"], "surprise"):
-            with pytest.raises(ConfigError, match="ignore_config_keys"):
+            with pytest.raises(JaxlinError, match="ignore_config_keys"):
                 jaxlin.load(folder, ignore_config_keys=absent)
 
     @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import tiny
 import torch
 
 import jaxlin
+from jaxlin.common.errors import JaxlinError
 from jaxlin.nn.prompt import PromptError
 from jaxlin.steering.generation import frequency_spans, generate, generate_batch
 from jaxlin.steering.samplers import Sampling, SamplingError, sample_token
@@ -175,8 +176,10 @@ def test_errors(roomy: Callable[[str], Path]) -> None:
     model, tokenizer = jaxlin.load(roomy("llama"))
     with pytest.raises(PromptError, match=r"at most 128 tokens.*found 100 and 40.*at most 28"):
         generate(model, tokenizer, [3] * 100, 40)
-    with pytest.raises(PromptError, match="a list of them; found one text"):
+    with pytest.raises(JaxlinError, match=r"prompts: expected a list.*found 'abc'"):
         generate_batch(model, tokenizer, "abc", 4)
+    with pytest.raises(PromptError, match="one prompt or more; found an empty one"):
+        generate_batch(model, tokenizer, [], 4)
     with pytest.raises(PromptError, match="one token id or more"):
         generate(model, tokenizer, [], 4)
     with pytest.raises(PromptError, match="found 128"):
@@ -192,4 +195,3 @@ def test_errors(roomy: Callable[[str], Path]) -> None:
     for options, words in refused:
         with pytest.raises(SamplingError, match=words):
             generate(model, tokenizer, [5], **options)
-    assert generate_batch(model, tokenizer, [], 4) == []

@@ -223,7 +223,7 @@ def test_errors(llama: tuple[Any, Any]) -> None:
     for edit, error, words in (
         ("rotate", SteeringError, "add, apply or ablate among them, give; found 'rotate'"),
         (add(("resid_post", 7), a), SiteError, "found 7"),
-        (add("attn", a), SiteError, "'attn'"),
+        (dataclasses.replace(add("embed", a), site="attn"), SiteError, "'attn'"),
         (add("embed", a[:5]), SteeringError, "Add, direction: expected 64 features.*found 5"),
         (ablate("embed", a[:5]), SteeringError, "Ablate, basis: expected 64.*found 5"),
         (dataclasses.replace(add("embed", a), where="some"), SteeringError, "where.*'some'"),

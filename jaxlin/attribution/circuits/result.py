@@ -10,9 +10,9 @@ from jaxtyping import Float
 from jaxlin import plots
 from jaxlin.attribution.circuits.influence import most_influential
 from jaxlin.attribution.circuits.network import Network, Path, TokenFlows
+from jaxlin.common.annotations import is_integer
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.nn.sites import is_integer
 from jaxlin.results import Result
 
 TARGET = "logit"

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxlin import plots
+from jaxlin.common.annotations import is_integer
 from jaxlin.common.errors import JaxlinError, one_of
 from jaxlin.common.printable import quoted
-from jaxlin.nn.sites import is_integer
 from jaxlin.results import Result
 
 BIASES = "bias"

@@ -11,20 +11,21 @@ from jaxlin.attribution.circuits.places import components
 from jaxlin.attribution.circuits.score_result import BIASES, AttentionScores
 from jaxlin.attribution.circuits.score_tables import score_numbers, score_places
 from jaxlin.attribution.circuits.tracing import check_streams
+from jaxlin.common.annotations import is_integer
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.frozen import rule_of
-from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.attention import SoftmaxAttention
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.prompt import Embeddings, array_of
-from jaxlin.nn.sites import is_integer
 from jaxlin.nn.stack import layer_of
 from jaxlin.results import traced_to
 
 
+@checked
 def attention_scores(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -69,7 +70,6 @@ def attention_scores(
             delta rule, which has no scores; an invalid rule; a model in which layers read the values of others or
             per-layer embeddings, or one that carries edits.
     """
-    check_model(model)
     check_not_traced("Attention scores", model, x, (layer, head, query, key))
     x = model.check_embeddings(x)
     check_streams("Attention scores", model)

@@ -13,10 +13,10 @@ from jaxlin.attribution.circuits.flow import flow
 from jaxlin.attribution.circuits.network import Network
 from jaxlin.attribution.circuits.places import Component, Places, components, part_numbers, places
 from jaxlin.attribution.circuits.result import Circuit
+from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.linearize.frozen import rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, Words, resolve_target
-from jaxlin.nn.arguments import check_model, check_not_traced
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.prompt import Embeddings
@@ -25,6 +25,7 @@ from jaxlin.results import traced_to
 from jaxlin.tokenizer import Tokenizer
 
 
+@checked
 def circuit(
     model: Decoder,
     x: Float[Embeddings, "t d"],
@@ -60,7 +61,6 @@ def circuit(
         SiteError: there is no such position.
         TokenizerError: a word is not one token.
     """
-    check_model(model)
     check_not_traced("Circuit", model, x, target)
     x = model.check_embeddings(x)
     check_streams("Circuit", model)

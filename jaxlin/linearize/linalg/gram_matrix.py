@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from jaxlin.common.annotations import is_integer
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.sharding import to_numpy
-from jaxlin.nn.sites import is_integer
 
 MAX_BAND_BYTES = 2**30
 """The bytes of rows that a band may take."""

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxlin.common.annotations import is_integer
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.linearize.linalg.bases import Basis, Rows, choose_basis, decompose, orthonormalize
 from jaxlin.linearize.linalg.triplets import SVD, check_count
 from jaxlin.nn.sharding import to_numpy
-from jaxlin.nn.sites import is_integer
 
 EFFICIENT_POSITIONS = 128
 """How many positions make the cost of a product proportional to them; with fewer, reading the weights costs more."""

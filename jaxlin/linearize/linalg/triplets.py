@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jaxlin import plots
+from jaxlin.common.annotations import is_integer
+from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
 from jaxlin.nn.sharding import to_numpy
-from jaxlin.nn.sites import is_integer
 from jaxlin.results import Result
 
 
@@ -123,11 +124,13 @@ def check_count(k: int | None, shape: tuple[int, ...]) -> int:
     return count
 
 
+@checked
 def stable_rank(s: Float[np.ndarray, " k"]) -> float:
     r"""$\sum_i \sigma_i^2 / \sigma_1^2$: how many directions of the first one's strength would have the same energy."""
     return float(np.sum(np.square(s)) / np.square(s[0]))
 
 
+@checked
 def effective_rank(s: Float[np.ndarray, " k"]) -> float:
     r"""$\exp(-\sum_i p_i \ln p_i)$ with $p_i = \sigma_i / \sum_j \sigma_j$.
 

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jaxlin.common.arguments import checked
 from jaxlin.common.files import checksum, resume_hint, write_lock
 from jaxlin.common.progress import progress_bar
-from jaxlin.nn.arguments import check_model, check_tokenizer
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
 from jaxlin.nn.prompt import PromptError
@@ -69,6 +69,7 @@ def check_output(out: str | os.PathLike[str], **settings: Any) -> None:
     check_folder(Path(out), settings)
 
 
+@checked
 def reproduce(
     model: Decoder,
     tokenizer: Tokenizer | None,
@@ -104,8 +105,6 @@ def reproduce(
         PaperError: matplotlib is not installed; `out` holds other files or another run, or cannot be written.
         PromptError: a text or phrase is empty, or is too long for the model's context.
     """
-    check_model(model)
-    check_tokenizer(tokenizer)
     texts = shipped_phrases() if phrases is None else list(phrases)
     if not text or not texts or not all(texts):
         raise PromptError("Prompt: expected a text, and phrases, of one token or more; found none.")
