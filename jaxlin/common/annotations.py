@@ -2,6 +2,7 @@
 
 Plain types, classes, arrays of jaxtyping, and lists, tuples, dicts and alternatives of these are understood; of others
 nothing is said. A type of its own is ``Annotated[Any, check]``, where `check` returns a `Fault`, or raises an error.
+beartype, which the tests check all annotations with, names types and not what a user has to pass.
 """
 
 import collections.abc

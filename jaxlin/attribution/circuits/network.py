@@ -16,22 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxlin.attribution.circuits.expansion import expand, has_experts, neuron_parts, slots, stream_factors
+from jaxlin.attribution.circuits.expansion import expand, has_experts, stream_factors
 from jaxlin.attribution.circuits.flow import flow
 from jaxlin.attribution.circuits.places import EMBED, Component, component_numbers, part_numbers, places
-from jaxlin.linearize.backward import transpose
+from jaxlin.attribution.circuits.single_reads import at_tokens, head_by_position, read_head, read_part
 from jaxlin.linearize.frozen import FrozenFactors, freeze
 from jaxlin.linearize.targets import ResolvedTarget
 from jaxlin.nn.biases import has_biases
-from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings
-from jaxlin.nn.sites import InnerSite
-from jaxlin.nn.stack import LayerIndex, layer_of
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ class Network:
             _, _, i, names, effect, gradient = heapq.heappop(queue)
             component = self.components[i]
             if component.name == EMBED:
-                by_token = np.asarray(_by_token(self._vectors.writes[i], gradient))
+                by_token = np.asarray(at_tokens(self._vectors.writes[i], gradient))
                 ends += [Path(names, t, float(part)) for t, part in enumerate(by_token) if part]
             elif not component.reads:
                 ends.append(Path(names, None, effect))
@@ -191,16 +186,16 @@ class Network:
         vectors = self._vectors
         write = vectors.writes[source]
         if target is None:
-            return np.diag(np.asarray(_by_token(write, vectors.direction)))
+            return np.diag(np.asarray(at_tokens(write, vectors.direction)))
         component, depth = self.components[target], self.model.layout.depth
         sequential = "resid_mid" in self.model.sites
         orders = 2 * np.arange(depth)[:, None] + np.array([1, 1 + sequential])
         later = jnp.asarray(orders > component.order, write.dtype)
         gradient = _gathered(vectors.read.reshape(2 * depth, *write.shape), later.reshape(-1), vectors.direction)
         if component.head is None:
-            return np.diag(np.asarray(_by_token(write, self._read(component, gradient))))
+            return np.diag(np.asarray(at_tokens(write, self._read(component, gradient))))
         index = self.model.layout.locate(component.layer)
-        return np.asarray(_head_by_position(self.model, vectors.frozen, index, component.head, gradient, write))
+        return np.asarray(head_by_position(self.model, vectors.frozen, index, component.head, gradient, write))
 
     @functools.cached_property
     def _vectors(self) -> _Vectors:
@@ -211,10 +206,10 @@ class Network:
         """The gradient in the stream that a component reads, through it alone, from that in what it writes."""
         index, vectors = self.model.layout.locate(component.layer), self._vectors
         if component.head is not None:
-            return _read_head(self.model, vectors.frozen, index, component.head, gradient)
+            return read_head(self.model, vectors.frozen, index, component.head, gradient)
         experts = self.model.config.num_experts if has_experts(self.model) else 0
         expert = experts if component.expert is None else component.expert
-        return _read_part(self.model, vectors.frozen, vectors.routes, index, expert, gradient)
+        return read_part(self.model, vectors.frozen, vectors.routes, index, expert, gradient)
 
 
 @functools.partial(jax.jit, static_argnames="rule")
@@ -244,67 +239,3 @@ def _effects(writes: Float[Array, "c t d"], gradient: Float[Array, "t d"]) -> Fl
 @jax.jit
 def _gathered(reads: Float[Array, "c t d"], edges: Float[Array, " c"], end: Float[Array, "t d"]) -> Float[Array, "t d"]:
     return end + jnp.einsum("c,ctd->td", edges, reads, precision=HIGHEST)
-
-
-@jax.jit
-def _by_token(write: Float[Array, "t d"], gradient: Float[Array, "t d"]) -> Float[Array, " t"]:
-    return jnp.einsum("td,td->t", write, gradient, precision=HIGHEST)
-
-
-@jax.jit
-def _head_by_position(
-    model: Decoder,
-    frozen: FrozenFactors,
-    index: LayerIndex,
-    head: Any,
-    gradient: Float[Array, "t d"],
-    write: Float[Array, "t d"],
-) -> Float[Array, "t s"]:
-    """What a head takes of a `write` at each position, for each of the positions that it writes at."""
-    positions = jnp.arange(write.shape[0])
-
-    def of_query(query: Array) -> Float[Array, " s"]:
-        alone = jnp.where((positions == query)[:, None], gradient, 0)
-        return _by_token(write, _read_head(model, frozen, index, head, alone))
-
-    return jax.lax.map(of_query, positions)
-
-
-@jax.jit
-def _read_head(
-    model: Decoder, frozen: FrozenFactors, index: LayerIndex, head: Any, gradient: Float[Array, "t d"]
-) -> Float[Array, "t d"]:
-    """Through one head. The gradients are in the stream after the last block, to which both have the same factor."""
-
-    def alone(z: Float[Array, "t h k"]) -> Float[Array, "t h k"]:
-        return jnp.where((jnp.arange(z.shape[1]) == head)[None, :, None], z, 0)
-
-    def read(bare: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
-        ctx = Context(Replay(layer_of(frozen.layers, index)), Hooks(edits={InnerSite.GATED_HEADS: alone}))
-        bare.block(index, x, ctx)
-        return ctx.hooks.values["attn_out"]
-
-    return transpose(read, model, gradient)(gradient)[0]
-
-
-@jax.jit
-def _read_part(
-    model: Decoder, frozen: FrozenFactors, routes: Any, index: LayerIndex, expert: Any, gradient: Float[Array, "t d"]
-) -> Float[Array, "t d"]:
-    """Through one expert, or through the rest of an MLP, which has the number after the last expert."""
-    route = layer_of(routes, index) if has_experts(model) else None
-
-    def alone(neurons: Float[Array, "t n"]) -> Float[Array, "t n"]:
-        rest = jnp.full((neurons.shape[0], 1), model.config.num_experts)
-        routed = jnp.full((neurons.shape[0], slots(model) - 1), -1) if route is None else route.experts
-        numbers = jnp.concatenate([routed, rest], axis=1)[:, neuron_parts(model, neurons.shape[-1], route)]
-        return jnp.where(numbers == expert, neurons, 0)
-
-    def read(bare: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
-        edits: dict[str, Any] = {InnerSite.NEURONS: alone} if has_experts(model) else {}
-        hooks = Hooks(replacements={InnerSite.MLP_IN: x}, edits=edits)
-        ctx = Context(Replay(layer_of(frozen.layers, index)), hooks)
-        bare.block(index, x, ctx)
-        return ctx.hooks.values["mlp_out"]
-
-    return transpose(read, model, gradient)(gradient)[0]
