@@ -141,6 +141,8 @@ def test_tokens_in_a_terminal(token: str) -> None:
         target=token,
         over=token,
         logit=1.0,
+        probability=0.5,
+        probability_of_over=0.25,
         contributions=[1.0, 0.0],
         bias=0.0,
         defect=0.0,
