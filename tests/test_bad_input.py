@@ -15,5 +15,7 @@ def test_every_public_function_refuses_wrong_arguments() -> None:
     script = Path(__file__).with_name("bad_calls.py")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     called = json.loads(run.stdout.splitlines()[-1])
-    assert {"jaxlin.attribute", "jaxlin.lens.read", "jaxlin.plots.bars", "jaxlin.load"} <= set(called["functions"])
+    assert {"jaxlin.attribution.attribute", "jaxlin.lens.read", "jaxlin.plots.bars", "jaxlin.load"} <= set(
+        called["functions"]
+    )
     assert called["faults"] == {}

@@ -516,30 +516,36 @@ def test_what_is_no_embedding() -> None:
     one = "Embeddings: expected shape (t, 192), one token or more, as model.embed(ids) gives; found {}."
     each = [one.format(found) for found in ("a list", "shape (1, 3, 192)", "shape (3, 8)", "shape (0, 192)")]
     assert said.splitlines()[:28] == each * 7
-    held = "Frozen model: expected frozen factors, as jaxlin.freeze(model, x) gives; found ArrayImpl."
+    factors = (
+        "{}, frozen: expected frozen factors, as jaxlin.freeze gives, as the second argument; found an array of "
+        "float32 of shape (3, 192)."
+    )
+    target = "Target: expected a token id, a pair of them, or a direction of floats; found {}. "
+    target += "tokenizer.to_single_token gives the id of a word."
     assert said.splitlines()[28:] == [
-        "Frozen model: expected vectors of shape (3, ..., 192); found (3,).",
-        "Sites: expected kinds of resid_pre, attn_out, resid_mid, mlp_out, resid_post; found 'resid_pre'.",
-        "Position: expected one in 0..2 (or from -3); found 1.5.",
+        "replay, v: expected an array of floats of shape (t, *b, d), as the third argument; found an array of float32 "
+        "of shape (3,).",
+        "layer_maps, kinds: expected a tuple; found 'resid_pre'.",
+        "local_map, position: expected an integer; found 1.5.",
         "Top: expected a number of words in 1..2048; found 0.",
-        "Prompt: expected token ids; found text. tokenizer.encode(text) gives its ids.",
-        "Edits: expected a list of them; found a single edit. Put it in a list.",
+        "generate, prompt[0]: expected an integer; found 'a'.",
+        "generate_batch, edits: expected a list; found a Add.",
         "Removal: expected 0 random removals or more; found -1.",
-        *[held] * 3,
+        *map(factors.format, ("layer_maps", "sweep", "replay")),
         "Local map: expected real vectors; found complex ones. Apply the map to each part.",
-        "Target: expected a token id, a pair of them, or a direction of floats; found 1.5. "
-        "tokenizer.to_single_token gives the id of a word.",
-        "Top: expected a number of words in 1..2048; found 1.5.",
-        "Target: expected a token id, a pair of them, or a direction of floats; found int64 of shape (192,). "
-        "tokenizer.to_single_token gives the id of a word.",
+        target.format("1.5"),
+        "explain, top: expected an integer; found 1.5.",
+        target.format("int64 of shape (192,)"),
         "Ids: expected one list of token ids; found shape (1, 2).",
-        "Mean difference: expected a list of prompts on both sides, each a list of token ids; found [3, 4].",
+        "mean_difference, towards[0]: expected a list; found 3.",
         "Heads: expected pairs of a layer below 4 and a head below 4; found (0, 1.5).",
-        "Token: expected an id in 0..2047; found 'a'.",
+        "token_direction, token: expected an integer, as the second argument; found 'a'.",
         "Patching: expected prompts of as many tokens; found 3 and 2.",
+        "validity, substitutes: expected an array of floats of shape (n, d), as the third argument; found an array of "
+        "float32 of shape (192,).",
         *(
             f"Validity: expected substitutes of shape (n, 192), one or more; found {found}."
-            for found in ("(192,)", "(0, 192)", "(3, 3)")
+            for found in ("(0, 192)", "(3, 3)")
         ),
         one.format("shape (1, 3, 192)"),
         one.format("shape (192,)"),

@@ -248,7 +248,9 @@ def test_metadata_that_is_refused(
 
 def test_a_tokenizer_that_is_refused(folder: Callable[[str], Path], tmp_path: Path) -> None:
     path = edited(tmp_path / "wrong.gguf", folder("qwen3"), "qwen3", "tokenizer.ggml.model", "bert")
-    with pytest.raises(TokenizerError, match=r"wrong.gguf: expected tokenizer.ggml.model gpt2 or llama; found 'bert'"):
+    with pytest.raises(
+        TokenizerError, match=r"wrong.gguf: expected tokenizer.ggml.model gpt2, llama or gemma4; found 'bert'"
+    ):
         jaxlin.load(path)
 
 
