@@ -16,7 +16,7 @@ from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Replay
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
-from jaxlin.nn.prompt import Embeddings
+from jaxlin.nn.prompt import Embeddings, checked_embeddings
 from jaxlin.nn.sites import InnerSite
 from jaxlin.nn.stack import Stack, padded
 
@@ -43,7 +43,8 @@ def contributions_by_source(
     Raises:
         PromptError: `x` does not have the shape ``[t, d]``.
     """
-    x = model.check_embeddings(x)
+    # A frozen model reads no token ids, so that embeddings without them serve too.
+    x = checked_embeddings(x, model.config.hidden_size, model.dtype, reads_ids=False)
 
     def make_context(layer: Any) -> Context:
         factors, layer_gradients = layer
