@@ -80,7 +80,7 @@ class Checkpoint:
 
 def random_head(shape: tuple[int, ...]) -> np.ndarray:
     """An unembedding unlike the embeddings."""
-    return (0.4 * np.random.default_rng(1).normal(size=shape)).astype(np.float32)
+    return (0.2 * np.random.default_rng(1).normal(size=shape)).astype(np.float32)
 
 
 class Stream:
