@@ -44,6 +44,7 @@ def execute(notebook: dict[str, Any]) -> list[list[dict[str, Any]]]:
     mpl.use("Agg")
     from matplotlib import pyplot
 
+    pyplot.close("all")  # a figure that is open already is no output of the first cell
     namespace: dict[str, Any] = {"__name__": "__main__"}
     code = [text(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     try:
