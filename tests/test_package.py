@@ -1,5 +1,6 @@
 """The wheel: its contents, and that it works away from the checkout."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import venv
 import zipfile
 from pathlib import Path
 
+import jax
 import pytest
+import setuptools
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,3 +81,31 @@ def test_it_runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert '"residual"' in answer.stdout
+
+
+def test_an_editable_install_in_the_folder_of_the_clone(tmp_path: Path) -> None:
+    """The command of CONTRIBUTING.md: beside a clone, whose folder is named jaxlin too, the package is imported.
+
+    Without its option, setuptools installs a finder that comes after the folders of ``sys.path``, and Python takes the
+    folder of the clone for a package with no files.
+    """
+    clone, python = tmp_path / "jaxlin", tmp_path / "venv" / "bin" / "python"
+    clone.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    for name in ("jaxlin", "models"):
+        shutil.copytree(ROOT / name, clone / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    venv.create(tmp_path / "venv", with_pip=False)
+    command = re.search(r"^pip install -e \S+ (.*)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert command, "CONTRIBUTING.md has no command that installs the clone"
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    (site / "dependencies.pth").write_text(
+        "".join(f"{Path(each).parents[1]}\n" for each in {jax.__file__, setuptools.__file__})
+    )
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    pip += ["--no-deps", "--no-build-isolation", "-e", str(clone), *command[1].split()]
+    subprocess.run(pip, check=True)
+    program = "import jaxlin, jaxlin.models.llama as llama; print(jaxlin.__file__, llama.__file__)"
+    imported = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert imported.returncode == 0, imported.stderr
+    assert all(path.startswith(f"{clone}/") for path in imported.stdout.split())
