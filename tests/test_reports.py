@@ -2,14 +2,23 @@
 
 Others of these stand where their subject is: batches of unequal prompts (TransformerLens issues 1005 and 1609) in
 tests/activations/test_batches.py, the doubled BOS of a chat template (neuronpedia 123) in tests/tokenizer/test_chat.py,
-and the stream of gemma2 as a sum in tests/activations/test_record.py.
+and the stream of gemma2 as a sum in tests/activations/test_record.py. So do some of what new users of jaxlin met: a
+page without layers in tests/report/test_report.py, an editable install in tests/test_package.py, and the memory of a
+long prompt in tests/loading/test_plan.py.
 """
 
 import html
+import importlib
+import inspect
+import io
 import json
 import math
+import pkgutil
+import pydoc
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +28,19 @@ import pytest
 import random_llama
 import tiny
 import torch
+from result_samples import samples
+from rich.cells import cell_len
+from rich.console import Console
 
 import jaxlin
+from jaxlin.common import progress
+from jaxlin.common.errors import JaxlinError
 from jaxlin.report import page
+from jaxlin.report.commands.output import check_files
+from jaxlin.report.explanation import Explanation
+from jaxlin.report.paper import check_output, reproduce, reproduction
+from jaxlin.report.paper.part import Part
+from jaxlin.report.terminal import show
 
 
 @pytest.mark.parametrize("name", ["olmo2", "phi"])
@@ -101,3 +120,64 @@ def test_olmo3_around_its_window_and_its_trained_length(tmp_path: Path, x64: Non
         residual = jaxlin.local_map(model, model.embed(ids[:tokens])).residual
         assert residual <= 1e-13
     assert math.isfinite(float(jnp.max(logits)))
+
+
+@pytest.mark.parametrize("name", ["activations", "attribution", "causal", "lens", "linearize", "spectrum", "steering"])
+def test_help_lists_all_that_a_package_offers(name: str) -> None:
+    """Once `help(jaxlin.causal)` left out half of it, and `jaxlin.head_ablation` was a module that cannot be called."""
+    package = importlib.import_module(f"jaxlin.{name}")
+    modules = {module for _, module, _ in pkgutil.iter_modules(package.__path__)}
+    for module in modules:
+        importlib.import_module(f"jaxlin.{name}.{module}")
+    text = pydoc.render_doc(package, renderer=pydoc.plaintext)  # pyright: ignore[reportArgumentType]
+    for each in package.__all__:
+        value = getattr(package, each)
+        assert not inspect.ismodule(value), each
+        assert each not in modules, each
+        if callable(value):
+            assert (inspect.getdoc(value) or "").partition("\n")[0] in text
+            assert re.search(rf"^ +(class )?{each}\b", text, re.MULTILINE), each
+
+
+@pytest.mark.parametrize("columns", [50, 80])
+def test_bars_of_a_narrow_terminal_are_to_scale(columns: int) -> None:
+    """At 50 columns +8.03 and +4.59 had the same bar, which was clipped."""
+    drawn = samples()["Explanation"]
+    assert isinstance(drawn, Explanation)
+    contributions = [8.03, 4.59, -4.0, *[0.0] * (len(drawn.tokens) - 3)]
+    out = io.StringIO()
+    show(replace(drawn, contributions=contributions, bias=0.0), Console(file=out, width=columns, highlight=False))
+    lines = [
+        next(line for line in out.getvalue().splitlines() if f"{value:+.4f} │" in line)
+        for value in (*contributions[:3],)
+    ]
+    longest, second, negative = (len(re.findall("[█░]", line)) for line in lines)
+    assert "░" in lines[2]
+    assert longest > 0
+    assert abs(second - longest * 4.59 / 8.03) <= 0.5
+    assert abs(negative - longest * 4 / 8.03) <= 0.5
+    assert max(map(cell_len, lines)) <= columns
+
+
+def test_no_command_makes_the_parents_of_its_output(tmp_path: Path) -> None:
+    """`paper --out` made them and `--html` refused to."""
+    place = tmp_path / "nowhere" / "output"
+    for check in (lambda: check_output(place), lambda: check_files(place, None)):
+        with pytest.raises(JaxlinError, match=r"expected a folder .*nowhere"):
+            check()
+    assert not place.parent.exists()
+
+
+def test_the_paper_shows_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`jaxlin paper` takes minutes, in which nothing was printed."""
+    bars: list[tuple[bool, dict[str, Any]]] = []
+
+    def bar(items: Any, *, show: bool, **options: Any) -> Any:
+        bars.append((show, options))
+        return progress.progress_bar(items, show=show, **options)
+
+    part = Part("figure_1b", "Title", lambda subject: {}, lambda data: "Caption.")
+    monkeypatch.setattr(reproduction, "progress_bar", bar)
+    monkeypatch.setattr(reproduction, "PARTS", (part,))
+    reproduce(*jaxlin.load(), "The cat", out=tmp_path / "out", phrases=["The dog"])
+    assert bars == [(True, {"desc": "paper", "unit": "part"})]

@@ -455,6 +455,7 @@ class TestBrowser:
         write(found, tmp_path / "page.html")
         for shown in opened(chromium, tmp_path / "page.html"):
             assert shown.locator("#map-section").is_hidden()
+            assert shown.locator("#follow").is_hidden()  # "Choose a token to follow it through the layers."
             shown.locator(".token").first.click()
             assert shown.locator("#triplets button").count() == 1
 
