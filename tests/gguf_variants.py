@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[str, tiny.Variant]] = {
     "qwen3": ("qwen3", tiny.VARIANTS["qwen3"]),
     "qwen3, tied": ("qwen3", tiny.VARIANTS["qwen3, tied"]),
     "qwen3, R1-0528": ("qwen3", tiny.Variant("Qwen3Config", {**tiny.GQA, "head_dim": 32, **R1_0528})),
-    "qwen3_5": ("qwen35", tiny.VARIANTS["qwen3_5_text, tied"]),
+    "qwen3_5": ("qwen35", tiny.VARIANTS["qwen3_5_text, interval"]),
     "qwen3_5_moe": ("qwen35moe", tiny.VARIANTS["qwen3_5_moe_text"]),
     "qwen3_next": ("qwen3next", tiny.VARIANTS["qwen3_next"]),
     "phi3": ("phi3", tiny.VARIANTS["phi3"]),

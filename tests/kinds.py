@@ -14,7 +14,7 @@ KINDS = (
     "muse_glimmer",
     "llama4_text, interleaved",
     "mistral4",
-    "qwen3_5_text, tied",
+    "qwen3_5_text, interval",
     "qwen3_5_moe_text",
     "qwen3_next",
     "olmo_hybrid",

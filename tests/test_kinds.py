@@ -42,7 +42,7 @@ CACHES = (
     "gpt_oss, clipped",
     "llama4_text, interleaved",
     "mistral4",
-    "qwen3_5_text, tied",
+    "qwen3_5_text, interval",
     "gemma3n_text",
     "gemma4_text, per layer",
 )

@@ -313,9 +313,8 @@ VARIANTS: dict[str, Variant] = {
         tokens=70,
         biases=True,
     ),
-    "qwen3_5_text, tied": Variant(
-        "Qwen3_5TextConfig",
-        {**HYBRID, "num_hidden_layers": 3, "full_attention_interval": 2, "tie_word_embeddings": True},
+    "qwen3_5_text, interval": Variant(
+        "Qwen3_5TextConfig", {**HYBRID, "num_hidden_layers": 5, "full_attention_interval": 2}
     ),
     "qwen3_5_moe": Variant(
         "Qwen3_5MoeConfig",

@@ -24,7 +24,7 @@ KINDS = {
     "gpt2": 3,
     "gemma4_text": 3,
     "qwen2, window": 3,
-    "qwen3_5_text, tied": 3,
+    "qwen3_5_text, interval": 3,
     "phi, qk_layernorm": 3,
     "ministral3": 3,
     "llama4_text, top 2": 3,
@@ -192,7 +192,7 @@ def test_bad_input(checkpoint: Callable[[str], Path]) -> None:
     }.items():
         with pytest.raises(JaxlinError, match=message):
             call()
-    hybrid, _ = jaxlin.load(checkpoint("qwen3_5_text, tied"))
+    hybrid, _ = jaxlin.load(checkpoint("qwen3_5_text, interval"))
     with pytest.raises(JaxlinError, match=r"one of \[1, 3\]; found layer 0, a gated delta rule"):
         of(hybrid, hybrid.embed(tiny.IDS), 0, 0, 5, 4)
     shared, _ = jaxlin.load(checkpoint("gemma4_text, per layer"))

@@ -115,7 +115,7 @@ def test_edges_by_position(checkpoint: Callable[[str], Path]) -> None:
 CONSERVED = {
     "phi": "gate",
     "mistral4": "up",
-    "qwen3_5_text, tied": "half",
+    "qwen3_5_text, interval": "half",
     "olmoe, clip_qkv": "half",
     "gpt_oss, clipped": "up",
     "gemma4_text, experts": "gate",

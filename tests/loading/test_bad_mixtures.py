@@ -105,8 +105,8 @@ LINEAR, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("qwen3_5_text, tied", {"layer_types": [FULL, LINEAR, LINEAR, LINEAR, FULL]}),
-        ("qwen3_5_text, tied", {"layer_types": None, "full_attention_interval": 5}),
+        ("qwen3_5_text, interval", {"layer_types": [FULL, LINEAR, LINEAR, LINEAR, FULL]}),
+        ("qwen3_5_text, interval", {"layer_types": None, "full_attention_interval": 5}),
         ("qwen3_5_moe_text", {"layer_types": [FULL, LINEAR, LINEAR, LINEAR]}),
         ("gemma4_text, k = v", {"layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL]}),
         ("gemma4_text, per layer", {"num_kv_shared_layers": 0}),

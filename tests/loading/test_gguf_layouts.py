@@ -92,7 +92,7 @@ def drafting(path: Path, source: Path, block_count: int, drafts: int, extra: dic
 
 def test_blocks_that_draft_tokens(checkpoint: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They are the last ones, they have tensors of their own, and no other block reads what they compute."""
-    source = checkpoint("qwen3_5_text, tied")
+    source = checkpoint("qwen3_5_text, interval")
     depth = json.loads((source / "config.json").read_text())["num_hidden_layers"]
     expected, _ = jaxlin.load(gguf_files.write(tmp_path / "none.gguf", source, "qwen35").with_suffix(".gguf"))
     block = {f"blk.{depth}.{part}.weight": np.ones((64, 128), np.float32) for part in ("nextn.eh_proj", "attn_q")}

@@ -66,7 +66,7 @@ def test_packed(name: str, form: str, folder: Callable[[str], Path], tmp_path: P
     assert_planned(path, model)
 
 
-@pytest.mark.parametrize("name", ["qwen3_5_text, tied", "qwen3_next", "olmo_hybrid"])
+@pytest.mark.parametrize("name", ["qwen3_5_text, interval", "qwen3_next", "olmo_hybrid"])
 def test_bfloat16(name: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Weights of 16 bits are widened where they are used, as transformers widens them when it loads."""
 
@@ -105,7 +105,7 @@ def with_config(source: Path, target: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["qwen3_5_text, tied", "qwen3_next", "olmo_hybrid"])
+@pytest.mark.parametrize("name", ["qwen3_5_text, interval", "qwen3_next", "olmo_hybrid"])
 def test_layer_types_unlike_the_tensors(name: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
     """The layer is named, and what the config makes of it, before any tensor is read."""
     types = json.loads((folder(name) / "config.json").read_text())["layer_types"]
