@@ -18,6 +18,7 @@ from jaxlin.attribution import (
 from jaxlin.causal import Deletion, EdgeAblation, HeadAblation, Patching, Removal, UnitPatching, Validity
 from jaxlin.lens import ExactLens, JacobianLens, LensReading
 from jaxlin.linearize.linalg.triplets import SVD
+from jaxlin.linearize.residuals import ResidualEstimate
 from jaxlin.loading import MemoryPlan
 from jaxlin.report.check.results import Line, ModelCheck
 from jaxlin.report.circuit_graph import CircuitGraph, CircuitNode
@@ -186,6 +187,7 @@ def samples() -> dict[str, Result]:
         ),
         node,
         graph,
+        ResidualEstimate(5e-7, 2.5e-7, 1.5e-5, 1),
     ]  # fmt: skip
     for result in results:
         note(result, provenance())

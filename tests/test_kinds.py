@@ -29,7 +29,8 @@ from jaxlin.attribution import experts, stream_contributions
 from jaxlin.causal import activation_patching, head_ablation
 from jaxlin.lens import exact
 from jaxlin.linearize.frozen import record
-from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
+from jaxlin.linearize.operator import LocalMap
+from jaxlin.linearize.residuals import MAX_DIRECTIONS
 from jaxlin.loading import plan
 from jaxlin.loading.shapes import shapes_of
 from jaxlin.nn import freeze_rules
@@ -119,7 +120,7 @@ def test_rows_are_those_of_the_linearized_model(name: str, rule: str, loaded: Ca
     assert lmap.residual <= 1e-13
     if rule == "up":
         return  # each row under "half" has one half of its paths through this branch
-    u = np.random.default_rng(0).normal(size=(RESIDUAL_DIRECTIONS, lmap.shape[0]))
+    u = np.random.default_rng(0).normal(size=(MAX_DIRECTIONS, lmap.shape[0]))
     model = jax.tree.map(lambda a: a, model)
     model.rule = rule
     close(lmap.T @ u, pull(model, x, u))

@@ -13,14 +13,14 @@ import tiny
 import torch
 
 import jaxlin
-from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS
+from jaxlin.linearize.residuals import MAX_DIRECTIONS
 
 DIRECTIONS = 3
 
 
 def directions_of(rng: np.random.Generator) -> np.ndarray:
     """A few random directions, and zeros up to the number of rows for which the residual has compiled a program."""
-    directions = np.zeros((RESIDUAL_DIRECTIONS, tiny.BASE["hidden_size"]))
+    directions = np.zeros((MAX_DIRECTIONS, tiny.BASE["hidden_size"]))
     directions[:DIRECTIONS] = rng.normal(size=(DIRECTIONS, directions.shape[1]))
     return directions
 

@@ -23,7 +23,8 @@ from jaxlin.attribution.result import Neurons
 from jaxlin.causal.patching import Patching
 from jaxlin.lens import exact
 from jaxlin.linearize.frozen import FrozenFactors, Recording
-from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS, LocalMap
+from jaxlin.linearize.operator import LocalMap
+from jaxlin.linearize.residuals import MAX_DIRECTIONS, ResidualEstimate
 from jaxlin.loading.registry import families
 from jaxlin.report.terminal import show
 from jaxlin.spectrum.prediction_ranks import MAX_KL, _predicts_same
@@ -67,7 +68,7 @@ def missed(lmap: LocalMap, frozen: FrozenFactors, factor: str) -> float:
     is stored, so the frozen model is run in its place.
     """
     if "mlp.weights" not in factor:
-        return replace(lmap, frozen=frozen).residual
+        return float(replace(lmap, frozen=frozen).estimate_residual(MAX_DIRECTIONS).value)
     output = jaxlin.replay(lmap.model, frozen, lmap.x[: int(lmap.position) + 1])[-1]
     return float(jnp.linalg.norm(output - lmap.output) / jnp.linalg.norm(lmap.output))
 
@@ -133,7 +134,7 @@ def check_affine(lmap: LocalMap) -> None:
     np.testing.assert_allclose(bias, lmap.bias, rtol=0, atol=exact)
     np.testing.assert_allclose(3 * at_y - 2 * at_z, mixed, rtol=0, atol=exact)
     # The transpose gives the rows of the same map.
-    u = rng.normal(size=(RESIDUAL_DIRECTIONS, len(bias)))
+    u = rng.normal(size=(MAX_DIRECTIONS, len(bias)))
     rows = np.einsum("rtd,td->r", (lmap.T @ u)[:, : len(y)], y)
     np.testing.assert_allclose(rows, u @ np.asarray(at_y - bias), rtol=0, atol=1e-12 * np.abs(rows).max())
 
@@ -146,7 +147,7 @@ def biased(checkpoint: Checkpoint, x64: None) -> LocalMap:
 
 
 def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
-    """`residual` agrees as far as its random directions allow, and `residual_of` all rows agrees to rounding."""
+    """The estimate agrees as far as its random directions allow, and `residual_of` all rows agrees to rounding."""
     parts = corruptions(biased.frozen)
     wrong_maps = [replace(biased, frozen=frozen) for _, frozen in parts]
     for wrong in (*wrong_maps, replace(biased, bias=1.01 * biased.bias), replace(biased, output=-biased.output)):
@@ -154,7 +155,7 @@ def test_the_residual_is_that_of_every_row(biased: LocalMap) -> None:
         missed = np.einsum("dte,te->d", jacobian, wrong.x) + wrong.bias - wrong.output
         exactly = np.linalg.norm(missed) / np.linalg.norm(wrong.output)
         np.testing.assert_allclose(wrong.residual_of(jacobian), exactly, rtol=1e-9)
-        assert 0.6 < wrong.residual / exactly < 1.6
+        assert 0.6 < wrong.estimate_residual(MAX_DIRECTIONS).value / exactly < 1.6
 
 
 def test_the_defect_of_an_exact_lens(biased: LocalMap, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +186,8 @@ def test_the_defect_of_streams(biased: LocalMap, monkeypatch: pytest.MonkeyPatch
 def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """An explanation has the residual and the defects of its results, and shows them."""
     model, tokenizer = jaxlin.load()
-    monkeypatch.setattr(LocalMap, "residual", property(lambda lmap: 0.125))
+    estimate = ResidualEstimate(0.125, 0.0625, 4.0, 1)
+    monkeypatch.setattr(LocalMap, "_estimate", property(lambda lmap: estimate))
     monkeypatch.setattr(LocalMap, "residual_of", lambda lmap, jacobian: 0.25)
     for owner, name, defect in (
         (jaxlin.Attribution, "defect", 0.5),
@@ -199,8 +201,10 @@ def test_what_is_measured_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -
         )
         assert (explanation.residual, explanation.defect) == (residual, 0.5)
         with io.StringIO() as shown:
-            show(explanation, Console(file=shown, width=100))
+            show(explanation, Console(file=shown, width=140))
             assert f"= {residual:.1e}" in shown.getvalue()
+            interval = "measured in 1 random direction: 6.2e-02 to 4.0e+00 with 95 % confidence"
+            assert (interval in shown.getvalue()) == (spectrum != "dense")
             assert "relative error 5e-01" in shown.getvalue()
     assert explanation.detail is not None
     assert (explanation.detail.stream_defect, explanation.detail.component_defect) == (0.625, 0.75)

@@ -14,6 +14,7 @@ from jaxlin.linearize.every_layer import layer_maps, sweep
 from jaxlin.linearize.frozen import FrozenFactors, Recording, freeze, record, replay
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
+from jaxlin.linearize.residuals import ResidualEstimate
 from jaxlin.linearize.rows import dense_from_rows
 from jaxlin.linearize.targets import (
     ResolvedTarget,
@@ -30,6 +31,7 @@ __all__ = [
     "Gradients",
     "LocalMap",
     "Recording",
+    "ResidualEstimate",
     "ResolvedTarget",
     "Target",
     "TargetDirection",

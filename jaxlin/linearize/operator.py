@@ -20,22 +20,18 @@ from jaxtyping import Array, Float, Shaped
 from jaxlin.common.arrays import Leaf, relative_error
 from jaxlin.common.errors import JaxlinError
 from jaxlin.common.printable import quoted
-from jaxlin.linearize.backward import transpose
-from jaxlin.linearize.frozen import FrozenFactors, replay_between
+from jaxlin.linearize import products
+from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.linearize.linalg.lanczos import cheaper, check_options, krylov_svd
 from jaxlin.linearize.linalg.triplets import SVD, bounded_svd, check_count, check_dtype
+from jaxlin.linearize.residuals import ResidualEstimate, check_request, estimate
 from jaxlin.linearize.rows import block_sizes, default_block, dense_from_rows, npy_path
-from jaxlin.nn.biases import without_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.fingerprints import fingerprint
-from jaxlin.nn.folding import folding_pays
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.sharding import mesh_of, row_parts, spread_rows
 from jaxlin.nn.sites import Place
 from jaxlin.results import traced_to
-
-RESIDUAL_DIRECTIONS = 32
-"""The number of random directions in which `LocalMap.residual` is measured."""
 
 
 @jax.tree_util.register_dataclass
@@ -111,18 +107,13 @@ class LocalMap:
     def matvec(self, v: Shaped[Array | np.ndarray, "*b t d"]) -> Float[Array, "*b d"]:
         """$J v$ for each `v` along the leading axes."""
         v, batch = self._to_batch(v, self.shape[1:])
-        return _matvec(self, spread_rows(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
+        return products.matvec(self, spread_rows(v, mesh_of(self.model))).reshape(*batch, *self.output.shape)
 
     def rmatvec(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
         r"""$J^\top u$ for each `u` along the leading axes: the gradient of $u \cdot f$ with every factor frozen."""
         u, batch = self._to_batch(u, self.shape[:1])
-        out = _rmatvec(self, spread_rows(u, mesh_of(self.model)), fold=self._folding_pays(u.shape[0]))
+        out = products.rmatvec(self, spread_rows(u, mesh_of(self.model)), fold=products.fold_rows(self, u.shape[0]))
         return out.reshape(*batch, *self.x.shape)
-
-    def _folding_pays(self, rows: int) -> bool:
-        """Whether folding MLPs saves operations for `rows` vectors, which are divided among the devices."""
-        d, f = self.model.config.hidden_size, self.model.config.neurons
-        return folding_pays(rows // row_parts(mesh_of(self.model)), d, f)
 
     def _to_batch(self, a: Any, tail: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
         """`a` with its leading axes merged into one, and their sizes; `tail` is the expected shape of the others."""
@@ -144,19 +135,41 @@ class LocalMap:
     def residual(self) -> Leaf:
         r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$, the error with which this map reconstructs the output.
 
-        It is measured through the transpose in `RESIDUAL_DIRECTIONS` random directions $u$ with a fixed seed, for which
-        $\mathbb{E}\,(u \cdot r)^2 = \lVert r \rVert^2$, because the forward product `lmap @ x` repeats the model's own
-        arithmetic and would prove nothing. `residual_of` a dense map has no sampling error. If the model's output is
-        zero, as it is for zero embeddings in a model without biases, the residual is zero if that of the map is too.
-
-        The first access takes as long as `RESIDUAL_DIRECTIONS` rows of the map: almost no time for a short prompt, but
-        minutes for a model of 135 M parameters at 2,000 tokens on two CPU cores.
+        It is that of `estimate_residual`, whose default costs no more than the forward pass that recorded this map: in
+        32 random directions for a short prompt, in one for a long prompt. For more digits ask that method for more
+        directions, or take `residual_of` a dense map, which has no sampling error. If the model's output is zero, as
+        it is for zero embeddings in a model without biases, the residual is zero if that of the map is too.
         """
-        u = jax.random.normal(jax.random.key(0), (RESIDUAL_DIRECTIONS, self.output.shape[0]), self.output.dtype)
-        linear = jnp.einsum("rtd,td->r", self.rmatvec(u), self.x, precision=jax.lax.Precision.HIGHEST)
-        defect = linear + jnp.matmul(u, self.bias - self.output, precision=jax.lax.Precision.HIGHEST)
-        residual = relative_error(jnp.sqrt(jnp.mean(defect**2)), jnp.linalg.norm(self.output))
-        return residual if isinstance(residual, jax.core.Tracer) else float(residual)
+        return self._estimate.value
+
+    @functools.cached_property
+    def _estimate(self) -> ResidualEstimate:
+        return estimate(self, None, 0.95, 0, True)
+
+    def estimate_residual(
+        self, directions: int | None = None, *, confidence: float = 0.95, seed: int = 0, progress: bool = True
+    ) -> ResidualEstimate:
+        r"""The `residual` in random directions $u$, for which $\mathbb{E}\,(u \cdot r)^2 = \lVert r \rVert^2$.
+
+        It is measured through the transpose, because the forward product `lmap @ x` repeats the model's own arithmetic
+        and would prove nothing.
+
+        Args:
+            directions: how many; each costs a row of the map. By default as many as cost no more than the forward pass
+                that recorded the map, or than some hundredths of a second, and 1 to 32: the number follows from shapes
+                alone. With ``remat=True`` one costs more than that pass, because it repeats it.
+            confidence: the probability with which the interval holds the residual.
+            seed: the seed of the directions.
+            progress: whether to show a bar, in a terminal, if the work takes longer than a second.
+
+        Raises:
+            JaxlinError: `directions` is not an integer of at least 1, `confidence` is not between 0 and 1, or `seed` is
+                not an integer.
+        """
+        check_request(directions, confidence, seed)
+        if directions is None and (confidence, seed) == (0.95, 0):
+            return self._estimate
+        return estimate(self, directions, confidence, seed, progress)
 
     def residual_of(self, jacobian: Any) -> float:
         r"""$\lVert J x + b - f(x) \rVert / \lVert f(x) \rVert$ of a dense $J$, ``[d, t, d]``, summed in float64.
@@ -211,7 +224,7 @@ class LocalMap:
         """
         (rows, _, d), size, tokens = self.shape, self.output.dtype.itemsize, self.frozen.tokens
         parts = row_parts(mesh_of(self.model))
-        if rows * tokens * d * size <= block_sizes().dense_map and self._folding_pays(rows):
+        if rows * tokens * d * size <= block_sizes().dense_map and products.fold_rows(self, rows):
             return -(-rows // parts) * parts
         return parts * default_block(-(-rows // parts), tokens, max(d, self.model.config.neurons) * size)
 
@@ -259,31 +272,3 @@ class Transposed:
 
     def __matmul__(self, u: Shaped[Array | np.ndarray, "*b d"]) -> Float[Array, "*b t d"]:
         return self.T.rmatvec(u)
-
-
-@jax.jit
-def _matvec(lmap: LocalMap, v: Float[Array, "b t d"]) -> Float[Array, "b d"]:
-    v = jnp.moveaxis(v[:, : lmap.frozen.tokens], 1, 0)
-    return _apply(lmap, without_biases(lmap.model), v, jnp.zeros_like(v))
-
-
-@functools.partial(jax.jit, static_argnames="fold")
-def _rmatvec(lmap: LocalMap, u: Float[Array, "b d"], *, fold: bool) -> Float[Array, "b t d"]:
-    length, (tokens, d) = lmap.frozen.tokens, lmap.x.shape
-    v = jax.ShapeDtypeStruct((length, u.shape[0], d), lmap.x.dtype)
-    rows, _ = transpose(functools.partial(_apply, lmap, fold=fold), lmap.model, v, v)(u)
-    return jnp.pad(jnp.moveaxis(rows, 0, 1), ((0, 0), (0, tokens - length), (0, 0)))
-
-
-def _apply(
-    lmap: LocalMap, bare: Decoder, v: Float[Array, "t b d"], stream: Float[Array, "t b d"], *, fold: bool = False
-) -> Float[Array, "b d"]:
-    """The map, linear in the value `v` at its source and in the residual `stream` that enters the source's block.
-
-    The batch comes after the positions, so that the vectors of each position are one contiguous matrix.
-    """
-    queries, position = (1, 0) if lmap.is_last_position else (0, lmap.position)
-    y = replay_between(
-        bare, lmap.frozen, stream, lmap.source, lmap.target, {lmap.source: v}, queries=queries, fold=fold
-    )
-    return jax.lax.dynamic_index_in_dim(y, position, keepdims=False)

@@ -23,6 +23,7 @@ from jaxlin.lens.jacobian_lens import check_lens
 from jaxlin.linearize.linalg.triplets import SVD, check_dtype, effective_rank, stable_rank, svd
 from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
+from jaxlin.linearize.residuals import ResidualEstimate
 from jaxlin.linearize.targets import Target, ids_of_words
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import PromptError
@@ -146,6 +147,7 @@ def explain(
         ranks_without_first=decomposition.ranks_without_first,
         experts=routed_layers(attribution.experts),
         detail=detail,
+        residual_estimate=decomposition.residual_estimate,
     )
     settings = {"target": target_ids, "position": int(lmap.position), "top": top, "spectrum": method}
     traced_to(explanation, model, ids=ids, tokenizer=tokenizer, rule=lmap.rule, **settings)
@@ -167,6 +169,7 @@ class _Decomposition:
     residual: float
     ranks: SpectrumRanks | None = None
     ranks_without_first: SpectrumRanks | None = None
+    residual_estimate: ResidualEstimate | None = None
 
 
 def _decompose(lmap: LocalMap, method: Spectrum, top: int) -> _Decomposition:
@@ -174,10 +177,10 @@ def _decompose(lmap: LocalMap, method: Spectrum, top: int) -> _Decomposition:
     # Tokens after the position cannot influence it: their columns are zero, and are left out.
     n_tokens = int(lmap.position) + 1
     if method == "none":
-        return _Decomposition(SVD(np.zeros((d, 0)), np.zeros(0), np.zeros((0, n_tokens, e))), lmap.residual)
+        return _estimated(SVD(np.zeros((d, 0)), np.zeros(0), np.zeros((0, n_tokens, e))), lmap)
     check_dtype(lmap.output.dtype)
     if method == "krylov":
-        return _Decomposition(lmap.svd(min(top, d, n_tokens * e), method="krylov"), lmap.residual)
+        return _estimated(lmap.svd(min(top, d, n_tokens * e), method="krylov"), lmap)
     size = COPIES * d * n_tokens * e * lmap.output.dtype.itemsize
     if size > host_memory():
         raise JaxlinError(
@@ -189,6 +192,10 @@ def _decompose(lmap: LocalMap, method: Spectrum, top: int) -> _Decomposition:
     triplets = svd(columns)
     without_first = _ranks(np.linalg.svd(columns[:, 1:].reshape(d, -1), compute_uv=False)) if n_tokens > 1 else None
     return _Decomposition(triplets, lmap.residual_of(jacobian), _ranks(triplets.s), without_first)
+
+
+def _estimated(svd: SVD, lmap: LocalMap) -> _Decomposition:
+    return _Decomposition(svd, lmap.residual, residual_estimate=lmap.estimate_residual())
 
 
 def _ranks(s: np.ndarray) -> SpectrumRanks:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxlin import plots
 from jaxlin.common.token_names import split_text, token_names
+from jaxlin.linearize.residuals import ResidualEstimate
 from jaxlin.report.details import Detail
 from jaxlin.report.experts import RoutedLayer
 from jaxlin.results import Result
@@ -57,6 +58,8 @@ class Explanation(Result):
         next_tokens: the likeliest next tokens and their probabilities.
         residual: ``|Jx + b - f(x)| / |f(x)|``, on every row of J if `spectrum` is ``"dense"``, else in random
             directions, as `LocalMap.residual` measures it.
+        residual_estimate: in how many directions, and the interval that holds the residual with a confidence of 95 %;
+            None if it was measured on every row of J.
         target: the token whose logit is explained.
         over: the token whose logit is subtracted from it; None if none is.
         probability: of the target as the next token.
@@ -97,6 +100,7 @@ class Explanation(Result):
     ranks_without_first: SpectrumRanks | None
     experts: list[RoutedLayer] = field(default_factory=list)
     detail: Detail | None = None
+    residual_estimate: ResidualEstimate | None = None
 
     @property
     def names(self) -> list[str]:

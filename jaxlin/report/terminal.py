@@ -34,10 +34,11 @@ def show(explanation: Explanation, console: Console) -> None:
     prompt = Text(printable(explanation.prompt), style="bold")
     console.print(prompt.append(printable(explanation.rest), style="dim"))
     likely = "   ".join(f"{_words([token])} {probability:.1%}" for token, probability in explanation.next_tokens)
-    measured = "on all rows of J" if explanation.spectrum == "dense" else "in random directions"
+    estimate = explanation.residual_estimate
+    measured = "measured on all rows of J" if estimate is None else estimate.reliability
     facts = Table.grid(padding=(0, 2))
     facts.add_row("next token", Text(likely))
-    facts.add_row("residual", f"|Jx + b - f(x)| / |f(x)| = {explanation.residual:.1e}, measured {measured}")
+    facts.add_row("residual", f"|Jx + b - f(x)| / |f(x)| = {explanation.residual:.1e}, {measured}")
     facts.add_row("settings", f"freeze rule {explanation.rule}, {explanation.dtype}")
     console.print(facts)
     console.print()

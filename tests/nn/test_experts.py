@@ -12,7 +12,7 @@ from random_mixture import CHOSEN, EXPERTS, LAYERS, SHARED, VARIANTS, D, F, mixt
 
 import jaxlin
 from jaxlin.linearize.frozen import record
-from jaxlin.linearize.operator import RESIDUAL_DIRECTIONS
+from jaxlin.linearize.residuals import MAX_DIRECTIONS
 from jaxlin.nn.context import Context
 from jaxlin.nn.expert_products import blocks_of
 from jaxlin.nn.experts import ExpertMLP, ExpertParam
@@ -84,7 +84,7 @@ def test_map_is_the_jacobian_and_affine(name: str, tokens: int, rule: Any, x64: 
     expected = jax.jit(jax.jacrev(lambda model, x: model(x)[-1], argnums=1))(model, x)
     assert lmap.residual < 1e-13
     np.testing.assert_allclose(lmap.jacobian(), expected, atol=1e-12)
-    u = rng.normal(size=(RESIDUAL_DIRECTIONS, D))
+    u = rng.normal(size=(MAX_DIRECTIONS, D))
     np.testing.assert_allclose(lmap.T @ u, np.einsum("ro,otd->rtd", u, expected), atol=1e-12)
     y, z = rng.normal(size=(2, *x.shape))
     points = jnp.stack([y, z, 3 * y - 2 * z], axis=1)

@@ -473,8 +473,10 @@ class TestBrowser:
                 chances = shown.locator("#facts dt").all_inner_texts()[1:3]
                 assert chances == [f"probability of {visible(found.target)}", "probability of \N{MIDDLE DOT}a"]
                 assert shown.locator("#lenses button").all_inner_texts() == ["logit lens"]
-                assert "random directions" in shown.locator("#proof").inner_text()
-                assert "rank of J" not in shown.locator("#proof").inner_text()
+                proof = re.sub("e\N{MINUS SIGN}(\\d)\\b", "e-0\\1", shown.locator("#proof").inner_text())
+                assert found.residual_estimate is not None
+                assert found.residual_estimate.reliability in proof
+                assert "rank of J" not in proof
 
     def test_a_long_prompt(self, chromium: Browser, tmp_path: Path) -> None:
         """Above 40 tokens a map is a picture of colours, and at 500 the page is no larger than 5 MB."""

@@ -21,12 +21,20 @@ function drawHeader() {
   for (const [name, value] of facts) by("facts").append(el("div", {}, el("dt", {}, ...name), el("dd", {}, value)));
 }
 
+// In how many directions the residual was measured, and the interval that holds it.
+function reliability(estimate) {
+  if (!estimate) return "on every row of J";
+  const { directions, lower, upper, confidence } = estimate;
+  const count = directions === 1 ? "1 random direction" : directions + " random directions";
+  return "in " + count + ": " + small(lower) + " to " + small(upper) + " with " + percent(confidence) + " confidence";
+}
+
 function drawProof() {
   const others = el("dd");
   data.next_tokens.forEach(([token, p], i) => others.append(i ? ",  " : "", word(token), " " + percent(p)));
   const ranks = ({ stable, effective }) => "stable " + number(stable, 2) + ", effective " + number(effective, 1);
   const proof = [
-    ["residual of the map", small(data.residual) + " = |Jx + b \u2212 f(x)| / |f(x)|, measured " + (data.spectrum === "dense" ? "on every row of J" : "in random directions")],
+    ["residual of the map", small(data.residual) + " = |Jx + b \u2212 f(x)| / |f(x)|, measured " + reliability(data.residual_estimate)],
     ["error of the tokens' sum", small(data.defect) + " of the largest contribution"],
     ...(detail ? [["error of the layers' sums", small(detail.stream_defect) + " of the largest contribution, at worst"], ["error of the parts' sum", small(detail.component_defect) + " of the largest contribution"]] : []),
     ["likeliest next tokens", others],
