@@ -1,6 +1,7 @@
 """The circuit of the explained logit, pruned to a graph that a person can look at."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxlin.nn.biases import without_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.prompt import Embeddings
+from jaxlin.report.head_scores import HeadScore, Reading, head_scores
 from jaxlin.results import Result
 from jaxlin.spectrum.words import promoted_tokens
 from jaxlin.tokenizer import Tokenizer
@@ -33,6 +35,10 @@ LARGEST = 2**30
 """Bytes that the outputs of all components may take. A larger circuit is not drawn."""
 
 
+HEAD = re.compile(r"a\d+\.h(\d+)")
+"""The name of a head, with its number."""
+
+
 @dataclass(frozen=True, eq=False)
 class CircuitNode(Result):
     """A component of the graph; a token of the prompt is one too.
@@ -45,6 +51,7 @@ class CircuitNode(Result):
         reads: the positions at which the largest parts enter it, with these.
         writes: those at which the largest parts leave it, with these.
         promotes: the words whose logits its output at `token` raises most, past all other components.
+        attention: of a head, why it looked from one of `writes` at one of `reads`; otherwise None.
     """
 
     name: str
@@ -54,6 +61,7 @@ class CircuitNode(Result):
     reads: list[tuple[int, float]]
     writes: list[tuple[int, float]]
     promotes: list[str]
+    attention: HeadScore | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +102,19 @@ def circuit_graph(
     for fraction in FRACTIONS[:-1]:
         pruned = whole.prune(fraction)
         if np.count_nonzero(pruned.edges) + np.count_nonzero(pruned.direct) <= EDGES:
-            return _graph(model, tokenizer, whole, pruned, fraction, position, top)
-    return _graph(model, tokenizer, whole, whole.prune(FRACTIONS[-1]), FRACTIONS[-1], position, top)
+            return _graph(model, tokenizer, x, whole, pruned, fraction, position, top)
+    return _graph(model, tokenizer, x, whole, whole.prune(FRACTIONS[-1]), FRACTIONS[-1], position, top)
 
 
 def _graph(
-    model: Decoder, tokenizer: Tokenizer, whole: Circuit, pruned: Circuit, fraction: float, position: int, top: int
+    model: Decoder,
+    tokenizer: Tokenizer,
+    x: Embeddings,
+    whole: Circuit,
+    pruned: Circuit,
+    fraction: float,
+    position: int,
+    top: int,
 ) -> CircuitGraph:
     flows, edges = pruned.by_token(), _without_ends(pruned.top(EDGES), whole.components)
     names = [name for name in whole.components if any(name in (edge.source, edge.target) for edge in edges)]
@@ -115,6 +130,7 @@ def _graph(
             layer = int(name[1:].split(".")[0])
             reads, writes = _largest(flows.entering[index]), _largest(leaving)
             nodes.append(CircuitNode(name, layer, token, whole.effect(name), reads, writes, promotes))
+    nodes = _with_attention(model, x, nodes)
     drawn = _edges_of_tokens(whole, flows, edges, position)
     embedded = {source: int(source[1:]) for source, _, _ in drawn if source[0] == "t"}
     tokens = [
@@ -122,6 +138,17 @@ def _graph(
         for name, token in sorted(embedded.items(), key=lambda pair: pair[1])
     ]
     return CircuitGraph(whole.value, pruned.carried, fraction, [*tokens, *nodes], drawn)
+
+
+def _with_attention(model: Decoder, x: Embeddings, nodes: list[CircuitNode]) -> list[CircuitNode]:
+    """The nodes, in which each head has its score."""
+    heads = {node.name: (node, int(name[1])) for node in nodes if (name := HEAD.fullmatch(node.name))}
+    readings = [
+        Reading(node.layer, number, *([token for token, _ in side] for side in (node.writes, node.reads)))
+        for node, number in heads.values()
+    ]
+    scores = dict(zip(heads, head_scores(model, x, readings), strict=True))
+    return [replace(node, attention=scores.get(node.name)) for node in nodes]
 
 
 def _without_ends(edges: list[Edge], components: tuple[str, ...]) -> list[Edge]:

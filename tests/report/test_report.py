@@ -137,6 +137,21 @@ class TestFile:
         for node in graph.nodes:
             if node.layer >= 0:
                 assert circuit.effect(node.name) == pytest.approx(node.effect, rel=1e-4, abs=1e-5)
+        heads = [node for node in graph.nodes if node.attention is not None]
+        assert [node.name for node in heads] == [node.name for node in graph.nodes if ".h" in node.name and node.reads]
+        for node in heads[:2] + heads[-1:]:
+            attention = node.attention
+            assert attention is not None
+            pairs = [(query, key) for query, _ in node.writes for key, _ in node.reads if key <= query]
+            assert (attention.query, attention.key) == pairs[0]
+            head = int(node.name.split(".h")[1])
+            scores = jaxlin.attention_scores(model, x, node.layer, head, attention.query, attention.key, tokens=False)
+            assert attention.score == pytest.approx(scores.score - scores.baseline, abs=1e-5)
+            assert attention.probability == pytest.approx(scores.probability, abs=1e-6)
+            assert [(pair.query, pair.key) for pair in scores.top(6)] == [pair[:2] for pair in attention.pairs]
+            assert attention.others == pytest.approx(
+                attention.score - sum(pair.effect for pair in scores.top(6)), abs=1e-5
+            )
         drawn = {name for edge in graph.edges for name in edge[:2]}
         assert {node.name for node in graph.nodes} | {"logit"} == drawn
         sources = {edge[0] for edge in graph.edges}
@@ -362,7 +377,15 @@ class TestBrowser:
             assert sum(map(figures, listed)) == pytest.approx(amount, abs=1e-3)
         read = readout.locator("h3:text-is('reads at') + ul .word").all_inner_texts()
         assert read == [explained.names[token] for token, _ in node.reads[:5]]
-        assert readout.locator("p .word").all_inner_texts() == [token_names([word])[0] for word in node.promotes]
+        raised = readout.locator("p:has-text('raises') .word").all_inner_texts()
+        assert raised == [token_names([word])[0] for word in node.promotes]
+        why = readout.locator("h3:text-is('why it looks there') ~ *")
+        assert node.attention is not None
+        assert why.locator(".word").all_inner_texts() == [
+            explained.names[token] for token in (node.attention.query, node.attention.key)
+        ]
+        pairs = map(figures, why.locator(".number").all_inner_texts())
+        assert sum(pairs) == pytest.approx(node.attention.score, abs=1e-3)
         shown.keyboard.press("End")
         shown.keyboard.press("ArrowUp")
         focused = shown.evaluate("document.activeElement.dataset.cell")

@@ -28,21 +28,21 @@ from jaxlin.attribution.circuits.expansion import (
     written,
 )
 from jaxlin.attribution.circuits.places import Places, component_numbers, part_numbers
+from jaxlin.attribution.circuits.score_readers import Head, Reader
 from jaxlin.attribution.circuits.token_blocks import TokenBlocks
 from jaxlin.attribution.expert_parts import outputs_without_neurons
 from jaxlin.linearize.frozen import FrozenFactors, Recording, record
 from jaxlin.nn import layers
-from jaxlin.nn.biases import biases_of, has_biases, with_biases, without_biases
+from jaxlin.nn.biases import has_biases, without_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.freeze_modes import Detach, Record, Replay
+from jaxlin.nn.freeze_modes import Record, Replay
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.patterns import scores, visible
 from jaxlin.nn.prompt import Embeddings, array_of
-from jaxlin.nn.schedule import Schedule
 from jaxlin.nn.sites import InnerSite
-from jaxlin.nn.stack import layer_of, padded
+from jaxlin.nn.stack import LayerIndex, layer_of, padded
 
 
 class ScoreNumbers(NamedTuple):
@@ -65,120 +65,85 @@ class ScoreNumbers(NamedTuple):
     tokens: Float[Array, "n n"] | None
 
 
-class Head(NamedTuple):
-    """A head at a prompt, and where it looks.
+class Pair(NamedTuple):
+    """A head, a query and a key.
 
     Attributes:
-        block: its block.
-        number: its number in the layer.
-        stream: the stream that enters the block, ``[t, d]``.
-        schedule: the schedule of the block.
-        query: the position of the query.
-        weights: those of the keys, ``[t]``.
+        layer: where the layer of the head is.
+        head: the number of the head in it.
+        query: the position that looks.
+        key: the position that is looked at.
     """
 
-    block: Any
-    number: Any
-    stream: Any
-    schedule: Schedule
+    layer: LayerIndex
+    head: Any
     query: Any
-    weights: Any
-
-    def padded(self, blocks: TokenBlocks) -> "Head":
-        """The head at a padded prompt, whose last keys have no weight."""
-        pad = functools.partial(blocks.padded, axis=0)
-        positions, first_visible = pad(self.schedule.positions), pad(self.schedule.first_visible)
-        schedule = self.schedule._replace(positions=positions, first_visible=first_visible)
-        return self._replace(stream=pad(self.stream), schedule=schedule, weights=pad(self.weights))
-
-    def query_reader(self) -> "Reader":
-        """How the query reads the stream at its position."""
-        return self._reader(self.query, 1, keys=False)
-
-    def key_reader(self, start: Any, size: int) -> "Reader":
-        """How the keys of some tokens, times their weights, read the stream."""
-        reader = self._reader(start, size, keys=True)
-        weights = jax.lax.dynamic_slice_in_dim(self.weights, start, size)
-        return Reader(reader.rows * weights[None, :, None], reader.biases * weights[:, None])
-
-    def _reader(self, start: Any, size: int, keys: bool) -> "Reader":
-        def some(array: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(array, start, size)
-
-        stream, schedule = some(self.stream), self.schedule
-        schedule = schedule._replace(positions=some(schedule.positions), first_visible=some(schedule.first_visible))
-        bare, biases = without_biases(self.block), biases_of(self.block)
-
-        def vectors(biases: Any, stream: Float[Array, "s d"]) -> Float[Array, "s k"]:
-            q, k = with_biases(bare, biases).read_scores(stream, schedule, Context(Detach()))
-            return k[:, self.number * k.shape[1] // q.shape[1]] if keys else q[:, self.number]
-
-        values, pull = jax.vjp(functools.partial(vectors, biases), stream)
-        # A vector depends on the stream of its own token alone, so that one product gives the rows of all.
-        units = jnp.eye(values.shape[1], dtype=values.dtype)
-        rows = jax.vmap(lambda unit: pull(jnp.broadcast_to(unit[None], values.shape))[0])(units)
-        if not has_biases(self.block):
-            return Reader(rows, jnp.zeros_like(values))
-        return Reader(rows, jax.jvp(lambda biases: vectors(biases, stream), (biases,), (biases,))[1])
+    key: Any
 
 
-class Reader(NamedTuple):
-    """Queries, or keys, of some tokens as affine functions of the stream.
-
-    Attributes:
-        rows: the gradient of each feature in the stream of each token.
-        biases: what the biases of the block contribute.
-    """
-
-    rows: Float[Array, "k s d"]
-    biases: Float[Array, "s k"]
-
-
-@functools.partial(jax.jit, static_argnames=("layer", "rule", "by_token"))
+@functools.partial(jax.jit, static_argnames=("rule", "below"))
 def score_numbers(
-    model: Decoder,
-    x: Float[Embeddings, "t d"],
-    layer: int,
-    head: Any,
-    query: Any,
-    key: Any,
-    centred: Any,
-    rule: Rule,
-    by_token: bool,
+    model: Decoder, x: Float[Embeddings, "t d"], pair: Pair, centred: Any, rule: Rule, below: int | None
 ) -> ScoreNumbers:
-    """The score of one head at a query and a key, and its tables, less the mean over keys times `centred`."""
+    """The score of one head at a query and a key, and its tables, less the mean over keys times `centred`.
+
+    The table by token passes through the layers `below`; None leaves it out, and gives one program for layers alike.
+    """
+    recording = _recorded(model, x, rule)
+    with model.at_precision():
+        return _numbers(model, recording, array_of(x), pair, centred, below)
+
+
+@functools.partial(jax.jit, static_argnames=("rule",))
+def scores_of_pairs(model: Decoder, x: Float[Embeddings, "t d"], pairs: Pair, rule: Rule) -> ScoreNumbers:
+    """Centred scores of several heads of layers alike, without tables by token, from one recording.
+
+    Args:
+        model: the model.
+        x: the input embeddings.
+        pairs: the heads, stacked.
+        rule: the freeze rule.
+    """
+    recording = _recorded(model, x, rule)
+    with model.at_precision():
+        return jax.lax.map(lambda pair: _numbers(model, recording, array_of(x), pair, 1.0, None), pairs)
+
+
+def _recorded(model: Decoder, x: Float[Embeddings, "t d"], rule: Rule) -> Recording:
     experts: tuple[str, ...] = (InnerSite.NEURONS, InnerSite.ROUTE) if has_experts(model) else ()
     inner = (InnerSite.QUERIES, InnerSite.KEYS, InnerSite.PATTERN, InnerSite.GATED_HEADS, *experts)
-    recording, x = record(model, x, ("resid_pre", "mlp_out", *inner), rule=rule), array_of(x)
+    return record(model, x, ("resid_pre", "mlp_out", *inner), rule=rule)
+
+
+def _numbers(
+    model: Decoder, recording: Recording, x: Float[Array, "t d"], pair: Pair, centred: Any, below: int | None
+) -> ScoreNumbers:
+    layer, head, query, key = pair
     tokens = x.shape[0]
-    stack = model.layers, model.schedule(tokens), recording.sites
-    block, schedule, sites = layer_of(stack, model.layout.locate(layer))
+    block, schedule, sites = layer_of((model.layers, model.schedule(tokens), recording.sites), layer)
     attention = getattr(block, block.mixer)
-    with model.at_precision():
 
-        def row(softcap: float | None) -> Float[Array, " t"]:
-            return scores(sites[InnerSite.QUERIES][query][None], sites[InnerSite.KEYS], attention.scale, softcap)[
-                head, 0
-            ]
+    def row(softcap: float | None) -> Float[Array, " t"]:
+        return scores(sites[InnerSite.QUERIES][query][None], sites[InnerSite.KEYS], attention.scale, softcap)[head, 0]
 
-        at_keys, keys = row(attention.softcap), jnp.arange(tokens)
-        sees = visible(query[None], keys, schedule.first_visible[query][None])[0]
-        mean = sees / jnp.sum(sees).astype(at_keys.dtype)
-        weights = ((keys == key) - centred * mean) * attention.scale
-        if attention.softcap is not None:
-            capped = Record()
-            layers.softcap(row(None), attention.softcap, Context(capped))
-            weights = weights * capped.factors["softcap"]
-        own = Head(block, head, sites["resid_pre"], schedule, query, weights.astype(x.dtype))
-        table, present = _component_table(model, recording, x, own, layer)
-        return ScoreNumbers(
-            score=at_keys[key],
-            mean=jnp.sum(jnp.where(sees, at_keys, 0) * mean),
-            probability=sites[InnerSite.PATTERN].row(query)[head, key],
-            components=table,
-            present=present,
-            tokens=_token_table(model, recording.frozen, x, own, layer) if by_token else None,
-        )
+    at_keys, keys = row(attention.softcap), jnp.arange(tokens)
+    sees = visible(query[None], keys, schedule.first_visible[query][None])[0]
+    mean = sees / jnp.sum(sees).astype(at_keys.dtype)
+    weights = ((keys == key) - centred * mean) * attention.scale
+    if attention.softcap is not None:
+        capped = Record()
+        layers.softcap(row(None), attention.softcap, Context(capped))
+        weights = weights * capped.factors["softcap"]
+    own = Head(block, head, sites["resid_pre"], schedule, query, weights.astype(x.dtype))
+    table, present = _component_table(model, recording, x, own, layer.layer)
+    return ScoreNumbers(
+        score=at_keys[key],
+        mean=jnp.sum(jnp.where(sees, at_keys, 0) * mean),
+        probability=sites[InnerSite.PATTERN].row(query)[head, key],
+        components=table,
+        present=present,
+        tokens=None if below is None else _token_table(model, recording.frozen, x, own, below),
+    )
 
 
 def score_places(model: Decoder, heads: int) -> Places:
@@ -189,7 +154,7 @@ def score_places(model: Decoder, heads: int) -> Places:
 
 
 def _component_table(
-    model: Decoder, recording: Recording, x: Float[Array, "t d"], head: Head, layer: int
+    model: Decoder, recording: Recording, x: Float[Array, "t d"], head: Head, layer: Any
 ) -> tuple[Float[Array, "c c"], Bool[Array, " c"]]:
     """The table by component, and which there are; those from this layer on write nothing that it reads."""
     flow, (tokens, d) = _recorded_writes(model, recording), x.shape

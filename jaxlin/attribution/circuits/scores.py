@@ -1,5 +1,6 @@
 """`attention_scores`: why a head looked where it did."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,12 @@ from jaxtyping import Float
 
 from jaxlin.attribution.circuits.places import components
 from jaxlin.attribution.circuits.score_result import BIASES, AttentionScores
-from jaxlin.attribution.circuits.score_tables import score_numbers, score_places
+from jaxlin.attribution.circuits.score_tables import (
+    Pair,
+    score_numbers,
+    score_places,
+    scores_of_pairs,
+)
 from jaxlin.attribution.circuits.tracing import check_streams
 from jaxlin.common.annotations import is_integer
 from jaxlin.common.arguments import check_not_traced, checked
@@ -50,8 +56,8 @@ def attention_scores(
     the query sees is taken from each entry. (A sink, which has a score of its own, does see it.) For why the head
     looked at one key and not at another: ``scores.minus(others)``.
 
-    It costs about a forward pass, and for tokens as much for each of them up to the layer. A program is compiled for
-    each layer, and serves all of its heads, queries and keys.
+    It costs about a forward pass, and for tokens as much for each of them up to the layer. One program serves all
+    heads, queries and keys of layers that are alike; with a table by token, of one layer.
 
     Args:
         model: any decoder, whether loaded with ``linearize=True`` or not.
@@ -86,7 +92,52 @@ def attention_scores(
         if not isinstance(flag, bool):
             raise JaxlinError(f"Attention scores: expected True or False for {name}; found {quoted(flag)}.")
     rule = rule_of(model, rule)
-    numbers = jax.device_get(score_numbers(model, x, layer, head, query, key, float(centred), rule, tokens))
+    pair = Pair(model.layout.locate(layer), head, query, key)
+    numbers = jax.device_get(score_numbers(model, x, pair, float(centred), rule, layer if tokens else None))
+    return _result(model, x, (layer, head, query, key), numbers, centred, rule)
+
+
+def scores_of_heads(
+    model: Decoder, x: Float[Embeddings, "t d"], heads: Sequence[tuple[int, int, int, int]], rule: Rule
+) -> list[AttentionScores]:
+    """Centred scores of several heads by component, for a forward pass each kind of layer.
+
+    Args:
+        model: the model.
+        x: the input embeddings.
+        heads: the layer, head, query and key of each, of layers with softmax attention.
+        rule: the freeze rule.
+    """
+    alike: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
+    for each in heads:
+        index = model.layout.locate(each[0])
+        alike.setdefault((index.segment, index.place), []).append(each)
+    results = {}
+    for asked in alike.values():
+        pairs = [Pair(model.layout.locate(layer), *rest) for layer, *rest in asked]
+        stacked = jax.tree.map(lambda *numbers: jnp.asarray(numbers), *pairs)
+        numbers = jax.device_get(scores_of_pairs(model, x, stacked, rule))
+        for i, each in enumerate(asked):
+            results[each] = _result(model, x, each, jax.tree.map(lambda a, i=i: a[i], numbers), True, rule)
+    return [results[each] for each in heads]
+
+
+def has_scores(model: Decoder, layer: int) -> bool:
+    """Whether the attention of a layer is a softmax of scores."""
+    block = jax.eval_shape(lambda model: layer_of(model.layers, model.layout.locate(layer)), model)
+    return isinstance(getattr(block, block.mixer), SoftmaxAttention)
+
+
+def _result(
+    model: Decoder,
+    x: Float[Embeddings, "t d"],
+    place: tuple[int, int, int, int],
+    numbers: Any,
+    centred: bool,
+    rule: Rule,
+) -> AttentionScores:
+    """The `ScoreNumbers` of a place, as arrays of NumPy, as a result."""
+    layer, head, query, key = place
     names, rows = _components(model, numbers.present, layer)
     result = AttentionScores(
         layer=layer,
@@ -114,13 +165,8 @@ def _index(what: str, index: Any, count: int) -> int:
 
 def _heads(model: Decoder, x: Float[Embeddings, "t d"], layer: int) -> int:
     """The number of query heads of a layer that has scores."""
-
-    def mixer(layer: int) -> Any:
-        block = jax.eval_shape(lambda model: layer_of(model.layers, model.layout.locate(layer)), model)
-        return getattr(block, block.mixer)
-
-    if not isinstance(mixer(layer), SoftmaxAttention):
-        scored = [each for each in range(model.layout.depth) if isinstance(mixer(each), SoftmaxAttention)]
+    if not has_scores(model, layer):
+        scored = [each for each in range(model.layout.depth) if has_scores(model, each)]
         raise JaxlinError(
             f"Attention scores: expected a layer of softmax attention, one of {quoted(scored)}; found layer {layer}, a "
             "gated delta rule, whose pattern is no softmax of scores."

@@ -64,6 +64,16 @@ function drawCircuit() {
   by("circuit").append(chart);
 
   const listed = (title, items, name) => (items.length ? [el("h3", {}, title), measures(items, name)] : []);
+  function why(attention) {
+    if (!attention) return [];
+    const short = (name) => ({ embed: "embeddings", bias: "biases" })[name] || name;
+    const pairs = attention.pairs.map(([query, key, effect]) => [short(query) + " \u00d7 " + short(key), effect]);
+    return [
+      el("h3", {}, "why it looks there"),
+      el("p", { class: "quiet" }, "From ", word(tokens[attention.query]), " it looks at ", word(tokens[attention.key]), " with " + percent(attention.probability) + " of its attention. The score there is " + signed(attention.score) + " against the mean of all tokens that it sees; by the part that wrote to its query \u00d7 the part that wrote to its key:"),
+      measures([...pairs, ["all other pairs", attention.others]], "why it looks there"),
+    ];
+  }
   function describe(element) {
     const node = nodes.get(element.dataset.cell);
     const into = graph.edges.filter(([, to]) => to === node.name).map(([source, , effect]) => [titleOf(source), effect]);
@@ -79,10 +89,11 @@ function drawCircuit() {
         listed("in, from", summarised(into, 5, "others"), "what flows in"),
         listed("out, to", summarised(out, 5, "others"), "what flows out"),
         listed("reads at", ofTokens(node.reads.slice(0, 5)), "the tokens that it reads"),
+        why(node.attention),
       ].filter((each) => each.length).map((each) => el("div", {}, ...each))),
     ];
   }
-  figure(by("circuit"), by("circuit-readout"), rows, describe, "Choose a part to see what flows in and out, the tokens that it reads and the words that it raises.", (chosen) => {
+  figure(by("circuit"), by("circuit-readout"), rows, describe, "Choose a part to see what flows in and out, the tokens that it reads and why, and the words that it raises.", (chosen) => {
     chart.classList.toggle("following", chosen !== null);
     lines.forEach((line, i) => line.classList.toggle("followed", chosen !== null && graph.edges[i].slice(0, 2).includes(chosen.dataset.cell)));
   });
