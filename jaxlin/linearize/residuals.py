@@ -5,6 +5,7 @@ one backward pass. The number of rows follows from that price.
 """
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,7 +132,7 @@ def default_directions(lmap: Any) -> int:
     It is 1 at least and `MAX_DIRECTIONS` at most. Costs are counted from shapes, so that the same map has the same
     directions everywhere. Rows that are computed together share what a single one reads.
     """
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(lmap.model))
+    parameters = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(lmap.model))
     if (2 * MAX_DIRECTIONS * lmap.frozen.tokens + NUMBER) * parameters <= UNNOTICED:
         return MAX_DIRECTIONS  # without tracing anything: no row multiplies more
     row, budget = row_cost(lmap), max(recording_cost(lmap).total, UNNOTICED)
