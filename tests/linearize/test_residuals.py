@@ -174,6 +174,17 @@ def test_more_directions_are_taken_in_blocks_with_a_bar(
     np.testing.assert_allclose(blocks.upper, together.upper, rtol=1e-3)
 
 
+def test_rounding_is_that_of_the_rows_and_not_of_their_sum() -> None:
+    model, _ = jaxlin.load()
+    x = model.embed([(7919 * i) % 2000 for i in range(120)])
+    lmap = jaxlin.local_map(model, x)
+    u = jax.random.normal(jax.random.key(0), (1, lmap.shape[0]))
+    row, wide_u = np.asarray(lmap.T @ u, np.float64), np.asarray(u, np.float64)
+    defect = np.sum(row[0] * np.asarray(x)) + wide_u @ (np.asarray(lmap.bias, np.float64) - np.asarray(lmap.output))
+    exactly = abs(defect[0]) / np.linalg.norm(np.asarray(lmap.output, np.float64))
+    np.testing.assert_allclose(lmap.estimate_residual(1).value, exactly, rtol=1e-6)
+
+
 def test_in_words(wrong: tuple[LocalMap, float]) -> None:
     lmap, _ = wrong
     estimate = lmap.estimate_residual()
