@@ -19,6 +19,7 @@ from rich.console import Console
 
 from benchmarks import (
     attribution,
+    batch,
     delta,
     dense,
     experts,
@@ -45,6 +46,7 @@ GROUPS = {
     "layers": layers.measure,
     "spectrum": spectrum.measure,
     "attribution": attribution.measure,
+    "batch": batch.measure,
     "circuits": cost.measure,
     "lens": lens.measure,
     "load": loading.measure,

@@ -42,6 +42,7 @@ BARS = {
     "krylov, over dense at 256": Bar("top-k spectrum: Krylov / dense map", 1 / 6, at_least=False),
     "attribution, over forward": Bar("attribution: ours / one forward pass", 3.0, at_least=False),
     "attribution, over PyTorch": Bar("attribution: one PyTorch backward pass / ours"),
+    "batch, over each": Bar("attributions of prompts of unequal lengths: one call / a call for each", 1 / 3, False),
     "circuits, over forward": Bar("whole circuit: ours / one forward pass with all logits", 2.0, at_least=False),
     "circuits, over forward at length": Bar("whole circuit: ours / one forward pass with all logits"),
     "circuits, over last": Bar("whole circuit: ours / one forward pass with the last logits alone"),

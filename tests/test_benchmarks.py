@@ -15,8 +15,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import jaxlin
 from benchmarks import (
     attribution,
+    batch,
     delta,
     dense,
     experts,
@@ -202,6 +204,37 @@ def test_an_interrupted_run_keeps_what_it_found(
     partial = out.with_name("here.json.partial")
     assert capsys.readouterr().err.endswith(f"Interrupted; the findings so far are in {partial}.\n")
     assert [each["name"] for each in json.loads(partial.read_text())["rows"]] == ["ours"]
+
+
+def test_a_batch_is_compared_in_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways run in turn, the faster one's share is the ratio, and contributions that differ are no result."""
+    ways = []
+
+    def ran(way: str, checkpoint: str | None, prompts: list[list[int]], target: int) -> Any:
+        assert [len(prompts[0]), len(prompts[-1]), len({len(each) for each in prompts})] == [5, 40, 12]
+        ways.append(way)
+        return {batch.ONE: 1.0, batch.EACH: 4.0}[way], {"tokens0": np.array([1.0, -4.0 - off * (way == batch.ONE)])}
+
+    monkeypatch.setattr(batch, "in_a_fresh_process", ran)
+    with Setting(runs=2, side=64) as setting:
+        off = 2e-5
+        *rows, over_each = batch.measure(setting)
+        assert isinstance(over_each, Ratio)
+        assert (over_each.value, over_each.met) == (0.25, True)
+        assert [row.figures["difference"] for row in rows if isinstance(row, Row)] == pytest.approx([5e-6] * 2)
+        assert ways == [batch.ONE, batch.EACH, batch.EACH, batch.ONE]
+        off = 8e-5
+        with pytest.raises(JaxlinError, match=r"within 1e-05; found 2e-05"):
+            list(batch.measure(setting))
+
+
+def test_the_program_of_a_batch() -> None:
+    model, _ = jaxlin.load()
+    took, parts = batch.in_a_fresh_process(batch.ONE, None, [[3, 1, 4]], 5)
+    alone = jaxlin.attribute(model, model.embed([3, 1, 4]), 5)
+    assert took > 0
+    np.testing.assert_allclose(parts["tokens0"], np.append(alone.tokens, alone.bias), atol=1e-5)
+    np.testing.assert_allclose(parts["heads0"], alone.heads, atol=1e-5)
 
 
 def test_report(written: Path, tmp_path: Path) -> None:
