@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlin.activations.recording import record
+from jaxlin.common.annotations import Number
 from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.printable import quoted
@@ -105,7 +106,7 @@ def _moved(before: Array, after: Any, strength: Any) -> Array:
 
 @checked
 def apply(
-    site: NamedSite, function: Callable[[Any], Any], strength: float = 1.0, *, where: Any = "all", units: Any = None
+    site: NamedSite, function: Callable[[Any], Any], strength: Number = 1.0, *, where: Any = "all", units: Any = None
 ) -> Apply:
     r"""An edit by a function of your own, ``apply(("heads", 10), lambda z: 2 * z, units=3)``.
 
@@ -123,7 +124,7 @@ def apply(
 
 
 @checked
-def replace(site: NamedSite, value: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Replace:
+def replace(site: NamedSite, value: Any, strength: Number = 1.0, *, where: Any = "all", units: Any = None) -> Replace:
     """An edit that puts `value` in the place of that at a site; it must broadcast to the value at one position.
 
     Raises:
@@ -139,7 +140,7 @@ def replace(site: NamedSite, value: Any, strength: float = 1.0, *, where: Any = 
 
 
 @checked
-def zero_ablation(site: NamedSite, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Replace:
+def zero_ablation(site: NamedSite, strength: Number = 1.0, *, where: Any = "all", units: Any = None) -> Replace:
     """An edit that sets the value at a site to zero: a head, an MLP, a neuron, a stream."""
     return replace(site, 0.0, strength, where=where, units=units)
 
@@ -149,7 +150,7 @@ def mean_ablation(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
     site: NamedSite,
-    strength: float = 1.0,
+    strength: Number = 1.0,
     *,
     where: Any = "all",
     units: Any = None,
@@ -175,7 +176,7 @@ def resample_ablation(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
     site: NamedSite,
-    strength: float = 1.0,
+    strength: Number = 1.0,
     *,
     where: Any = "all",
     units: Any = None,
@@ -195,7 +196,7 @@ def patch(
     model: Decoder,
     other: Float[Embeddings, "t d"],
     site: NamedSite,
-    strength: float = 1.0,
+    strength: Number = 1.0,
     *,
     where: Any = "all",
     units: Any = None,

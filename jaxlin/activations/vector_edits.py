@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlin.common.annotations import described, is_numeric
+from jaxlin.common.annotations import Number, described, is_numeric
 from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.printable import quoted
@@ -121,7 +121,7 @@ class Swap(Edit):
 def add(
     site: NamedSite,
     direction: Any,
-    strength: float = 1.0,
+    strength: Number = 1.0,
     *,
     scale: str = "relative",
     where: Any = "all",
@@ -149,7 +149,9 @@ def add(
 
 
 @checked
-def ablate(site: NamedSite, directions: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Ablate:
+def ablate(
+    site: NamedSite, directions: Any, strength: Number = 1.0, *, where: Any = "all", units: Any = None
+) -> Ablate:
     """`Ablate` one direction, ``[d]``, or the span of several, ``[k, d]``, at the positions `where`.
 
     Raises:
@@ -166,7 +168,7 @@ def ablate(site: NamedSite, directions: Any, strength: float = 1.0, *, where: An
 
 
 @checked
-def swap(site: NamedSite, a: Any, b: Any, strength: float = 1.0, *, where: Any = "all", units: Any = None) -> Swap:
+def swap(site: NamedSite, a: Any, b: Any, strength: Number = 1.0, *, where: Any = "all", units: Any = None) -> Swap:
     """`Swap` the components along two vectors ``[d]`` of any length, at the positions `where`.
 
     Raises:

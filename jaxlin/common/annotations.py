@@ -197,13 +197,20 @@ def _sequence(kind: type, entries: tuple[Any, ...]) -> Check:
     def check(value: Any) -> Fault | None:
         if isinstance(value, str | bytes | collections.abc.Mapping) or not _has_length(value):
             return Fault("", expected, value)
-        for index, entry in enumerate(value if of_entry and not hasattr(value, "dtype") else ()):
+        for index, entry in enumerate(_entries(value) if of_entry else ()):
             fault = of_entry(entry) if of_entry else None
             if fault is not None:
                 return fault._replace(path=f"[{index}]{fault.path}")
         return None
 
     return check
+
+
+def _entries(value: Any) -> Any:
+    """The entries of a list to check: of an array the first one, which the others are like."""
+    if isinstance(value, jax.core.Tracer):
+        return ()
+    return np.asarray(value[:1]).tolist() if hasattr(value, "dtype") else value
 
 
 def _mapping(entries: tuple[Any, ...]) -> Check:
@@ -246,3 +253,6 @@ _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     collections.abc.Callable: ("a function", callable),
 }
 """The plain types of Python: what is expected, and whether a value is one."""
+
+Number = Annotated[int | float | np.number | jax.Array, accepting(*_PLAIN[float])]
+"""A number of Python, NumPy or JAX that may be traced, as a strength that something is differentiated by."""

@@ -1,7 +1,8 @@
 """`checked`: a function whose arguments are compared with its annotations before anything is computed.
 
 The annotations say what a function takes, so that an argument in a wrong place, a text for a model or a list for an
-array is noticed in one place, with one message. What an annotation does not say, such as which sites a model has, each
+array is noticed in one place, with one message. Numbers and arrays of NumPy and JAX are accepted where the annotation
+names Python's or NumPy's, and become these. What an annotation does not say, such as which sites a model has, each
 function checks itself. A name that is missing or unknown raises Python's own TypeError.
 """
 
@@ -14,6 +15,7 @@ import jax
 import jax.core
 
 from jaxlin.common.annotations import Check, Fault, check_of, described
+from jaxlin.common.conversions import Converter, converter_of
 from jaxlin.common.errors import JaxlinError
 
 P = ParamSpec("P")
@@ -23,20 +25,22 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, which first refuses arguments of other kinds than its annotations name."""
+    """`function`, which first refuses arguments of other kinds than its annotations name, and converts the others."""
 
     @functools.wraps(function)
     def with_checks(*args: P.args, **kwargs: P.kwargs) -> R:
-        signature, checks = _checks(function)
+        signature, checks, converters = _by_parameter(function)
         try:
-            arguments = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError:  # a name is missing or unknown, of which Python says more
             return function(*args, **kwargs)
-        for name, value in arguments.items():
+        for name, value in bound.arguments.items():
             fault = checks[name](value) if name in checks else None
             if fault is not None:
                 raise JaxlinError(_message(function.__name__, signature.parameters, name, fault))
-        return function(*args, **kwargs)
+        for name in converters.keys() & bound.arguments.keys():
+            bound.arguments[name] = converters[name](bound.arguments[name])
+        return function(*bound.args, **bound.kwargs)
 
     return with_checks
 
@@ -59,13 +63,16 @@ def check_not_traced(name: str, *values: Any) -> None:
 
 
 @functools.cache
-def _checks(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, Check]]:
+def _by_parameter(
+    function: Callable[..., Any],
+) -> tuple[inspect.Signature, dict[str, Check], dict[str, Converter]]:
+    """The signature of a function, and the check and the conversion of each argument that has one."""
     signature = inspect.signature(function)
     variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    checks = {
-        name: check_of(each.annotation) for name, each in signature.parameters.items() if each.kind not in variable
-    }
-    return signature, {name: check for name, check in checks.items() if check is not None}
+    annotations = {name: each.annotation for name, each in signature.parameters.items() if each.kind not in variable}
+    checks = {name: check for name, each in annotations.items() if (check := check_of(each)) is not None}
+    converters = {name: convert for name, each in annotations.items() if (convert := converter_of(each)) is not None}
+    return signature, checks, {name: convert for name, convert in converters.items() if name in checks}
 
 
 def _message(function: str, parameters: Any, name: str, fault: Fault) -> str:

@@ -1,5 +1,6 @@
 """The names of sites, as users write them: those of this package, and TransformerLens' for the same values."""
 
+import operator
 import re
 import sys
 from typing import Annotated, Any, get_args
@@ -61,9 +62,10 @@ def parse_site(site: Any, depth: int) -> tuple[str, int | None]:
             f'Site: expected one of {", ".join(SITES)}, by itself or with a layer as ("heads", 1); found '
             f"{quoted(site)}."
         )
-    if layer is not None and not -depth <= layer < depth:
-        raise SiteError(f"Site {quoted(site)}: expected a layer in 0..{depth - 1}; found {layer}.")
-    return canonical, None if layer is None else int(layer) % depth
+    index = None if layer is None else operator.index(layer)  # an int32 cannot be compared with every depth
+    if index is not None and not -depth <= index < depth:
+        raise SiteError(f"Site {quoted(site)}: expected a layer in 0..{depth - 1}; found {index}.")
+    return canonical, None if index is None else index % depth
 
 
 def _named(site: Any) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxlin.common.annotations import Number
 from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import Leaf
 from jaxlin.linearize.local_maps import local_map
@@ -82,7 +83,7 @@ class PaperCode(MapEdit):
 
 @checked
 def paper_equation(
-    model: Decoder, x: Float[Embeddings, "t d"], layer: int, strength: float = 0.5, *, where: Any = "new"
+    model: Decoder, x: Float[Embeddings, "t d"], layer: int, strength: Number = 0.5, *, where: Any = "new"
 ) -> PaperEquation:
     r"""The operator of the paper: $f_\text{steered}(x') = \lambda f(x') + (1 - \lambda) J(x_\text{steer})\, x'$.
 
@@ -109,7 +110,7 @@ def paper_equation(
 
 @checked
 def paper_code(
-    model: Decoder, x: Float[Embeddings, "t d"], layer: int, strength: float = 1.0, *, where: Any = "all"
+    model: Decoder, x: Float[Embeddings, "t d"], layer: int, strength: Number = 1.0, *, where: Any = "all"
 ) -> PaperCode:
     r"""The operator in the paper's code, which differs from eq. 16: it adds a vector along $c_k$ to the stream.
 
