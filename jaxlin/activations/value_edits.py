@@ -234,6 +234,6 @@ def _site_of_one_layer(model: Decoder, site: Any, refused: tuple[str, ...]) -> s
     name, layer = parse_site(site, model.config.num_hidden_layers)
     if name in refused or (layer is None and name not in ("embed", "final")):
         raise SteeringError(
-            f'Edit: expected the site of one layer, as ("heads", 1), not a {name}; found {quoted(site)}.'
+            f'Edit: expected the site of one layer, as ("heads", 1), and no {name}; found {quoted(site)}.'
         )
     return name

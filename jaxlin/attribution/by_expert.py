@@ -20,6 +20,7 @@ from jaxlin.attribution.expert_parts import experts_of, outputs_without_neurons,
 from jaxlin.attribution.result import Experts
 from jaxlin.common.arguments import checked
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import kind_of
 from jaxlin.linearize.backward import pull_back
 from jaxlin.linearize.frozen import record, rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, Words, resolve_target, target_direction
@@ -134,7 +135,7 @@ def _contributions(
     experts = experts_of(model.layout, routes, contributions, bias)
     if experts is None:
         raise JaxlinError(
-            f"Experts: expected a mixture of experts; found a {type(model).__name__} without any. jaxlin.attribute "
+            f"Experts: expected a mixture of experts; found {kind_of(model)} without any. jaxlin.attribute "
             "gives the contributions of layers and of single neurons."
         )
     return value, experts, to_tokens(outputs)[experts.layer]

@@ -20,7 +20,7 @@ import jax
 import jax.core
 import numpy as np
 
-from jaxlin.common.printable import quoted
+from jaxlin.common.printable import kind_of, quoted, with_article
 
 ORIGINS = {
     "ConfigReader": "the keys of a config.json, as jaxlin.checkpoint.config.ConfigReader reads them",
@@ -43,11 +43,15 @@ ORIGINS = {
 
 
 class Fault(NamedTuple):
-    """What is wrong with an argument: the index of the part that is wrong, what was expected there, and its value."""
+    """What is wrong with an argument: the index of the part that is wrong, what was expected there, and its value.
+
+    The advice is a sentence that says what to do, or empty where that follows from the others.
+    """
 
     path: str
     expected: str
     value: Any
+    advice: str = ""
 
 
 Check = Callable[[Any], Fault | None]
@@ -71,7 +75,7 @@ def described(value: Any) -> str:
             return f"one of shape {tuple(value.shape)} that is traced, within jax.jit, jax.vmap or jax.grad"
         return f"an array of {value.dtype} of shape {tuple(value.shape)}"
     plain = str | bytes | bool | int | float | complex | list | tuple | dict | set | Path | None
-    return quoted(value) if isinstance(value, plain) else f"a {type(value).__name__}"
+    return quoted(value) if isinstance(value, plain) else kind_of(value)
 
 
 def check_of(annotation: Any) -> Check | None:
@@ -122,7 +126,7 @@ def is_numeric(value: Any) -> bool:
 
 
 def _of_class(kind: type) -> Check:
-    expected = ORIGINS.get(kind.__name__, f"a {kind.__name__}")
+    expected = ORIGINS.get(kind.__name__, with_article(kind.__name__))
     if kind.__name__ == "Tokenizer":  # any other that has its methods serves as well
         return having(expected, "encode", "decode")
     return accepting(expected, lambda value: isinstance(value, kind))
@@ -143,7 +147,9 @@ def _any_of(annotations: tuple[Any, ...]) -> Check | None:
         if any(fault is None for fault in faults):
             return None
         deep = [fault for fault in faults if fault and fault.path]
-        return deep[0] if deep else Fault("", " or ".join(dict.fromkeys(f.expected for f in faults if f)), value)
+        expected = " or ".join(dict.fromkeys(fault.expected for fault in faults if fault))
+        advice = next((fault.advice for fault in faults if fault and fault.advice), "")
+        return deep[0] if deep else Fault("", expected, value, advice)
 
     return check
 
@@ -196,9 +202,12 @@ def _sequence(kind: type, entries: tuple[Any, ...]) -> Check:
 
     def check(value: Any) -> Fault | None:
         if isinstance(value, str | bytes | collections.abc.Mapping) or not _has_length(value):
-            return Fault("", expected, value)
+            is_one = value is not None and (of_entry is None or of_entry(value) is None)
+            return Fault("", expected, value, "Put it in a list." if is_one and kind is not tuple else "")
         for index, entry in enumerate(_entries(value) if of_entry else ()):
             fault = of_entry(entry) if of_entry else None
+            if fault is not None and hasattr(value, "dtype"):
+                return Fault("", f"an array with {fault.expected} in each place", value)
             if fault is not None:
                 return fault._replace(path=f"[{index}]{fault.path}")
         return None

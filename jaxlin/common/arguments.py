@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.core
 
-from jaxlin.common.annotations import Check, Fault, check_of, described
+from jaxlin.common.annotations import Check, Fault, check_of, described, is_integer
 from jaxlin.common.conversions import Converter, converter_of
 from jaxlin.common.errors import JaxlinError
 
@@ -22,6 +22,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+
+PROMPTS = ("prompts", "towards", "away")
+"""The names of arguments that are lists of prompts."""
+
+OF_TOKEN_IDS = {
+    **dict.fromkeys((*PROMPTS, "prompt", "text", "first", "second", "ids"), "tokenizer.encode(text) gives token ids."),
+    **dict.fromkeys(("token", "tokens", "stop_token_ids"), "tokenizer.to_single_token(word) gives the id of a word."),
+}
+"""What to do with a text where token ids are expected, by the names of the arguments that take them."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -79,4 +88,15 @@ def _message(function: str, parameters: Any, name: str, fault: Fault) -> str:
     index = list(parameters).index(name)
     is_positional = parameters[name].kind != inspect.Parameter.KEYWORD_ONLY and index < len(ORDINALS)
     place = f", as the {ORDINALS[index]} argument" if is_positional and not fault.path else ""
-    return f"{function}, {name}{fault.path}: expected {fault.expected}{place}; found {described(fault.value)}."
+    advice = _advice(name, fault)
+    message = f"{function}, {name}{fault.path}: expected {fault.expected}{place}; found {described(fault.value)}."
+    return f"{message} {advice}" if advice else message
+
+
+def _advice(name: str, fault: Fault) -> str:
+    """What to do: by the name of the argument where prompts or token ids are expected."""
+    if name in PROMPTS and fault.path.count("[") == 1 and is_integer(fault.value):
+        return "Put one prompt in a list too."
+    if fault.advice or not isinstance(fault.value, str):
+        return fault.advice
+    return OF_TOKEN_IDS.get(name, "")

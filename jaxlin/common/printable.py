@@ -45,6 +45,18 @@ def quoted(value: Any, length: int = MAX_VALUE_LENGTH) -> str:
     return shortened(printable(text, keep=""), length)
 
 
+def kind_of(value: Any) -> str:
+    """The class of a value with its article, as ``an Add`` or ``a Tokenizer``."""
+    return with_article(type(value).__name__)
+
+
+def with_article(noun: str) -> str:
+    """A name with the article that it is read with: letters of abbreviations are spelled, as in ``an SVD``."""
+    is_spelled = noun[:2].isupper()
+    is_vowel = noun[0] in "AEFHILMNORSX" if is_spelled else re.match("(?i)[aeio]|u(?!ni|se)", noun) is not None
+    return f"an {noun}" if is_vowel else f"a {noun}"
+
+
 def shortened(text: str, length: int) -> str:
     """`text` in at most `length` characters, with an ellipsis in the middle; the end of a message says what to do."""
     if len(text) <= length:

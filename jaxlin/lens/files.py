@@ -18,7 +18,7 @@ from jaxtyping import Float
 from jaxlin.checkpoint.safetensors import FLOATS, SafetensorsFile
 from jaxlin.common.errors import CheckpointError, JaxlinError, one_of
 from jaxlin.common.files import path_exists, write_atomically
-from jaxlin.common.printable import quoted
+from jaxlin.common.printable import kind_of, quoted
 from jaxlin.common.strict_json import parse_object
 from jaxlin.lens.pt_reader import read_pt
 from jaxlin.lens.pt_writer import write_pt
@@ -170,7 +170,7 @@ def _checked(
 
     # A value of a file may be nested without end: only values of a type that is checked first are shown.
     if type(n_prompts) is not int or not 1 <= n_prompts < 2**53:
-        number = f"{n_prompts}" if type(n_prompts) is int else f"a {type(n_prompts).__name__}"
+        number = f"{n_prompts}" if type(n_prompts) is int else kind_of(n_prompts)
         raise wrong("a number of prompts", number)
     if any(type(layer) is not int or layer < 0 for layer in matrices):
         raise wrong("matrices of layers counted from 0", ", ".join(map(str, matrices)))

@@ -158,7 +158,10 @@ def _layer_indices(source_layers: Sequence[int] | None, depth: int) -> tuple[int
 def _cut_prompts(model: Decoder, prompts: list[Any], skip_first: int, max_seq_len: int) -> list[list[int]]:
     """The token ids of the prompts that are long enough, each cut to `max_seq_len`."""
     if not all(is_numeric(ids) and np.ndim(ids) == 1 for ids in prompts):
-        raise JaxlinError("Fit: expected a list of prompts, each a list of token ids, as tokenizer.encode(text) gives.")
+        raise JaxlinError(
+            "Fit: expected a list of prompts, each a list of token ids, as tokenizer.encode(text) gives; found "
+            f"{quoted(prompts)}."
+        )
     cut = [model.check_ids(ids[:max_seq_len]).tolist() for ids in prompts if len(ids) > skip_first + 1]
     if not cut:
         raise JaxlinError(

@@ -23,7 +23,7 @@ from jaxlin.checkpoint.hub import download
 from jaxlin.common.arguments import checked
 from jaxlin.common.arrays import Leaf
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.printable import quoted
+from jaxlin.common.printable import kind_of, quoted
 from jaxlin.lens.files import ORDINARY, as_path, new_path, read_fields, squared_norms, write_fields
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
@@ -192,7 +192,7 @@ def save(lens: JacobianLens, path: str | PathLike[str], *, dtype: str | None = N
         JaxlinError: another kind of file, one that exists, no such dtype, or entries too large for it.
     """
     if not isinstance(lens, JacobianLens):
-        raise JaxlinError(f"Lens: expected one, as jaxlin.lens.fit gives; found a {type(lens).__name__}.")
+        raise JaxlinError(f"Lens: expected one, as jaxlin.lens.fit gives; found {kind_of(lens)}.")
     file = new_path(path)
     write_fields(file, np.asarray(lens.maps), lens.source_layers, lens.n_prompts, _metadata(lens), dtype)
 
@@ -216,7 +216,7 @@ def check_lens(model: Decoder, lens: Any) -> None:
     """
     if not isinstance(lens, JacobianLens):
         raise JaxlinError(
-            f"Lens: expected one, as jaxlin.lens.fit or load gives; found a {type(lens).__name__}. "
+            f"Lens: expected one, as jaxlin.lens.fit or load gives; found {kind_of(lens)}. "
             "Without any, the logit lens is read."
         )
     width, depth = model.config.hidden_size, model.config.num_hidden_layers

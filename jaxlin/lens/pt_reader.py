@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxlin.common.errors import CheckpointError
 from jaxlin.common.files import check_regular_file
+from jaxlin.common.printable import kind_of
 
 MAX_PICKLE_BYTES = 2**24
 """The largest pickle that is read; the values of tensors are not in it."""
@@ -91,7 +92,7 @@ def read_pt(path: Path) -> dict[str | int, Any]:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path}: expected a zip archive, as torch.save writes; found none ({error}).") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a dictionary; found a {type(content).__name__}.")
+        raise CheckpointError(f"{path}: expected a dictionary; found {kind_of(content)}.")
     return content
 
 
@@ -217,7 +218,7 @@ class _Reader:
 
     def _storage(self, tag: Any, kind: Any, key: Any, device: Any, size: Any) -> _Storage:
         if type(kind) is not _Name or kind.module != "torch" or kind.name not in STORAGE_DTYPES:
-            other = kind if type(kind) is _Name else f"a {type(kind).__name__}"
+            other = kind if type(kind) is _Name else kind_of(kind)
             names = ", ".join(STORAGE_DTYPES)
             raise CheckpointError(f"{self.path}, data.pkl: expected a storage of torch, one of {names}; found {other}.")
         if type(size) is not int or size < 0:
@@ -239,7 +240,7 @@ class _Reader:
             return self._tensor(*arguments[:4])
         raise CheckpointError(
             f"{self.path}, data.pkl: expected plain values and tensors; found a call of "
-            f"{name or f'a {type(function).__name__}'}, which could do anything and is not made."
+            f"{name or kind_of(function)}, which could do anything and is not made."
         )
 
     def _tensor(self, storage: Any, start: Any, shape: Any, strides: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.printable import quoted
+from jaxlin.common.printable import kind_of, quoted
 from jaxlin.common.provenance import note_ids
 from jaxlin.nn.config import Config
 
@@ -221,9 +221,10 @@ def check_embeddings(x: Any, d: int, dtype: str) -> None:
     """
     shape = getattr(x, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] == 0 or shape[1] != d:
-        received = f"a {type(x).__name__}" if shape is None else f"shape {tuple(shape)}"
+        received = kind_of(x) if shape is None else f"shape {tuple(shape)}"
         raise PromptError(
             f"Embeddings: expected shape (t, {d}), one token or more, as model.embed(ids) gives; found {received}."
+            + (" tokenizer.encode(text) gives the ids of a text." if isinstance(x, str) else "")
         )
     if not jnp.issubdtype(getattr(x, "dtype", object), jnp.floating):
         raise PromptError(f"Embeddings: expected floats, as model.embed(ids) gives; found {x.dtype}.")

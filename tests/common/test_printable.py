@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jaxlin.common.errors import CheckpointError, JaxlinError
-from jaxlin.common.printable import MAX_MESSAGE_LENGTH, MAX_VALUE_LENGTH, finite, json_text, printable, quoted
+from jaxlin.common.printable import (
+    MAX_MESSAGE_LENGTH,
+    MAX_VALUE_LENGTH,
+    finite,
+    json_text,
+    printable,
+    quoted,
+    with_article,
+)
 from jaxlin.report.explanation import Explanation, Triplet
 from jaxlin.report.paper.markdown import escaped
 from jaxlin.report.terminal import show
@@ -39,6 +47,13 @@ TEXTS = st.text() | st.text(st.sampled_from([chr(n) for n in range(0x300)] + MAR
 def fit(text: str) -> bool:
     """Whether a terminal shows the text as it stands, and does nothing else."""
     return all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_articles() -> None:
+    for name in ("Add", "int", "SVD", "Attribution", "ExactLens", "MemoryError", "NNX", "Upper"):
+        assert with_article(name) == f"{'a' if name == 'MemoryError' else 'an'} {name}"
+    for name in ("Tokenizer", "str", "UnitPatching", "PackedMatrix", "Use", "GGUF", "list"):
+        assert with_article(name) == f"a {name}"
 
 
 @given(TEXTS)

@@ -528,8 +528,8 @@ def test_what_is_no_embedding() -> None:
         "layer_maps, kinds: expected a tuple; found 'resid_pre'.",
         "local_map, position: expected an integer; found 1.5.",
         "Top: expected a number of words in 1..2048; found 0.",
-        "generate, prompt[0]: expected an integer; found 'a'.",
-        "generate_batch, edits: expected a list; found a Add.",
+        "generate, prompt[0]: expected an integer; found 'a'. tokenizer.encode(text) gives token ids.",
+        "generate_batch, edits: expected a list; found an Add. Put it in a list.",
         "Removal: expected 0 random removals or more; found -1.",
         *map(factors.format, ("layer_maps", "sweep", "replay")),
         "Local map: expected real vectors; found complex ones. Apply the map to each part.",
@@ -537,9 +537,10 @@ def test_what_is_no_embedding() -> None:
         "explain, top: expected an integer; found 1.5.",
         target.format("int64 of shape (192,)"),
         "Ids: expected one list of token ids; found shape (1, 2).",
-        "mean_difference, towards[0]: expected a list; found 3.",
+        "mean_difference, towards[0]: expected a list; found 3. Put one prompt in a list too.",
         "Heads: expected pairs of a layer below 4 and a head below 4; found (0, 1.5).",
-        "token_direction, token: expected an integer, as the second argument; found 'a'.",
+        "token_direction, token: expected an integer, as the second argument; found 'a'. "
+        "tokenizer.to_single_token(word) gives the id of a word.",
         "Patching: expected prompts of as many tokens; found 3 and 2.",
         "validity, substitutes: expected an array of floats of shape (n, d), as the third argument; found an array of "
         "float32 of shape (192,).",

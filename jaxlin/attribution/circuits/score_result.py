@@ -9,7 +9,7 @@ from jaxtyping import Float
 from jaxlin import plots
 from jaxlin.common.annotations import is_integer
 from jaxlin.common.errors import JaxlinError, one_of
-from jaxlin.common.printable import quoted
+from jaxlin.common.printable import kind_of, quoted
 from jaxlin.results import Result
 
 BIASES = "bias"
@@ -108,7 +108,7 @@ class AttentionScores(Result):
             JaxlinError: `other` is of another layer, prompt length or kind, or either is a difference.
         """
         if not isinstance(other, AttentionScores):
-            raise JaxlinError(f"Difference: expected attention scores; found a {type(other).__name__}.")
+            raise JaxlinError(f"Difference: expected attention scores; found {kind_of(other)}.")
         if self.against is not None or other.against is not None:
             raise JaxlinError("Difference: expected scores of one query and key each; found a difference.")
         kinds = [(each.layer, each.components, None if (table := each.by_token) is None else len(table) - 1)

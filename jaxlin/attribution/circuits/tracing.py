@@ -15,6 +15,7 @@ from jaxlin.attribution.circuits.places import Component, Places, components, pa
 from jaxlin.attribution.circuits.result import Circuit
 from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
+from jaxlin.common.printable import kind_of
 from jaxlin.linearize.frozen import rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, Words, resolve_target
 from jaxlin.nn.decoder import Decoder
@@ -84,7 +85,7 @@ def check_streams(name: str, model: Decoder) -> None:
     """
     if model.reads_ids or model.shared_sites:
         raise JaxlinError(
-            f"{name}: expected a model whose layers read the residual stream alone; found a {type(model).__name__} "
+            f"{name}: expected a model whose layers read the residual stream alone; found {kind_of(model)} "
             "in which some layers read per-layer embeddings or values of other layers."
         )
     if model.edits is not None:
