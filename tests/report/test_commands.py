@@ -203,10 +203,10 @@ def test_narrow_terminals() -> None:
 def test_the_page_of_the_docs(command: Command) -> None:
     """What a command prints is what the page shows below it."""
     text = (Path(__file__).parents[2] / "docs" / "command.md").read_text()
-    shown = [block for _, block in BLOCK.findall(text) if block.startswith("$ jaxlin ")]
-    names = {shlex.split(block.partition("\n")[0])[2] for block in shown}
+    printed_blocks = [block for _, block in BLOCK.findall(text) if block.startswith("$ jaxlin ")]
+    names = {shlex.split(block.partition("\n")[0])[2] for block in printed_blocks}
     assert {"compare", "lens", "generate", "steer"} <= names
-    for block in shown:
+    for block in printed_blocks:
         line, _, expected = block.partition("\n")
         assert_same_text(command(*shlex.split(line)[2:]), expected)
 

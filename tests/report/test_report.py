@@ -505,11 +505,11 @@ class TestBrowser:
         """Above 40 tokens a map is a picture of colours, and at 500 the page is no larger than 5 MB."""
         model, tokenizer = jaxlin.load()
         model = variant(model, config=replace(model.config, max_position_embeddings=512))
-        found = jaxlin.explain(model, tokenizer, tokenizer.encode(LONG)[:500], spectrum="none", with_detail=True)
-        detail = found.detail
+        explanation = jaxlin.explain(model, tokenizer, tokenizer.encode(LONG)[:500], spectrum="none", with_detail=True)
+        detail = explanation.detail
         assert detail is not None
-        assert len(found.tokens) == 500
-        write(found, tmp_path / "page.html")
+        assert len(explanation.tokens) == 500
+        write(explanation, tmp_path / "page.html")
         assert (tmp_path / "page.html").stat().st_size < 5e6
         options = {"viewport": {"width": 390, "height": 844}}
         for shown in opened(chromium, tmp_path / "page.html", **options):
@@ -517,7 +517,7 @@ class TestBrowser:
             assert shown.locator("#map table").count() == shown.locator("#tokens .figure").count() == 0
             assert shown.locator("#largest-tokens li").count() == 10
             canvas, readout = shown.locator("#map canvas"), shown.locator("#map-readout .value")
-            largest = int(np.argmax(np.abs(found.contributions)))
+            largest = int(np.argmax(np.abs(explanation.contributions)))
             frame, field = shown.locator("#map").bounding_box(), canvas.bounding_box()
             assert frame is not None
             assert field is not None
@@ -525,7 +525,7 @@ class TestBrowser:
             assert frame["x"] < left < frame["x"] + frame["width"]  # where the scroll starts
             shown.locator("#map").scroll_into_view_if_needed()
             shown.mouse.click(left, (canvas.bounding_box() or field)["y"] + 1)
-            assert figures(readout.inner_text()) == pytest.approx(found.contributions[largest], abs=1e-4)
+            assert figures(readout.inner_text()) == pytest.approx(explanation.contributions[largest], abs=1e-4)
             shown.keyboard.press("ArrowDown")
             shown.keyboard.press("ArrowLeft")
             assert figures(readout.inner_text()) == pytest.approx(detail.streams[1][largest - 1], abs=1e-4)

@@ -1,18 +1,19 @@
 """``jaxlin explain``: one prediction, explained by its local linear map."""
 
+import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from jaxlin.report.commands.options import SMALL_MODEL, Bos, Chat, Dtype, IgnoredKeys, Json, Model, Plot, Rule
+from jaxlin.report.commands import options
 
 
 def explain(
     text: Annotated[str, typer.Argument(help="Prompt whose next token is explained.")],
-    model: Model = None,
-    rule: Rule = "gate",
-    dtype: Dtype = "float32",
+    model: options.Model = None,
+    rule: options.Rule = "gate",
+    dtype: options.Dtype = "float32",
     position: Annotated[
         int, typer.Option(help="Explain the prediction after this token; negative numbers count from the end.")
     ] = -1,
@@ -37,18 +38,18 @@ def explain(
             "prompts (krylov), or not at all."
         ),
     ] = "dense",
-    bos: Bos = None,
-    chat: Chat = False,
-    as_json: Json = False,
+    bos: options.Bos = None,
+    chat: options.Chat = False,
+    as_json: options.Json = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write an interactive page, with layers, lenses and heads, to this file.")
     ] = None,
     lens: Annotated[Path | None, typer.Option(help="File of a Jacobian lens, to show on the page.")] = None,
-    plot: Plot = None,
+    plot: options.Plot = None,
     devices: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Number of devices to shard the model and the rows of J over.")
     ] = None,
-    ignore_config_keys: IgnoredKeys = None,
+    ignore_config_keys: options.IgnoredKeys = None,
 ) -> None:
     """Explain one prediction: what each token contributes to the logit, and what the map reads and writes.
 
@@ -56,17 +57,13 @@ def explain(
     in the prompt's embeddings x: its output after the final norm is f(x) = J x + b. The command prints what each token
     contributes to a logit through J, and the singular vectors of J in words.
     """
-    from jaxlin.report.commands.output import check_files, name_files, print_json
+    from jaxlin.report.commands.output import check_files, give
     from jaxlin.report.commands.setup import configure_jax, encode, load_model
 
     configure_jax(dtype, devices)
-    from rich.console import Console
-
     from jaxlin.common.progress import stage
-    from jaxlin.plots import save_plot
-    from jaxlin.report import write
     from jaxlin.report.build import explain as explain_prediction
-    from jaxlin.report.terminal import show
+    from jaxlin.report.terminal import show as show_explanation
 
     check_files(html, plot)
     loaded, tokenizer = load_model(model, ignore_config_keys, linearize=True, rule=rule, dtype=dtype, mesh=devices)
@@ -83,13 +80,5 @@ def explain(
             with_detail=html is not None,
             lens=lens,
         )
-    if html is not None:
-        write(explanation, html, name=model or SMALL_MODEL)
-    if plot is not None:
-        save_plot(explanation.plot, plot)
-    if as_json:
-        print_json(explanation.to_dict())
-    else:
-        console = Console(highlight=False)
-        show(explanation, console)
-        name_files(console, html, plot)
+    show = functools.partial(show_explanation, explanation)
+    give([explanation], show, model=model, as_json=as_json, html=html, plot=plot)

@@ -1,56 +1,38 @@
 """``jaxlin generate``: a prompt, continued."""
 
-from typing import Annotated
+import functools
+from typing import Annotated, Any
 
 import typer
 
-from jaxlin.report.commands.options import (
-    SMALL_MODEL,
-    Bos,
-    Chat,
-    Dtype,
-    Html,
-    IgnoredKeys,
-    Json,
-    Model,
-    NewTokens,
-    Plot,
-    Seed,
-    Temperature,
-    TopK,
-    TopP,
-)
+from jaxlin.report.commands import options
 
 
 def generate(
     text: Annotated[str, typer.Argument(help="Prompt to continue.")],
-    model: Model = None,
-    dtype: Dtype = "float32",
-    max_new_tokens: NewTokens = 64,
-    temperature: Temperature = 0.0,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = 0,
-    bos: Bos = None,
-    chat: Chat = False,
-    as_json: Json = False,
-    html: Html = None,
-    plot: Plot = None,
-    ignore_config_keys: IgnoredKeys = None,
+    model: options.Model = None,
+    dtype: options.Dtype = "float32",
+    max_new_tokens: options.NewTokens = 64,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = 0,
+    bos: options.Bos = None,
+    chat: options.Chat = False,
+    as_json: options.Json = False,
+    html: options.Html = None,
+    plot: options.Plot = None,
+    ignore_config_keys: options.IgnoredKeys = None,
 ) -> None:
     """Continue a prompt; with --chat, answer it.
 
     The plot and the JSON have the probability of each new token, before the temperature.
     """
-    from jaxlin.report.commands.output import check_files, name_files, print_json
+    from jaxlin.report.commands.output import check_files, give
     from jaxlin.report.commands.setup import configure_jax, encode, load_model
 
     configure_jax(dtype)
-    from rich.console import Console
-
     from jaxlin.common.progress import stage
-    from jaxlin.plots import save_plot
-    from jaxlin.report.result_page import write_result
     from jaxlin.report.steering_table import show_generation
     from jaxlin.steering import generate as continue_prompt
 
@@ -69,16 +51,13 @@ def generate(
             seed=seed,
             return_logits=as_json or plot is not None,
         )
-    if html is not None:
-        write_result([generation], html, name=model or SMALL_MODEL)
-    if plot is not None:
-        save_plot(generation.plot, plot)
-    if as_json:
-        # Logits are a number for each word of the vocabulary, at each token.
-        values = {name: value for name, value in generation.to_dict().items() if name != "logits"}
+
+    def values() -> dict[str, Any]:
         probabilities = generation.probabilities
-        print_json({**values, "probabilities": [] if probabilities is None else probabilities.tolist()})
-    else:
-        console = Console(highlight=False)
-        show_generation(generation, tokenizer.decode(ids, skip_special_tokens=not chat), console)
-        name_files(console, html, plot)
+        # Logits are a number for each word of the vocabulary, at each token.
+        without_logits = {name: value for name, value in generation.to_dict().items() if name != "logits"}
+        return {**without_logits, "probabilities": [] if probabilities is None else probabilities.tolist()}
+
+    prompt = tokenizer.decode(ids, skip_special_tokens=not chat)
+    show = functools.partial(show_generation, generation, prompt)
+    give([generation], show, model=model, as_json=as_json, html=html, plot=plot, values=values)

@@ -1,23 +1,12 @@
 """``jaxlin lens``: what each layer would predict, or what each token's stream contributes from there."""
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from jaxlin.report.commands.options import (
-    SMALL_MODEL,
-    Bos,
-    Chat,
-    Dtype,
-    Html,
-    IgnoredKeys,
-    Json,
-    Model,
-    Plot,
-    Position,
-    Rule,
-)
+from jaxlin.report.commands import options
 
 
 def lens(
@@ -32,21 +21,21 @@ def lens(
         Path | None,
         typer.Option("--lens", help="Jacobian lens to read with, a .pt or .safetensors file. Default: the logit lens."),
     ] = None,
-    model: Model = None,
-    rule: Rule = "gate",
-    dtype: Dtype = "float32",
-    position: Position = -1,
+    model: options.Model = None,
+    rule: options.Rule = "gate",
+    dtype: options.Dtype = "float32",
+    position: options.Position = -1,
     target: Annotated[
         str | None,
         typer.Option(help="Word whose rank is shown at each layer. Default: the word that the model predicts."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Number of words to show.")] = 5,
-    bos: Bos = None,
-    chat: Chat = False,
-    as_json: Json = False,
-    html: Html = None,
-    plot: Plot = None,
-    ignore_config_keys: IgnoredKeys = None,
+    bos: options.Bos = None,
+    chat: options.Chat = False,
+    as_json: options.Json = False,
+    html: options.Html = None,
+    plot: options.Plot = None,
+    ignore_config_keys: options.IgnoredKeys = None,
 ) -> None:
     """Read the words that each layer would predict, if the model ended there.
 
@@ -55,18 +44,14 @@ def lens(
     position, the page, the plot and the JSON all of them. The exact lens (--exact) splits the model's output at one
     position into parts that add up to it, one for each token and layer, with nothing fitted.
     """
-    from jaxlin.report.commands.output import check_files, name_files, print_json
+    from jaxlin.report.commands.output import check_files, give
     from jaxlin.report.commands.setup import configure_jax, encode, load_model
 
     configure_jax(dtype)
-    from rich.console import Console
-
     from jaxlin.common.errors import JaxlinError
     from jaxlin.common.progress import stage
     from jaxlin.lens import load
-    from jaxlin.plots import save_plot
     from jaxlin.report.lens_table import show_parts, show_reading
-    from jaxlin.report.result_page import write_result
 
     if exact and (file is not None or target is not None):
         other = "--lens" if file is not None else "--target"
@@ -82,20 +67,13 @@ def lens(
             result, words = _parts(loaded, ids, position, top)
         else:
             result, words = _reading(loaded, tokenizer, ids, matrices, position, target, top)
-    if html is not None:
-        write_result([result], html, name=model or SMALL_MODEL)
-    if plot is not None:
-        save_plot(result.plot, plot)
-    if as_json:
-        values = {name: value for name, value in result.to_dict().items() if name != "parts"}  # vectors of each token
-        print_json({**values, **({"projections": result.projections.tolist()} if exact else {}), "words": words})
-        return
-    console = Console(highlight=False)
-    if exact:
-        show_parts(result, words, console)
-    else:
-        show_reading(result, position, console)
-    name_files(console, html, plot)
+
+    def values() -> dict[str, Any]:
+        without_vectors = {name: value for name, value in result.to_dict().items() if name != "parts"}
+        return {**without_vectors, **({"projections": result.projections.tolist()} if exact else {}), "words": words}
+
+    show = functools.partial(show_parts, result, words) if exact else functools.partial(show_reading, result, position)
+    give([result], show, model=model, as_json=as_json, html=html, plot=plot, values=values)
 
 
 def _reading(

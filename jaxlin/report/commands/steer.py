@@ -5,22 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxlin.report.commands.options import (
-    SMALL_MODEL,
-    Bos,
-    Chat,
-    Dtype,
-    Html,
-    IgnoredKeys,
-    Json,
-    Model,
-    NewTokens,
-    Plot,
-    Seed,
-    Temperature,
-    TopK,
-    TopP,
-)
+from jaxlin.report.commands import options
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.4)
 """The strengths that are tried where none is given, as shares of the norm of the stream."""
@@ -50,35 +35,31 @@ def steer(
         str | None,
         typer.Option(help="Word whose probability is measured at each strength. Default: that of --word."),
     ] = None,
-    model: Model = None,
-    dtype: Dtype = "float32",
-    max_new_tokens: NewTokens = 24,
-    temperature: Temperature = 0.0,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = 0,
-    bos: Bos = None,
-    chat: Chat = False,
-    as_json: Json = False,
-    html: Html = None,
-    plot: Plot = None,
-    ignore_config_keys: IgnoredKeys = None,
+    model: options.Model = None,
+    dtype: options.Dtype = "float32",
+    max_new_tokens: options.NewTokens = 24,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = 0,
+    bos: options.Bos = None,
+    chat: options.Chat = False,
+    as_json: options.Json = False,
+    html: options.Html = None,
+    plot: options.Plot = None,
+    ignore_config_keys: options.IgnoredKeys = None,
 ) -> None:
     """Continue a prompt while a direction is added to the model's activations, at several strengths.
 
     The direction is that of a word (--word), or the difference of the activations at the last tokens of two groups of
     texts (--towards, --away). Where there is a word to measure, the strengths are compared by numbers too.
     """
-    from jaxlin.report.commands.output import check_files, name_files, print_json
+    from jaxlin.report.commands.output import check_files, give
     from jaxlin.report.commands.setup import configure_jax, encode, load_model
 
     configure_jax(dtype)
-    from rich.console import Console
-
     from jaxlin.common.errors import JaxlinError
     from jaxlin.common.progress import stage
-    from jaxlin.plots import save_plot
-    from jaxlin.report.result_page import write_result
     from jaxlin.report.steering_table import show_curve, show_doses
     from jaxlin.steering import add, dose_curve, generate
 
@@ -90,30 +71,22 @@ def steer(
     check_files(html, plot)
     loaded, tokenizer = load_model(model, ignore_config_keys, dtype=dtype)
     ids = encode(tokenizer, text, bos=bos, chat=chat)
+    prompt = tokenizer.decode(ids, skip_special_tokens=not chat)
     site = ("resid_post", loaded.config.num_hidden_layers // 2 if layer is None else layer)
     doses = list(STRENGTHS) if strength is None else strength
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     with stage(f"generating at {len(doses)} strengths"):
         edit = add(site, _direction(loaded, tokenizer, site, word, towards or [], away or []))
         if target is not None:
-            curve = dose_curve(loaded, tokenizer, edit, [ids], target, doses, max_new_tokens=max_new_tokens, **options)
+            curve = dose_curve(loaded, tokenizer, edit, [ids], target, doses, max_new_tokens=max_new_tokens, **sampling)
             results, values = [curve], curve.to_dict()
-            show = functools.partial(show_curve, curve)
+            show = functools.partial(show_curve, curve, prompt)
         else:
             edits = [edit.at_strength(dose) for dose in doses]
-            results = [generate(loaded, tokenizer, ids, max_new_tokens, edits=[each], **options) for each in edits]
+            results = [generate(loaded, tokenizer, ids, max_new_tokens, edits=[each], **sampling) for each in edits]
             values = {"site": list(site), "strengths": doses, "generations": [each.to_dict() for each in results]}
-            show = functools.partial(show_doses, doses, [each.text for each in results])
-    if html is not None:
-        write_result(results, html, name=model or SMALL_MODEL)
-    if plot is not None:
-        save_plot(results[0].plot, plot)
-    if as_json:
-        print_json(values)
-    else:
-        console = Console(highlight=False)
-        show(tokenizer.decode(ids, skip_special_tokens=not chat), console)
-        name_files(console, html, plot)
+            show = functools.partial(show_doses, doses, [each.text for each in results], prompt)
+    give(results, show, model=model, as_json=as_json, html=html, plot=plot, values=lambda: values)
 
 
 def _direction(model: Any, tokenizer: Any, site: Any, word: str | None, towards: list[str], away: list[str]) -> Any:
