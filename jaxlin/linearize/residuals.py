@@ -108,7 +108,7 @@ def estimate(lmap: Any, directions: int | None, confidence: float, seed: int, pr
     k = default_directions(lmap) if directions is None else int(directions)
     u = jax.random.normal(jax.random.key(seed), (k, d), lmap.output.dtype)
     size = max(d, lmap.model.config.neurons) * lmap.output.dtype.itemsize
-    block = k if directions is None else default_block(k, tokens, size)
+    block = default_block(k, tokens, size)
     # All blocks have one shape, so that they are compiled once: directions past the last are zero.
     padded = jnp.pad(u, ((0, -k % block), (0, 0)))
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(lmap))

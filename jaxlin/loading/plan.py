@@ -17,10 +17,17 @@ from jaxlin.linearize.local_maps import local_map
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.loading.model import checked_dtype
 from jaxlin.loading.shapes import shapes_of
+from jaxlin.nn.attention import MAX_DENSE_QUERIES
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
 from jaxlin.quantized import PackedMatrix
 from jaxlin.results import Result
+
+PROGRAMS = 65 * 10**6
+"""Bytes that a process on a CPU comes to hold by compiling the programs of a map, as measured on two sizes of Llama."""
+
+PROGRAMS_IN_BLOCKS = 90 * 10**6
+"""The same where attention is computed in blocks, whose programs are longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +43,8 @@ class MemoryPlan(Result):
         forward: the temporary memory of the forward pass that records the frozen factors.
         rows: the temporary memory of a block of rows, and the rows themselves.
         jacobian: the dense J.
+        programs: what a process holds once it has compiled the programs, about; 0 on an accelerator, whose own memory
+            is planned.
     """
 
     PROPERTIES: ClassVar = ("operator", "peak")
@@ -48,20 +57,21 @@ class MemoryPlan(Result):
     forward: int
     rows: int
     jacobian: int
+    programs: int = 0
 
     @property
     def operator(self) -> int:
         """The peak while rows, products or attributions are computed and the dense J is not stored."""
-        return self.weights + self.frozen + max(self.forward, self.rows)
+        return self.weights + self.frozen + self.programs + max(self.forward, self.rows)
 
     @property
     def peak(self) -> int:
         """The peak while the dense J is computed and stored."""
-        return self.weights + self.frozen + max(self.forward, self.rows + self.jacobian)
+        return self.weights + self.frozen + self.programs + max(self.forward, self.rows + self.jacobian)
 
     def _draw(self, ax: Any) -> None:
         """Bars of the parts and the peaks, in GB."""
-        parts = ("weights", "frozen", "forward", "rows", "jacobian", "operator", "peak")
+        parts = ("weights", "frozen", "forward", "rows", "jacobian", "programs", "operator", "peak")
         labels = [*parts[:-2], "peak without a dense J", "peak with a dense J"]
         plots.bars(ax, np.array([getattr(self, part) / 1e9 for part in parts]), labels)
         plots.write(ax, title=f"Memory for {self.tokens} tokens", xlabel="GB")
@@ -116,23 +126,30 @@ def memory_plan(
         return local_map(model, x, remat=remat)
 
     lmap = jax.eval_shape(map_at, model, x)
-    weights, frozen = _nbytes(model), _nbytes(lmap.frozen)
+    weights, frozen, programs = _nbytes(model), _nbytes(lmap.frozen), _programs(tokens)
     d, itemsize = lmap.shape[0], lmap.output.dtype.itemsize
     forward, count = _temporary(map_at, model, x), min(block or lmap.default_block, d)
     while True:
         u = jax.ShapeDtypeStruct((count, d), lmap.output.dtype)
         rows = _temporary(LocalMap.rmatvec, lmap, u) + count * tokens * d * itemsize
-        if memory is None or weights + frozen + rows <= memory:
+        needed = weights + frozen + programs + rows
+        if memory is None or needed <= memory:
             break
         if count == 1:
             raise JaxlinError(
-                f"Memory: expected at least {(weights + frozen + rows) / 1e9:.3f} GB for the weights and one row of J; "
+                f"Memory: expected at least {needed / 1e9:.3f} GB for the weights and one row of J; "
                 f"found {memory / 1e9:.3f}."
             )
         count = -(-count // 2)
     matrices = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
     parameters = sum(math.prod(matrix.shape) for matrix in matrices)
-    return MemoryPlan(parameters, tokens, count, weights, frozen, forward, rows, d * tokens * d * itemsize)
+    return MemoryPlan(parameters, tokens, count, weights, frozen, forward, rows, d * tokens * d * itemsize, programs)
+
+
+def _programs(tokens: int) -> int:
+    if jax.default_backend() != "cpu":
+        return 0
+    return PROGRAMS if tokens <= MAX_DENSE_QUERIES else PROGRAMS_IN_BLOCKS
 
 
 def _nbytes(tree: Any) -> int:

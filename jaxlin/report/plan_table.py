@@ -19,6 +19,7 @@ def show_plan(plan: MemoryPlan, available: int, heading: str, console: Console) 
         ("forward pass", plan.forward),
         (f"a block of {plan.block} rows of J", plan.rows),
         ("dense J", plan.jacobian),
+        ("compiled programs, about", plan.programs),
         ("peak, without a dense J", plan.operator),
         ("peak, with a dense J", plan.peak),
         ("available", available),
