@@ -26,6 +26,7 @@ from jaxlin.report.comparison import Comparison
 from jaxlin.report.details import Detail, Neuron, Source, TokenReading
 from jaxlin.report.experts import ChosenExpert, RoutedLayer
 from jaxlin.report.explanation import Explanation, SpectrumRanks, Triplet
+from jaxlin.report.head_scores import HeadScore
 from jaxlin.report.lens_words import LensWords
 from jaxlin.report.rule_comparison import RuleContributions
 from jaxlin.results import Provenance, Result, note
@@ -100,7 +101,8 @@ def samples() -> dict[str, Result]:
     lens_words = LensWords(
         "logit lens", [0, 1], [[[" the", " a"]] * T, [[" Mary", "<0xF0>"]] * T], probabilities, [3, 0]
     )
-    node = CircuitNode("a1.h0", 1, 2, 1.5, [(2, 1.0), (0, 0.5)], [(2, 1.5)], [" the", " a"])
+    score = HeadScore(2, 0, 0.5, 1.5, [("m0", "embed", 1.25), ("embed", "bias", -0.5)], 0.75)
+    node = CircuitNode("a1.h0", 1, 2, 1.5, [(2, 1.0), (0, 0.5)], [(2, 1.5)], [" the", " a"], score)
     of_token = CircuitNode("t2", -1, 2, 1.25, [], [], [])
     graph = CircuitGraph(2.5, 2.0, 0.9, [of_token, node], [("a1.h0", "logit", 1.5), ("t2", "a1.h0", -1.25)])
     detail = Detail(
@@ -188,6 +190,7 @@ def samples() -> dict[str, Result]:
         node,
         graph,
         ResidualEstimate(5e-7, 2.5e-7, 1.5e-5, 1),
+        score,
     ]  # fmt: skip
     for result in results:
         note(result, provenance())

@@ -14,7 +14,7 @@ import torch
 from circuit_oracle import MODULES, CircuitOracle
 
 import jaxlin
-from jaxlin.attribution.circuits import score_tables, token_blocks
+from jaxlin.attribution.circuits import score_readers, score_tables, token_blocks
 from jaxlin.common.errors import JaxlinError
 from jaxlin.steering import zero_ablation
 
@@ -125,17 +125,19 @@ def test_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("mode", ["Detach", "Replay"])
-def test_a_wrong_factor_shows(mode: str, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("module", "mode"), [(score_readers, "Detach"), (score_tables, "Replay")])
+def test_a_wrong_factor_shows(
+    module: Any, mode: str, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the norm before attention 1 % too large, where the layer reads the stream or in the layers below."""
-    base = getattr(score_tables, mode)
+    base = getattr(module, mode)
 
     class Wrong(base):
         def freeze(self, name: str, compute: Callable[[], Any]) -> Any:
             factor = super().freeze(name, compute)
             return factor * 1.01 if name == "input_layernorm.inv_rms" else factor
 
-    monkeypatch.setattr(score_tables, mode, Wrong)
+    monkeypatch.setattr(module, mode, Wrong)
     score_tables.score_numbers.clear_cache()
     model, _ = jaxlin.load(checkpoint("qwen2, window"), dtype="float64")
     assert jaxlin.attention_scores(model, model.embed(tiny.IDS), 2, HEAD, QUERY, KEY).defect > 1e-4
