@@ -1,6 +1,7 @@
 """What a person sees: the explanation, the command, its errors."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -254,7 +255,8 @@ class TestCommand:
         done = jaxlin_command("explain", PROMPT, "--spectrum", "none", "--no-bos")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(PROMPT)
-        assert "measured in random directions" in done.stdout
+        text = " ".join(done.stdout.split())
+        assert re.search(r"measured in 32 random directions: \S+ to \S+ with 95 % confidence", text)
         assert "freeze rule gate, float32" in done.stdout
         assert "rank" not in done.stdout
         assert "singular" not in done.stdout
