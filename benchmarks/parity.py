@@ -29,7 +29,7 @@ import transformers
 from tqdm import tqdm
 
 import jaxlin
-from benchmarks import heads
+from benchmarks import conservation, heads
 from jaxlin.nn.freeze_rules import RULES
 
 FORMATS = {f"llama, {name}": form for name, form in quantised_files.FORMATS.items()}
@@ -136,6 +136,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "PARITY.md")
     parser.add_argument("--heads", action="store_true", help="only print the tables of heads and names")
+    parser.add_argument("--circuits", action="store_true", help="only replace the table of circuits")
     args = parser.parse_args()
     if unknown := sorted(set(args.variants) - set(KNOWN)):
         parser.error(f"expected variants of {', '.join(KNOWN)}; found {', '.join(unknown)}")
@@ -145,6 +146,11 @@ def main() -> int:
         lines = list(heads.tables())
         print(*lines, sep="\n")
         return int(any("**" in line for line in lines))
+    if args.circuits:
+        text = "\n".join(conservation.table()) + "\n"
+        page = args.out.read_text().split(conservation.HEADING)[0]
+        args.out.write_text(f"{page.rstrip()}\n\n{text}")
+        return int("**" in text)
     names = args.variants or KNOWN
     measured = []
     for row in tqdm(rows(names), total=len(names), unit="variant"):
@@ -166,7 +172,7 @@ def main() -> int:
     if args.variants and args.out.exists():
         page = with_rows(args.out.read_text(), measured)
     else:
-        lines += [*map(str, measured), *([] if args.variants else ["", *heads.tables()])]
+        lines += [*map(str, measured), *([] if args.variants else ["", *heads.tables(), "", *conservation.table()])]
         page = "\n".join(lines) + "\n"
     args.out.write_text(page)
     return 0 if all(row.within for row in measured) and "**" not in page else 1

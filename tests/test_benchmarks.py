@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from kinds import PROVEN
 from torch.utils.flop_counter import FlopCounterMode
 
 import jaxlin
 from benchmarks import (
     attribution,
     batch,
+    conservation,
     delta,
     dense,
     experts,
@@ -453,4 +455,7 @@ def test_parity_is_committed_whole() -> None:
     text = (Path(parity.ROOT) / "PARITY.md").read_text()
     for name in parity.KNOWN:
         assert f"| {name} |" in text
+    circuits = text.split(conservation.HEADING)[1]
+    for name in PROVEN:
+        assert f"| {name} |" in circuits
     assert "**" not in text
