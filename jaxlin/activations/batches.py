@@ -106,17 +106,16 @@ def map_prompts(
     check_not_traced("Batch", model, prompts)
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not len(prompts):
         raise PromptError(f"Prompts: expected a list of one prompt or more; found {quoted(prompts)}.")
-    embedded = [_embedded(model, prompt, tokenizer) for prompt in prompts]
+    padded = [_padded(model, prompt, tokenizer) for prompt in prompts]
     results = []
-    for index, x in enumerate(progress_bar(embedded, show=progress, unit="prompt", desc="prompts")):
-        tokens = x.shape[0]
-        result = function(padded_prompt(x, padded_length(model, tokens)), tokens, index)
+    for index, (x, tokens, ids) in enumerate(progress_bar(padded, show=progress, unit="prompt", desc="prompts")):
+        result = function(x, tokens, index)
         provenance = getattr(result, "provenance", None)
         if provenance is not None:
-            result.__dict__["_provenance"] = dataclasses.replace(provenance, ids=ids_of(x))
+            result.__dict__["_provenance"] = dataclasses.replace(provenance, ids=ids)
         results.append(result)
     texts = [prompt if isinstance(prompt, str) else None for prompt in prompts]
-    return Batch(results, [x.shape[0] for x in embedded], texts)
+    return Batch(results, [tokens for _, tokens, _ in padded], texts)
 
 
 def padded_length(model: Decoder, tokens: int) -> int:
@@ -142,15 +141,20 @@ def each_or_all(values: Any, count: int, name: str) -> list[Any]:
     return values
 
 
-def _embedded(model: Decoder, prompt: Any, tokenizer: Any) -> Any:
+def _padded(model: Decoder, prompt: Any, tokenizer: Any) -> tuple[Any, int, tuple[int, ...] | None]:
+    """The padded embeddings of a prompt, its number of tokens, and their ids where they are known."""
     if isinstance(prompt, str):
         if tokenizer is None:
             raise PromptError("Prompts: expected token ids or embeddings; found text. Pass tokenizer= to encode it.")
-        return model.embed(tokenizer.encode(prompt))
+        prompt = tokenizer.encode(prompt)
     if len(getattr(prompt, "shape", ())) == 2 or hasattr(prompt, "ids"):
         model.check_embeddings(prompt)
-        return prompt
-    return model.embed(prompt)
+        tokens = prompt.shape[0]
+        return padded_prompt(prompt, padded_length(model, tokens)), tokens, ids_of(prompt)
+    ids = model.check_ids(prompt).tolist()
+    tokens = len(ids)
+    # The ids are padded and not their embeddings, or a new length would compile a lookup and a padding of its own.
+    return model.embed(ids + [0] * (padded_length(model, tokens) - tokens)), tokens, tuple(ids)
 
 
 def _first_tokens(activations: Activations, tokens: int) -> Activations:

@@ -44,6 +44,20 @@ def test_padding_is_not_seen(name: str, checkpoint: Callable[[str], Path]) -> No
             close(batched[site], alone[site])
 
 
+def test_a_new_length_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a program nor the lookup of embeddings, nor what pads them."""
+    model = random_llama.build()
+
+    def compiled(prompts: list[list[int]]) -> list[str]:
+        caplog.clear()
+        with jax.log_compiles():
+            jaxlin.attribute_batch(model, prompts, 3, progress=False)
+        return [each for record in caplog.records if (each := record.getMessage()).startswith("Finished XLA")]
+
+    assert compiled([random_llama.IDS[:3]])
+    assert not compiled([random_llama.IDS[:4], random_llama.IDS[:7]])
+
+
 def test_every_analysis() -> None:
     model = random_llama.build()
     prompts: list[Any] = [random_llama.IDS[:4], model.embed(random_llama.IDS), list(range(20))]
