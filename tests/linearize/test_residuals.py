@@ -59,16 +59,16 @@ def test_the_interval_holds_the_residual_as_often_as_it_says(
 ) -> None:
     lmap, exactly = wrong
     ask = functools.partial(lmap.estimate_residual, directions, confidence=confidence)
-    found = [ask(seed=seed) for seed in range(400)]
-    held = sum(one.lower <= exactly <= one.upper for one in found)
+    estimates = [ask(seed=seed) for seed in range(400)]
+    held = sum(one.lower <= exactly <= one.upper for one in estimates)
     # At the confidence that it claims, a count beyond these limits has a probability of 1e-4.
-    least, most = scipy.stats.binom(len(found), confidence).ppf([5e-5, 1 - 5e-5])
+    least, most = scipy.stats.binom(len(estimates), confidence).ppf([5e-5, 1 - 5e-5])
     assert least <= held <= most, held
     # The tails are as likely as each other.
-    above = sum(one.lower > exactly for one in found)
-    assert above <= scipy.stats.binom(len(found), (1 - confidence) / 2).ppf(1 - 5e-5)
-    mean = np.mean([one.value**2 for one in found]) / exactly**2
-    assert abs(mean - 1) <= 4 * np.sqrt(2 / (directions * len(found)))
+    above = sum(one.lower > exactly for one in estimates)
+    assert above <= scipy.stats.binom(len(estimates), (1 - confidence) / 2).ppf(1 - 5e-5)
+    mean = np.mean([one.value**2 for one in estimates]) / exactly**2
+    assert abs(mean - 1) <= 4 * np.sqrt(2 / (directions * len(estimates)))
 
 
 def test_the_interval_is_that_of_chi_squared() -> None:

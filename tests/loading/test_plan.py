@@ -147,9 +147,9 @@ def test_attributions_and_residuals_of_a_long_prompt(config: dict[str, Any], mon
     x = jax.eval_shape(type(model).embed, model, jax.ShapeDtypeStruct((2000,), "int32"))
     number = jax.ShapeDtypeStruct((), "int32")
     program = contributions.lower(model, x, number, number, "gate", 0).compile()
-    taken = program.memory_analysis().temp_size_in_bytes
+    temporary = program.memory_analysis().temp_size_in_bytes
     planned = plan.operator - plan.weights - plan.programs
-    assert abs(planned / taken - 1) <= 0.15, (planned, taken)
+    assert abs(planned / temporary - 1) <= 0.15, (planned, temporary)
     lmap = jax.eval_shape(jaxlin.local_map, model, x)
     seen: list[int] = []
 
