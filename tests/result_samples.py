@@ -171,7 +171,7 @@ def samples() -> dict[str, Result]:
         ),
         check,
         ModelCheck("a/model", {"layers": "4"}, (check, Line("rows", False, 1.0, 1e-5), Line("text", None))),
-        MemoryPlan(1_000_000, 8, 64, 4_000_000, 100_000, 2_000_000, 3_000_000, 1_000_000),
+        MemoryPlan(1_000_000, 8, 64, 4_000_000, 100_000, 2_000_000, 3_000_000, 1_000_000, 500_000),
         Circuit(2.5, ("embed", "a0.h0", "m0", "a1.h1", "m1"), draw(5), np.triu(draw(5, 5), 1), draw(5), draw(5), 0.25),
         UnitPatching(2.5, 1.5, draw(LAYERS, HEADS), draw(LAYERS, HEADS)),
         rule,

@@ -39,7 +39,7 @@ def row(name: str) -> str:
     # An attribution is one row of the map with the factors of one block at a time.
     attribution = memory_plan(config, tokens=ATTRIBUTION_TOKENS, block=1, remat=True)
     # Programs are compiled in the memory of the machine, and not in that of the device.
-    on_device, attributing = dense.peak - dense.programs, attribution.operator - attribution.programs
+    on_device, attributing = dense.peak - dense.programs, attribution.attribution - attribution.attribution_programs
     cells = (
         f"`{name}`",
         f"`{config['model_type']}`",

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -23,16 +23,26 @@ from jaxlin.nn.freeze_rules import Rule
 from jaxlin.quantized import PackedMatrix
 from jaxlin.results import Result
 
-PROGRAMS = 65 * 10**6
-"""Bytes that a process on a CPU comes to hold by compiling the programs of a map, as measured on two sizes of Llama."""
 
-PROGRAMS_IN_BLOCKS = 90 * 10**6
-"""The same where attention is computed in blocks, whose programs are longer."""
+class Programs(NamedTuple):
+    """Bytes that a process on a CPU comes to hold by compiling, as measured on three sizes of Llama.
+
+    Attributes:
+        map: for the programs of a map.
+        attribution: for those of an attribution.
+    """
+
+    map: int
+    attribution: int
+
+
+DENSE, IN_BLOCKS = Programs(65 * 10**6, 120 * 10**6), Programs(90 * 10**6, 185 * 10**6)
+"""Where the pattern of a head is one array, and where it is computed in blocks, whose programs are longer."""
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryPlan(Result):
-    """The memory that a local linear map takes, in bytes except for the first three attributes.
+    """The memory that a local linear map and an attribution take, in bytes except for the first three attributes.
 
     Attributes:
         parameters: the number of parameters.
@@ -43,11 +53,13 @@ class MemoryPlan(Result):
         forward: the temporary memory of the forward pass that records the frozen factors.
         rows: the temporary memory of a block of rows, and the rows themselves.
         jacobian: the dense J.
-        programs: what a process holds once it has compiled the programs, about; 0 on an accelerator, whose own memory
-            is planned.
+        row: the same for a single row.
+        programs: what a process holds once it has compiled the programs of a map, about; 0 on an accelerator, whose own
+            memory is planned.
+        attribution_programs: the same for the programs of an attribution.
     """
 
-    PROPERTIES: ClassVar = ("operator", "peak")
+    PROPERTIES: ClassVar = ("attribution", "operator", "peak")
 
     parameters: int
     tokens: int
@@ -57,11 +69,18 @@ class MemoryPlan(Result):
     forward: int
     rows: int
     jacobian: int
+    row: int = 0
     programs: int = 0
+    attribution_programs: int = 0
+
+    @property
+    def attribution(self) -> int:
+        """The peak while an attribution is computed, by one backward pass as a row is."""
+        return self.weights + self.frozen + self.attribution_programs + max(self.forward, self.row)
 
     @property
     def operator(self) -> int:
-        """The peak while rows, products or attributions are computed and the dense J is not stored."""
+        """The peak while rows or products are computed and the dense J is not stored."""
         return self.weights + self.frozen + self.programs + max(self.forward, self.rows)
 
     @property
@@ -71,8 +90,8 @@ class MemoryPlan(Result):
 
     def _draw(self, ax: Any) -> None:
         """Bars of the parts and the peaks, in GB."""
-        parts = ("weights", "frozen", "forward", "rows", "jacobian", "programs", "operator", "peak")
-        labels = [*parts[:-2], "peak without a dense J", "peak with a dense J"]
+        parts = ("weights", "frozen", "forward", "rows", "jacobian", "programs", "attribution", "operator", "peak")
+        labels = [*parts[:-3], "peak of an attribution", "peak without a dense J", "peak with a dense J"]
         plots.bars(ax, np.array([getattr(self, part) / 1e9 for part in parts]), labels)
         plots.write(ax, title=f"Memory for {self.tokens} tokens", xlabel="GB")
 
@@ -128,11 +147,15 @@ def memory_plan(
     lmap = jax.eval_shape(map_at, model, x)
     weights, frozen, programs = _nbytes(model), _nbytes(lmap.frozen), _programs(tokens)
     d, itemsize = lmap.shape[0], lmap.output.dtype.itemsize
+
+    def rows_of(count: int) -> int:
+        u = jax.ShapeDtypeStruct((count, d), lmap.output.dtype)
+        return _temporary(LocalMap.rmatvec, lmap, u) + count * tokens * d * itemsize
+
     forward, count = _temporary(map_at, model, x), min(block or lmap.default_block, d)
     while True:
-        u = jax.ShapeDtypeStruct((count, d), lmap.output.dtype)
-        rows = _temporary(LocalMap.rmatvec, lmap, u) + count * tokens * d * itemsize
-        needed = weights + frozen + programs + rows
+        rows = rows_of(count)
+        needed = weights + frozen + programs.map + rows
         if memory is None or needed <= memory:
             break
         if count == 1:
@@ -143,13 +166,14 @@ def memory_plan(
         count = -(-count // 2)
     matrices = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
     parameters = sum(math.prod(matrix.shape) for matrix in matrices)
-    return MemoryPlan(parameters, tokens, count, weights, frozen, forward, rows, d * tokens * d * itemsize, programs)
+    jacobian, row = d * tokens * d * itemsize, rows if count == 1 else rows_of(1)
+    return MemoryPlan(parameters, tokens, count, weights, frozen, forward, rows, jacobian, row, *programs)
 
 
-def _programs(tokens: int) -> int:
+def _programs(tokens: int) -> Programs:
     if jax.default_backend() != "cpu":
-        return 0
-    return PROGRAMS if tokens <= MAX_DENSE_QUERIES else PROGRAMS_IN_BLOCKS
+        return Programs(0, 0)
+    return DENSE if tokens <= MAX_DENSE_QUERIES else IN_BLOCKS
 
 
 def _nbytes(tree: Any) -> int:

@@ -20,6 +20,7 @@ def show_plan(plan: MemoryPlan, available: int, heading: str, console: Console) 
         (f"a block of {plan.block} rows of J", plan.rows),
         ("dense J", plan.jacobian),
         ("compiled programs, about", plan.programs),
+        ("peak, of an attribution", plan.attribution),
         ("peak, without a dense J", plan.operator),
         ("peak, with a dense J", plan.peak),
         ("available", available),
