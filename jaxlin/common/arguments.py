@@ -85,7 +85,7 @@ def _by_parameter(
 
 
 def _message(function: str, parameters: Any, name: str, fault: Fault) -> str:
-    index = list(parameters).index(name)
+    index = [each for each in parameters if each != "self"].index(name)
     is_positional = parameters[name].kind != inspect.Parameter.KEYWORD_ONLY and index < len(ORDINALS)
     place = f", as the {ORDINALS[index]} argument" if is_positional and not fault.path else ""
     advice = _advice(name, fault)

@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxlin.common.errors import UnembeddingError
+from jaxlin.common.arguments import checked
+from jaxlin.common.errors import JaxlinError, UnembeddingError
 from jaxlin.common.provenance import checkpoint_of, note_checkpoint
 from jaxlin.nn import layers
 from jaxlin.nn.config import Config
@@ -144,9 +145,9 @@ class Decoder(NotesIds, Layers):
         Raises:
             PromptError: no ids, an id outside the vocabulary, or more ids than the model's context.
         """
-        checked = ids if isinstance(ids, jax.core.Tracer) else self.check_ids(ids)
-        x = self.embed_tokens.weight[jnp.asarray(checked)].astype(self.dtype)
-        bound: Any = Prompt(x, checked if isinstance(checked, jax.core.Tracer) else tuple(np.asarray(checked).tolist()))
+        valid = ids if isinstance(ids, jax.core.Tracer) else self.check_ids(ids)
+        x = self.embed_tokens.weight[jnp.asarray(valid)].astype(self.dtype)
+        bound: Any = Prompt(x, valid if isinstance(valid, jax.core.Tracer) else tuple(np.asarray(valid).tolist()))
         return bound if self.reads_ids else x
 
     def moved_embeddings(
@@ -176,6 +177,7 @@ class Decoder(NotesIds, Layers):
         x, _ = self.scan(x, lambda _: Context(mode))
         return self.norm(x, Context(mode))
 
+    @checked
     def unembed(
         self, h: Float[Array, "*b d"], ctx: Context | None = None, ids: Int[Array, " n"] | None = None
     ) -> Float[Array, "*b vocab"]:
@@ -188,7 +190,13 @@ class Decoder(NotesIds, Layers):
 
         Raises:
             UnembeddingError: the checkpoint has no unembedding.
+            JaxlinError: `h` is not of shape ``[..., d]``.
         """
+        if h.shape[-1:] != (self.config.hidden_size,):
+            raise JaxlinError(
+                f"Logits: expected points after the final norm, an array [..., {self.config.hidden_size}]; found one "
+                f"of shape {list(h.shape)}. model(x) gives them, and exact lenses those of each layer."
+            )
         head = self.unembedding
         weight = (self.embed_tokens.weight if head.weight is None else head.weight)[... if ids is None else ids]
         bias = parameter_value(head.bias)
