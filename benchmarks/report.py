@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.circuits import page
+from benchmarks.circuits.plot import faithfulness
 from benchmarks.plot import cost_against_tokens
 from benchmarks.results import RESULTS
 from benchmarks.table import COLUMNS, cells, duration, size, verdict
@@ -33,7 +34,10 @@ no bar.
 
 
 def report(
-    documents: Mapping[str, dict[str, Any]], plot: str | None = None, circuits: Sequence[dict[str, Any]] = ()
+    documents: Mapping[str, dict[str, Any]],
+    plot: str | None = None,
+    circuits: Sequence[dict[str, Any]] = (),
+    curves: str | None = None,
 ) -> str:
     """The page.
 
@@ -41,6 +45,7 @@ def report(
         documents: what `benchmarks.results.document` gave, by the name of the file.
         plot: the path of the plot; None for a page without one.
         circuits: the tasks that `benchmarks.circuits` has compared.
+        curves: the path of their plot.
     """
     lines = ["# Benchmarks", "", "Written by `python -m benchmarks.report` from `benchmarks/results/*.json`.", ""]
     lines += [INTRODUCTION, "", "## Where we lose", "", *losses(documents), ""]
@@ -48,7 +53,7 @@ def report(
         lines += ["## Cost against tokens", "", f"![seconds against tokens]({plot})", ""]
     for name, result in documents.items():
         lines += section(name, result)
-    lines += page.section(circuits)
+    lines += page.section(circuits, curves)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -115,7 +120,7 @@ def _peer(row: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the page and its plot."""
+    """Write the page and its plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the JSON files")
     parser.add_argument("--out", type=Path, default=ROOT / "BENCHMARKS.md")
@@ -124,11 +129,11 @@ def main(argv: list[str] | None = None) -> int:
     if not documents:
         print(f"No results are in {args.results}: `python -m benchmarks --json FILE` writes them.", file=sys.stderr)
         return 1
-    figure = args.results / "cost.svg"
-    drawn = cost_against_tokens(documents, figure)
-    plot = os.path.relpath(figure, args.out.parent) if drawn else None
     circuits = [json.loads(path.read_text()) for path in sorted(args.results.glob("circuits/*.json"))]
-    args.out.write_text(report(documents, plot, circuits))
+    cost, curves = args.results / "cost.svg", args.results / "circuits.svg"
+    drawn = {cost: cost_against_tokens(documents, cost), curves: faithfulness(circuits, curves)}
+    paths = {figure: os.path.relpath(figure, args.out.parent) for figure, was_drawn in drawn.items() if was_drawn}
+    args.out.write_text(report(documents, paths.get(cost), circuits, paths.get(curves)))
     return 0
 
 

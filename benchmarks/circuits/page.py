@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.circuits.plot import counts_of
+
 INTRODUCTION = """
 Pairs of prompts of some tasks; the value of a prompt is the mean logit of its right answers less that of its wrong
 ones. Each method scores all edges between heads, MLPs, embeddings and output; its scores are averaged over the pairs,
@@ -18,14 +20,15 @@ values of one component, the mean of two pairs.
 """.strip()
 
 
-def section(tasks: Sequence[dict[str, Any]]) -> list[str]:
-    """The lines of the part; none without tasks."""
+def section(tasks: Sequence[dict[str, Any]], plot: str | None = None) -> list[str]:
+    """The lines of the part, with the plot at the path `plot`; none without tasks."""
     if not tasks:
         return []
     first = tasks[0]
     versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items() if v)
     lines = [f"## Faithfulness of circuits: {first['checkpoint']}", "", INTRODUCTION, ""]
     lines += [f"`{first['command']}`, python {first['python']}, {versions}; seed {first['seed']}.", ""]
+    lines += [f"![shares of the tasks against the edges and components that are left]({plot})", ""] if plot else []
     lines += _table(
         ("task", "pairs", "tokens", "clean value above 0", "mean value", "of the other prompts", "a prompt"),
         [
@@ -60,7 +63,7 @@ def section(tasks: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _shares(tasks: Sequence[dict[str, Any]], key: str) -> list[str]:
-    counts = sorted({int(n) for task in tasks for values in task[key].values() for n in values})
+    counts = sorted({count for task in tasks for count in counts_of(task[key])})
     rows = [
         [task["task"], method, *(f"{values[str(n)]:.2f}" if str(n) in values else "" for n in counts)]
         for task in tasks

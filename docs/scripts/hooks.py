@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import notebooks
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ("BENCHMARKS.md", "PARITY.md", "benchmarks/results/cost.svg")
-"""Files that programs write outside docs/, which are pages and a picture of the site."""
+RESULTS = ("BENCHMARKS.md", "PARITY.md", "benchmarks/results/cost.svg", "benchmarks/results/circuits.svg")
+"""Files that programs write outside docs/, which are pages and pictures of the site."""
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 BARS = {"&#x02016;": "||", "&#x0007C;": "|"}

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 import jaxlin
-from benchmarks.circuits import comparison, page
+from benchmarks.circuits import comparison, page, plot
 from benchmarks.circuits.runs import direction, read_components, top_edges
 from benchmarks.circuits.scores import METHODS, scores
 from benchmarks.circuits.tasks import TASKS, Pair, pairs
@@ -68,7 +68,7 @@ def test_components_that_are_intact() -> None:
     np.testing.assert_allclose(read_components(model, x, other, jnp.array(runs), target), by_edges, atol=1e-4)
 
 
-def test_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All edges alone are the untouched model, and its page has a row for each method."""
     texts = (("The cat sat on", "The man ran by"), ("The man sat by", "The cat ran on"))
     drawn = [Pair(*pair, (" the",), (" a", " my")) for pair in texts]
@@ -82,9 +82,16 @@ def test_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
         assert abs(measured["within"][name]["10"] - 1) > 1e-3
         assert all(-1 <= by_method[name] <= 1 for by_method in measured["correlations"].values())
     conditions = {"checkpoint": "small", "versions": {"jax": "1"}, "command": "c", "python": "3"}
-    lines = page.section([{**conditions, **measured}])
+    lines = page.section([{**conditions, **measured}], "curves.svg")
+    assert "](curves.svg)" in "\n".join(lines)
     assert sum(line.startswith("| agreement | EAP-IG |") for line in lines) == 5
     assert page.section([]) == []
+    assert plot.faithfulness([measured], tmp_path / "curves.svg")
+    drawn = (tmp_path / "curves.svg").read_text()
+    for words in ("agreement", "circuit, difference", "share with", "components left"):
+        assert f"<!-- {words} -->" in drawn
+    assert not plot.faithfulness([], tmp_path / "none.svg")
+    assert not (tmp_path / "none.svg").exists()
 
 
 def test_the_largest_edges() -> None:
