@@ -208,18 +208,16 @@ def shuffled_weights(model: Decoder, key: Array) -> Decoder:
 
     Quantised matrices are unpacked, and their values are permuted.
     """
-    matrix_number = 0
+    # NumPy permutes in one pass; jax.random.permutation sorts each matrix twice, which takes minutes on a CPU.
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
     def permuted(path: tuple[object, ...], parameter: Any) -> Any:
-        nonlocal matrix_number
         in_block = any(getattr(step, "name", None) == "layers" for step in path)
         if not in_block or parameter.ndim < 3:  # parameters of blocks are stacked over layers: a matrix has 3 axes
             return parameter
-        matrix_number += 1
         values = parameter[...]
-        flat = values.reshape(values.shape[0], -1)
-        keys = jax.random.split(jax.random.fold_in(key, matrix_number), values.shape[0])
-        return jax.vmap(jax.random.permutation)(keys, flat).reshape(values.shape)
+        flat = np.asarray(values).reshape(values.shape[0], -1)
+        return jax.device_put(generator.permuted(flat, axis=1).reshape(values.shape), values.sharding)
 
     return jax.tree_util.tree_map_with_path(permuted, model, is_leaf=lambda node: isinstance(node, PackedMatrix))
 
