@@ -33,7 +33,6 @@ from jaxlin.common.printable import quoted
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.experts import ExpertConfig
 from jaxlin.nn.prompt import Embeddings
 from jaxlin.results import Result, traced_to
 from jaxlin.tokenizer import Tokenizer
@@ -53,7 +52,7 @@ class EdgeAblation(Result):
         other: its value with none.
         within: its value with the edges of each circuit alone, ``[n]``.
         without: its value with all edges but those, ``[n]``.
-        counts: how many edges each circuit has, ``[n]``.
+        counts: how many edges between heads, MLPs and output each circuit has, ``[n]``.
     """
 
     AXES: ClassVar = dict.fromkeys(("within", "without", "counts"), ("circuit",))
@@ -109,7 +108,8 @@ def edge_ablation(
     always read. Each run takes about as much as three forward passes.
 
     Args:
-        model: any decoder that `jaxlin.circuit` takes, without mixtures of experts.
+        model: any decoder that `jaxlin.circuit` takes. The experts of a layer read one stream, as their router does: an
+            edge to or from one of them is one of the whole MLP.
         x: the input embeddings.
         other: the input embeddings of a prompt of as many tokens; those of several, ``[n, t, d]``, for the mean of what
             each component writes in them; or None for zero.
@@ -123,7 +123,7 @@ def edge_ablation(
     Raises:
         PromptError: `x` or `other` is not of shape ``[t, d]``.
         JaxlinError: prompts of different lengths, an invalid target, no circuits, circuits of another model, or a
-            model with mixtures of experts, edits, or layers that read more than the stream.
+            model with edits, or with layers that read more than the stream.
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
@@ -155,10 +155,9 @@ def check_has_edges(model: Decoder) -> None:
     """Check that all that the components of `model` read is what others have written to the residual stream.
 
     Raises:
-        JaxlinError: it has mixtures of experts, edits, or layers that read more than the stream.
+        JaxlinError: it has edits, or layers that read more than the stream.
     """
     reasons = {
-        "mixtures of experts": isinstance(model.config, ExpertConfig),
         "edits": model.edits is not None,
         "layers that read per-layer embeddings or values of other layers": model.reads_ids or bool(model.shared_sites),
     }
@@ -248,13 +247,15 @@ def _checked_others(model: Decoder, x: Any, other: Any) -> Any:
 
 
 def _edges_of(circuit: Circuit, every: Sequence[Component]) -> Bool[np.ndarray, "a e"]:
-    """The edges of a circuit that are not 0, among all components; biases have none."""
+    """The edges of a circuit that are not 0, among all components; those of experts are of their MLP."""
     index = {each.name: number for number, each in enumerate(every)}
-    if not set(circuit.components) <= index.keys():
-        unknown = min(set(circuit.components) - index.keys())
+    names = [name.partition(".")[0] if name.startswith("m") else name for name in circuit.components]
+    if not set(names) <= index.keys():
+        unknown = min(set(names) - index.keys())
         raise JaxlinError(f"Ablation of edges: expected circuits of this model; found one with {quoted(unknown)}.")
-    rows = np.array([index[name] for name in circuit.components])
+    rows = np.array([index[name] for name in names])
     edges = np.zeros((len(every), len(every) + 1), bool)
     effects = np.concatenate([circuit.edges, circuit.direct[:, None]], axis=1)
-    edges[np.ix_(rows, np.append(rows, len(every)))] = effects != 0
+    sources, targets = np.nonzero(effects)
+    edges[rows[sources], np.append(rows, len(every))[targets]] = True
     return edges & possible_edges(every)

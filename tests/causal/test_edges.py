@@ -18,6 +18,9 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.hooks import Hooks
 
 TARGET = (9, 4)
+MIXTURES = ("gpt_oss, clipped", "deepseek_v3")
+"""With biases of experts, and with shared experts and a layer without experts."""
+
 OTHER = [(7 * token + 3) % 90 for token in tiny.IDS]
 
 
@@ -26,7 +29,7 @@ def difference(model: jaxlin.Decoder, h: jax.Array) -> float:
     return float(logits[TARGET[0]] - logits[TARGET[1]])
 
 
-@pytest.mark.parametrize("variant", ["llama, biases", "gemma2", "olmo2", "phi"])
+@pytest.mark.parametrize("variant", ["llama, biases", "gemma2", "olmo2", "phi", *MIXTURES])
 def test_edges_of_every_kind_of_block(variant: str, checkpoint: Callable[[str], Path], x64: None) -> None:
     """With all edges the model as it is, without any the other prompt, and one edge by hand."""
     model, _ = jaxlin.load(checkpoint(variant), dtype="float64")
