@@ -129,7 +129,9 @@ PACKED: dict[str, tuple[str, tiny.Variant, Callable[[str], str]]] = {
     ),
     "gemma4, mixed": (
         "gemma4",
-        tiny.Variant("Gemma4TextConfig", {**tiny.GEMMA4, **tiny.K_EQ_V, **tiny.GEMMA4_EXPERTS, **GEMMA4_OF_BLOCKS}),
+        tiny.Variant(
+            "Gemma4TextConfig", {**tiny.GEMMA4, **tiny.K_EQ_V, **tiny.GEMMA4_EXPERTS, **GEMMA4_OF_BLOCKS}, seed=11
+        ),
         lambda name: "Q4_0" if ".experts." in name else "F32" if "router" in name else "Q8_0",
     ),
     "gpt_neox, Q8_0": ("gptneox", tiny.VARIANTS["gpt_neox"], lambda name: "Q8_0"),
