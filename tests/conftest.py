@@ -66,6 +66,12 @@ def x64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", before)
 
 
+@pytest.fixture
+def uncompiled_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory plans without temporary memory, of which the compiler is asked."""
+    monkeypatch.setattr("jaxlin.loading.plan._temporary", lambda function, *shapes: 0)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of the checkpoint of a variant of `tiny.VARIANTS` or `tiny.WIDE`."""

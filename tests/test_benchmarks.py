@@ -313,6 +313,7 @@ def test_precisions_that_a_device_tells_apart(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("name", "billions"), [("Llama-3.2-3B", 3.2), ("Qwen3-8B", 8.2), ("Gemma-3-12B", 11.8)])
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_large_shapes(name: str, billions: float) -> None:
     """They are those models: as many parameters, and a memory plan."""
     config = {**shapes.LARGE[name], "num_hidden_layers": 1}

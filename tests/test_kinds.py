@@ -31,7 +31,6 @@ from jaxlin.lens import exact
 from jaxlin.linearize.frozen import record
 from jaxlin.linearize.operator import LocalMap
 from jaxlin.linearize.residuals import MAX_DIRECTIONS
-from jaxlin.loading import plan
 from jaxlin.loading.shapes import shapes_of
 from jaxlin.nn import freeze_rules
 from jaxlin.nn.sites import InnerSite
@@ -233,9 +232,9 @@ def test_edits(name: str, loaded: Callable[[str], Loaded]) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_memory_plan(name: str, loaded: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights and frozen factors to the byte, with headers and from the config alone; no program is compiled for it."""
-    monkeypatch.setattr(plan, "_temporary", lambda function, *shapes: 0)
+@pytest.mark.usefixtures("uncompiled_plans")
+def test_memory_plan(name: str, loaded: Callable[[str], Loaded]) -> None:
+    """Weights and frozen factors to the byte, with headers and from the config alone."""
     folder, model, _, x = loaded(name)
     lmap = jax.eval_shape(jaxlin.local_map, model, x)
     for source in (folder, json.loads((folder / "config.json").read_text())):

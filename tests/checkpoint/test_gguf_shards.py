@@ -43,6 +43,7 @@ def test_any_file_opens_all(name: str, shards: Path) -> None:
     assert files == set(NAMES)
 
 
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_a_model_and_its_plan(shards: Path) -> None:
     expected, _ = jaxlin.load(shards / "one.gguf")
     model, tokenizer = jaxlin.load(shards / NAMES[1])

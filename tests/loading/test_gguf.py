@@ -131,6 +131,7 @@ def test_one_tensor_of_queries_keys_and_values(name: str, folder: Callable[[str]
     jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(found), jax.tree.leaves(expected))
 
 
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_queries_keys_and_values_of_phi3_apart(tmp_path: Path) -> None:
     """llama.cpp reads either; packed rows are those of one tensor."""
     sizes = {"attn_q": 64, "attn_k": 32, "attn_v": 32}

@@ -90,6 +90,7 @@ def drafting(path: Path, source: Path, block_count: int, drafts: int, extra: dic
     return path
 
 
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_blocks_that_draft_tokens(checkpoint: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They are the last ones, they have tensors of their own, and no other block reads what they compute."""
     source = checkpoint("qwen3_5_text, interval")

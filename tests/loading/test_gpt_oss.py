@@ -20,6 +20,7 @@ from jaxlin.quantized import MXFP4
 Checkpoint = Callable[[str], Path]
 
 
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_mxfp4(checkpoint: Checkpoint, tmp_path: Path, x64: None) -> None:
     """The logits, and the rows of the map, of the values that transformers decodes; the memory plan is that of both."""
     folder = pack_experts(checkpoint("gpt_oss, wide"), tmp_path / "packed")

@@ -104,6 +104,7 @@ def numbers_of(command: list[str]) -> list[int]:
     return [int(number) for number in printed.split()]
 
 
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_gguf(smollm2_gguf: Path) -> None:
     """From its header."""
     plan = jaxlin.memory_plan(smollm2_gguf, tokens=5)
@@ -115,6 +116,7 @@ def test_gguf(smollm2_gguf: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["nf4, nested", "int8", "compressed-tensors", "gptq, reordered", "awq"])
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_weights_and_frozen_factors(form: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """To the byte: the plan knows the formats."""
     write, said, _ = FORMATS[form]

@@ -94,6 +94,7 @@ def test_shares_come_back_from_gguf(share: float) -> None:
         ({"layer_types": ["full_attention"]}, "layer_types"),
     ],
 )
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_what_cannot_be_computed_is_refused(
     change: dict[str, Any], message: str, checkpoint: Callable[[str], Path]
 ) -> None:
@@ -102,6 +103,7 @@ def test_what_cannot_be_computed_is_refused(
         jaxlin.memory_plan({**config, **change}, tokens=4)
 
 
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_defaults_are_those_of_transformers(checkpoint: Callable[[str], Path]) -> None:
     """A config of E2B's size that says as little as it may, against all that transformers writes of it."""
     import transformers

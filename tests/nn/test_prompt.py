@@ -95,6 +95,7 @@ def test_what_cannot_be_computed_is_refused(
         jaxlin.load(tmp_path)
 
 
+@pytest.mark.usefixtures("uncompiled_plans")
 def test_both_dialects_of_the_heads_of_full_layers(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     config = json.loads((checkpoint("gemma4_text, k = v") / "config.json").read_text())
     del config["per_layer_config"]
