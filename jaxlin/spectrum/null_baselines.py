@@ -207,7 +207,11 @@ def shuffled_weights(model: Decoder, key: Array) -> Decoder:
     """`model` with the entries of each weight matrix of each block permuted, and all other parameters unchanged.
 
     Quantised matrices are unpacked, and their values are permuted.
+
+    Raises:
+        JaxlinError: the model or the key is traced, within a transform of JAX.
     """
+    check_not_traced("Shuffled weights", model, key)
     # NumPy permutes in one pass; jax.random.permutation sorts each matrix twice, which takes minutes on a CPU.
     generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
