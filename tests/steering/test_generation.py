@@ -12,6 +12,7 @@ import oracle
 import pytest
 import tiny
 import torch
+from kinds import WRAPPERS
 
 import jaxlin
 from jaxlin.common.errors import JaxlinError
@@ -23,9 +24,13 @@ NEW = 64
 FAMILIES = [
     name
     for name in tiny.VARIANTS
-    if "," not in name or any(word in name for word in ("window", "dynamic", "longrope", "clip"))
+    if name not in WRAPPERS
+    and ("," not in name or any(word in name for word in ("window", "dynamic", "longrope", "clip")))
 ]
-"""Every `model_type`, and the variants that differ from it in more than a number or how they are stored."""
+"""Every `model_type`, and the variants that differ from it in more than a number or how they are stored.
+
+A wrapper has the config and the parameters of its text model: see `test_kinds`.
+"""
 
 BY_LENGTH = ("dynamic", "longrope", "phi4_multimodal")
 """Names of variants whose rotary frequencies depend on the length of the text."""
