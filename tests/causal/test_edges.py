@@ -18,8 +18,8 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.hooks import Hooks
 
 TARGET = (9, 4)
-MIXTURES = ("gpt_oss, clipped", "deepseek_v3")
-"""With biases of experts, and with shared experts and a layer without experts."""
+MIXTURES = ("mixtral", "deepseek_v3")
+"""With experts alone, and with shared experts and a layer without experts."""
 
 OTHER = [(7 * token + 3) % 90 for token in tiny.IDS]
 
