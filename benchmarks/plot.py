@@ -15,12 +15,7 @@ def cost_against_tokens(documents: Mapping[str, dict[str, Any]], out: Path) -> b
         documents: what `benchmarks.results.document` gave, by name; each with such methods gets a panel.
         out: the file to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "jaxlin"  # the same results make the same file
-    from matplotlib import pyplot as plt
-
+    plt = reproducible_pyplot()
     panels = {name: lines for name, result in documents.items() if (lines := curves(result["rows"]))}
     if not panels:
         return False
@@ -35,6 +30,17 @@ def cost_against_tokens(documents: Mapping[str, dict[str, Any]], out: Path) -> b
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
     plt.close(figure)
     return True
+
+
+def reproducible_pyplot() -> Any:
+    """The pyplot of matplotlib, without a window, and so that the same results make the same file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "jaxlin"
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def curves(rows: list[dict[str, Any]]) -> dict[str, tuple[list[tuple[int, float]], bool]]:

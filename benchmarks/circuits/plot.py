@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plot import reproducible_pyplot
+
 CURVES = {
     "within": ("the edges alone", "edges left"),
     "without": ("all but the edges", "edges cut"),
@@ -29,14 +31,9 @@ def faithfulness(tasks: Sequence[dict[str, Any]], out: Path) -> bool:
         tasks: what `benchmarks.circuits.comparison` gave for each.
         out: the file to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "jaxlin"  # the same results make the same file
-    from matplotlib import pyplot as plt
-
     if not tasks:
         return False
+    plt = reproducible_pyplot()
     size = 2.6 * len(tasks), 2.2 * len(CURVES)
     figure, panels = plt.subplots(
         len(CURVES), len(tasks), figsize=size, sharex="row", sharey=True, squeeze=False, layout="constrained"
