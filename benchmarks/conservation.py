@@ -4,8 +4,9 @@ On the tiny random checkpoint of the variant, each cell is the largest failure o
 the largest effect (`Circuit.defect`), or that of the tables of an attention score (`AttentionScores.defect`).
 """
 
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -50,11 +51,24 @@ def table() -> Iterator[str]:
     yield f"| variant | {' | '.join(columns)} |"
     yield "|" + "---|" * (len(columns) + 1)
     for name in tqdm(PROVEN, unit="variant"):
-        jax.clear_caches()
-        try:
-            cells = [f"{figure:.1e}" if figure <= bar else f"**{figure:.1e}**" for figure, bar in defects(name)]
-        except jaxlin.JaxlinError as error:
-            if "read the residual stream alone" not in str(error):
-                raise
-            cells = ["refused"] * len(columns)
-        yield f"| {name} | {' | '.join(cells)} |"
+        yield row(name)
+
+
+def row(name: str) -> str:
+    """The line of a variant."""
+    jax.clear_caches()
+    try:
+        cells = [f"{figure:.1e}" if figure <= bar else f"**{figure:.1e}**" for figure, bar in defects(name)]
+    except jaxlin.JaxlinError as error:
+        if "expected a model with one residual stream" not in str(error):
+            raise
+        cells = ["refused"] * (2 * len(RULES) + 2)
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def with_rows(page: str, names: Iterable[str]) -> str:
+    """`page` with the lines of some variants in its table measured anew."""
+    before, heading, lines = page.partition(HEADING)
+    for name in names:
+        lines = re.sub(rf"^\| {re.escape(name)} \|.*$", row(name), lines, flags=re.MULTILINE)
+    return before + heading + lines

@@ -146,6 +146,9 @@ def main() -> int:
         lines = list(heads.tables())
         print(*lines, sep="\n")
         return int(any("**" in line for line in lines))
+    if args.circuits and args.variants:
+        args.out.write_text(conservation.with_rows(args.out.read_text(), args.variants))
+        return int("**" in args.out.read_text())
     if args.circuits:
         text = "\n".join(conservation.table()) + "\n"
         page = args.out.read_text().split(conservation.HEADING)[0]

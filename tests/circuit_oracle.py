@@ -27,6 +27,12 @@ MODULES = {
 }
 
 
+SHARED_VALUES = {
+    "gemma4_text, per layer": Modules("input_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm")
+}
+"""Those of a model with per-layer embeddings and factors of the stream, whose last layers read earlier ones' values."""
+
+
 class CircuitOracle:
     """An unmodified transformers model whose factors are frozen, with a probe at one component's input at a time."""
 
@@ -34,10 +40,25 @@ class CircuitOracle:
         self.model, self.modules = model, modules
         self.blocks = oracle.body(model).layers
         self.heads, self.features = model.config.num_attention_heads, model.config.hidden_size
-        self.x = model.get_input_embeddings()(torch.tensor([tiny.IDS])).detach()
+        self.ids = torch.tensor([tiny.IDS])
+        self.x = model.get_input_embeddings()(self.ids).detach()
+        rows = getattr(oracle.body(model), "get_per_layer_inputs", None)
+        self.inputs = {} if rows is None else {"per_layer_inputs": rows(self.ids, self.x).detach()}
+        # The factor of what each layer adds on its way to the stream after the last block.
+        scalars = [float(getattr(block, "layer_scalar", 1.0)) for block in self.blocks]
+        self.factors = np.cumprod(scalars[::-1])[::-1]
+        kinds, config = getattr(model.config, "layer_types", None), model.config
+        first_shared = len(self.blocks) - getattr(config, "num_kv_shared_layers", 0)
+        self.value_layers = [
+            layer if layer < first_shared else max(i for i in range(first_shared) if kinds[i] == kinds[layer])
+            for layer in range(len(self.blocks))
+        ]
 
     def writes(self) -> list[torch.Tensor]:
-        """What the embeddings, heads and MLPs add to the stream, ``[t, d]`` each."""
+        """What the embeddings, heads, MLPs and per-layer embeddings add to the stream after the last block.
+
+        They are ``[t, d]`` each, in the order of the forward pass.
+        """
         values: dict[tuple[int, str], torch.Tensor] = {}
         hooks = []
         for layer, block in enumerate(self.blocks):
@@ -49,11 +70,14 @@ class CircuitOracle:
                 norm.register_forward_hook(functools.partial(keep, key=(layer, "norm"))),
                 last.register_forward_hook(functools.partial(keep, key=(layer, "mlp"))),
             ]
+            if self.inputs:
+                rows = block.post_per_layer_input_norm
+                hooks.append(rows.register_forward_hook(functools.partial(keep, key=(layer, "per_layer"))))
         with torch.no_grad():
-            self.model(inputs_embeds=self.x, use_cache=False)
+            self.model(inputs_embeds=self.x, use_cache=False, **self.inputs)
         for hook in hooks:
             hook.remove()
-        written = [self.x[0]]
+        written = [self.x[0] * self.factors[0]]
         for layer, block in enumerate(self.blocks):
             z, (norm_in, norm_out) = values[layer, "o_proj"][0], values[layer, "norm"]
             parts = z.reshape(len(z), self.heads, -1)
@@ -61,36 +85,46 @@ class CircuitOracle:
             by_head = torch.einsum("thk,dhk->htd", parts, weight).detach()
             # A frozen RMSNorm multiplies each feature.
             scale = norm_out / norm_in if self.modules.attention_norm else 1.0
-            written += [*(by_head * scale), values[layer, "mlp"][1]]
+            own = [*(by_head * scale), values[layer, "mlp"][1]]
+            own += [values[layer, "per_layer"][1]] if self.inputs else []
+            written += [each * self.factors[layer] for each in own]
         return written
 
     @staticmethod
     def _keep(values: Any, module: Any, inputs: Any, output: Any, *, key: Any) -> None:
         values[key] = (inputs[0][0].detach(), output[0].detach())
 
-    def read(self, layer: int, head: int | None) -> np.ndarray:
-        """The gradient of the logit in the stream through one head alone, or through the MLP, ``[t, d]``."""
-        block = self.blocks[layer]
+    def read(self, layer: int, part: int | str) -> np.ndarray:
+        """The gradient of the logit in the stream through one component alone, ``[t, d]``.
+
+        Args:
+            layer: its layer.
+            part: the number of a head, ``"mlp"`` or ``"per_layer"``.
+        """
         probe = torch.zeros_like(self.x).requires_grad_()
-        name = self.modules.mlp_input if head is None else self.modules.attention_input
+        names = {"mlp": self.modules.mlp_input, "per_layer": "per_layer_input_gate"}
+        source = layer if part in names else self.value_layers[layer]
+        name = names.get(part, self.modules.attention_input)
 
         def add(module: Any, args: Any, kwargs: Any) -> Any:
             if args:
                 return (args[0] + probe, *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + probe}
 
-        def only_head(module: Any, args: Any) -> Any:
+        def only_head(module: Any, args: Any, *, reader: int) -> Any:
             parts = args[0].reshape(*args[0].shape[:-1], self.heads, -1)
             alone = torch.zeros(self.heads, 1).double()
-            alone[head] = 1
+            alone[part] = float(reader == layer)
             return ((alone * parts + (1 - alone) * parts.detach()).reshape(args[0].shape),)
 
-        hooks = [getattr(block, name).register_forward_pre_hook(add, with_kwargs=True)]
-        hooks += [] if head is None else [block.self_attn.o_proj.register_forward_pre_hook(only_head)]
-        logit = self.model(inputs_embeds=self.x, use_cache=False).logits[0, POSITION, TOKEN]
+        hooks = [getattr(self.blocks[source], name).register_forward_pre_hook(add, with_kwargs=True)]
+        for reader in [] if part in names else [i for i, own in enumerate(self.value_layers) if own == source]:
+            only = functools.partial(only_head, reader=reader)
+            hooks.append(self.blocks[reader].self_attn.o_proj.register_forward_pre_hook(only))
+        logit = self.model(inputs_embeds=self.x, use_cache=False, **self.inputs).logits[0, POSITION, TOKEN]
         for hook in hooks:
             hook.remove()
-        return torch.autograd.grad(logit, probe)[0][0].numpy()
+        return torch.autograd.grad(logit, probe)[0][0].numpy() / self.factors[source]
 
     def scored(self, layer: int, query: int, head: int, key: int) -> list[list[torch.Tensor]]:
         """How the query and the key of a head read the stream, as they enter the scores.

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxlin import plots
 from jaxlin.attribution.circuits.places import Component, components
 from jaxlin.attribution.circuits.result import Circuit
+from jaxlin.attribution.circuits.tracing import check_streams
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to
 from jaxlin.causal.own_streams import Intact, output, places_of, writes
 from jaxlin.common.annotations import described, is_numeric
@@ -93,7 +94,7 @@ class EdgeAblation(Result):
 def edge_ablation(
     model: Decoder,
     x: Float[Embeddings, "t d"],
-    other: Float[Embeddings, "*n s d"] | None,
+    other: Float[Embeddings, "*n s d"] | Sequence[Float[Embeddings, "s d"]] | None,
     target: Target | Words,
     circuits: Circuit | Sequence[Circuit],
     *,
@@ -105,14 +106,16 @@ def edge_ablation(
 
     A component $b$ reads $\sum_{a \to b} o_a + \sum_{\text{other } a} c_a$: along its edges what $a$ writes in this
     run, and otherwise $c_a$, what it writes at the same position of `other`. What the biases of attention add is
-    always read. Each run takes about as much as three forward passes.
+    always read. Each run takes about as much as three forward passes. A head that reads the keys and
+    values of an earlier layer reads its query in its own. From a component in between, no edge of a circuit leads to
+    the head: this one is intact if any edge of the component is.
 
     Args:
         model: any decoder that `jaxlin.circuit` takes. The experts of a layer read one stream, as their router does: an
             edge to or from one of them is one of the whole MLP.
         x: the input embeddings.
-        other: the input embeddings of a prompt of as many tokens; those of several, ``[n, t, d]``, for the mean of what
-            each component writes in them; or None for zero.
+        other: the input embeddings of a prompt of as many tokens; those of several, ``[n, t, d]`` or a list, for the
+            mean of what each component writes in them; or None for zero.
         target: the target, as in `jaxlin.attribute`.
         circuits: one circuit or several, of this model: their edges that are not 0.
         reads: what a head reads along its edges. ``"everything"``: queries, keys and values. ``"values"``: values
@@ -123,13 +126,13 @@ def edge_ablation(
     Raises:
         PromptError: `x` or `other` is not of shape ``[t, d]``.
         JaxlinError: prompts of different lengths, an invalid target, no circuits, circuits of another model, or a
-            model with edits, or with layers that read more than the stream.
+            model that has several residual streams, or that carries edits.
         SiteError: no such position.
         TokenizerError: a word that is not one token.
     """
     one_of("Ablation of edges, reads", reads, get_args(Reads))
     prompt, x = x, prompt_up_to(model, x, position)
-    check_has_edges(model)
+    check_streams("Ablation of edges", model)
     others = _checked_others(model, prompt, other)
     each = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     if not each or not all(isinstance(circuit, Circuit) for circuit in each):
@@ -139,7 +142,7 @@ def edge_ablation(
     edges = [_edges_of(circuit, every) for circuit in each]
     possible = possible_edges(every)
     runs = [possible, np.zeros_like(possible), *edges, *(possible & ~own for own in edges)]
-    substitutes, patterns = _prepare(model, x, None if others is None else others[:, : len(x)])
+    substitutes, patterns = _prepare(model, x, jax.tree.map(lambda a: a[:, : len(x)], others))
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *(intact(model, run) for run in runs))
     values = np.asarray(
         read_each(model, x, substitutes, stacked, resolved, patterns if reads == "values" else None), np.float64
@@ -151,27 +154,9 @@ def edge_ablation(
     return traced_to(result, model, prompt, tokenizer=tokenizer, **settings)
 
 
-def check_has_edges(model: Decoder) -> None:
-    """Check that all that the components of `model` read is what others have written to the residual stream.
-
-    Raises:
-        JaxlinError: it has edits, or layers that read more than the stream.
-    """
-    reasons = {
-        "edits": model.edits is not None,
-        "layers that read per-layer embeddings or values of other layers": model.reads_ids or bool(model.shared_sites),
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            raise JaxlinError(
-                "Ablation of edges: expected a model of heads and MLPs that read the residual stream alone; found one "
-                f"with {reason}. jaxlin.causal.unit_patching replaces the outputs of its heads."
-            )
-
-
 def every_component(model: Decoder) -> list[Component]:
-    """All components of a model that `check_has_edges` accepts, in the order of `own_streams.writes`."""
-    return components(places_of(model), model.layout.depth, "resid_mid" in model.sites)
+    """All components of a model that `check_streams` accepts, in the order of `own_streams.writes`."""
+    return components(model, places_of(model))
 
 
 def possible_edges(every: Sequence[Component]) -> Bool[np.ndarray, "a e"]:
@@ -187,12 +172,14 @@ def intact(model: Decoder, edges: Bool[np.ndarray, "a e"]) -> Intact:
     shape, depth = places_of(model), model.layout.depth
     rows = edges[:, 1:-1].reshape(len(edges), depth, shape.writers)
     heads = np.moveaxis(rows[:, :, : shape.heads], 0, 1)
-    return Intact(jnp.asarray(heads), jnp.asarray(rows[:, :, -1].T), jnp.asarray(edges[:, -1]))
+    mlps = rows[:, :, shape.heads + shape.attn_bias].T
+    per_layer = jnp.asarray(rows[:, :, -1].T) if shape.per_layer else None
+    return Intact(jnp.asarray(heads), jnp.asarray(mlps), per_layer, jnp.asarray(edges[:, -1]))
 
 
 def read_each(
     model: Decoder,
-    x: Float[Array, "p d"],
+    x: Float[Embeddings, "p d"],
     substitutes: Float[Array, "a p d"],
     runs: Intact,
     target: Array,
@@ -205,7 +192,7 @@ def read_each(
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def _read_each(
-    model: Decoder, x: Array, substitutes: Array, runs: Intact, target: Array, patterns: Any, batch_size: int
+    model: Decoder, x: Any, substitutes: Array, runs: Intact, target: Array, patterns: Any, batch_size: int
 ) -> Float[Array, " n"]:
     def read(run: Intact) -> Float[Array, ""]:
         return read_target(model, output(model, x, substitutes, run, patterns)[-1], target, Context())
@@ -214,9 +201,7 @@ def _read_each(
 
 
 @jax.jit
-def _prepare(
-    model: Decoder, x: Float[Array, "p d"], others: Float[Array, "n p d"] | None
-) -> tuple[Float[Array, "a p d"], Any]:
+def _prepare(model: Decoder, x: Float[Embeddings, "p d"], others: Any) -> tuple[Float[Array, "a p d"], Any]:
     """What stands in for what each component writes, and the attention patterns at `x`."""
     written, patterns = writes(model, x)
     if others is None:
@@ -233,17 +218,17 @@ def _checked_others(model: Decoder, x: Any, other: Any) -> Any:
         raise JaxlinError(
             f"Ablation of edges: expected another prompt, as model.embed gives, or several; found {described(other)}."
         )
-    others = jnp.asarray(other)[None] if np.ndim(other) == 2 else other
-    if np.ndim(others) != 3 or not len(others):
+    others = [other] if np.ndim(other) == 2 else other
+    if np.ndim(other) not in (2, 3) or not len(others):
         raise JaxlinError(
             f"Ablation of edges: expected another prompt, as model.embed gives, or several; found {np.shape(other)}."
         )
-    others = jnp.stack([model.check_embeddings(each) for each in others])
-    if others.shape[1:] != np.shape(x):
+    others = [model.check_embeddings(each) for each in others]
+    if others[0].shape != np.shape(x):
         raise JaxlinError(
-            f"Ablation of edges: expected prompts of as many tokens; found {np.shape(x)[0]} and {others.shape[1]}."
+            f"Ablation of edges: expected prompts of as many tokens; found {np.shape(x)[0]} and {others[0].shape[0]}."
         )
-    return others
+    return jax.tree.map(lambda *each: jnp.stack(each), *others)
 
 
 def _edges_of(circuit: Circuit, every: Sequence[Component]) -> Bool[np.ndarray, "a e"]:
@@ -258,4 +243,6 @@ def _edges_of(circuit: Circuit, every: Sequence[Component]) -> Bool[np.ndarray, 
     effects = np.concatenate([circuit.edges, circuit.direct[:, None]], axis=1)
     sources, targets = np.nonzero(effects)
     edges[rows[sources], np.append(rows, len(every))[targets]] = True
+    order, reads_at = (np.array([getattr(each, name) for each in every]) for name in ("order", "reads_at"))
+    edges[:, :-1] |= (order[:, None] >= reads_at) & edges.any(axis=1, keepdims=True)
     return edges & possible_edges(every)

@@ -154,10 +154,11 @@ def without_heads(model: Decoder, heads: Iterable[tuple[SupportsIndex, SupportsI
 
 def head_counts(model: Decoder) -> list[int]:
     """The number of query heads of each layer."""
-    x = jax.ShapeDtypeStruct((1, model.config.hidden_size), jnp.dtype(model.dtype))
-    heads = jax.eval_shape(lambda model, x: record(model, x, (InnerSite.HEADS,)).sites[InnerSite.HEADS], model, x)
-    parts = jax.tree_util.tree_leaves_with_path(heads)
-    counts = {layer: part.shape[2] for path, part in parts for layer in layers_at(path, model.config.num_hidden_layers)}
+    counts = {}
+    for index, segment in enumerate(model.layout.segments):
+        for place in range(segment.period):
+            blocks = model.layout.stacks(model.layers, index, place)
+            counts |= dict.fromkeys(segment.layers(place), getattr(blocks, blocks.mixer).heads)
     return [counts[layer] for layer in sorted(counts)]
 
 

@@ -1,9 +1,12 @@
-r"""Runs of the ordinary model in which each head and each MLP reads a residual stream of its own.
+r"""Runs of the ordinary model in which each component reads a residual stream of its own.
 
 The stream is a sum of what all components have written: $x = \sum_a o_a$. In the model as it is, all components read
 the same sum. Here a component $b$ reads $\sum_{a \to b} o_a + \sum_{\text{other } a} c_a$: what is written in this run
 along the edges that are intact, and substitutes $c_a$ along all others, as the values of another prompt. Nothing is
 frozen.
+
+A head that reads the keys and values of an earlier layer reads these in the stream of that layer, and its query in that
+of its own.
 """
 
 from typing import Any, NamedTuple
@@ -12,16 +15,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxlin.attribution.circuits.expansion import stream_factors
+from jaxlin.attribution.circuits.expansion import (
+    has_per_layer,
+    shared_kind,
+    shared_layers,
+    stream_factors,
+    stream_writes,
+)
 from jaxlin.attribution.circuits.places import Places
+from jaxlin.attribution.circuits.recorded_writes import recorded_writes, written_sites
 from jaxlin.causal.heads import head_counts
+from jaxlin.linearize.frozen import record
 from jaxlin.nn.biases import has_biases, without_biases
+from jaxlin.nn.block_input import BlockInput
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import FreezeMode, Record, Replay
 from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layer_scan import scan_layers
 from jaxlin.nn.layers import HIGHEST
+from jaxlin.nn.prompt import Embeddings, array_of
 from jaxlin.nn.sites import InnerSite
 
 
@@ -31,11 +44,13 @@ class Intact(NamedTuple):
     Attributes:
         heads: from each writer to each head, ``[l, a, h]``.
         mlps: from each writer to each MLP, ``[l, a]``.
+        per_layer: from each writer to what adds per-layer embeddings, ``[l, a]``; None in a model without any.
         direct: from each writer to the output.
     """
 
     heads: Bool[Array, "l a h"]
     mlps: Bool[Array, "l a"]
+    per_layer: Bool[Array, "l a"] | None
     direct: Bool[Array, " a"]
 
 
@@ -52,26 +67,16 @@ class _Written(NamedTuple):
 
 
 def places_of(model: Decoder) -> Places:
-    """The places of a layer: its heads, the biases of attention if the model has biases, and its MLP."""
-    return Places(max(head_counts(model)), int(has_biases(model)), 1, 0)
+    """The places of a layer: heads, biases of attention if the model has biases, its MLP, and per-layer embeddings."""
+    return Places(max(head_counts(model)), int(has_biases(model)), 1, 0, int(has_per_layer(model)))
 
 
-def writes(model: Decoder, x: Float[Array, "t d"]) -> tuple[Float[Array, "a t d"], Any]:
+def writes(model: Decoder, x: Float[Embeddings, "t d"]) -> tuple[Float[Array, "a t d"], Any]:
     """What each component writes at `x` in the model as it is, the embeddings first, and the attention patterns."""
-    shape, factors = places_of(model), stream_factors(model)
-
-    def step(stream: Float[Array, "t d"], layer: Any) -> tuple[Float[Array, "t d"], Any]:
-        block, bare, schedule, factor = layer
-        ctx = Context(Record())
-        after = block(stream, schedule, ctx)
-        values = ctx.hooks.values
-        rows = attention_writes(bare, ctx, values[InnerSite.GATED_HEADS], shape)
-        return after, (factor * jnp.concatenate([rows, values["mlp_out"][None]]), values[InnerSite.PATTERN])
-
-    stacks = (model.layers, without_biases(model.layers), model.schedule(len(x)), factors)
-    with model.at_precision():
-        _, (rows, patterns) = scan_layers(model.layout, step, x, stacks, 0, model.layout.depth)
-    return jnp.concatenate([factors[0] * x[None], rows.reshape(-1, *x.shape)]), patterns
+    recording = record(model, x, (InnerSite.PATTERN, *written_sites(model, experts=False)))
+    rows, x = stream_writes(model, recorded_writes(model, recording, experts=False)), array_of(x)
+    embedded = stream_factors(model)[0] * x[None]
+    return jnp.concatenate([embedded, rows.reshape(-1, *x.shape)]), recording.sites[InnerSite.PATTERN]
 
 
 def attention_writes(bare: Any, ctx: Context, heads: Float[Array, "t h k"], shape: Places) -> Float[Array, "w t d"]:
@@ -94,27 +99,34 @@ def attention_writes(bare: Any, ctx: Context, heads: Float[Array, "t h k"], shap
 
 
 def heads_apart(
-    block: Any, schedule: Any, streams: Float[Array, "h t d"], *, mode: FreezeMode | None = None, pattern: Any = None
+    block: Any, schedule: Any, entering: BlockInput, *, mode: FreezeMode | None = None, pattern: Any = None
 ) -> Float[Array, "t h k"]:
     """What enters the output projection if each head reads a stream of its own; queries and keys only if no `pattern`.
 
     Each stream is read by all heads, of which one is taken. There may be more streams than heads.
+
+    Args:
+        block: the block.
+        schedule: its schedule.
+        entering: what enters it, with an axis of heads before all but the per-layer input.
+        mode: the freeze mode.
+        pattern: an attention pattern in place of that of queries and keys.
     """
     hooks: dict[str, Any] = {} if pattern is None else {InnerSite.PATTERN: pattern}
 
-    def read(stream: Float[Array, "t d"]) -> Float[Array, "t h k"]:
+    def read(stream: Float[Array, "t d"], shared: Any) -> Float[Array, "t h k"]:
         ctx = Context(mode, Hooks(replacements=hooks))
-        block(stream, schedule, ctx)
+        ctx.run(block, schedule, entering._replace(stream=stream, shared=shared))
         return ctx.hooks.values[InnerSite.GATED_HEADS]
 
-    read_all = jax.vmap(read)(streams)
+    read_all = jax.vmap(read)(entering.stream, entering.shared)
     count = read_all.shape[2]
     return jnp.moveaxis(jnp.diagonal(read_all[:count], axis1=0, axis2=2), -1, 1)
 
 
 def output(
     model: Decoder,
-    x: Float[Array, "t d"],
+    x: Float[Embeddings, "t d"],
     substitutes: Float[Array, "a t d"],
     intact: Intact,
     patterns: Any = None,
@@ -129,7 +141,9 @@ def output(
         patterns: attention patterns of all layers, where heads are to read their values alone along the edges.
     """
     shape, factors, sequential = places_of(model), stream_factors(model), "resid_mid" in model.sites
-    width, depth = shape.writers, model.layout.depth
+    width, depth, inputs = shape.writers, model.layout.depth, model.begin(x)
+    stacks = model.layers, model.schedule(x.shape[0]), inputs.per_layer
+    sources = shared_layers(model, *stacks)
     is_bias = jnp.tile(jnp.arange(width) == shape.heads, depth) & bool(shape.attn_bias)
     always = jnp.append(jnp.zeros(1, bool), is_bias)
 
@@ -144,22 +158,41 @@ def output(
         changes = jax.lax.dynamic_update_slice_in_dim(written.changes, factor * rows - own, first, axis=0)
         return _Written(changes, written.substitutes + jnp.sum(own, axis=0))
 
-    def step(written: _Written, layer: Any) -> tuple[_Written, None]:
-        number, block, bare, schedule, factor, to_heads, to_mlp, pattern = layer
-        first = 1 + number * width
-        streams = mixed(written, to_heads, factor)
-        heads = heads_apart(block, schedule, streams, pattern=pattern)
-        ctx = Context(Record(), Hooks(replacements={InnerSite.GATED_HEADS: heads}))
-        block(streams[0], schedule, ctx)
-        after = add(written, attention_writes(bare, ctx, heads, shape), first, factor)
-        added = block.feed_forward(mixed(after if sequential else written, to_mlp, factor), Context())
-        return add(after, added[None], first + width - 1, factor), None
+    def shared_values(kind: str, written: _Written, to_heads: Bool[Array, "a h"]) -> Any:
+        """The keys and values of an earlier layer, if each head that reads them has a stream of its own there."""
+        layer, block, schedule, per_layer = sources[kind]
+        rows = 1 + layer * width
+        is_before = jnp.arange(len(substitutes)) < rows
+        changes = jnp.where(is_before[:, None, None], written.changes, 0)
+        before = _Written(changes, jnp.sum(substitutes[:rows], axis=0))
 
-    embedded = jnp.zeros_like(substitutes).at[0].set(factors[0] * x - substitutes[0])
-    stacks = (
-        *(jnp.arange(depth), model.layers, without_biases(model.layers), model.schedule(len(x)), factors),
-        *(intact.heads, intact.mlps, patterns),
-    )
+        def read(stream: Float[Array, "t d"]) -> Any:
+            return Context().run(block, schedule, BlockInput(stream, per_layer=per_layer)).shared
+
+        return jax.vmap(read)(mixed(before, to_heads, factors[layer]))
+
+    def step(written: _Written, layer: Any) -> tuple[_Written, None]:
+        (block, schedule, per_layer), number, bare, factor, to, pattern = layer
+        first, kind = 1 + number * width, shared_kind(block)
+        shared = {} if kind is None else shared_values(kind, written, to.heads)
+        entering = BlockInput(mixed(written, to.heads, factor), shared, per_layer)
+        heads = heads_apart(block, schedule, entering, pattern=pattern)
+        ctx = Context(Record(), Hooks(replacements={InnerSite.GATED_HEADS: heads}))
+        stream, shared = jax.tree.map(lambda a: a[0], (entering.stream, shared))
+        ctx.run(block, schedule, BlockInput(stream, shared, per_layer))
+        after = add(written, attention_writes(bare, ctx, heads, shape), first, factor)
+        added = block.feed_forward(mixed(after if sequential else written, to.mlps, factor), Context())
+        after = add(after, added[None], first + shape.heads + shape.attn_bias, factor)
+        if shape.per_layer:
+            reading = Context()
+            reading.inputs = entering
+            added = block.per_layer(mixed(after, to.per_layer, factor), reading)
+            after = add(after, added[None], first + width - 1, factor)
+        return after, None
+
+    embedded = jnp.zeros_like(substitutes).at[0].set(factors[0] * array_of(x) - substitutes[0])
+    to_layers = intact._replace(direct=None)
+    rows = stacks, jnp.arange(depth), without_biases(model.layers), factors, to_layers, patterns
     with model.at_precision():
-        written, _ = scan_layers(model.layout, step, _Written(embedded, substitutes[0]), stacks, 0, depth)
+        written, _ = scan_layers(model.layout, step, _Written(embedded, substitutes[0]), rows, 0, depth)
         return model.norm(mixed(written, intact.direct, 1), Context())

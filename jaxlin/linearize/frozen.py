@@ -126,7 +126,8 @@ def record(
     freeze_rule = rule_of(model, rule)
 
     def collect(ctx: Context) -> Any:
-        values = {InnerSite.ROUTE: None, **ctx.hooks.values}  # which layers without a router do not pass
+        # Which layers without a router, or with the keys of another layer, do not pass.
+        values = {InnerSite.ROUTE: None, InnerSite.KEYS: None, **ctx.hooks.values}
         if model.edits is not None:
             values |= dict(zip(CHANGES, ctx.stream_changes(), strict=True))
         sites = tuple(values[kind] for kind in checked_kinds(kinds, tuple(values)))

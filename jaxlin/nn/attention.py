@@ -92,6 +92,11 @@ class HeadMixer(nnx.Module):
         """The features of a value."""
 
     @property
+    def heads(self) -> int:
+        """The number of query heads."""
+        return jax.eval_shape(lambda: self.o_proj.weight[...]).shape[-1] // self.value_dim
+
+    @property
     def value_heads(self) -> int:
         """The number of values of a token."""
         return jax.eval_shape(lambda: self.value_proj.weight[...]).shape[0] // self.value_dim

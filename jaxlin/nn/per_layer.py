@@ -22,7 +22,7 @@ from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.modules import Embedding, Linear, RMSNorm
 from jaxlin.nn.prompt import Prompt, PromptError
-from jaxlin.nn.sites import KINDS, ORDER
+from jaxlin.nn.sites import KINDS, ORDER, InnerSite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class PerLayerBlock(nnx.Module):
 
     def per_layer(self, x: Float[Array, "t *b d"], ctx: Context) -> Float[Array, "t *b d"]:
         r"""The per-layer embeddings as added: $g$ times the frozen $u \odot \mathrm{act}(g) / g$, projected."""
-        gate = self.per_layer_input_gate(x)
+        gate = self.per_layer_input_gate(ctx.hook(InnerSite.PER_LAYER_IN, x))
         factor = ctx.freeze("per_layer", lambda: layers.SLOPES[self.act](gate) * ctx.inputs.per_layer)
         h = self.per_layer_projection(gate * layers.rows_for(factor, gate))
         return self.post_per_layer_input_norm(h, ctx.within("post_per_layer_input_norm"))

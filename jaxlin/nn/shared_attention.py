@@ -73,10 +73,16 @@ class SharedAttention(ValueNormAttention):
         self.kind, self.kv_heads = kind, config.num_key_value_heads
         self.k_proj = self.v_proj = self.k_norm = self.v_norm = None
 
+    def rotated(
+        self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context
+    ) -> tuple[Float[Array, "t h k"], Float[Array, "t n k"]]:
+        """Queries after rotation; it has no keys."""
+        q = self.q_norm(self.split(self.q_proj(x)), ctx.within("q_norm"))
+        return layers.rope(q, schedule.inv_freq, schedule.rope_scale, schedule.positions), q[:, :0]
+
     def pattern(self, x: Float[Array, "t d"], schedule: Schedule, ctx: Context) -> Pattern:
         """The attention probabilities at `x` over the keys of the earlier layer."""
-        q = self.q_norm(self.split(self.q_proj(x)), Context())
-        q = layers.rope(q, schedule.inv_freq, schedule.rope_scale, schedule.positions)
+        q, _ = self.rotated(x, schedule, Context())
         return attention_pattern(
             ctx.hook(InnerSite.QUERIES, q),
             ctx.shared.read(self.kind).keys,

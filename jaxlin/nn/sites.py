@@ -35,6 +35,7 @@ class InnerSite(StrEnum):
         MLP_IN: the stream as the MLP alone reads it, before its norm.
         NEURONS: the hidden neurons of the MLP, ``[t, f]``, before the last projection mixes them; those of a mixture of
             experts stand side by side, ``k`` times the features of an expert, and a shared expert's follow.
+        PER_LAYER_IN: the stream as the gate of per-layer embeddings alone reads it.
         ROUTE: the experts of each token and their weights, a `jaxlin.nn.routers.Route`.
     """
 
@@ -46,6 +47,7 @@ class InnerSite(StrEnum):
     GATED_HEADS = "gated_heads"
     MLP_IN = "mlp_in"
     NEURONS = "neurons"
+    PER_LAYER_IN = "per_layer_in"
     ROUTE = "route"
 
 

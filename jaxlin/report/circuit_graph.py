@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxlin import plots
 from jaxlin.attribution.circuits import Circuit, Edge, circuit
+from jaxlin.attribution.circuits.expansion import has_several_streams
+from jaxlin.attribution.circuits.result import row_of
 from jaxlin.linearize.targets import Target
 from jaxlin.nn.biases import without_biases
 from jaxlin.nn.context import Context
@@ -44,7 +46,7 @@ class CircuitNode(Result):
     """A component of the graph; a token of the prompt is one too.
 
     Attributes:
-        name: as in `Circuit`: ``"a3.h5"``, ``"m3"``; of a token ``"t4"``, with its position.
+        name: as in `Circuit`: ``"a3.h5"``, ``"m3"``, ``"p3"``; of a token ``"t4"``, with its position.
         layer: its layer; -1 for a token.
         token: the position at which most of what flows through it is written.
         effect: its total effect on the logit, by all paths; of a token, what flows from its embedding along the graph.
@@ -84,7 +86,7 @@ class CircuitGraph(Result):
 
     def _draw(self, ax: Any) -> None:
         """The graph, layers upward."""
-        rows = {node.name: 2 * node.layer + (node.name[0] == "m") for node in self.nodes}
+        rows = {node.name: -1 if node.layer < 0 else row_of(node.name) for node in self.nodes}
         plots.layered_graph(ax, {**rows, "logit": max(rows.values(), default=0) + 1}, self.edges)
         plots.write(ax, title=f"the circuit of {self.value:+.3f}")
 
@@ -96,7 +98,7 @@ def circuit_graph(
     config = model.config
     components = (config.num_attention_heads + 2) * config.num_hidden_layers
     size = components * len(x) * config.hidden_size * np.dtype(model.dtype).itemsize
-    if model.reads_ids or model.shared_sites or model.edits is not None or size > LARGEST:
+    if has_several_streams(model) or model.edits is not None or size > LARGEST:
         return None
     whole = circuit(model, x, target, position=position)
     for fraction in FRACTIONS[:-1]:

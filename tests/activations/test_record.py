@@ -92,7 +92,7 @@ def test_names_and_transforms() -> None:
     model = random_llama.build()
     x = model.embed(random_llama.IDS)
     everything = jaxlin.record(model, x)
-    assert set(everything.sites) == set(SITES) - {"per_layer_out", "route"}
+    assert set(everything.sites) == set(SITES) - {"per_layer_in", "per_layer_out", "route"}
     sites = ("blocks.1.attn.hook_z", ("post", -1), "rot_q", "final")
     some = jaxlin.record(model, x, sites)
     assert some.sites == ("q", "final", ("heads", 1), ("neurons", 2))

@@ -11,7 +11,7 @@ import oracle
 import pytest
 import tiny
 import torch
-from circuit_oracle import MODULES, POSITION, TOKEN, CircuitOracle
+from circuit_oracle import MODULES, POSITION, SHARED_VALUES, TOKEN, CircuitOracle
 
 import jaxlin
 from jaxlin.attribution.circuits import Circuit, token_blocks
@@ -20,7 +20,7 @@ from jaxlin.steering import zero_ablation
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [*MODULES, *SHARED_VALUES])
 def test_edges_are_those_of_autograd(name: str, checkpoint: Callable[[str], Path]) -> None:
     """Each edge from what PyTorch says a component adds, and the gradient that it gives through another alone."""
     folder = checkpoint(name)
@@ -29,28 +29,38 @@ def test_edges_are_those_of_autograd(name: str, checkpoint: Callable[[str], Path
     assert circuit.defect <= 1e-12
     reference = oracle.load(folder, torch.float64)
     with oracle.lifted(reference), oracle.frozen(reference, "gate"):
-        torch_model = CircuitOracle(reference, MODULES[name])
+        torch_model = CircuitOracle(reference, {**MODULES, **SHARED_VALUES}[name])
         writes = np.stack([each.detach().numpy() for each in torch_model.writes()])
-        names = ["embed"]
+        names, starts = ["embed"], []
         expected, found = [], []
-        for layer in range(len(torch_model.blocks)):
-            heads = range(torch_model.heads)
-            for head, reader in [*((h, f"a{layer}.h{h}") for h in heads), (None, f"m{layer}")]:
-                read = torch_model.read(layer, head)
-                before = [*names, *(f"a{layer}.h{h}" for h in heads if head is None)]
-                expected += [np.sum(read * writes[index]) for index in range(len(before))]
-                found += [circuit.edge(writer, reader) for writer in before]
-            names += [*(f"a{layer}.h{h}" for h in heads), f"m{layer}"]
+
+        def compare(reader: str, layer: int, part: int | str, before: list[str]) -> None:
+            read = torch_model.read(layer, part)
+            expected.extend(np.sum(read * write) for write in writes[: len(before)])
+            found.extend(circuit.edge(writer, reader) for writer in before)
+
+        for layer, values in enumerate(torch_model.value_layers):
+            starts.append(len(names))
+            heads = [f"a{layer}.h{head}" for head in range(torch_model.heads)]
+            for head, name in enumerate(heads):
+                compare(name, layer, head, names[: starts[values]])
+            names += heads
+            for name, part in {f"m{layer}": "mlp", f"p{layer}": "per_layer"}.items():
+                if name in circuit.components:
+                    compare(name, layer, part, names)
+                    names.append(name)
+    assert names == list(circuit.components)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
     assert np.count_nonzero(circuit.edges) >= len(expected)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["llama, biases", "gpt_oss, clipped", "phi"])
+@pytest.mark.parametrize("name", ["llama, biases", "gpt_oss, clipped", "phi", *SHARED_VALUES])
 def test_paths(name: str, tmp_path: Path) -> None:
     """All paths sum to the value, those through an edge to that edge, and a path alone carries its effect."""
     variant = tiny.VARIANTS[name]
-    variant = replace(variant, options={**variant.options, "num_hidden_layers": 2})
+    shared = {"layer_types": ["full_attention"] * 2, "num_kv_shared_layers": 1} if name in SHARED_VALUES else {}
+    variant = replace(variant, options={**variant.options, "num_hidden_layers": 2, **shared})
     model, _ = jaxlin.load(tiny.build(variant, tmp_path), dtype="float64")
     circuit = jaxlin.circuit(model, model.embed(tiny.IDS), TOKEN, position=POSITION)
     paths = circuit.paths(10**6, steps=10**6)
@@ -119,10 +129,11 @@ CONSERVED = {
     "olmoe, clip_qkv": "half",
     "gpt_oss, clipped": "up",
     "gemma4_text, experts": "gate",
+    "gemma4_text, per layer": "up",
     "muse_glimmer, biases": "half",
 }
-"""Parallel blocks, biases, factors of the stream, latents, unlike layers, clipped values, gated heads, and two kinds of
-experts; each with a freeze rule."""
+"""Parallel blocks, biases, factors of the stream, latents, unlike layers, clipped values, gated heads, values of other
+layers with per-layer embeddings, and two kinds of experts; each with a freeze rule."""
 
 
 @pytest.mark.usefixtures("x64")
@@ -193,6 +204,6 @@ def test_bad_input(checkpoint: Callable[[str], Path]) -> None:
     }.items():
         with pytest.raises(JaxlinError, match=message):
             call()
-    shared, _ = jaxlin.load(checkpoint("gemma4_text, per layer"))
-    with pytest.raises(JaxlinError, match="read the residual stream alone"):
-        jaxlin.circuit(shared, shared.embed(tiny.IDS), TOKEN)
+    several, _ = jaxlin.load(checkpoint("gemma3n_text"))
+    with pytest.raises(JaxlinError, match="expected a model with one residual stream"):
+        jaxlin.circuit(several, several.embed(tiny.IDS), TOKEN)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,21 @@ import pytest
 import tiny
 
 import jaxlin
+from jaxlin.attribution.circuits.expansion import shared_kind
 from jaxlin.causal import edge_ablation
 from jaxlin.causal.edges import every_component, intact, possible_edges, read_each
 from jaxlin.causal.own_streams import writes
 from jaxlin.common.errors import JaxlinError
 from jaxlin.nn.context import Context
 from jaxlin.nn.hooks import Hooks
+from jaxlin.nn.stack import layer_of
 
 TARGET = (9, 4)
 MIXTURES = ("mixtral", "deepseek_v3")
 """With experts alone, and with shared experts and a layer without experts."""
+
+FURTHER = {"gemma4_text, per layer": (("m0", "p1"), ("p0", "a4.h2"), ("p0", "m4"), ("a4.h1", "m5"))}
+"""More edges to cut, by variant: of per-layer embeddings, and to and from heads that read the values of layer 2."""
 
 OTHER = [(7 * token + 3) % 90 for token in tiny.IDS]
 
@@ -29,7 +35,7 @@ def difference(model: jaxlin.Decoder, h: jax.Array) -> float:
     return float(logits[TARGET[0]] - logits[TARGET[1]])
 
 
-@pytest.mark.parametrize("variant", ["llama, biases", "gemma2", "olmo2", "phi", *MIXTURES])
+@pytest.mark.parametrize("variant", ["llama, biases", "gemma2", "olmo2", "phi", "gemma4_text, per layer", *MIXTURES])
 def test_edges_of_every_kind_of_block(variant: str, checkpoint: Callable[[str], Path], x64: None) -> None:
     """With all edges the model as it is, without any the other prompt, and one edge by hand."""
     model, _ = jaxlin.load(checkpoint(variant), dtype="float64")
@@ -46,34 +52,61 @@ def test_edges_of_every_kind_of_block(variant: str, checkpoint: Callable[[str], 
 
     every = every_component(model)
     names = [each.name for each in every]
-    substitutes, _ = writes(model, other)
-    here, _ = writes(model, x)
-    for source, target in (("embed", "m1"), ("a0.h1", "a1.h0"), ("m0", "logit")):
+    here, substitutes = (writes(model, prompt)[0] for prompt in (x, other))
+    entering, heads = passed(model, x)
+    for source, target in (("embed", "m1"), ("a0.h1", "a1.h0"), ("m0", "logit"), *FURTHER.get(variant, ())):
         edges = possible_edges(every)
         a, b = names.index(source), [*names, "logit"].index(target)
         assert edges[a, b]
         edges[a, b] = False
         runs = jax.tree.map(lambda part: part[None], intact(model, edges))
-        value = float(read_each(model, x, substitutes, runs, jnp.array(TARGET))[0])
-        by_hand = without_edge(model, x, target, substitutes[a] - here[a])
+        value = float(read_each(model, model.check_embeddings(x), substitutes, runs, jnp.array(TARGET))[0])
+        by_hand = without_edge(model, entering, heads, target, substitutes[a] - here[a])
         np.testing.assert_allclose(value, by_hand, atol=1e-9, err_msg=f"{source} to {target}")
 
 
-def without_edge(model: jaxlin.Decoder, x: jax.Array, target: str, change: jax.Array) -> float:
-    """The difference of logits where the input of the output, or of one head or MLP of layer 1, has a change."""
+def passed(model: jaxlin.Decoder, x: jax.Array) -> tuple[list[Any], list[jax.Array]]:
+    """What enters each block and the final norm, and what enters the output projection of each block."""
+    entering, heads = [model.begin(model.check_embeddings(x))], []
+    for layer in range(model.layout.depth):
+        ctx = Context()
+        entering.append(model.block(layer, entering[layer], ctx))
+        heads.append(ctx.hooks.values["gated_heads"])
+    return entering, heads
+
+
+def without_edge(
+    model: jaxlin.Decoder, entering: list[Any], heads: list[jax.Array], target: str, change: jax.Array
+) -> float:
+    """The difference of logits where the stream that the output, or one component, reads has a change.
+
+    Args:
+        model: the model.
+        entering, heads: as of `passed`.
+        target: the name of the component, or ``"logit"``.
+        change: the change, as it is in the stream after the last block.
+    """
+    factors = model.direct_factors()
     if target == "logit":
-        stream, _ = model.scan(x, lambda _: Context())
-        return difference(model, model.norm(stream + change, Context())[-1])
-    stream, plain = model.block(0, x, Context()), Context()
-    model.block(1, stream, plain)
-    hooks = Hooks(probes={"mlp_in": change})
-    if target.startswith("a"):
-        head, edited = int(target.partition(".h")[2]), Context()
-        model.block(1, stream + change, edited)
-        own, all_heads = edited.hooks.values["gated_heads"][:, head], plain.hooks.values["gated_heads"]
-        hooks = Hooks(replacements={"gated_heads": all_heads.at[:, head].set(own)})
-    after, _ = model.scan(model.block(1, stream, Context(hooks=hooks)), lambda _: Context(), start=2)
-    return difference(model, model.norm(after, Context())[-1])
+        return difference(model, model.norm(entering[-1].stream + change, Context())[-1])
+    layer, _, head = target[1:].partition(".h")
+    layer, inputs = int(layer), entering[int(layer)]
+    if target[0] == "a":
+        kind = shared_kind(layer_of(model.layers, model.layout.locate(layer)))
+        if kind is not None:
+            source = model.config.value_layers[layer]
+            changed = entering[source]._replace(stream=entering[source].stream + change / factors[source])
+            shared = model.block(source, changed, Context()).shared
+            inputs = inputs._replace(shared={**inputs.shared, kind: shared[kind]})
+        edited = Context()
+        model.block(layer, inputs._replace(stream=inputs.stream + change / factors[layer]), edited)
+        own = edited.hooks.values["gated_heads"][:, int(head)]
+        hooks = Hooks(replacements={"gated_heads": heads[layer].at[:, int(head)].set(own)})
+    else:
+        hooks = Hooks(probes={"mlp_in" if target[0] == "m" else "per_layer_in": change / factors[layer]})
+    after = model.block(layer, entering[layer], Context(hooks=hooks))
+    after, _ = model.scan(after, lambda _: Context(), start=layer + 1)
+    return difference(model, model.norm(after.stream, Context())[-1])
 
 
 def test_zero_and_the_mean_of_prompts() -> None:

@@ -1,8 +1,8 @@
 r"""The frozen model as a flow network: what every component writes to the residual stream, and how every one reads it.
 
-A component $c$ is a query head, an MLP or one of its experts, the embeddings, or biases. It adds $o_c[t]$ to the
-stream of token $t$, and through $c$ alone the target has the gradient $r_c[t]$ in the stream. The edge from $a$ to a
-later $b$,
+A component $c$ is a query head, an MLP or one of its experts, what adds per-layer embeddings, the embeddings, or
+biases. It adds $o_c[t]$ to the stream of token $t$, and through $c$ alone the target has the gradient $r_c[t]$ in the
+stream. The edge from $a$ to a later $b$,
 
 $$e(a \to b) = \sum_t r_b[t] \cdot o_a[t],$$
 
@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 from jaxlin.attribution.circuits.expansion import (
     ExpertFlow,
     LayerFlow,
-    MLPFlow,
+    StreamFlow,
     has_experts,
-    map_blocks,
+    has_per_layer,
+    map_value_blocks,
     needed_factors,
     neuron_parts,
     slots,
@@ -55,6 +56,7 @@ class Flow(NamedTuple):
         routes: the experts of each token, stacked over layers; None without any.
         heads: the total effect of each head, ``[l, h]``.
         parts: that of each part of the MLP at each token, ``[l, t, p]``, see `expansion.neuron_parts`.
+        per_layer: that of what adds per-layer embeddings, ``[l]``; empty in a model without any.
         head_biases: what the biases of its values contribute to each head, likewise.
         part_biases: what the biases within it contribute to each part, likewise.
         biases: the total effect of each layer's biases that belong to no head or part, ``[l]`` each: of attention, and
@@ -70,6 +72,7 @@ class Flow(NamedTuple):
     routes: Any
     heads: Float[Array, "l h"]
     parts: Float[Array, "l t p"]
+    per_layer: list[Float[Array, " l"]]
     head_biases: Float[Array, "l h"]
     part_biases: Float[Array, "l t p"]
     biases: list[Float[Array, " l"]]
@@ -80,17 +83,20 @@ def flow(
 ) -> Flow:
     """The flow to the `target` at `position`, from one recording pass and one backward pass."""
     experts: tuple[str, ...] = (InnerSite.NEURONS, InnerSite.ROUTE) if has_experts(model) else ()
-    recording = record(model, x, (InnerSite.HEADS, InnerSite.GATED_HEADS, "mlp_out", *experts), rule=rule, remat=remat)
+    per_layer_out: tuple[str, ...] = ("per_layer_out",) if has_per_layer(model) else ()
+    kinds = (InnerSite.HEADS, InnerSite.GATED_HEADS, "mlp_out", *per_layer_out, *experts)
+    recording = record(model, x, kinds, rule=rule, remat=remat)
     sites, frozen, x = recording.sites, recording.frozen, array_of(x)
     value, final_bias, direction = target_direction(model, recording, target, position)
     heads, outputs = sites[InnerSite.HEADS], sites["mlp_out"]
     like = {InnerSite.HEADS: heads, "attn_out": outputs, InnerSite.MLP_IN: outputs, "mlp_out": outputs}
     like |= {kind: sites[kind] for kind in experts[:1]}
+    like |= {kind: outputs for site in per_layer_out for kind in (InnerSite.PER_LAYER_IN, site)}
     gradients = pull_back(model, frozen, direction, like)
     into = gradients.added
 
     at_zero = _replay_at_zero(model, frozen.layers, into[InnerSite.HEADS], x, experts[:1])
-    head_reads = map_blocks(
+    head_reads = map_value_blocks(
         model, lambda block, ctx, read: block.pull_values(read, ctx), at_zero.factors, at_zero.in_values
     )
     biases = {kind: at_zero.outputs[kind] for kind in ("attn_out", "mlp_out")} if has_biases(model) else {}
@@ -106,17 +112,22 @@ def flow(
         routes = None
         parts = _dot(into["mlp_out"], outputs)[..., None]
         part_biases = _dot(into["mlp_out"], biases.pop("mlp_out"))[..., None] if biases else jnp.zeros_like(parts)
-        mlp = MLPFlow(outputs, into[InnerSite.MLP_IN])
+        mlp = StreamFlow(outputs, into[InnerSite.MLP_IN])
+    per_layer = StreamFlow(sites["per_layer_out"], into[InnerSite.PER_LAYER_IN]) if per_layer_out else None
+    of_rows = [jnp.sum(_dot(into[site], sites[site]), axis=1) for site in per_layer_out]
     return Flow(
         value=value,
         final_bias=final_bias,
         direction=direction,
         embed=x,
         embed_effect=jnp.sum(gradients.stream * x),
-        layers=LayerFlow(at_zero.factors, sites[InnerSite.GATED_HEADS], head_reads, biases.get("attn_out"), mlp),
+        layers=LayerFlow(
+            at_zero.factors, sites[InnerSite.GATED_HEADS], head_reads, biases.get("attn_out"), mlp, per_layer
+        ),
         routes=routes,
         heads=padded(model.layout.map(lambda a, b: jnp.sum(_dot(a, b), axis=1), into[InnerSite.HEADS], heads)),
         parts=parts,
+        per_layer=of_rows,
         head_biases=padded(at_zero.by_head),
         part_biases=part_biases,
         biases=[jnp.sum(_dot(into[kind], each), axis=1) for kind, each in biases.items()],

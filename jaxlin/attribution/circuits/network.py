@@ -16,10 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxlin.attribution.circuits.expansion import expand, has_experts, stream_factors
+from jaxlin.attribution.circuits.expansion import expand, has_experts, slots, stream_factors, value_layers
 from jaxlin.attribution.circuits.flow import flow
-from jaxlin.attribution.circuits.places import EMBED, Component, component_numbers, part_numbers, places
-from jaxlin.attribution.circuits.single_reads import at_tokens, head_by_position, read_head, read_part
+from jaxlin.attribution.circuits.places import EMBED, Component, component_numbers, orders, part_numbers, places
+from jaxlin.attribution.circuits.single_reads import (
+    HeadLayers,
+    at_tokens,
+    head_by_position,
+    read_head,
+    read_part,
+    read_per_layer,
+)
 from jaxlin.linearize.frozen import FrozenFactors, freeze
 from jaxlin.linearize.targets import ResolvedTarget
 from jaxlin.nn.biases import has_biases
@@ -67,14 +74,15 @@ class _Vectors(NamedTuple):
         frozen: the frozen factors.
         routes: the experts of each token; None without any.
         writes: what each component writes, ``[c, t, d]``.
-        read: how the heads of each layer read together, and how its MLP does, ``[l, 2, t, d]``.
+        read: how the heads of each layer read together, how its MLP does, and what adds per-layer embeddings if there
+            are any, ``[l, r, t, d]``.
         direction: the gradient of the target in the stream after the last block, ``[t, d]``.
     """
 
     frozen: FrozenFactors
     routes: Any
     writes: Float[Array, "c t d"]
-    read: Float[Array, "l 2 t d"]
+    read: Float[Array, "l r t d"]
     direction: Float[Array, "t d"]
 
 
@@ -112,7 +120,7 @@ class Network:
         queue: list[tuple[float, int, int, tuple[str, ...], float, Any]] = []
 
         def branch(names: tuple[str, ...], gradient: Any, order: int, whole: float | None) -> None:
-            """Queue the flows that go on through `names`, from all that is written before `order`."""
+            """Queue the flows that go on through `names`, from all that is written before the place `order`."""
             effects = np.asarray(_effects(self._vectors.writes, gradient))
             earlier = [i for i, component in enumerate(self.components) if component.order < order]
             for i in earlier:
@@ -132,7 +140,7 @@ class Network:
                 ends.append(Path(names, None, effect))
             else:
                 steps -= 1
-                branch(names, self._read(component, gradient), component.order, effect)
+                branch(names, self._read(component, gradient), component.reads_at, effect)
         return sorted(ends, key=lambda path: -abs(path.effect))[:k]
 
     def carried(self, edges: Bool[np.ndarray, "c c"], direct: Bool[np.ndarray, " c"]) -> float:
@@ -141,7 +149,7 @@ class Network:
         for a, gradient, read in self._swept(edges, direct):
             total += float(_effects(writes[a][None], gradient)[0])
             if read is not None:
-                earlier = [each.order < self.components[a].order for each in self.components]
+                earlier = [each.order < self.components[a].reads_at for each in self.components]
                 # What enters a component is all that it writes but for the biases within it.
                 total -= float(np.asarray(_effects(writes, read))[np.array(earlier)].sum())
         return total
@@ -187,15 +195,15 @@ class Network:
         write = vectors.writes[source]
         if target is None:
             return np.diag(np.asarray(at_tokens(write, vectors.direction)))
-        component, depth = self.components[target], self.model.layout.depth
-        sequential = "resid_mid" in self.model.sites
-        orders = 2 * np.arange(depth)[:, None] + np.array([1, 1 + sequential])
-        later = jnp.asarray(orders > component.order, write.dtype)
-        gradient = _gathered(vectors.read.reshape(2 * depth, *write.shape), later.reshape(-1), vectors.direction)
+        component, readers = self.components[target], vectors.read.shape[1]
+        read_at = [(each.values, each.mlp, each.per_layer)[:readers] for each in orders(self.model)]
+        later = jnp.asarray(np.ravel(read_at) > component.order, write.dtype)
+        gradient = _gathered(vectors.read.reshape(-1, *write.shape), later, vectors.direction)
         if component.head is None:
             return np.diag(np.asarray(at_tokens(write, self._read(component, gradient))))
-        index = self.model.layout.locate(component.layer)
-        return np.asarray(head_by_position(self.model, vectors.frozen, index, component.head, gradient, write))
+        return np.asarray(
+            head_by_position(self.model, vectors.frozen, self._head_at(component), component.head, gradient, write)
+        )
 
     @functools.cached_property
     def _vectors(self) -> _Vectors:
@@ -206,10 +214,17 @@ class Network:
         """The gradient in the stream that a component reads, through it alone, from that in what it writes."""
         index, vectors = self.model.layout.locate(component.layer), self._vectors
         if component.head is not None:
-            return read_head(self.model, vectors.frozen, index, component.head, gradient)
+            return read_head(self.model, vectors.frozen, self._head_at(component), component.head, gradient)
+        if component.per_layer:
+            return read_per_layer(self.model, vectors.frozen, index, gradient)
         experts = self.model.config.num_experts if has_experts(self.model) else 0
         expert = experts if component.expert is None else component.expert
         return read_part(self.model, vectors.frozen, vectors.routes, index, expert, gradient)
+
+    def _head_at(self, component: Component) -> HeadLayers:
+        """Where a head is, and where it reads its values."""
+        locate, values = self.model.layout.locate, int(value_layers(self.model)[component.layer])
+        return HeadLayers(locate(component.layer), None if values == component.layer else locate(values))
 
 
 @functools.partial(jax.jit, static_argnames="rule")
@@ -218,12 +233,12 @@ def _compute(
 ) -> _Vectors:
     traced = flow(model, x, position, target, rule, False)
     writes, reads = expand(model, traced.layers)
-    heads = traced.heads.shape[1]
-    read = jnp.stack([jnp.sum(part, axis=1) for part in (reads[:, :heads], reads[:, heads:])], axis=1)
+    shape = places(model, traced)
+    by_kind = jnp.split(reads, [shape.heads, shape.heads + slots(model)][: 1 + shape.per_layer], axis=1)
+    read = jnp.stack([jnp.sum(part, axis=1) for part in by_kind], axis=1)
     embed = traced.embed * stream_factors(model)[0]
     writes = jnp.concatenate([embed[None], writes.reshape(-1, *embed.shape)])
     if has_experts(model):  # each token has other experts in the same places
-        shape = places(model, traced)
         numbers, _ = component_numbers(shape, part_numbers(model, len(embed), traced.routes))
         rows = 1 + model.layout.depth * shape.writers
         by_component = jnp.zeros((rows, *embed.shape), embed.dtype)

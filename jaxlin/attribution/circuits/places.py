@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxlin.attribution.circuits.expansion import has_experts, slots
+from jaxlin.attribution.circuits.expansion import has_experts, slots, value_layers
 from jaxlin.attribution.circuits.flow import Flow
 from jaxlin.nn.decoder import Decoder
 
@@ -15,19 +15,21 @@ EMBED = "embed"
 
 
 class Places(NamedTuple):
-    """How many components of each kind a layer has. Those of the MLP are its experts and then the rest of it.
+    """How many components of each kind a layer has, in this order; those of the MLP are its experts, then the rest.
 
     Attributes:
         heads: query heads.
         attn_bias: 1 if the biases of attention are a component.
         mlp: the parts of the MLP.
         mlp_bias: 1 if the biases of experts are a component.
+        per_layer: 1 if what adds per-layer embeddings is one.
     """
 
     heads: int
     attn_bias: int
     mlp: int
     mlp_bias: int
+    per_layer: int
 
     @property
     def writers(self) -> int:
@@ -37,7 +39,7 @@ class Places(NamedTuple):
     @property
     def readers(self) -> int:
         """The components that read."""
-        return self.heads + self.mlp
+        return self.heads + self.mlp + self.per_layer
 
 
 @dataclass(frozen=True)
@@ -45,47 +47,75 @@ class Component:
     """A part of the network.
 
     Attributes:
-        name: as circuit papers write it: ``"embed"``, ``"a3.h5"``, ``"m3"``, ``"m3.e17"``, ``"a3.bias"``.
-        order: its place in the forward pass: it reads what those of smaller numbers have written.
+        name: as circuit papers write it: ``"embed"``, ``"a3.h5"``, ``"m3"``, ``"m3.e17"``, ``"a3.bias"``; ``"p3"`` is
+            what adds the per-layer embeddings of a layer.
+        order: its place in the forward pass.
+        reads_at: the place at which it reads what those of smaller numbers have written: its own, but for heads that
+            read the values of an earlier layer; -1 of what only writes.
         layer: its layer; 0 for the embeddings.
         head: the number of a head.
         expert: the number of an expert.
-        reads: whether it reads the stream, as heads and MLPs do.
+        per_layer: whether it adds per-layer embeddings.
     """
 
     name: str
     order: int
+    reads_at: int
     layer: int = 0
     head: int | None = None
     expert: int | None = None
-    reads: bool = True
+    per_layer: bool = False
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads the stream, as heads and MLPs do."""
+        return self.reads_at >= 0
 
 
-def components(shape: Places, depth: int, sequential: bool) -> list[Component]:
-    """The components that a model may have, in the order of the writers.
-
-    Args:
-        shape: the places of a layer.
-        depth: the number of layers.
-        sequential: whether an MLP reads what the attention of its layer adds.
-    """
-    every = [Component(EMBED, 0, reads=False)]
-    for layer in range(depth):
-        first, second = 2 * layer + 1, 2 * layer + 1 + sequential
-        every += [Component(f"a{layer}.h{head}", first, layer, head=head) for head in range(shape.heads)]
-        every += [Component(f"a{layer}.bias", first, layer, reads=False)] * shape.attn_bias
+def components(model: Decoder, shape: Places) -> list[Component]:
+    """The components that a model may have, in the order of the writers; `shape` has the places of a layer."""
+    every = [Component(EMBED, 0, -1)]
+    for layer, (values, attention, mlp, per_layer) in enumerate(orders(model)):
+        every += [Component(f"a{layer}.h{head}", attention, values, layer, head=head) for head in range(shape.heads)]
+        every += [Component(f"a{layer}.bias", attention, -1, layer)] * shape.attn_bias
         experts = range(shape.mlp - 1)
-        every += [Component(f"m{layer}.e{expert}", second, layer, expert=expert) for expert in experts]
-        every += [Component(f"m{layer}", second, layer)]
-        every += [Component(f"m{layer}.bias", second, layer, reads=False)] * shape.mlp_bias
+        every += [Component(f"m{layer}.e{expert}", mlp, mlp, layer, expert=expert) for expert in experts]
+        every += [Component(f"m{layer}", mlp, mlp, layer)]
+        every += [Component(f"m{layer}.bias", mlp, -1, layer)] * shape.mlp_bias
+        every += [Component(f"p{layer}", per_layer, per_layer, layer, per_layer=True)] * shape.per_layer
     return every
+
+
+class Order(NamedTuple):
+    """The places of a layer's components in the forward pass.
+
+    Attributes:
+        values: where its heads read their values.
+        attention: where attention writes.
+        mlp: where the MLP reads and writes.
+        per_layer: where per-layer embeddings are added.
+    """
+
+    values: int
+    attention: int
+    mlp: int
+    per_layer: int
+
+
+def orders(model: Decoder) -> list[Order]:
+    """The order of each layer."""
+    sequential = "resid_mid" in model.sites  # whether an MLP reads what the attention of its layer adds
+    return [
+        Order(3 * int(own) + 1, 3 * layer + 1, 3 * layer + 1 + sequential, 3 * layer + 3)
+        for layer, own in enumerate(value_layers(model))
+    ]
 
 
 def places(model: Decoder, flow: Flow) -> Places:
     """The places of a layer."""
     experts = model.config.num_experts if has_experts(model) else 0
     biases = len(flow.biases)
-    return Places(flow.heads.shape[1], min(biases, 1), experts + 1, max(biases - 1, 0))
+    return Places(flow.heads.shape[1], min(biases, 1), experts + 1, max(biases - 1, 0), len(flow.per_layer))
 
 
 def part_numbers(model: Decoder, tokens: int, routes: Any) -> Int[Array, "l t p"]:
@@ -120,7 +150,7 @@ def component_numbers(shape: Places, parts: Int[Array, "l t p"]) -> tuple[Int[Ar
             before += count
         return jnp.concatenate(rows, axis=1).reshape(-1, tokens)
 
-    heads, mlp = in_order(shape.heads), (shape.mlp, parts)
-    writers = numbers(heads, in_order(shape.attn_bias), mlp, in_order(shape.mlp_bias), first=1)
+    heads, mlp, per_layer = in_order(shape.heads), (shape.mlp, parts), in_order(shape.per_layer)
+    writers = numbers(heads, in_order(shape.attn_bias), mlp, in_order(shape.mlp_bias), per_layer, first=1)
     embed = jnp.zeros((1, tokens), writers.dtype)
-    return jnp.concatenate([embed, writers]), numbers(heads, mlp, first=0)
+    return jnp.concatenate([embed, writers]), numbers(heads, mlp, per_layer, first=0)

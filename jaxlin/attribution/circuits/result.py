@@ -46,6 +46,8 @@ class Circuit(Result):
     Components have the names of circuit papers: ``"embed"``, ``"a3.h5"`` for head 5 of layer 3, ``"m3"`` for the MLP of
     layer 3. In a mixture of experts there are ``"m3.e17"`` for an expert that some token was sent to, and ``"m3"`` for
     what every token passes through. ``"a3.bias"`` and ``"m3.bias"`` are biases that belong to no head and no expert.
+    ``"p3"`` is what adds the per-layer embeddings of layer 3, from the stream that their gate reads. A head that reads
+    the values of an earlier layer reads what was written before that layer, and no more.
 
     Attributes:
         value: the logit, difference of logits or other target, from the forward pass.
@@ -251,7 +253,7 @@ class Circuit(Result):
         drawn = {name for edge in edges for name in (edge.source, edge.target)}
         plots.layered_graph(
             ax,
-            {name: _row(name) for name in (*self.components, TARGET) if name in drawn},
+            {name: row_of(name) for name in (*self.components, TARGET) if name in drawn},
             [(edge.source, edge.target, edge.effect) for edge in edges],
         )
         plots.write(ax, title=f"the {len(edges)} largest edges of {self.value:+.3f}")
@@ -267,9 +269,9 @@ class Circuit(Result):
         return name == "embed" or name.endswith(".bias")
 
 
-def _row(name: str) -> int:
-    """The row of a component in a drawing: attention and the MLP of a layer, one above the other."""
+def row_of(name: str) -> int:
+    """The row of a component in a drawing: attention, MLP and per-layer embeddings of a layer, one above the other."""
     if name in ("embed", TARGET):
         return -1 if name == "embed" else 2**31
     layer = int(name[1:].split(".")[0])
-    return 2 * layer + (name[0] == "m")
+    return 3 * layer + "amp".index(name[0])

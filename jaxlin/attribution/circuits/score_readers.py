@@ -1,6 +1,7 @@
 """How the queries and keys of a head read the stream, with their norms frozen."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,39 +19,59 @@ class Head(NamedTuple):
     """A head at a prompt, and where it looks.
 
     Attributes:
-        block: its block.
         number: its number in the layer.
-        stream: the stream that enters the block, ``[t, d]``.
-        schedule: the schedule of the block.
+        heads: the number of heads of the layer.
+        queries: the layer, in which queries read the stream.
+        keys: the layer in which keys read the stream: the same, unless those of an earlier one are shared.
         query: the position of the query.
         weights: those of the keys, ``[t]``.
     """
 
-    block: Any
     number: Any
-    stream: Any
-    schedule: Schedule
+    heads: int
+    queries: "ScoreLayer"
+    keys: "ScoreLayer"
     query: Any
     weights: Any
 
     def padded(self, blocks: TokenBlocks) -> "Head":
         """The head at a padded prompt, whose last keys have no weight."""
         pad = functools.partial(blocks.padded, axis=0)
-        positions, first_visible = pad(self.schedule.positions), pad(self.schedule.first_visible)
-        schedule = self.schedule._replace(positions=positions, first_visible=first_visible)
-        return self._replace(stream=pad(self.stream), schedule=schedule, weights=pad(self.weights))
+        schedule = self.keys.schedule
+        positions, first_visible = pad(schedule.positions), pad(schedule.first_visible)
+        schedule = schedule._replace(positions=positions, first_visible=first_visible)
+        keys = self.keys._replace(stream=pad(self.keys.stream), schedule=schedule)
+        return self._replace(keys=keys, weights=pad(self.weights))
 
     def query_reader(self) -> "Reader":
         """How the query reads the stream at its position."""
-        return self._reader(self.query, 1, keys=False)
+        return self.queries.reader(self.query, 1, lambda q, k: q[:, self.number])
 
     def key_reader(self, start: Any, size: int) -> "Reader":
         """How the keys of some tokens, times their weights, read the stream."""
-        reader = self._reader(start, size, keys=True)
+        reader = self.keys.reader(start, size, lambda q, k: k[:, self.number * k.shape[1] // self.heads])
         weights = jax.lax.dynamic_slice_in_dim(self.weights, start, size)
         return Reader(reader.rows * weights[None, :, None], reader.biases * weights[:, None])
 
-    def _reader(self, start: Any, size: int, keys: bool) -> "Reader":
+
+class ScoreLayer(NamedTuple):
+    """A layer at a prompt.
+
+    Attributes:
+        block: its block.
+        stream: the stream that enters the block, ``[t, d]``.
+        schedule: the schedule of the block.
+        factor: that of the stream on its way to the last block.
+    """
+
+    block: Any
+    stream: Any
+    schedule: Schedule
+    factor: Any
+
+    def reader(self, start: Any, size: int, one: Callable[[Array, Array], Array]) -> "Reader":
+        """How one of the queries and keys of some tokens, that `one` takes, reads the stream."""
+
         def some(array: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(array, start, size)
 
@@ -59,8 +80,7 @@ class Head(NamedTuple):
         bare, biases = without_biases(self.block), biases_of(self.block)
 
         def vectors(biases: Any, stream: Float[Array, "s d"]) -> Float[Array, "s k"]:
-            q, k = with_biases(bare, biases).read_scores(stream, schedule, Context(Detach()))
-            return k[:, self.number * k.shape[1] // q.shape[1]] if keys else q[:, self.number]
+            return one(*with_biases(bare, biases).read_scores(stream, schedule, Context(Detach())))
 
         values, pull = jax.vjp(functools.partial(vectors, biases), stream)
         # A vector depends on the stream of its own token alone, so that one product gives the rows of all.

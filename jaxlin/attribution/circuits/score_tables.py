@@ -18,22 +18,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlin.attribution.circuits.expansion import (
-    ExpertFlow,
     LayerFlow,
-    MLPFlow,
     has_experts,
-    map_blocks,
-    needed_factors,
+    has_per_layer,
     stream_factors,
-    written,
+    stream_writes,
+    value_layers,
 )
 from jaxlin.attribution.circuits.places import Places, component_numbers, part_numbers
-from jaxlin.attribution.circuits.score_readers import Head, Reader
+from jaxlin.attribution.circuits.recorded_writes import recorded_writes, written_sites
+from jaxlin.attribution.circuits.score_readers import Head, Reader, ScoreLayer
 from jaxlin.attribution.circuits.token_blocks import TokenBlocks
-from jaxlin.attribution.expert_parts import outputs_without_neurons
 from jaxlin.linearize.frozen import FrozenFactors, Recording, record
 from jaxlin.nn import layers
 from jaxlin.nn.biases import has_biases, without_biases
+from jaxlin.nn.block_input import BlockInput
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Record, Replay
@@ -70,12 +69,14 @@ class Pair(NamedTuple):
 
     Attributes:
         layer: where the layer of the head is.
+        keys: where the layer is whose keys it reads: the same, unless those of an earlier one are shared.
         head: the number of the head in it.
         query: the position that looks.
         key: the position that is looked at.
     """
 
     layer: LayerIndex
+    keys: LayerIndex
     head: Any
     query: Any
     key: Any
@@ -110,32 +111,37 @@ def scores_of_pairs(model: Decoder, x: Float[Embeddings, "t d"], pairs: Pair, ru
 
 
 def _recorded(model: Decoder, x: Float[Embeddings, "t d"], rule: Rule) -> Recording:
-    experts: tuple[str, ...] = (InnerSite.NEURONS, InnerSite.ROUTE) if has_experts(model) else ()
-    inner = (InnerSite.QUERIES, InnerSite.KEYS, InnerSite.PATTERN, InnerSite.GATED_HEADS, *experts)
-    return record(model, x, ("resid_pre", "mlp_out", *inner), rule=rule)
+    inner = (InnerSite.QUERIES, InnerSite.KEYS, InnerSite.PATTERN)
+    return record(model, x, ("resid_pre", *inner, *written_sites(model, experts=has_experts(model))), rule=rule)
 
 
 def _numbers(
     model: Decoder, recording: Recording, x: Float[Array, "t d"], pair: Pair, centred: Any, below: int | None
 ) -> ScoreNumbers:
-    layer, head, query, key = pair
-    tokens = x.shape[0]
-    block, schedule, sites = layer_of((model.layers, model.schedule(tokens), recording.sites), layer)
+    layer, key_layer, head, query, key = pair
+    tokens, factors = x.shape[0], stream_factors(model)
+    stacks = model.layers, model.schedule(tokens), recording.sites
+    block, schedule, sites = layer_of(stacks, layer)
+    key_block, key_schedule, key_sites = layer_of(stacks, key_layer)
     attention = getattr(block, block.mixer)
 
     def row(softcap: float | None) -> Float[Array, " t"]:
-        return scores(sites[InnerSite.QUERIES][query][None], sites[InnerSite.KEYS], attention.scale, softcap)[head, 0]
+        return scores(sites[InnerSite.QUERIES][query][None], key_sites[InnerSite.KEYS], attention.scale, softcap)[
+            head, 0
+        ]
 
-    at_keys, keys = row(attention.softcap), jnp.arange(tokens)
-    sees = visible(query[None], keys, schedule.first_visible[query][None])[0]
+    at_keys, positions = row(attention.softcap), jnp.arange(tokens)
+    sees = visible(query[None], positions, schedule.first_visible[query][None])[0]
     mean = sees / jnp.sum(sees).astype(at_keys.dtype)
-    weights = ((keys == key) - centred * mean) * attention.scale
+    weights = ((positions == key) - centred * mean) * attention.scale
     if attention.softcap is not None:
         capped = Record()
         layers.softcap(row(None), attention.softcap, Context(capped))
         weights = weights * capped.factors["softcap"]
-    own = Head(block, head, sites["resid_pre"], schedule, query, weights.astype(x.dtype))
-    table, present = _component_table(model, recording, x, own, layer.layer)
+    queries = ScoreLayer(block, sites["resid_pre"], schedule, factors[layer.layer])
+    keys = ScoreLayer(key_block, key_sites["resid_pre"], key_schedule, factors[key_layer.layer])
+    own = Head(head, sites[InnerSite.QUERIES].shape[1], queries, keys, query, weights.astype(x.dtype))
+    table, present = _component_table(model, recording, x, own, key_layer.layer)
     return ScoreNumbers(
         score=at_keys[key],
         mean=jnp.sum(jnp.where(sees, at_keys, 0) * mean),
@@ -150,14 +156,14 @@ def score_places(model: Decoder, heads: int) -> Places:
     """The places of the components of a layer, of which `heads` are the heads."""
     experts = model.config.num_experts if has_experts(model) else 0
     biases = int(has_biases(model))
-    return Places(heads, biases, experts + 1, biases if experts else 0)
+    return Places(heads, biases, experts + 1, biases if experts else 0, int(has_per_layer(model)))
 
 
 def _component_table(
-    model: Decoder, recording: Recording, x: Float[Array, "t d"], head: Head, layer: Any
+    model: Decoder, recording: Recording, x: Float[Array, "t d"], head: Head, key_layer: Any
 ) -> tuple[Float[Array, "c c"], Bool[Array, " c"]]:
-    """The table by component, and which there are; those from this layer on write nothing that it reads."""
-    flow, (tokens, d) = _recorded_writes(model, recording), x.shape
+    """The table by component, and which there are, also those from the layer on, which write nothing that it reads."""
+    flow, (tokens, d) = recorded_writes(model, recording, experts=has_experts(model)), x.shape
     existing = jnp.isfinite(padded(model.layout.map(lambda z: z[:, 0, :, 0], flow.head_outputs)))
     shape = score_places(model, existing.shape[1])
     numbers, _ = component_numbers(shape, part_numbers(model, tokens, recording.sites.get(InnerSite.ROUTE)))
@@ -165,9 +171,9 @@ def _component_table(
     blocks = TokenBlocks.of(tokens, (len(numbers) + model.config.head_dim) * d * x.dtype.itemsize)
 
     def parts(
-        reader: Reader, flow: LayerFlow, embed: Float[Array, "s d"], numbers: Int[Array, "a s"]
+        reader: Reader, factor: Any, flow: LayerFlow, embed: Float[Array, "s d"], numbers: Int[Array, "a s"]
     ) -> Float[Array, "c k"]:
-        writes = jnp.concatenate([embed[None], written(model, flow).reshape(-1, *embed.shape)]) / factors[layer]
+        writes = jnp.concatenate([embed[None], stream_writes(model, flow).reshape(-1, *embed.shape)]) / factor
         values = jnp.einsum("asd,ksd->ask", writes, reader.rows, precision=HIGHEST)
         zeros = jnp.zeros((count + 1, values.shape[2]), values.dtype)
         return zeros.at[numbers].add(values, mode="drop").at[count].set(jnp.sum(reader.biases, axis=0))
@@ -181,15 +187,18 @@ def _component_table(
         return at(flow, 1), at(embed, 0), at(numbers, 1)
 
     values = flow, x * factors[0], numbers
-    queries = parts(head.query_reader(), *some(values, head.query, 1))
+    queries = parts(head.query_reader(), head.queries.factor, *some(values, head.query, 1))
     flow = jax.tree.map(lambda a: blocks.padded(a, 1), flow)
     values = flow, blocks.padded(x * factors[0], 0), blocks.padded(numbers, 1, count + 1)
     head = head.padded(blocks)
 
     def add_block(total: Float[Array, "c k"], start: Array) -> Float[Array, "c k"]:
-        return total + parts(head.key_reader(start, blocks.size), *some(values, start, blocks.size))
+        reader = head.key_reader(start, blocks.size)
+        return total + parts(reader, head.keys.factor, *some(values, start, blocks.size))
 
-    keys = blocks.total(add_block, jnp.zeros_like(queries))
+    rows = jnp.arange(count + 1)
+    enters_keys = (rows < 1 + key_layer * shape.writers) | (rows == count)
+    keys = jnp.where(enters_keys[:, None], blocks.total(add_block, jnp.zeros_like(queries)), 0)
     heads = 1 + shape.writers * np.arange(model.layout.depth)[:, None] + np.arange(shape.heads)[None]
     present = jnp.zeros(count + 1, bool).at[numbers].set(True, mode="drop").at[count].set(True)
     present = present.at[heads].set(existing)
@@ -201,14 +210,19 @@ def _token_table(
 ) -> Float[Array, "n n"]:
     """The table by token, whose part of the stream before the layer goes through the frozen layers before it."""
     tokens, d = x.shape
+    key_layer = int(value_layers(model)[layer])
     query, keys = head.query_reader(), head.key_reader(0, tokens)
 
-    def run(model: Decoder, stream: Float[Array, "t *b d"]) -> Float[Array, "t *b d"]:
-        return model.scan(stream, lambda own: Context(Replay(own)), frozen.layers, stop=layer)[0]
+    def run(model: Decoder, stream: Float[Array, "t b d"]) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+        """What of the query, and of the keys, a stream before the first layer makes."""
 
-    def read(stream: Float[Array, "t b d"]) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
-        at_query = jax.lax.dynamic_slice_in_dim(stream, head.query, 1)
-        pairs = (at_query, query.rows), (stream, keys.rows)
+        def frozen_layer(own: Any) -> Context:
+            return Context(Replay(own))
+
+        at_keys, _ = model.scan(BlockInput(stream), frozen_layer, frozen.layers, stop=key_layer)
+        at_layer, _ = model.scan(at_keys, frozen_layer, frozen.layers, start=key_layer, stop=layer)
+        at_query = jax.lax.dynamic_slice_in_dim(at_layer.stream, head.query, 1)
+        pairs = (at_query, query.rows), (at_keys.stream, keys.rows)
         by_query, by_key = (jnp.einsum("tbd,ktd->bk", *pair, precision=HIGHEST) for pair in pairs)
         return by_query, by_key
 
@@ -218,33 +232,13 @@ def _token_table(
 
     def of_block(start: Array) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
         alone = jnp.arange(tokens)[:, None] == (start + jnp.arange(blocks.size))[None]
-        return read(run(bare, jnp.where(alone[..., None], x[:, None], 0)))
+        return run(bare, jnp.where(alone[..., None], x[:, None], 0))
 
     parts = jax.lax.map(of_block, blocks.size * jnp.arange(blocks.count))
     queries, by_key = (part.reshape(-1, part.shape[2])[:tokens] for part in parts)
     at_zero = [jnp.sum(reader.biases, axis=0, keepdims=True) for reader in (query, keys)]
     if has_biases(model):
-        from_layers = read(run(model, jnp.zeros_like(x))[:, None])
+        from_layers = run(model, jnp.zeros_like(x)[:, None])
         at_zero = [own + part for own, part in zip(at_zero, from_layers, strict=True)]
     queries, by_key = (jnp.concatenate([part, biases]) for part, biases in zip((queries, by_key), at_zero, strict=True))
     return jnp.einsum("ik,jk->ij", queries, by_key, precision=HIGHEST)
-
-
-def _recorded_writes(model: Decoder, recording: Recording) -> LayerFlow:
-    """What the components of all layers write, without gradients."""
-    sites, frozen = recording.sites, recording.frozen
-    heads, outputs = sites[InnerSite.GATED_HEADS], sites["mlp_out"]
-    factors = model.layout.map(lambda own: needed_factors(own, has_experts(model)), frozen.layers)
-    attn_biases, mlp_biases, neurons = None, None, sites.get(InnerSite.NEURONS)
-    if has_biases(model):
-
-        def at_zero(block: Any, ctx: Context, z: Float[Array, "t h k"]) -> Float[Array, "t d"]:
-            return block.write_attention(jnp.zeros_like(z), ctx)
-
-        attn_biases = map_blocks(model, at_zero, factors, heads, biases=True)
-        mlp_biases = outputs_without_neurons(model, frozen, neurons) if has_experts(model) else None
-    if has_experts(model):
-        mlp: Any = ExpertFlow(neurons, None, sites[InnerSite.ROUTE], mlp_biases)
-    else:
-        mlp = MLPFlow(outputs, None)
-    return LayerFlow(factors, heads, None, attn_biases, mlp)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxlin.attribution.circuits.expansion import value_layers
 from jaxlin.attribution.circuits.places import components
 from jaxlin.attribution.circuits.score_result import BIASES, AttentionScores
 from jaxlin.attribution.circuits.score_tables import (
@@ -73,8 +74,8 @@ def attention_scores(
     Raises:
         PromptError: `x` does not have the shape ``[t, d]``.
         JaxlinError: there is no such layer, head or position; the query does not see the key; the layer is a gated
-            delta rule, which has no scores; an invalid rule; a model in which layers read the values of others or
-            per-layer embeddings, or one that carries edits.
+            delta rule, which has no scores; an invalid rule; a model that has several residual streams, or that carries
+            edits.
     """
     check_not_traced("Attention scores", model, x, (layer, head, query, key))
     x = model.check_embeddings(x)
@@ -92,7 +93,7 @@ def attention_scores(
         if not isinstance(flag, bool):
             raise JaxlinError(f"Attention scores: expected True or False for {name}; found {quoted(flag)}.")
     rule = rule_of(model, rule)
-    pair = Pair(model.layout.locate(layer), head, query, key)
+    pair = _pair(model, layer, head, query, key)
     numbers = jax.device_get(score_numbers(model, x, pair, float(centred), rule, layer if tokens else None))
     return _result(model, x, (layer, head, query, key), numbers, centred, rule)
 
@@ -114,7 +115,7 @@ def scores_of_heads(
         alike.setdefault((index.segment, index.place), []).append(each)
     results = {}
     for asked in alike.values():
-        pairs = [Pair(model.layout.locate(layer), *rest) for layer, *rest in asked]
+        pairs = [_pair(model, *each) for each in asked]
         stacked = jax.tree.map(lambda *numbers: jnp.asarray(numbers), *pairs)
         numbers = jax.device_get(scores_of_pairs(model, x, stacked, rule))
         for i, each in enumerate(asked):
@@ -126,6 +127,11 @@ def has_scores(model: Decoder, layer: int) -> bool:
     """Whether the attention of a layer is a softmax of scores."""
     block = jax.eval_shape(lambda model: layer_of(model.layers, model.layout.locate(layer)), model)
     return isinstance(getattr(block, block.mixer), SoftmaxAttention)
+
+
+def _pair(model: Decoder, layer: int, head: int, query: int, key: int) -> Pair:
+    locate, keys = model.layout.locate, int(value_layers(model)[layer])
+    return Pair(locate(layer), locate(keys), head, query, key)
 
 
 def _result(
@@ -184,6 +190,6 @@ def _components(model: Decoder, present: np.ndarray, layer: int) -> tuple[tuple[
     """The names of the components that a layer reads, and their rows in a table of all places."""
     depth = model.layout.depth
     heads = (len(present) - 2) // depth - score_places(model, 0).writers
-    every = components(score_places(model, heads), depth, "resid_mid" in model.sites)
+    every = components(model, score_places(model, heads))
     earlier = [row for row, each in enumerate(every) if (each.layer < layer or row == 0) and present[row]]
     return (*(every[row].name for row in earlier), BIASES), [*earlier, len(every)]

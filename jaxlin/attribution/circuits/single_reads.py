@@ -1,14 +1,15 @@
 """What one component reads of the stream, through it alone, in the frozen model."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlin.attribution.circuits.expansion import has_experts, neuron_parts, slots
+from jaxlin.attribution.circuits.expansion import has_experts, neuron_parts, slots, stream_factors
 from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.frozen import FrozenFactors
+from jaxlin.nn.block_input import BlockInput
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_modes import Replay
@@ -16,6 +17,13 @@ from jaxlin.nn.hooks import Hooks
 from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.sites import InnerSite
 from jaxlin.nn.stack import LayerIndex, layer_of
+
+
+class HeadLayers(NamedTuple):
+    """Where a head is: its layer, and the earlier one whose values it reads; None if it reads those of its own."""
+
+    own: LayerIndex
+    values: LayerIndex | None
 
 
 @jax.jit
@@ -28,7 +36,7 @@ def at_tokens(write: Float[Array, "t d"], gradient: Float[Array, "t d"]) -> Floa
 def head_by_position(
     model: Decoder,
     frozen: FrozenFactors,
-    index: LayerIndex,
+    layers: HeadLayers,
     head: Any,
     gradient: Float[Array, "t d"],
     write: Float[Array, "t d"],
@@ -38,26 +46,33 @@ def head_by_position(
 
     def of_query(query: Array) -> Float[Array, " s"]:
         alone = jnp.where((positions == query)[:, None], gradient, 0)
-        return at_tokens(write, read_head(model, frozen, index, head, alone))
+        return at_tokens(write, read_head(model, frozen, layers, head, alone))
 
     return jax.lax.map(of_query, positions)
 
 
 @jax.jit
 def read_head(
-    model: Decoder, frozen: FrozenFactors, index: LayerIndex, head: Any, gradient: Float[Array, "t d"]
+    model: Decoder, frozen: FrozenFactors, layers: HeadLayers, head: Any, gradient: Float[Array, "t d"]
 ) -> Float[Array, "t d"]:
-    """Through one head. The gradients are in the stream after the last block, to which both have the same factor."""
+    """Through one head. The gradients, as in the next two functions, are in the stream after the last block."""
 
     def alone(z: Float[Array, "t h k"]) -> Float[Array, "t h k"]:
         return jnp.where((jnp.arange(z.shape[1]) == head)[None, :, None], z, 0)
 
     def read(bare: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
-        ctx = Context(Replay(layer_of(frozen.layers, index)), Hooks(edits={InnerSite.GATED_HEADS: alone}))
-        bare.block(index, x, ctx)
+        entering = BlockInput(x)
+        if layers.values is not None:
+            entering = bare.block(layers.values, entering, Context(Replay(layer_of(frozen.layers, layers.values))))
+        ctx = Context(Replay(layer_of(frozen.layers, layers.own)), Hooks(edits={InnerSite.GATED_HEADS: alone}))
+        bare.block(layers.own, entering, ctx)
         return ctx.hooks.values["attn_out"]
 
-    return transpose(read, model, gradient)(gradient)[0]
+    read_by = transpose(read, model, gradient)(gradient)[0]
+    if layers.values is None:  # what is added and what is read have the same factor up to the last block
+        return read_by
+    factors = stream_factors(model)
+    return read_by * factors[layers.own.layer] / factors[layers.values.layer]
 
 
 @jax.jit
@@ -79,5 +94,19 @@ def read_part(
         ctx = Context(Replay(layer_of(frozen.layers, index)), hooks)
         bare.block(index, x, ctx)
         return ctx.hooks.values["mlp_out"]
+
+    return transpose(read, model, gradient)(gradient)[0]
+
+
+@jax.jit
+def read_per_layer(
+    model: Decoder, frozen: FrozenFactors, index: LayerIndex, gradient: Float[Array, "t d"]
+) -> Float[Array, "t d"]:
+    """Through what adds the per-layer embeddings of a layer."""
+
+    def read(bare: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
+        ctx = Context(Replay(layer_of(frozen.layers, index)), Hooks(replacements={InnerSite.PER_LAYER_IN: x}))
+        bare.block(index, x, ctx)
+        return ctx.hooks.values["per_layer_out"]
 
     return transpose(read, model, gradient)(gradient)[0]

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.attribution.circuits.edges import edges
+from jaxlin.attribution.circuits.expansion import has_several_streams
 from jaxlin.attribution.circuits.flow import flow
 from jaxlin.attribution.circuits.network import Network
 from jaxlin.attribution.circuits.places import Component, Places, components, part_numbers, places
@@ -57,8 +58,7 @@ def circuit(
 
     Raises:
         PromptError: `x` does not have the shape ``[t, d]``.
-        JaxlinError: an invalid target or rule; a model in which layers read the values of others or per-layer
-            embeddings, whose paths pass the stream by; or one that carries edits.
+        JaxlinError: an invalid target or rule; a model that has several residual streams, or that carries edits.
         SiteError: there is no such position.
         TokenizerError: a word is not one token.
     """
@@ -68,25 +68,25 @@ def circuit(
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
     numbers = jax.device_get(program(model, x, position, resolved, rule, remat))
-    result, existing, rows = _assembled(numbers, "resid_mid" in model.sites)
+    result, existing, rows = _assembled(model, numbers)
     object.__setattr__(result, "_network", Network(model, x, position, resolved, rule, existing, rows))
     return traced_to(result, model, x, tokenizer=tokenizer, rule=rule, target=resolved, position=position)
 
 
 def check_streams(name: str, model: Decoder) -> None:
-    """Refuse a model in whose residual stream there is more than what its components have written.
+    """Refuse a model in which there is not one residual stream, the sum of what its components have written.
 
     Args:
         name: the first words of the message.
         model: the decoder.
 
     Raises:
-        JaxlinError: its layers read something else too, or it carries edits.
+        JaxlinError: it has several streams, or it carries edits.
     """
-    if model.reads_ids or model.shared_sites:
+    if has_several_streams(model):
         raise JaxlinError(
-            f"{name}: expected a model whose layers read the residual stream alone; found {kind_of(model)} "
-            "in which some layers read per-layer embeddings or values of other layers."
+            f"{name}: expected a model with one residual stream; found {kind_of(model)}, which has several, that mix "
+            "between layers. jaxlin.attribute says what its heads and MLPs contribute."
         )
     if model.edits is not None:
         raise JaxlinError(
@@ -116,29 +116,31 @@ def program(
         "embed": traced.embed_effect,
         "heads": traced.heads,
         "mlp": by_component(traced.parts),
+        "per_layer": traced.per_layer,
         "head_biases": traced.head_biases,
         "mlp_biases": by_component(traced.part_biases),
         "biases": traced.biases,
     }
 
 
-def _assembled(numbers: dict[str, Any], sequential: bool) -> tuple[Circuit, tuple[Component, ...], tuple[int, ...]]:
-    """The circuit, its components, and the number of each among all that there may be; `sequential` as there."""
-    biases = np.asarray(numbers["biases"])
+def _assembled(model: Decoder, numbers: dict[str, Any]) -> tuple[Circuit, tuple[Component, ...], tuple[int, ...]]:
+    """The circuit, its components, and the number of each among all that there may be."""
+    biases, (depth, heads), mlp = np.asarray(numbers["biases"]), numbers["heads"].shape, numbers["mlp"].shape[1]
     between, direct = (np.asarray(part) for part in numbers["edges"])
-    (depth, heads), mlp = numbers["heads"].shape, numbers["mlp"].shape[1]
-    every = components(Places(heads, int(len(biases) > 0), mlp, int(len(biases) > 1)), depth, sequential)
+    per_layer = np.asarray(numbers["per_layer"]).reshape(-1, depth)
+    every = components(model, Places(heads, int(len(biases) > 0), mlp, int(len(biases) > 1), len(per_layer)))
     reads, order = np.array([each.reads for each in every]), np.array([each.order for each in every])
+    read_at = np.array([each.reads_at for each in every if each.reads])
     edges = np.zeros((len(every), len(every)), between.dtype)
-    edges[:, reads] = np.where(order[:, None] < order[reads], between, 0)
+    edges[:, reads] = np.where(order[:, None] < read_at, between, 0)
     effects, own = np.zeros_like(direct), np.zeros_like(direct)
 
-    def by_reader(heads: np.ndarray, mlp: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.nan_to_num(heads), mlp], axis=1).reshape(-1)
+    def by_reader(heads: np.ndarray, mlp: np.ndarray, per_layer: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.nan_to_num(heads), mlp, per_layer.T], axis=1).reshape(-1)
 
-    effects[reads] = by_reader(numbers["heads"], numbers["mlp"])
+    effects[reads] = by_reader(numbers["heads"], numbers["mlp"], per_layer)
     effects[~reads] = np.append(numbers["embed"], biases.T)
-    own[reads] = by_reader(numbers["head_biases"], numbers["mlp_biases"])
+    own[reads] = by_reader(numbers["head_biases"], numbers["mlp_biases"], np.zeros_like(per_layer))
     exists = edges.any(axis=0) | edges.any(axis=1) | (direct != 0)
     existing = tuple(each for each, there in zip(every, exists, strict=True) if there)
     result = Circuit(

@@ -11,7 +11,7 @@ function drawCircuit() {
   /* Each node has a level, from the tokens at the bottom to the logit on top, and the column of its token. */
   const target = { name: "logit", layer: Infinity, token: data.position, effect: graph.value, reads: [], writes: [], promotes: [] };
   const nodes = new Map([...graph.nodes, target].map((node) => [node.name, node]));
-  const rank = (node) => (node.layer === Infinity ? Infinity : 2 * node.layer + (node.name[0] === "m" ? 1 : 0));
+  const rank = (node) => (node.layer === Infinity ? Infinity : node.layer < 0 ? -1 : 3 * node.layer + "amp".indexOf(node.name[0]));
   const levels = [...new Set([...nodes.values()].map(rank))].sort((a, b) => b - a);
   const columns = [...new Set([...nodes.values()].map((node) => node.token))].sort((a, b) => a - b);
   const cell = (node) => [...nodes.values()].filter((other) => rank(other) === rank(node) && other.token === node.token);
@@ -33,7 +33,7 @@ function drawCircuit() {
   const height = 40 + (levels.length - 1) * NODE.level;
   const chart = svg("svg", { class: "graph", width: right, height, viewBox: "0 0 " + right + " " + height, role: "group", "aria-label": "The circuit: " + nodes.size + " parts and " + graph.edges.length + " lines between them" });
   levels.forEach((level, i) => {
-    const name = level === Infinity ? "" : level < 0 ? "tokens" : (level % 2 ? "MLP " : "attn ") + Math.floor(level / 2);
+    const name = level === Infinity ? "" : level < 0 ? "tokens" : ["attn ", "MLP ", "rows "][level % 3] + Math.floor(level / 3);
     chart.append(svg("text", { class: "level", x: left - 14, y: 24 + i * NODE.level }, name));
   });
   const largest = size(graph.edges.map(([, , effect]) => effect));
@@ -49,7 +49,7 @@ function drawCircuit() {
     if (name === "logit") return "logit";
     if (name[0] === "t") return tokens[nodes.get(name).token];
     const head = name.match(/^a(\d+)\.h(\d+)$/);
-    return head ? "layer " + head[1] + ", head " + head[2] : name.replace(/^m(\d+)/, "MLP of layer $1").replace(/^a(\d+)/, "attention of layer $1").replace(".e", ", expert ").replace(".bias", ", biases");
+    return head ? "layer " + head[1] + ", head " + head[2] : name.replace(/^m(\d+)/, "MLP of layer $1").replace(/^p(\d+)/, "per-layer embeddings of layer $1").replace(/^a(\d+)/, "attention of layer $1").replace(".e", ", expert ").replace(".bias", ", biases");
   }
   const drawn = new Map();
   for (const node of nodes.values()) {
