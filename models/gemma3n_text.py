@@ -87,7 +87,7 @@ class Gemma3nBlock(Sandwich, PerLayerBlock):
         x = ctx.hook("resid_pre", x)
         others = self.entry.spread(x, ctx.within("entry")) if self.entry else other_streams(x, self.streams, ctx)
         predicted = self.altup.predict(all_streams(x, others), ctx.within("altup"))
-        x = predicted[..., 0, :]
+        x = ctx.hook(InnerSite.ATTN_IN, predicted[..., 0, :])
         h = self.input_layernorm(x, ctx.within("input_layernorm"))
         attn = self.self_attn(h, schedule, ctx.within("self_attn"))
         attn = ctx.hook("attn_out", self.post_attention_layernorm(attn, ctx.within("post_attention_layernorm")))

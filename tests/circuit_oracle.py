@@ -1,6 +1,7 @@
 """What components write and how they read, by autograd of an unmodified transformers model whose factors are frozen."""
 
 import functools
+import inspect
 import sys
 from typing import Any, NamedTuple
 
@@ -28,9 +29,11 @@ MODULES = {
 
 
 SHARED_VALUES = {
-    "gemma4_text, per layer": Modules("input_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm")
+    "gemma4_text, per layer": Modules("input_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm"),
+    "gemma3n_text": Modules("self_attn", "pre_feedforward_layernorm", "post_attention_layernorm"),
 }
-"""Those of a model with per-layer embeddings and factors of the stream, whose last layers read earlier ones' values."""
+"""Those of models with per-layer embeddings, whose last layers read the values of earlier ones: one with factors of the
+stream, and one with several streams."""
 
 
 class CircuitOracle:
@@ -43,10 +46,8 @@ class CircuitOracle:
         self.ids = torch.tensor([tiny.IDS])
         self.x = model.get_input_embeddings()(self.ids).detach()
         rows = getattr(oracle.body(model), "get_per_layer_inputs", None)
-        self.inputs = {} if rows is None else {"per_layer_inputs": rows(self.ids, self.x).detach()}
-        # The factor of what each layer adds on its way to the stream after the last block.
-        scalars = [float(getattr(block, "layer_scalar", 1.0)) for block in self.blocks]
-        self.factors = np.cumprod(scalars[::-1])[::-1]
+        takes_x = rows is not None and "inputs_embeds" in inspect.signature(rows).parameters
+        self.inputs = {} if rows is None else {"per_layer_inputs": rows(self.ids, *[self.x] * takes_x).detach()}
         kinds, config = getattr(model.config, "layer_types", None), model.config
         first_shared = len(self.blocks) - getattr(config, "num_kv_shared_layers", 0)
         self.value_layers = [
@@ -55,10 +56,7 @@ class CircuitOracle:
         ]
 
     def writes(self) -> list[torch.Tensor]:
-        """What the embeddings, heads, MLPs and per-layer embeddings add to the stream after the last block.
-
-        They are ``[t, d]`` each, in the order of the forward pass.
-        """
+        """What the embeddings, heads, MLPs and per-layer embeddings add, ``[t, d]`` each, in the order of the pass."""
         values: dict[tuple[int, str], torch.Tensor] = {}
         hooks = []
         for layer, block in enumerate(self.blocks):
@@ -77,7 +75,7 @@ class CircuitOracle:
             self.model(inputs_embeds=self.x, use_cache=False, **self.inputs)
         for hook in hooks:
             hook.remove()
-        written = [self.x[0] * self.factors[0]]
+        written = [self.x[0]]
         for layer, block in enumerate(self.blocks):
             z, (norm_in, norm_out) = values[layer, "o_proj"][0], values[layer, "norm"]
             parts = z.reshape(len(z), self.heads, -1)
@@ -85,9 +83,8 @@ class CircuitOracle:
             by_head = torch.einsum("thk,dhk->htd", parts, weight).detach()
             # A frozen RMSNorm multiplies each feature.
             scale = norm_out / norm_in if self.modules.attention_norm else 1.0
-            own = [*(by_head * scale), values[layer, "mlp"][1]]
-            own += [values[layer, "per_layer"][1]] if self.inputs else []
-            written += [each * self.factors[layer] for each in own]
+            written += [*(by_head * scale), values[layer, "mlp"][1]]
+            written += [values[layer, "per_layer"][1]] if self.inputs else []
         return written
 
     @staticmethod
@@ -95,16 +92,14 @@ class CircuitOracle:
         values[key] = (inputs[0][0].detach(), output[0].detach())
 
     def read(self, layer: int, part: int | str) -> np.ndarray:
-        """The gradient of the logit in the stream through one component alone, ``[t, d]``.
+        """The gradient of the logit in what one component reads, through it alone, ``[t, d]``.
 
         Args:
             layer: its layer.
             part: the number of a head, ``"mlp"`` or ``"per_layer"``.
         """
         probe = torch.zeros_like(self.x).requires_grad_()
-        names = {"mlp": self.modules.mlp_input, "per_layer": "per_layer_input_gate"}
-        source = layer if part in names else self.value_layers[layer]
-        name = names.get(part, self.modules.attention_input)
+        source, name = self._reader(layer, part)
 
         def add(module: Any, args: Any, kwargs: Any) -> Any:
             if args:
@@ -118,13 +113,66 @@ class CircuitOracle:
             return ((alone * parts + (1 - alone) * parts.detach()).reshape(args[0].shape),)
 
         hooks = [getattr(self.blocks[source], name).register_forward_pre_hook(add, with_kwargs=True)]
-        for reader in [] if part in names else [i for i, own in enumerate(self.value_layers) if own == source]:
+        for reader in [] if isinstance(part, str) else [i for i, own in enumerate(self.value_layers) if own == source]:
             only = functools.partial(only_head, reader=reader)
             hooks.append(self.blocks[reader].self_attn.o_proj.register_forward_pre_hook(only))
         logit = self.model(inputs_embeds=self.x, use_cache=False, **self.inputs).logits[0, POSITION, TOKEN]
         for hook in hooks:
             hook.remove()
-        return torch.autograd.grad(logit, probe)[0][0].numpy() / self.factors[source]
+        return torch.autograd.grad(logit, probe)[0][0].numpy()
+
+    def edges(self, layer: int, part: int | str) -> list[float]:
+        """The edge from each of `writes` to a component, past all others.
+
+        In the pass that carries them nothing flows through any component: a probe is added to what each of them adds.
+        """
+        x, probes, reads = self._past_components
+        gradient = torch.tensor(self.read(layer, part))
+        taken = (reads[self._reader(layer, part)][0] * gradient).sum()
+        gradients = torch.autograd.grad(taken, [x, *probes], retain_graph=True, allow_unused=True)
+        own = [gradients[0]]
+        for first in range(1, len(gradients), 2 + bool(self.inputs)):
+            attention, *others = gradients[first : first + 2 + bool(self.inputs)]
+            own += [*[attention] * self.heads, *others]
+        return [
+            0.0 if each is None else float((each[0] * write).sum())
+            for each, write in zip(own, self.writes(), strict=True)
+        ]
+
+    def _reader(self, layer: int, part: int | str) -> tuple[int, str]:
+        """The layer and the module that a component reads through."""
+        if isinstance(part, str):
+            return layer, {"mlp": self.modules.mlp_input, "per_layer": "per_layer_input_gate"}[part]
+        return self.value_layers[layer], self.modules.attention_input
+
+    @functools.cached_property
+    def _past_components(self) -> tuple[torch.Tensor, list[torch.Tensor], dict[tuple[int, str], torch.Tensor]]:
+        """The embeddings, a probe in what each component adds, and what each module reads past components."""
+        probes, reads, hooks = [], {}, []
+
+        def cut(module: Any, args: Any, output: Any) -> Any:
+            own = output[0] if isinstance(output, tuple) else output
+            probes.append(torch.zeros_like(own).requires_grad_())
+            own = own.detach() + probes[-1]
+            return (own, *output[1:]) if isinstance(output, tuple) else own
+
+        def keep(module: Any, args: Any, kwargs: Any, *, key: tuple[int, str]) -> None:
+            reads[key] = args[0] if args else kwargs["hidden_states"]
+
+        for layer, block in enumerate(self.blocks):
+            last = getattr(block, "post_feedforward_layernorm", block.mlp)
+            writers = [getattr(block, self.modules.attention_norm or "self_attn"), last]
+            writers += [block.post_per_layer_input_norm] if self.inputs else []
+            hooks += [module.register_forward_hook(cut) for module in writers]
+            for name in (self.modules.attention_input, self.modules.mlp_input, "per_layer_input_gate"):
+                if (module := getattr(block, name, None)) is not None:
+                    reader = functools.partial(keep, key=(layer, name))
+                    hooks.append(module.register_forward_pre_hook(reader, with_kwargs=True))
+        x = self.x.clone().requires_grad_()
+        self.model(inputs_embeds=x, use_cache=False, **self.inputs)
+        for hook in hooks:
+            hook.remove()
+        return x, probes, reads
 
     def scored(self, layer: int, query: int, head: int, key: int) -> list[list[torch.Tensor]]:
         """How the query and the key of a head read the stream, as they enter the scores.

@@ -22,15 +22,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlin import plots
+from jaxlin.attribution.circuits.expansion import has_several_streams
 from jaxlin.attribution.circuits.places import Component, components
 from jaxlin.attribution.circuits.result import Circuit
-from jaxlin.attribution.circuits.tracing import check_streams
+from jaxlin.attribution.circuits.tracing import check_no_edits
 from jaxlin.causal.effects import BATCH_SIZE, prompt_up_to
 from jaxlin.causal.own_streams import Intact, output, places_of, writes
 from jaxlin.common.annotations import described, is_numeric
 from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError, one_of
-from jaxlin.common.printable import quoted
+from jaxlin.common.printable import kind_of, quoted
 from jaxlin.linearize.targets import Target, Words, read_target, resolve_target
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
@@ -132,7 +133,8 @@ def edge_ablation(
     """
     one_of("Ablation of edges, reads", reads, get_args(Reads))
     prompt, x = x, prompt_up_to(model, x, position)
-    check_streams("Ablation of edges", model)
+    check_no_edits("Ablation of edges", model)
+    _check_one_stream(model)
     others = _checked_others(model, prompt, other)
     each = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     if not each or not all(isinstance(circuit, Circuit) for circuit in each):
@@ -155,7 +157,7 @@ def edge_ablation(
 
 
 def every_component(model: Decoder) -> list[Component]:
-    """All components of a model that `check_streams` accepts, in the order of `own_streams.writes`."""
+    """All components of a model that `edge_ablation` takes, in the order of `own_streams.writes`."""
     return components(model, places_of(model))
 
 
@@ -207,6 +209,15 @@ def _prepare(model: Decoder, x: Float[Embeddings, "p d"], others: Any) -> tuple[
     if others is None:
         return jnp.zeros_like(written), patterns
     return jnp.mean(jax.lax.map(lambda other: writes(model, other)[0], others), axis=0), patterns
+
+
+def _check_one_stream(model: Decoder) -> None:
+    if has_several_streams(model):
+        raise JaxlinError(
+            f"Ablation of edges: expected a model with one residual stream; found {kind_of(model)}, which has several. "
+            "The untouched model mixes them by functions of the whole stream, in which components have no shares. "
+            "jaxlin.causal.unit_patching replaces the outputs of its heads."
+        )
 
 
 def _checked_others(model: Decoder, x: Any, other: Any) -> Any:

@@ -105,7 +105,7 @@ class PreNorm(Block):
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = ctx.hook("resid_pre", x)
-        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        h = self.input_layernorm(ctx.hook(InnerSite.ATTN_IN, x), ctx.within("input_layernorm"))
         attention = getattr(self, self.mixer)
         attn = ctx.hook("attn_out", attention(h, schedule, ctx.within(self.mixer)))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
@@ -145,7 +145,7 @@ class Sandwich(Block):
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = ctx.hook("resid_pre", x)
-        h = self.self_attn(self.attention_input(x, ctx), schedule, ctx.within("self_attn"))
+        h = self.self_attn(self.attention_input(ctx.hook(InnerSite.ATTN_IN, x), ctx), schedule, ctx.within("self_attn"))
         attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
         mlp = ctx.hook("mlp_out", self.feed_forward(ctx.hook(InnerSite.MLP_IN, x), ctx))
@@ -180,7 +180,7 @@ class PostNorm(Block):
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = ctx.hook("resid_pre", x)
-        h = self.self_attn(x, schedule, ctx.within("self_attn"))
+        h = self.self_attn(ctx.hook(InnerSite.ATTN_IN, x), schedule, ctx.within("self_attn"))
         attn = ctx.hook("attn_out", self.post_attention_layernorm(h, ctx.within("post_attention_layernorm")))
         x = ctx.hook("resid_mid", add_to_stream(x, attn))
         mlp = ctx.hook("mlp_out", self.feed_forward(ctx.hook(InnerSite.MLP_IN, x), ctx))
@@ -212,7 +212,7 @@ class Parallel(Block):
     def __call__(self, x: Float[Array, "t *b d"], schedule: Schedule, ctx: Context) -> Float[Array, "q *b d"]:
         """The residual stream after the block."""
         x = ctx.hook("resid_pre", x)
-        h = self.input_layernorm(x, ctx.within("input_layernorm"))
+        h = self.input_layernorm(ctx.hook(InnerSite.ATTN_IN, x), ctx.within("input_layernorm"))
         attn = ctx.hook("attn_out", self.self_attn(h, schedule, ctx.within("self_attn")))
         mlp = ctx.hook("mlp_out", self.feed_forward(ctx.hook(InnerSite.MLP_IN, x), ctx))
         return ctx.hook("resid_post", add_to_stream(add_to_stream(x, attn), mlp))

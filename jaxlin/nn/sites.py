@@ -32,6 +32,7 @@ class InnerSite(StrEnum):
         VALUES: the values of attention, ``[t, n, k]``, before the pattern mixes them.
         HEADS: the output of each query head, ``[t, h, k]``, before the output projection mixes the heads.
         GATED_HEADS: the same after the gate of each head, if attention has one: what the output projection mixes.
+        ATTN_IN: the stream as attention reads it, before its norm.
         MLP_IN: the stream as the MLP alone reads it, before its norm.
         NEURONS: the hidden neurons of the MLP, ``[t, f]``, before the last projection mixes them; those of a mixture of
             experts stand side by side, ``k`` times the features of an expert, and a shared expert's follow.
@@ -45,6 +46,7 @@ class InnerSite(StrEnum):
     VALUES = "v"
     HEADS = "heads"
     GATED_HEADS = "gated_heads"
+    ATTN_IN = "attn_in"
     MLP_IN = "mlp_in"
     NEURONS = "neurons"
     PER_LAYER_IN = "per_layer_in"

@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxlin import plots
 from jaxlin.attribution.circuits import Circuit, Edge, circuit
-from jaxlin.attribution.circuits.expansion import has_several_streams
 from jaxlin.attribution.circuits.result import row_of
 from jaxlin.linearize.targets import Target
 from jaxlin.nn.biases import without_biases
@@ -98,7 +97,7 @@ def circuit_graph(
     config = model.config
     components = (config.num_attention_heads + 2) * config.num_hidden_layers
     size = components * len(x) * config.hidden_size * np.dtype(model.dtype).itemsize
-    if has_several_streams(model) or model.edits is not None or size > LARGEST:
+    if model.edits is not None or size > LARGEST:
         return None
     whole = circuit(model, x, target, position=position)
     for fraction in FRACTIONS[:-1]:

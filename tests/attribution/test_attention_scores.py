@@ -33,6 +33,7 @@ KINDS = {
     "olmo, clip_qkv": 3,
     "gpt_oss, clipped": 2,
     "gemma4_text, per layer": 4,
+    "gemma3n_text": 3,
 }
 """Variants with other kinds of scores than those of `MODULES` have, and a layer of each."""
 
@@ -198,6 +199,3 @@ def test_bad_input(checkpoint: Callable[[str], Path]) -> None:
     hybrid, _ = jaxlin.load(checkpoint("qwen3_5_text, interval"))
     with pytest.raises(JaxlinError, match=r"one of \[1, 3\]; found layer 0, a gated delta rule"):
         of(hybrid, hybrid.embed(tiny.IDS), 0, 0, 5, 4)
-    several, _ = jaxlin.load(checkpoint("gemma3n_text"))
-    with pytest.raises(JaxlinError, match="expected a model with one residual stream"):
-        of(several, several.embed(tiny.IDS), 1, 0, 5, 4)

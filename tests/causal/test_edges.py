@@ -132,3 +132,10 @@ def test_zero_and_the_mean_of_prompts() -> None:
             edge_ablation(model, *bad)
     with pytest.raises(JaxlinError, match="everything"):
         edge_ablation(model, x, None, target, circuit, reads="queries")
+
+
+def test_several_streams_are_refused(checkpoint: Callable[[str], Path]) -> None:
+    model, _ = jaxlin.load(checkpoint("gemma3n_text"))
+    x = model.embed(tiny.IDS)
+    with pytest.raises(JaxlinError, match="expected a model with one residual stream; found a Gemma3n"):
+        edge_ablation(model, x, None, TARGET, jaxlin.circuit(model, x, TARGET))

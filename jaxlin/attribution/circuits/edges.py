@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlin.attribution.circuits.expansion import expand, has_experts, stream_factors
+from jaxlin.attribution.circuits.expansion import expand, has_experts, has_several_streams, stream_factors
 from jaxlin.attribution.circuits.flow import Flow
-from jaxlin.attribution.circuits.places import component_numbers, part_numbers, places
+from jaxlin.attribution.circuits.places import component_numbers, components, part_numbers, places
+from jaxlin.attribution.circuits.stream_paths import place_count, taken
 from jaxlin.attribution.circuits.token_blocks import TokenBlocks
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.layers import HIGHEST
@@ -29,6 +30,8 @@ class Edges(NamedTuple):
 
 def edges(model: Decoder, flow: Flow) -> Edges:
     r"""$e(a \to b) = \sum_t r_b[t] \cdot o_a[t]$ for all pairs, and $g \cdot o_a$ with the `direction` $g$."""
+    if has_several_streams(model):
+        return _through_streams(model, flow)
     tokens, d = flow.embed.shape
     shape, depth = places(model, flow), model.layout.depth
     row_bytes = (1 + depth * (shape.writers + shape.readers)) * d * flow.embed.dtype.itemsize
@@ -67,3 +70,20 @@ def edges(model: Decoder, flow: Flow) -> Edges:
         jnp.zeros(1 + depth * shape.writers, flow.embed.dtype),
     )
     return blocks.total(add_block, zeros)
+
+
+def _through_streams(model: Decoder, flow: Flow) -> Edges:
+    """The edges of a model with several streams, of one reader at a time."""
+    writes, reads = expand(model, flow.layers)
+    writes = jnp.concatenate([flow.embed[None], writes.reshape(-1, *flow.embed.shape)])
+    reads = jnp.concatenate([reads.reshape(-1, *flow.embed.shape), flow.direction[None]])
+    every, last = components(model, places(model, flow)), place_count(model) - 1
+    written_at = jnp.array([each.order for each in every])
+    read_at = jnp.array([*(each.reads_at for each in every if each.reads), last])
+
+    def of_reader(reader: tuple[Float[Array, "t d"], Array]) -> Float[Array, " a"]:
+        read, place = reader
+        return jnp.sum(taken(model, flow.frozen, writes, written_at, read, place), axis=1)
+
+    table = jax.lax.map(of_reader, (reads, read_at))
+    return Edges(table[:-1].T, table[-1])

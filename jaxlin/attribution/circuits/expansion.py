@@ -185,11 +185,12 @@ def _masks(model: Decoder, neurons: Float[Array, "t n"], route: Any) -> Bool[np.
 
 
 def stream_factors(model: Decoder) -> Float[Array, " l"]:
-    """The factor of what each layer adds, on its way to the stream after the last block."""
+    """The factor of what each layer adds, on its way to the stream after the last block.
+
+    It is 1 in a model with several streams, for which `jaxlin.attribution.circuits.stream_paths` has maps.
+    """
     factors = model.direct_factors()
-    if factors is None:  # which callers have refused
-        raise TypeError(f"{type(model).__name__} has several residual streams")
-    return factors
+    return jnp.ones(model.layout.depth, model.dtype) if factors is None else factors
 
 
 def value_layers(model: Decoder) -> np.ndarray:

@@ -29,7 +29,7 @@ from jaxlin.attribution.circuits.expansion import (
 )
 from jaxlin.attribution.expert_parts import outputs_without_neurons
 from jaxlin.linearize.backward import pull_back
-from jaxlin.linearize.frozen import record
+from jaxlin.linearize.frozen import FrozenFactors, record
 from jaxlin.linearize.targets import ResolvedTarget, target_direction
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.context import Context
@@ -52,6 +52,7 @@ class Flow(NamedTuple):
         direction: the gradient in the stream after the last block, ``[t, d]``.
         embed: the embeddings, ``[t, d]``.
         embed_effect: the total effect of the embeddings.
+        frozen: the frozen factors.
         layers: what the components of all layers write and read.
         routes: the experts of each token, stacked over layers; None without any.
         heads: the total effect of each head, ``[l, h]``.
@@ -68,6 +69,7 @@ class Flow(NamedTuple):
     direction: Float[Array, "t d"]
     embed: Float[Array, "t d"]
     embed_effect: Float[Array, ""]
+    frozen: FrozenFactors
     layers: LayerFlow
     routes: Any
     heads: Float[Array, "l h"]
@@ -121,6 +123,7 @@ def flow(
         direction=direction,
         embed=x,
         embed_effect=jnp.sum(gradients.stream * x),
+        frozen=frozen,
         layers=LayerFlow(
             at_zero.factors, sites[InnerSite.GATED_HEADS], head_reads, biases.get("attn_out"), mlp, per_layer
         ),
@@ -163,7 +166,7 @@ def _replay_at_zero(model: Decoder, factors: Any, in_heads: Any, x: Float[Array,
         def in_values(pattern: Any) -> Float[Array, "t h k"]:
             return jax.linear_transpose(pattern.mix, gradients)(gradients)[0]
 
-        zeros: dict[str, Any] = dict.fromkeys(("resid_pre", InnerSite.MLP_IN), jnp.zeros_like(x))
+        zeros: dict[str, Any] = dict.fromkeys((InnerSite.ATTN_IN, InnerSite.MLP_IN), jnp.zeros_like(x))
         zeros[InnerSite.HEADS] = jnp.zeros_like(gradients)
         return Context(Replay(own_factors), Hooks(replacements=zeros, readers={InnerSite.PATTERN: in_values}))
 

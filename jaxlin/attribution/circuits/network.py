@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxlin.attribution.circuits.expansion import expand, has_experts, slots, stream_factors, value_layers
 from jaxlin.attribution.circuits.flow import flow
@@ -27,12 +27,18 @@ from jaxlin.attribution.circuits.single_reads import (
     read_part,
     read_per_layer,
 )
+from jaxlin.attribution.circuits.stream_paths import (
+    carried_to_end,
+    gradients_at_places,
+    place_count,
+    read_alone,
+    taken,
+)
 from jaxlin.linearize.frozen import FrozenFactors, freeze
 from jaxlin.linearize.targets import ResolvedTarget
 from jaxlin.nn.biases import has_biases
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
-from jaxlin.nn.layers import HIGHEST
 from jaxlin.nn.prompt import Embeddings
 
 
@@ -68,22 +74,19 @@ class TokenFlows(NamedTuple):
 
 
 class _Vectors(NamedTuple):
-    """What the steps of a network need; vectors are as they are in the stream after the last block.
+    """What the steps of a network need; places are those of `jaxlin.attribution.circuits.stream_paths`.
 
     Attributes:
         frozen: the frozen factors.
         routes: the experts of each token; None without any.
         writes: what each component writes, ``[c, t, d]``.
-        read: how the heads of each layer read together, how its MLP does, and what adds per-layer embeddings if there
-            are any, ``[l, r, t, d]``.
-        direction: the gradient of the target in the stream after the last block, ``[t, d]``.
+        read: how all components that read at a place do, ``[r, t, d]``; how the target reads at the last one.
     """
 
     frozen: FrozenFactors
     routes: Any
     writes: Float[Array, "c t d"]
-    read: Float[Array, "l r t d"]
-    direction: Float[Array, "t d"]
+    read: Float[Array, "r t d"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,29 +120,30 @@ class Network:
         """
         ends: list[Path] = []
         counter = itertools.count()  # of equal flows the first is followed
-        queue: list[tuple[float, int, int, tuple[str, ...], float, Any]] = []
+        queue: list[tuple[float, int, int, tuple[str, ...], float, Any, int]] = []
 
-        def branch(names: tuple[str, ...], gradient: Any, order: int, whole: float | None) -> None:
-            """Queue the flows that go on through `names`, from all that is written before the place `order`."""
-            effects = np.asarray(_effects(self._vectors.writes, gradient))
-            earlier = [i for i, component in enumerate(self.components) if component.order < order]
-            for i in earlier:
-                flow = (self.components[i].name, *names), float(effects[i]), gradient
-                heapq.heappush(queue, (-abs(flow[1]), next(counter), i, *flow))
+        def branch(names: tuple[str, ...], read: Any, place: int, whole: float | None) -> None:
+            """Queue the flows that go on through `names`, which read at a place, from all that is written before."""
+            earlier = self._before(place)
+            effects = self._taken(earlier, read, place).sum(axis=1)
+            for i, effect in zip(earlier.tolist(), effects.tolist(), strict=True):
+                names_on = self.components[i].name, *names
+                heapq.heappush(queue, (-abs(effect), next(counter), i, names_on, effect, read, place))
             if whole is not None and has_biases(self.model):
-                ends.append(Path(names, None, float(whole - effects[earlier].sum())))
+                ends.append(Path(names, None, float(whole - effects.sum())))
 
-        branch((), self._vectors.direction, 2**31, None)
+        branch((), self._vectors.read[-1], self._last, None)
         while queue and steps:
-            _, _, i, names, effect, gradient = heapq.heappop(queue)
+            _, _, i, names, effect, read, place = heapq.heappop(queue)
             component = self.components[i]
             if component.name == EMBED:
-                by_token = np.asarray(at_tokens(self._vectors.writes[i], gradient))
+                by_token = self._taken([i], read, place)[0]
                 ends += [Path(names, t, float(part)) for t, part in enumerate(by_token) if part]
             elif not component.reads:
                 ends.append(Path(names, None, effect))
             else:
                 steps -= 1
+                gradient = self._gradient(component, read_alone(self.model, read, place))
                 branch(names, self._read(component, gradient), component.reads_at, effect)
         return sorted(ends, key=lambda path: -abs(path.effect))[:k]
 
@@ -147,11 +151,11 @@ class Network:
         """What reaches the target along some edges alone, and from the biases within the components they lead to."""
         writes, total = self._vectors.writes, 0.0
         for a, gradient, read in self._swept(edges, direct):
-            total += float(_effects(writes[a][None], gradient)[0])
+            total += float(at_tokens(writes[a], gradient).sum())
             if read is not None:
-                earlier = [each.order < self.components[a].reads_at for each in self.components]
                 # What enters a component is all that it writes but for the biases within it.
-                total -= float(np.asarray(_effects(writes, read))[np.array(earlier)].sum())
+                place = self.components[a].reads_at
+                total -= float(self._taken(self._before(place), read, place).sum())
         return total
 
     def by_token(self, edges: Bool[np.ndarray, "c c"], direct: Bool[np.ndarray, " c"]) -> "TokenFlows":
@@ -160,10 +164,12 @@ class Network:
         by_token = np.zeros(writes.shape[:2], writes.dtype)
         flows = TokenFlows(by_token, by_token.copy(), by_token.copy(), np.zeros_like(writes[:, 0]))
         for a, gradient, read in self._swept(edges, direct):
+            component = self.components[a]
             flows.leaving[a] = np.einsum("td,td->t", writes[a], gradient)
-            flows.outputs[a] = writes[a, np.argmax(np.abs(flows.leaving[a]))]
+            token = np.argmax(np.abs(flows.leaving[a]))
+            flows.outputs[a] = carried_to_end(self.model, self._vectors.frozen, component.order, writes[a])[token]
             if read is not None:
-                entering = np.einsum("ctd,td->ct", writes[np.flatnonzero(edges[:, a])], read)
+                entering = self._taken(np.flatnonzero(edges[:, a]), read, component.reads_at)
                 flows.entering[a] = entering.sum(axis=0)
                 if self.components[0].name == EMBED and edges[0, a]:
                     flows.embedded[a] = entering[0]
@@ -174,11 +180,14 @@ class Network:
 
         They are the gradient in what it writes and that in what it reads, which is None for what only writes.
         """
-        writes, end = self._vectors.writes, self._vectors.direction
-        reads = jnp.zeros_like(writes)
+        vectors = self._vectors
+        reads = jnp.zeros_like(vectors.writes)
+        read_at = jnp.array([each.reads_at for each in self.components])
         for a in reversed(range(len(self.components))):
             if edges[a].any() or direct[a]:
-                gradient = _gathered(reads, jnp.asarray(edges[a], writes.dtype), end * bool(direct[a]))
+                through = jnp.asarray(edges[a], reads.dtype)
+                along = _gathered(reads, through, read_at, vectors.read[-1] * bool(direct[a]), len(vectors.read))
+                gradient = self._gradient(self.components[a], along)
                 read = self._read(self.components[a], gradient) if self.components[a].reads else None
                 if read is not None:
                     reads = reads.at[a].set(read)
@@ -192,23 +201,42 @@ class Network:
             target: that of the one that reads; None for the target of the circuit.
         """
         vectors = self._vectors
-        write = vectors.writes[source]
         if target is None:
-            return np.diag(np.asarray(at_tokens(write, vectors.direction)))
-        component, readers = self.components[target], vectors.read.shape[1]
-        read_at = [(each.values, each.mlp, each.per_layer)[:readers] for each in orders(self.model)]
-        later = jnp.asarray(np.ravel(read_at) > component.order, write.dtype)
-        gradient = _gathered(vectors.read.reshape(-1, *write.shape), later, vectors.direction)
+            return np.diag(self._taken([source], vectors.read[-1], self._last)[0])
+        component = self.components[target]
+        gradient = self._gradient(component, vectors.read)
         if component.head is None:
-            return np.diag(np.asarray(at_tokens(write, self._read(component, gradient))))
-        return np.asarray(
-            head_by_position(self.model, vectors.frozen, self._head_at(component), component.head, gradient, write)
-        )
+            return np.diag(self._taken([source], self._read(component, gradient), component.reads_at)[0])
+        head = self._head_at(component), component.head
+        write, places = vectors.writes[source], (self.components[source].order, component.reads_at)
+        return np.asarray(head_by_position(self.model, vectors.frozen, *head, gradient, write, places))
 
     @functools.cached_property
     def _vectors(self) -> _Vectors:
         vectors = _compute(self.model, self.x, self.position, self.target, self.rule)
         return vectors._replace(writes=vectors.writes[np.array(self.rows)])
+
+    @property
+    def _last(self) -> int:
+        """The place of the target."""
+        return place_count(self.model) - 1
+
+    def _before(self, place: int) -> Int[np.ndarray, " n"]:
+        """The components that write before a place."""
+        return np.flatnonzero([component.order < place for component in self.components])
+
+    def _taken(
+        self, sources: Int[np.ndarray, " n"] | list[int], read: Float[Array, "t d"], place: int
+    ) -> Float[np.ndarray, "n t"]:
+        """What is read at a place of each of some components that write before it."""
+        written_at = jnp.array([each.order for each in self.components])
+        # Of all components, so that one program serves any number of them.
+        every = taken(self.model, self._vectors.frozen, self._vectors.writes, written_at, read, place)
+        return np.asarray(every)[sources]
+
+    def _gradient(self, component: Component, reads: Float[Array, "r t d"]) -> Float[Array, "t d"]:
+        """The gradient in what a component writes, from that in what is read at each place."""
+        return gradients_at_places(self.model, self._vectors.frozen, reads)[component.order]
 
     def _read(self, component: Component, gradient: Float[Array, "t d"]) -> Float[Array, "t d"]:
         """The gradient in the stream that a component reads, through it alone, from that in what it writes."""
@@ -235,7 +263,9 @@ def _compute(
     writes, reads = expand(model, traced.layers)
     shape = places(model, traced)
     by_kind = jnp.split(reads, [shape.heads, shape.heads + slots(model)][: 1 + shape.per_layer], axis=1)
-    read = jnp.stack([jnp.sum(part, axis=1) for part in by_kind], axis=1)
+    read = jnp.zeros((place_count(model), *traced.embed.shape), traced.embed.dtype).at[-1].set(traced.direction)
+    for kind, part in zip(("values", "mlp", "per_layer"), by_kind, strict=False):
+        read = read.at[np.array([getattr(each, kind) for each in orders(model)])].add(jnp.sum(part, axis=1))
     embed = traced.embed * stream_factors(model)[0]
     writes = jnp.concatenate([embed[None], writes.reshape(-1, *embed.shape)])
     if has_experts(model):  # each token has other experts in the same places
@@ -243,14 +273,17 @@ def _compute(
         rows = 1 + model.layout.depth * shape.writers
         by_component = jnp.zeros((rows, *embed.shape), embed.dtype)
         writes = by_component.at[numbers, jnp.arange(len(embed))[None]].add(writes, mode="drop")
-    return _Vectors(freeze(model, x, rule=rule), traced.routes, writes, read, traced.direction)
+    return _Vectors(freeze(model, x, rule=rule), traced.routes, writes, read)
 
 
-@jax.jit
-def _effects(writes: Float[Array, "c t d"], gradient: Float[Array, "t d"]) -> Float[Array, " c"]:
-    return jnp.einsum("ctd,td->c", writes, gradient, precision=HIGHEST)
-
-
-@jax.jit
-def _gathered(reads: Float[Array, "c t d"], edges: Float[Array, " c"], end: Float[Array, "t d"]) -> Float[Array, "t d"]:
-    return end + jnp.einsum("c,ctd->td", edges, reads, precision=HIGHEST)
+@functools.partial(jax.jit, static_argnames="places")
+def _gathered(
+    reads: Float[Array, "c t d"],
+    edges: Float[Array, " c"],
+    read_at: Int[Array, " c"],
+    end: Float[Array, "t d"],
+    places: int,
+) -> Float[Array, "r t d"]:
+    """What is read at each place along some edges, with `end` at the last."""
+    by_place = jnp.zeros((places, *end.shape), end.dtype).at[-1].set(end)
+    return by_place.at[read_at].add(edges[:, None, None] * reads)

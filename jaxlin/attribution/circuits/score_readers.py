@@ -13,6 +13,7 @@ from jaxlin.nn.biases import biases_of, has_biases, with_biases, without_biases
 from jaxlin.nn.context import Context
 from jaxlin.nn.freeze_modes import Detach
 from jaxlin.nn.schedule import Schedule
+from jaxlin.nn.stack import LayerIndex
 
 
 class Head(NamedTuple):
@@ -58,12 +59,14 @@ class ScoreLayer(NamedTuple):
     """A layer at a prompt.
 
     Attributes:
+        where: the layer.
         block: its block.
-        stream: the stream that enters the block, ``[t, d]``.
+        stream: the stream that its attention reads, ``[t, d]``.
         schedule: the schedule of the block.
         factor: that of the stream on its way to the last block.
     """
 
+    where: LayerIndex
     block: Any
     stream: Any
     schedule: Schedule

@@ -21,13 +21,15 @@ from jaxlin.attribution.circuits.expansion import (
     LayerFlow,
     has_experts,
     has_per_layer,
+    has_several_streams,
     stream_factors,
     stream_writes,
     value_layers,
 )
-from jaxlin.attribution.circuits.places import Places, component_numbers, part_numbers
+from jaxlin.attribution.circuits.places import Places, component_numbers, components, orders, part_numbers
 from jaxlin.attribution.circuits.recorded_writes import recorded_writes, written_sites
 from jaxlin.attribution.circuits.score_readers import Head, Reader, ScoreLayer
+from jaxlin.attribution.circuits.stream_paths import taken
 from jaxlin.attribution.circuits.token_blocks import TokenBlocks
 from jaxlin.linearize.frozen import FrozenFactors, Recording, record
 from jaxlin.nn import layers
@@ -111,8 +113,8 @@ def scores_of_pairs(model: Decoder, x: Float[Embeddings, "t d"], pairs: Pair, ru
 
 
 def _recorded(model: Decoder, x: Float[Embeddings, "t d"], rule: Rule) -> Recording:
-    inner = (InnerSite.QUERIES, InnerSite.KEYS, InnerSite.PATTERN)
-    return record(model, x, ("resid_pre", *inner, *written_sites(model, experts=has_experts(model))), rule=rule)
+    inner = (InnerSite.ATTN_IN, InnerSite.QUERIES, InnerSite.KEYS, InnerSite.PATTERN)
+    return record(model, x, (*inner, *written_sites(model, experts=has_experts(model))), rule=rule)
 
 
 def _numbers(
@@ -123,12 +125,10 @@ def _numbers(
     stacks = model.layers, model.schedule(tokens), recording.sites
     block, schedule, sites = layer_of(stacks, layer)
     key_block, key_schedule, key_sites = layer_of(stacks, key_layer)
-    attention = getattr(block, block.mixer)
+    attention, q, k = getattr(block, block.mixer), sites[InnerSite.QUERIES], key_sites[InnerSite.KEYS]
 
     def row(softcap: float | None) -> Float[Array, " t"]:
-        return scores(sites[InnerSite.QUERIES][query][None], key_sites[InnerSite.KEYS], attention.scale, softcap)[
-            head, 0
-        ]
+        return scores(q[query][None], k, attention.scale, softcap)[head, 0]
 
     at_keys, positions = row(attention.softcap), jnp.arange(tokens)
     sees = visible(query[None], positions, schedule.first_visible[query][None])[0]
@@ -138,10 +138,10 @@ def _numbers(
         capped = Record()
         layers.softcap(row(None), attention.softcap, Context(capped))
         weights = weights * capped.factors["softcap"]
-    queries = ScoreLayer(block, sites["resid_pre"], schedule, factors[layer.layer])
-    keys = ScoreLayer(key_block, key_sites["resid_pre"], key_schedule, factors[key_layer.layer])
-    own = Head(head, sites[InnerSite.QUERIES].shape[1], queries, keys, query, weights.astype(x.dtype))
-    table, present = _component_table(model, recording, x, own, key_layer.layer)
+    queries = ScoreLayer(layer, block, sites[InnerSite.ATTN_IN], schedule, factors[layer.layer])
+    keys = ScoreLayer(key_layer, key_block, key_sites[InnerSite.ATTN_IN], key_schedule, factors[key_layer.layer])
+    own = Head(head, q.shape[1], queries, keys, query, weights.astype(x.dtype))
+    table, present = _component_table(model, recording, x, own)
     return ScoreNumbers(
         score=at_keys[key],
         mean=jnp.sum(jnp.where(sees, at_keys, 0) * mean),
@@ -160,14 +160,33 @@ def score_places(model: Decoder, heads: int) -> Places:
 
 
 def _component_table(
-    model: Decoder, recording: Recording, x: Float[Array, "t d"], head: Head, key_layer: Any
+    model: Decoder, recording: Recording, x: Float[Array, "t d"], head: Head
 ) -> tuple[Float[Array, "c c"], Bool[Array, " c"]]:
     """The table by component, and which there are, also those from the layer on, which write nothing that it reads."""
-    flow, (tokens, d) = recorded_writes(model, recording, experts=has_experts(model)), x.shape
+    flow = recorded_writes(model, recording, experts=has_experts(model))
     existing = jnp.isfinite(padded(model.layout.map(lambda z: z[:, 0, :, 0], flow.head_outputs)))
     shape = score_places(model, existing.shape[1])
-    numbers, _ = component_numbers(shape, part_numbers(model, tokens, recording.sites.get(InnerSite.ROUTE)))
-    count, factors = 1 + model.layout.depth * shape.writers, stream_factors(model)
+    numbers, _ = component_numbers(shape, part_numbers(model, len(x), recording.sites.get(InnerSite.ROUTE)))
+    count = 1 + model.layout.depth * shape.writers
+    if has_several_streams(model):
+        queries, keys = _vectors_through_streams(model, recording.frozen, flow, x, head, shape)
+    else:
+        queries, keys = _vectors_in_blocks(model, flow, x, head, numbers, count)
+        rows = jnp.arange(count + 1)
+        enters_keys = (rows < 1 + head.keys.where.layer * shape.writers) | (rows == count)
+        keys = jnp.where(enters_keys[:, None], keys, 0)
+    heads = 1 + shape.writers * np.arange(model.layout.depth)[:, None] + np.arange(shape.heads)[None]
+    present = jnp.zeros(count + 1, bool).at[numbers].set(True, mode="drop").at[count].set(True)
+    present = present.at[heads].set(existing)
+    return jnp.einsum("ik,jk->ij", queries, keys, precision=HIGHEST), present
+
+
+def _vectors_in_blocks(
+    model: Decoder, flow: LayerFlow, x: Float[Array, "t d"], head: Head, numbers: Int[Array, "a t"], count: int
+) -> tuple[Float[Array, "c k"], Float[Array, "c k"]]:
+    """The query of what each of `count` components has written, and of biases, and the sum of the keys likewise."""
+    tokens, d = x.shape
+    factors = stream_factors(model)
     blocks = TokenBlocks.of(tokens, (len(numbers) + model.config.head_dim) * d * x.dtype.itemsize)
 
     def parts(
@@ -196,13 +215,28 @@ def _component_table(
         reader = head.key_reader(start, blocks.size)
         return total + parts(reader, head.keys.factor, *some(values, start, blocks.size))
 
-    rows = jnp.arange(count + 1)
-    enters_keys = (rows < 1 + key_layer * shape.writers) | (rows == count)
-    keys = jnp.where(enters_keys[:, None], blocks.total(add_block, jnp.zeros_like(queries)), 0)
-    heads = 1 + shape.writers * np.arange(model.layout.depth)[:, None] + np.arange(shape.heads)[None]
-    present = jnp.zeros(count + 1, bool).at[numbers].set(True, mode="drop").at[count].set(True)
-    present = present.at[heads].set(existing)
-    return jnp.einsum("ik,jk->ij", queries, keys, precision=HIGHEST), present
+    return queries, blocks.total(add_block, jnp.zeros_like(queries))
+
+
+def _vectors_through_streams(
+    model: Decoder, frozen: FrozenFactors, flow: LayerFlow, x: Float[Array, "t d"], head: Head, shape: Places
+) -> tuple[Float[Array, "c k"], Float[Array, "c k"]]:
+    """As `_vectors_in_blocks`, of a model with several streams, one feature at a time."""
+    writes = jnp.concatenate([x[None], stream_writes(model, flow).reshape(-1, *x.shape)])
+    written_at = jnp.array([each.order for each in components(model, shape)])
+    places = jnp.array([each.attention for each in orders(model)])
+
+    def vectors(reader: Reader, start: Any, layer: ScoreLayer) -> Float[Array, "c k"]:
+        rows = jnp.zeros((len(reader.rows), *x.shape), x.dtype)
+        rows = jax.lax.dynamic_update_slice_in_dim(rows, reader.rows, start, axis=1)
+
+        def of_feature(row: Float[Array, "t d"]) -> Float[Array, " c"]:
+            return jnp.sum(taken(model, frozen, writes, written_at, row, places[layer.where.layer]), axis=1)
+
+        return jnp.concatenate([jax.lax.map(of_feature, rows).T, jnp.sum(reader.biases, axis=0, keepdims=True)])
+
+    queries = vectors(head.query_reader(), head.query, head.queries)
+    return queries, vectors(head.key_reader(0, len(x)), 0, head.keys)
 
 
 def _token_table(
@@ -210,8 +244,15 @@ def _token_table(
 ) -> Float[Array, "n n"]:
     """The table by token, whose part of the stream before the layer goes through the frozen layers before it."""
     tokens, d = x.shape
-    key_layer = int(value_layers(model)[layer])
+    key_layer, locate = int(value_layers(model)[layer]), model.layout.locate
     query, keys = head.query_reader(), head.key_reader(0, tokens)
+
+    def attention_reads(model: Decoder, layer: int, entering: BlockInput) -> Float[Array, "t b d"]:
+        if not has_several_streams(model):
+            return entering.stream
+        ctx = Context(Replay(layer_of(frozen.layers, locate(layer))))
+        model.block(locate(layer), entering, ctx)
+        return ctx.hooks.values[InnerSite.ATTN_IN]
 
     def run(model: Decoder, stream: Float[Array, "t b d"]) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
         """What of the query, and of the keys, a stream before the first layer makes."""
@@ -221,8 +262,9 @@ def _token_table(
 
         at_keys, _ = model.scan(BlockInput(stream), frozen_layer, frozen.layers, stop=key_layer)
         at_layer, _ = model.scan(at_keys, frozen_layer, frozen.layers, start=key_layer, stop=layer)
-        at_query = jax.lax.dynamic_slice_in_dim(at_layer.stream, head.query, 1)
-        pairs = (at_query, query.rows), (at_keys.stream, keys.rows)
+        stream, key_stream = attention_reads(model, layer, at_layer), attention_reads(model, key_layer, at_keys)
+        at_query = jax.lax.dynamic_slice_in_dim(stream, head.query, 1)
+        pairs = (at_query, query.rows), (key_stream, keys.rows)
         by_query, by_key = (jnp.einsum("tbd,ktd->bk", *pair, precision=HIGHEST) for pair in pairs)
         return by_query, by_key
 

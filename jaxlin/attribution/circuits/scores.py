@@ -17,7 +17,7 @@ from jaxlin.attribution.circuits.score_tables import (
     score_places,
     scores_of_pairs,
 )
-from jaxlin.attribution.circuits.tracing import check_streams
+from jaxlin.attribution.circuits.tracing import check_no_edits
 from jaxlin.common.annotations import is_integer
 from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
@@ -74,12 +74,11 @@ def attention_scores(
     Raises:
         PromptError: `x` does not have the shape ``[t, d]``.
         JaxlinError: there is no such layer, head or position; the query does not see the key; the layer is a gated
-            delta rule, which has no scores; an invalid rule; a model that has several residual streams, or that carries
-            edits.
+            delta rule, which has no scores; an invalid rule; or a model that carries edits.
     """
     check_not_traced("Attention scores", model, x, (layer, head, query, key))
     x = model.check_embeddings(x)
-    check_streams("Attention scores", model)
+    check_no_edits("Attention scores", model)
     layer = _index("a layer", layer, model.layout.depth)
     head = _index(f"a head of layer {layer}", head, _heads(model, x, layer))
     query, key = (_index(f"a position as the {name}", at, x.shape[0]) for name, at in (("query", query), ("key", key)))

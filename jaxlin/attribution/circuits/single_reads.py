@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlin.attribution.circuits.expansion import has_experts, neuron_parts, slots, stream_factors
+from jaxlin.attribution.circuits.stream_paths import taken
 from jaxlin.linearize.backward import transpose
 from jaxlin.linearize.frozen import FrozenFactors
 from jaxlin.nn.block_input import BlockInput
@@ -40,13 +41,18 @@ def head_by_position(
     head: Any,
     gradient: Float[Array, "t d"],
     write: Float[Array, "t d"],
+    places: tuple[Any, Any],
 ) -> Float[Array, "t s"]:
-    """What a head takes of a `write` at each position, for each of the positions that it writes at."""
+    """What a head takes of a `write` at each position, for each of the positions that it writes at.
+
+    The write and the head are at `places`, as in `jaxlin.attribution.circuits.stream_paths`.
+    """
     positions = jnp.arange(write.shape[0])
 
     def of_query(query: Array) -> Float[Array, " s"]:
         alone = jnp.where((positions == query)[:, None], gradient, 0)
-        return at_tokens(write, read_head(model, frozen, layers, head, alone))
+        read = read_head(model, frozen, layers, head, alone)
+        return taken(model, frozen, write[None], jnp.array([places[0]]), read, places[1])[0]
 
     return jax.lax.map(of_query, positions)
 
@@ -61,10 +67,12 @@ def read_head(
         return jnp.where((jnp.arange(z.shape[1]) == head)[None, :, None], z, 0)
 
     def read(bare: Decoder, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
-        entering = BlockInput(x)
+        entering, reading = BlockInput(x), {str(InnerSite.ATTN_IN): x}
         if layers.values is not None:
-            entering = bare.block(layers.values, entering, Context(Replay(layer_of(frozen.layers, layers.values))))
-        ctx = Context(Replay(layer_of(frozen.layers, layers.own)), Hooks(edits={InnerSite.GATED_HEADS: alone}))
+            ctx = Context(Replay(layer_of(frozen.layers, layers.values)), Hooks(replacements=reading))
+            entering = bare.block(layers.values, entering, ctx)
+        hooks = Hooks(replacements=reading, edits={InnerSite.GATED_HEADS: alone})
+        ctx = Context(Replay(layer_of(frozen.layers, layers.own)), hooks)
         bare.block(layers.own, entering, ctx)
         return ctx.hooks.values["attn_out"]
 

@@ -9,14 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlin.attribution.circuits.edges import edges
-from jaxlin.attribution.circuits.expansion import has_several_streams
 from jaxlin.attribution.circuits.flow import flow
 from jaxlin.attribution.circuits.network import Network
 from jaxlin.attribution.circuits.places import Component, Places, components, part_numbers, places
 from jaxlin.attribution.circuits.result import Circuit
 from jaxlin.common.arguments import check_not_traced, checked
 from jaxlin.common.errors import JaxlinError
-from jaxlin.common.printable import kind_of
 from jaxlin.linearize.frozen import rule_of
 from jaxlin.linearize.targets import ResolvedTarget, Target, Words, resolve_target
 from jaxlin.nn.decoder import Decoder
@@ -58,13 +56,13 @@ def circuit(
 
     Raises:
         PromptError: `x` does not have the shape ``[t, d]``.
-        JaxlinError: an invalid target or rule; a model that has several residual streams, or that carries edits.
+        JaxlinError: an invalid target or rule, or a model that carries edits.
         SiteError: there is no such position.
         TokenizerError: a word is not one token.
     """
     check_not_traced("Circuit", model, x, target)
     x = model.check_embeddings(x)
-    check_streams("Circuit", model)
+    check_no_edits("Circuit", model)
     position, rule = position_in(x.shape[0], position), rule_of(model, rule)
     resolved = resolve_target(model, target, x, position, tokenizer)
     numbers = jax.device_get(program(model, x, position, resolved, rule, remat))
@@ -73,21 +71,16 @@ def circuit(
     return traced_to(result, model, x, tokenizer=tokenizer, rule=rule, target=resolved, position=position)
 
 
-def check_streams(name: str, model: Decoder) -> None:
-    """Refuse a model in which there is not one residual stream, the sum of what its components have written.
+def check_no_edits(name: str, model: Decoder) -> None:
+    """Refuse a model in whose residual stream there is more than what its components have written.
 
     Args:
         name: the first words of the message.
         model: the decoder.
 
     Raises:
-        JaxlinError: it has several streams, or it carries edits.
+        JaxlinError: it carries edits.
     """
-    if has_several_streams(model):
-        raise JaxlinError(
-            f"{name}: expected a model with one residual stream; found {kind_of(model)}, which has several, that mix "
-            "between layers. jaxlin.attribute says what its heads and MLPs contribute."
-        )
     if model.edits is not None:
         raise JaxlinError(
             f"{name}: expected a model without edits, whose changes of the stream would belong to no component; found "
