@@ -116,9 +116,10 @@ def memory_plan(
 
     Args:
         name_or_config: a directory, whose config.json is read, and the headers of its weights if it has any: they say
-            which matrices are quantised, and in which dtype the others are. Or a hub id, of which only config.json is
-            read, or the contents of a config.json: then all matrices of linear layers that the config does not exclude
-            count as quantised, and the others as of one dtype. Or a ``.gguf`` file, of which only the header is read.
+            which matrices are quantised, in which dtype their scales are, and in which dtype the others are. Or a
+            hub id, of which only config.json is read, or the contents of a config.json: then all matrices of linear
+            layers that the config does not exclude count as quantised, and the others as of one dtype. Or a ``.gguf``
+            file, of which only the header is read.
         tokens: the length of the prompt.
         dtype: the dtype of the computation.
         rule: the freeze rule.

@@ -86,16 +86,17 @@ def abstract_model(
 
     def matrix(place: TensorRows, shape: tuple[int, ...], in_layer: bool) -> Any:
         tensor, is_stored = place.tensor, tensors is not None and place.tensor in tensors.names()
-        if tensors is not None and is_stored:
-            is_packed = tensors.is_packed(tensor)
+        module = tensors.module(tensor) if isinstance(tensors, QuantizedFolder) else None
+        if is_stored:
+            is_packed = module is not None
         else:
             is_packed = in_layer and len(shape) == 2 and not tensor.endswith(NOT_LINEAR)
             is_packed &= quantization is not None and quantization.quantizes(tensor.removesuffix(".weight"))
         if quantization is not None and is_packed and len(shape) == 2:
             if isinstance(place.rows, slice) and place.rows == slice(None):
-                return quantization.abstract_matrix((shape[0], shape[1]), stored_dtype)
+                return quantization.abstract_matrix((shape[0], shape[1]), stored_dtype, module)
             total = place.total or shape[0], shape[1]
-            return quantization.abstract_rows(tensor, total, place.indices(shape[0]), stored_dtype)
+            return quantization.abstract_rows(tensor, total, place.indices(shape[0]), stored_dtype, module)
         if tensors is not None and is_stored:
             return abstract_array(shape, tensors.read_slice(tensor, (slice(0, 0),)).dtype)
         return abstract_array(shape, stored_dtype)

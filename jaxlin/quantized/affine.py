@@ -16,6 +16,9 @@ from jaxlin.quantized.matrix import PackedMatrix, rounded
 WORD_BITS = 32
 """The bits of a word, in which files keep several codes."""
 
+SCALES = ("F16", "BF16", "F32")
+"""The dtypes of scales, by the names of safetensors."""
+
 MAX_SIDE = 2**31 - 1
 """The bound of the rows and columns of a matrix, and of the columns of a group."""
 

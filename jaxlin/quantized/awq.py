@@ -12,7 +12,7 @@ from jaxtyping import Int32, UInt8
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.printable import quoted
-from jaxlin.quantized.affine import WORD_BITS, Affine, group_count
+from jaxlin.quantized.affine import SCALES, WORD_BITS, Affine, group_count
 from jaxlin.quantized.format import ModuleTensors, QuantizedFormat
 from jaxlin.quantized.gptq import RUNTIME_KEYS, take_group_size
 
@@ -40,9 +40,10 @@ class AWQ(QuantizedFormat):
         self.take_skipped(config, "modules_to_not_convert")
         config.leave_out("do_fuse", "fuse_max_seq_len", "modules_to_fuse", "sym", "desc_act", *RUNTIME_KEYS)
 
-    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Affine:
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str, module: ModuleTensors | None = None) -> Affine:
         """`Affine`; scales are float16 in nearly all files."""
-        return Affine.abstract(shape, self._group_size, BITS, np.float16, ordered=True)
+        kind = np.dtype(np.float16) if module is None else module.companion_dtype("scales", SCALES)
+        return Affine.abstract(shape, self._group_size, BITS, kind, ordered=True)
 
     def shape(self, module: ModuleTensors) -> tuple[int, int]:
         """``(out, in)``: each word has the codes of eight rows and one column."""
@@ -55,7 +56,7 @@ class AWQ(QuantizedFormat):
         groups = group_count(module, width, self._group_size)
         words = module.companion("qweight", ("I32",), (width, out // CODES_PER_WORD))
         zeros = module.companion("qzeros", ("I32",), (groups, out // CODES_PER_WORD))
-        scale = module.companion("scales", ("F16", "BF16", "F32"), (groups, out))
+        scale = module.companion("scales", SCALES, (groups, out))
         pairs = row_pairs(zeros)
         zero = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(out, groups)
         return Affine(row_pairs(words), zero, np.ascontiguousarray(scale.T), None, BITS)

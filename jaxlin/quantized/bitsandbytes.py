@@ -11,7 +11,6 @@ Source: Dettmers et al., "QLoRA", 2023 (4 bits, double quantisation); "LLM.int8(
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +20,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxlin.checkpoint.config import ConfigReader
-from jaxlin.common.printable import quoted
-from jaxlin.common.strict_json import parse_object
 from jaxlin.quantized.codes import (
     codes_of_rows,
     computed_once,
@@ -32,16 +29,11 @@ from jaxlin.quantized.codes import (
     table_values,
     unpacked_codes,
 )
-from jaxlin.quantized.format import ModuleTensors, QuantizedFormat, is_pair_of_sizes
+from jaxlin.quantized.format import ModuleTensors, QuantizedFormat
 from jaxlin.quantized.matrix import PackedMatrix, rounded
+from jaxlin.quantized.quant_state import NESTED_BLOCK, STATE, quant_state
 
 BITS = (4,)
-
-NESTED_BLOCK = 256
-"""How many scales share one scale of their own, under double quantisation."""
-
-STATE = "weight.quant_state.bitsandbytes__"
-"""What the name of a quant state begins with, before ``nf4`` or ``fp4``."""
 
 
 @jax.tree_util.register_dataclass
@@ -213,22 +205,34 @@ class BitsAndBytes(QuantizedFormat):
         """Whether the weight has bytes: the values of one that is not quantised are floats."""
         return module.dtype("weight") == ("U8" if self._four_bit else "I8")
 
-    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> FourBit | Int8:
-        """`FourBit` in blocks of 64, bitsandbytes' default, or `Int8`."""
-        return FourBit.abstract(shape, 64, nested=self._nested, kind=dtype) if self._four_bit else Int8.abstract(shape)
+    def abstract_matrix(
+        self, shape: tuple[int, int], dtype: str, module: ModuleTensors | None = None
+    ) -> FourBit | Int8:
+        """`FourBit`, by default in blocks of 64 as bitsandbytes writes them, or `Int8`."""
+        if not self._four_bit:
+            return Int8.abstract(shape)
+        if module is None:
+            return FourBit.abstract(shape, 64, nested=self._nested, kind=dtype)
+        state = quant_state(module)
+        return FourBit.abstract(shape, state["blocksize"], nested="nested_blocksize" in state, kind=state["dtype"])
 
     def abstract_rows(
-        self, tensor: str, shape: tuple[int, int], index: Int[np.ndarray, " n"], dtype: str
+        self,
+        tensor: str,
+        shape: tuple[int, int],
+        index: Int[np.ndarray, " n"],
+        dtype: str,
+        module: ModuleTensors | None = None,
     ) -> FourBit | Int8:
         """As in `QuantizedFormat`; rows of 4 bits keep the scales of the scales of all rows, see `FourBit.rows`."""
-        rows, matrix = (self.abstract_matrix((out, shape[1]), dtype) for out in (len(index), shape[0]))
+        rows, matrix = (self.abstract_matrix((out, shape[1]), dtype, module) for out in (len(index), shape[0]))
         if isinstance(rows, Int8) or isinstance(matrix, Int8) or not rows.nested or not matrix.nested:
             return rows
         return dataclasses.replace(rows, nested=dataclasses.replace(rows.nested, absmax=matrix.nested.absmax))
 
     def shape(self, module: ModuleTensors) -> tuple[int, ...]:
         """The shape of the weight; with 4 bits, its quant state has it."""
-        return tuple(_quant_state(module)["shape"]) if self._four_bit else module.shape("weight")
+        return tuple(quant_state(module)["shape"]) if self._four_bit else module.shape("weight")
 
     def read(self, module: ModuleTensors) -> FourBit | Int8:
         """`FourBit` or `Int8`."""
@@ -244,7 +248,7 @@ def _read_int8(module: ModuleTensors) -> Int8:
 
 
 def _read_four_bit(module: ModuleTensors) -> FourBit:
-    state = _quant_state(module)
+    state = quant_state(module)
     (out, width), block = state["shape"], state["blocksize"]
     blocks, nested = out * (width // block), None
     pairs = module.companion("weight", ("U8",), (out * width // 2, 1), (out * width // 2,)).reshape(out, -1)
@@ -258,38 +262,3 @@ def _read_four_bit(module: ModuleTensors) -> FourBit:
             np.arange(out, dtype=np.int32),
         )
     return FourBit.from_pairs(pairs, absmax.reshape(out, -1), table, nested, state["dtype"])
-
-
-def _quant_state(module: ModuleTensors) -> dict[str, Any]:
-    """The quant state of a weight, checked."""
-    kinds = [kind for kind in ("nf4", "fp4") if f"{STATE}{kind}" in module]
-    name = f"{STATE}{kinds[0] if kinds else 'nf4'}"
-    if len(kinds) != 1:
-        expected = f"one tensor {module.name}.{name} (or fp4), which says how it is packed"
-        raise module.error("weight", expected, f"{len(kinds) or 'none'}")
-    try:
-        state = parse_object(module.read(name).tobytes())
-    except ValueError as error:
-        raise module.error(name, "a JSON object", str(error)) from error
-    checks: dict[str, Callable[[Any], bool]] = {
-        "quant_type": lambda value: value == kinds[0],
-        "blocksize": lambda value: type(value) is int and value > 0,
-        "dtype": lambda value: value in ("float32", "float16", "bfloat16"),
-        "shape": is_pair_of_sizes,
-    }
-    if "nested_blocksize" in state:
-        checks |= {
-            "nested_blocksize": lambda value: type(value) is int and value == NESTED_BLOCK,
-            "nested_offset": lambda value: type(value) is float and bool(np.isfinite(value)),
-            "nested_dtype": lambda value: value == "float32",
-        }
-    for key, is_valid in checks.items():
-        if not is_valid(state.get(key)):
-            raise module.error(name, f"a {key} that jaxlin understands", quoted(state.get(key)))
-    if unknown := sorted(set(state) - set(checks)):
-        raise module.error(name, f"the keys {', '.join(checks)}", ", ".join(unknown)[:80])
-    if state["shape"][1] % 2:
-        raise module.error(name, "rows of an even number of values, two to a byte", f"{state['shape']}")
-    if state["shape"][1] % state["blocksize"]:
-        raise module.error(name, f"rows of whole blocks of {state['blocksize']} values", f"{state['shape']}")
-    return state

@@ -10,17 +10,20 @@ matrix, for each row or for each block.
 The values are those of ``compressed_tensors``' ``dequantize``: ``(code - zero) * scale`` in the dtype of the scales.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 
 from jaxlin.checkpoint.config import ConfigReader
+from jaxlin.checkpoint.safetensors import DTYPES
 from jaxlin.common.printable import quoted
 from jaxlin.quantized.affine import (
     MAX_SIDE,
+    SCALES,
     WORD_BITS,
     Affine,
     codes_in_words,
@@ -61,9 +64,13 @@ class PackQuantized(QuantizedFormat):
             raise config.error("config_groups", "weights of one kind in all groups", f"{len(kinds)} kinds")
         ((self._bits, self._group_size, self._symmetric, self._reordered),) = kinds
 
-    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Affine:
-        """`Affine` with scales in the dtype of the model."""
-        return Affine.abstract(shape, self._group_size, self._bits, dtype, ordered=not self._reordered)
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str, module: ModuleTensors | None = None) -> Affine:
+        """`Affine`; scales are in the dtype of the model in most files."""
+        kind, ordered = np.dtype(dtype), not self._reordered
+        if module is not None:
+            kind = module.companion_dtype("weight_scale", SCALES)
+            ordered = self._group(module, shape[1]) is None
+        return Affine.abstract(shape, self._group_size, self._bits, kind, ordered=ordered)
 
     def shape(self, module: ModuleTensors) -> tuple[int, int]:
         """As the tensor `weight_shape` says."""
@@ -80,7 +87,7 @@ class PackQuantized(QuantizedFormat):
         out, width = self.shape(module)
         groups = group_count(module, width, self._group_size)
         words = module.companion("weight_packed", ("I32",), (out, -(-width * self._bits // WORD_BITS)))
-        scale = module.companion("weight_scale", ("BF16", "F16", "F32"), (out, groups))
+        scale = module.companion("weight_scale", SCALES, (out, groups))
         (codes,) = packed_codes(
             words.view(np.uint8),
             width,
@@ -91,8 +98,11 @@ class PackQuantized(QuantizedFormat):
         if not self._symmetric:
             zeros = module.companion("weight_zero_point", ("I32",), (-(-out * self._bits // WORD_BITS), groups))
             zero = np.ascontiguousarray(codes_in_words(zeros.T, self._bits)[:, :out].T)
-        group = group_of_columns(module, "weight_g_idx", width, groups, required=self._reordered)
-        return Affine(codes, zero, scale, group, self._bits)
+        return Affine(codes, zero, scale, self._group(module, width), self._bits)
+
+    def _group(self, module: ModuleTensors, width: int) -> Int32[np.ndarray, " i"] | None:
+        groups = group_count(module, width, self._group_size)
+        return group_of_columns(module, "weight_g_idx", width, groups, required=self._reordered)
 
 
 class EightBit(QuantizedFormat):
@@ -120,13 +130,25 @@ class EightBit(QuantizedFormat):
         """Whether the weight has numbers of 8 bits."""
         return module.dtype("weight") in (*FLOAT8, "I8")
 
-    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Scaled:
-        """`Scaled` with scales of bfloat16, one for a block or, as in most files, for a row."""
-        return Scaled.abstract(shape, clipped_block(self._block or (1, shape[1]), shape), ml_dtypes.bfloat16)
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str, module: ModuleTensors | None = None) -> Scaled:
+        """`Scaled`; in most files scales are bfloat16, one for a block or, without blocks, for a row."""
+        block, kind, scales = self._block or (1, shape[1]), "float8_e4m3fn", np.dtype(ml_dtypes.bfloat16)
+        if module is not None:
+            kind, scales = DTYPES[module.dtype("weight")].name, module.companion_dtype("weight_scale", SCALES)
+            if self._block is None and math.prod(module.shape("weight_scale")) == 1:
+                block = shape
+        return Scaled.abstract(shape, clipped_block(block, shape), scales, kind)
 
-    def abstract_rows(self, tensor: str, shape: tuple[int, int], index: Int[np.ndarray, " n"], dtype: str) -> Scaled:
+    def abstract_rows(
+        self,
+        tensor: str,
+        shape: tuple[int, int],
+        index: Int[np.ndarray, " n"],
+        dtype: str,
+        module: ModuleTensors | None = None,
+    ) -> Scaled:
         """Rows that cut blocks have scales of their own."""
-        return self.abstract_matrix(shape, dtype).abstract_rows(index)
+        return self.abstract_matrix(shape, dtype, module).abstract_rows(index)
 
     def read(self, module: ModuleTensors) -> Scaled:
         """`Scaled`, in the dtype of its scales."""
@@ -136,7 +158,7 @@ class EightBit(QuantizedFormat):
         if self._block:
             high, wide = block = clipped_block(self._block, (out, width))
             blocks = {(-(-out // high), -(-width // wide)): block}
-        scale = module.companion("weight_scale", ("F32", "BF16", "F16"), *blocks)
+        scale = module.companion("weight_scale", SCALES, *blocks)
         high, wide = blocks[scale.shape]
         return Scaled.from_codes(codes, scale.reshape(-(-out // high), -(-width // wide)), (high, wide))
 

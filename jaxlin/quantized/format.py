@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import CheckpointFolder
+from jaxlin.checkpoint.safetensors import DTYPES
 from jaxlin.common.errors import CheckpointError
 from jaxlin.common.printable import quoted
 from jaxlin.quantized.matrix import PackedMatrix
@@ -82,15 +83,30 @@ class ModuleTensors:
         Raises:
             CheckpointError: it is missing, or has another dtype or shape.
         """
+        self.companion_dtype(suffix, dtypes, *shapes)
+        return self.read(suffix, expert)
+
+    def companion_dtype(self, suffix: str, dtypes: tuple[str, ...], *shapes: tuple[int, ...]) -> np.dtype[Any]:
+        """The dtype of a tensor that the weight needs, from its header.
+
+        Args:
+            suffix: the rest of its name.
+            dtypes: the dtypes that it may have.
+            shapes: the shapes that it may have; any without them.
+
+        Raises:
+            CheckpointError: it is missing, or has another dtype or shape.
+        """
         name = self.tensor(suffix)
-        expected = f"a tensor {name} of {' or '.join(dtypes)} and shape {' or '.join(map(str, shapes))}"
+        expected = f"a tensor {name} of {' or '.join(dtypes)}"
+        expected += f" and shape {' or '.join(map(str, shapes))}" if shapes else ""
         if suffix not in self:
             file = self.folder.file_of(self.tensor(self.stem))
             raise CheckpointError(f"{file}: expected {expected}, which {self.tensor('weight')} needs; found none.")
         dtype, shape = self.dtype(suffix), self.shape(suffix)
-        if dtype not in dtypes or shape not in shapes:
+        if dtype not in dtypes or (shapes and shape not in shapes):
             raise CheckpointError(f"{self.folder.file_of(name)}: expected {expected}; found {dtype} of shape {shape}.")
-        return self.read(suffix, expert)
+        return DTYPES[dtype]
 
     def error(self, suffix: str, expected: str, value: str) -> CheckpointError:
         """An error about a tensor that is there."""
@@ -150,16 +166,26 @@ class QuantizedFormat(ABC):
         return f"{module.name}.weight"
 
     @abstractmethod
-    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> PackedMatrix:
-        """A packed matrix without its values, as far as the config says how it is stored.
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str, module: ModuleTensors | None = None) -> PackedMatrix:
+        """A packed matrix without its values.
 
         Args:
             shape: ``(out, in)``.
             dtype: the dtype of the weights that are not quantised.
+            module: the tensors of the matrix, whose headers say what a file may choose for itself, such as the dtype of
+                scales; without them it is as in most files.
+
+        Raises:
+            CheckpointError: a tensor that the matrix needs is missing, or has a dtype that it cannot have.
         """
 
     def abstract_rows(
-        self, tensor: str, shape: tuple[int, int], index: Int[np.ndarray, " n"], dtype: str
+        self,
+        tensor: str,
+        shape: tuple[int, int],
+        index: Int[np.ndarray, " n"],
+        dtype: str,
+        module: ModuleTensors | None = None,
     ) -> PackedMatrix:
         """Some rows of a packed matrix without its values.
 
@@ -168,8 +194,12 @@ class QuantizedFormat(ABC):
             shape: that of the matrix.
             index: its rows.
             dtype: the dtype of the weights that are not quantised.
+            module: as in `abstract_matrix`.
+
+        Raises:
+            CheckpointError: as `abstract_matrix`.
         """
-        return self.abstract_matrix((len(index), shape[1]), dtype)
+        return self.abstract_matrix((len(index), shape[1]), dtype, module)
 
     def is_packed(self, module: ModuleTensors) -> bool:
         """Whether the tensor `stem` of a module, which is there, has codes and not values."""
@@ -228,6 +258,10 @@ class QuantizedFolder:
     def is_packed(self, name: str) -> bool:
         """Whether a tensor is read as a packed matrix."""
         return name in self._packed
+
+    def module(self, name: str) -> ModuleTensors | None:
+        """The tensors of a packed matrix, or of those of all experts; None if it is not packed."""
+        return self._packed.get(name)
 
     def read(self, name: str) -> np.ndarray | PackedMatrix:
         """The values of a tensor, or its packed matrix."""

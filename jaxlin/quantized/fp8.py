@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.checkpoint.folder import CheckpointFolder
+from jaxlin.checkpoint.safetensors import DTYPES
 from jaxlin.common.printable import quoted
 from jaxlin.quantized.format import ModuleTensors, QuantizedFormat, is_pair_of_sizes
 from jaxlin.quantized.scaled import FLOAT8, Scaled, clipped_block
@@ -55,15 +56,23 @@ class FineGrainedFP8(QuantizedFormat):
         """Whether the weight has 8-bit floats."""
         return module.dtype(module.stem) in FLOAT8
 
-    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Scaled:
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str, module: ModuleTensors | None = None) -> Scaled:
         """`Scaled`, in float32."""
-        return Scaled.abstract(shape, clipped_block(self._block or shape, shape), np.float32)
+        kind = "float8_e4m3fn" if module is None else DTYPES[module.dtype(module.stem)].name
+        return Scaled.abstract(shape, clipped_block(self._block or shape, shape), np.float32, kind)
 
-    def abstract_rows(self, tensor: str, shape: tuple[int, int], index: Int[np.ndarray, " n"], dtype: str) -> Scaled:
+    def abstract_rows(
+        self,
+        tensor: str,
+        shape: tuple[int, int],
+        index: Int[np.ndarray, " n"],
+        dtype: str,
+        module: ModuleTensors | None = None,
+    ) -> Scaled:
         """Rows that cut blocks have scales of their own; gate and up of all experts, without blocks, have one each."""
         if self._block is None and tensor.endswith(FUSED[0]):
-            return self.abstract_matrix((len(index), shape[1]), dtype)
-        return self.abstract_matrix(shape, dtype).abstract_rows(index)
+            return self.abstract_matrix((len(index), shape[1]), dtype, module)
+        return self.abstract_matrix(shape, dtype, module).abstract_rows(index)
 
     def read(self, module: ModuleTensors) -> Scaled:
         """`Scaled`, in float32."""

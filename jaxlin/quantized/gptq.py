@@ -14,7 +14,15 @@ from jaxtyping import Int32, UInt8
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.common.printable import quoted
-from jaxlin.quantized.affine import MAX_SIDE, WORD_BITS, Affine, codes_in_words, group_count, group_of_columns
+from jaxlin.quantized.affine import (
+    MAX_SIDE,
+    SCALES,
+    WORD_BITS,
+    Affine,
+    codes_in_words,
+    group_count,
+    group_of_columns,
+)
 from jaxlin.quantized.format import ModuleTensors, QuantizedFormat
 
 RUNTIME_KEYS = (
@@ -55,9 +63,13 @@ class GPTQ(QuantizedFormat):
         self.take_skipped(config, "modules_to_not_convert")
         config.leave_out("sym", *RUNTIME_KEYS)
 
-    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> Affine:
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str, module: ModuleTensors | None = None) -> Affine:
         """`Affine`; scales are float16 in nearly all files."""
-        return Affine.abstract(shape, self._group_size, self._bits, np.float16, ordered=self._ordered)
+        kind, ordered = np.dtype(np.float16), self._ordered
+        if module is not None:
+            kind = module.companion_dtype("scales", SCALES)
+            ordered = self._group(module, shape[1]) is None
+        return Affine.abstract(shape, self._group_size, self._bits, kind, ordered=ordered)
 
     def shape(self, module: ModuleTensors) -> tuple[int, int]:
         """``(out, in)``: each word has the codes of one row and of several columns."""
@@ -71,11 +83,16 @@ class GPTQ(QuantizedFormat):
         groups = group_count(module, width, self._group_size)
         words = module.companion("qweight", ("I32",), (width * self._bits // WORD_BITS, out))
         zeros = module.companion("qzeros", ("I32",), (groups, -(-out * self._bits // WORD_BITS)))
-        scale = module.companion("scales", ("F16", "BF16", "F32"), (groups, out))
-        group = group_of_columns(module, "g_idx", width, groups, required=not self._ordered)
+        scale = module.companion("scales", SCALES, (groups, out))
         zero = (codes_in_words(zeros, self._bits)[:, :out] + self._zero_offset) & (2**self._bits - 1)
         codes = codes_of_columns(words, self._bits)
-        return Affine(codes, np.ascontiguousarray(zero.T), np.ascontiguousarray(scale.T), group, self._bits)
+        return Affine(
+            codes, np.ascontiguousarray(zero.T), np.ascontiguousarray(scale.T), self._group(module, width), self._bits
+        )
+
+    def _group(self, module: ModuleTensors, width: int) -> Int32[np.ndarray, " i"] | None:
+        groups = group_count(module, width, self._group_size)
+        return group_of_columns(module, "g_idx", width, groups, required=not self._ordered)
 
 
 def take_group_size(config: ConfigReader, *default: int) -> int:

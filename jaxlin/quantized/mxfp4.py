@@ -131,7 +131,7 @@ class MXFP4Experts(QuantizedFormat):
         """The name of the blocks: without quantisation the tensor of the weight is transposed, and named otherwise."""
         return module.tensor(self.stem)
 
-    def abstract_matrix(self, shape: tuple[int, int], dtype: str) -> MXFP4:
+    def abstract_matrix(self, shape: tuple[int, int], dtype: str, module: ModuleTensors | None = None) -> MXFP4:
         """`MXFP4`."""
         return MXFP4.abstract(shape)
 

@@ -43,10 +43,10 @@ class Scaled(PackedMatrix):
         return cls(codes.view(np.uint8), scale, block, codes.dtype.name)
 
     @classmethod
-    def abstract(cls, shape: tuple[int, int], block: tuple[int, int], dtype: Any) -> "Scaled":
-        """A matrix of `shape` without its values: 8-bit floats of the usual kind, with scales of `dtype`."""
+    def abstract(cls, shape: tuple[int, int], block: tuple[int, int], dtype: Any, kind: str) -> "Scaled":
+        """A matrix of `shape` without its values, with codes of the dtype `kind` and scales of `dtype`."""
         array, grid = jax.ShapeDtypeStruct, tuple(-(-size // part) for size, part in zip(shape, block, strict=True))
-        return cls(array(shape, jnp.uint8), array(grid, dtype), block, "float8_e4m3fn")
+        return cls(array(shape, jnp.uint8), array(grid, dtype), block, kind)
 
     def is_finite(self) -> bool:
         """Whether the codes and the scales are finite."""
