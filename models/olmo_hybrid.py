@@ -27,6 +27,9 @@ from jaxlin.porting.tensor_rows import either, stacked_rows
 DEFAULT_THETA = 1e4
 """The base of rotary positions where a config has no key for it."""
 
+CONVOLUTION = "linear_attn.conv1d.weight"
+"""The convolutions of queries, keys and values in one tensor."""
+
 HEAD_NORM_EPS = 1e-5
 """The number added under the root of the norm of the heads of the delta rule."""
 
@@ -105,15 +108,20 @@ def olmo_hybrid_config(json: ConfigReader) -> OlmoHybridConfig:
     )
 
 
+def key_and_value_channels(config: OlmoHybridConfig) -> tuple[int, int]:
+    """The channels of keys, or of queries, and of values."""
+    sizes = config.delta_net
+    return sizes.key_heads * sizes.key_dim, sizes.value_heads * sizes.value_dim
+
+
 def olmo_hybrid_names(config: OlmoHybridConfig) -> Names:
     """The names of the hub, and those of the modules in transformers, which call norms and convolutions otherwise.
 
     Before the MLP of a layer of the delta rule, and after attention in the others, the hub's files have
     ``feedforward_layer_norm``.
     """
-    keys = config.delta_net.key_heads * config.delta_net.key_dim
-    values = config.delta_net.value_heads * config.delta_net.value_dim
-    fused = stacked_rows("linear_attn.conv1d.weight", q_conv1d=keys, k_conv1d=keys, v_conv1d=values)
+    keys, values = key_and_value_channels(config)
+    fused = stacked_rows(CONVOLUTION, q_conv1d=keys, k_conv1d=keys, v_conv1d=values)
     norms = {"input_layernorm": "attention_layer_norm", "post_attention_layernorm": "feedforward_layer_norm"}
     return either(
         {path: path for path in fused} | {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in norms.items()},
@@ -121,4 +129,13 @@ def olmo_hybrid_names(config: OlmoHybridConfig) -> Names:
     )
 
 
-PORTS = {"olmo_hybrid": Port(OlmoHybrid, olmo_hybrid_config, names=olmo_hybrid_names)}
+def olmo_hybrid_joined(config: OlmoHybridConfig) -> dict[str, dict[str, int]]:
+    """The convolutions: transformers cuts their one tensor into thirds when it saves it, whatever the sizes are."""
+    keys, values = key_and_value_channels(config)
+    channels = {"q_conv1d": keys, "k_conv1d": keys, "v_conv1d": values}
+    return {CONVOLUTION: {f"linear_attn.{name}.weight": count for name, count in channels.items()}}
+
+
+PORTS = {
+    "olmo_hybrid": Port(OlmoHybrid, olmo_hybrid_config, names=olmo_hybrid_names, joined=olmo_hybrid_joined),
+}

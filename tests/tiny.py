@@ -188,9 +188,8 @@ HYBRID_NEXT: dict[str, Any] = {
     **{"rms_norm_eps": HYBRID["rms_norm_eps"], "partial_rotary_factor": 0.25},
 }
 OLMO_HYBRID: dict[str, Any] = {
-    **{**GQA, **DELTA_NET, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
-    # transformers writes the three convolutions as equal parts of one, so keys have as many features as values here.
-    **{"linear_key_head_dim": 4, "linear_value_head_dim": 2},
+    **{**GQA, **DELTA_NET},
+    **{"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
 }
 
 VARIANTS: dict[str, Variant] = {
@@ -426,7 +425,9 @@ VARIANTS: dict[str, Variant] = {
         "OlmoHybridConfig",
         {
             **{**OLMO_HYBRID, "layer_types": ["full_attention", "linear_attention"]},
-            **{"linear_num_value_heads": 2, "linear_value_head_dim": 4, "linear_allow_neg_eigval": False},
+            # As many channels of keys as of values, so that what transformers writes is what the hub has.
+            **{"linear_num_value_heads": 2, "linear_key_head_dim": 4, "linear_value_head_dim": 4},
+            "linear_allow_neg_eigval": False,
             **{"attention_bias": True, "max_position_embeddings": 128, **rope("default")},
         },
         tokens=70,

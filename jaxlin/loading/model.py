@@ -22,6 +22,7 @@ from jaxlin.common.errors import JaxlinError
 from jaxlin.common.files import checksum
 from jaxlin.common.printable import quoted
 from jaxlin.common.provenance import Checkpoint, note_checkpoint
+from jaxlin.loading.joined import joined
 from jaxlin.loading.parameters import read_parameters
 from jaxlin.loading.registry import port_for
 from jaxlin.loading.stored import TensorSource
@@ -102,6 +103,7 @@ def load(
     config = dataclasses.replace(port.translate(reader), ignored_config_keys=tuple(ignore_config_keys))
     reader.finish()
     devices = None if mesh is None else checked_mesh(mesh, config.split_sizes)
+    tensors = joined(tensors, port, config)
     config = with_unembedding(config, tensors, port, reader.peek("architectures"), checkpoint.source)
 
     def build(dtype: str) -> Decoder:

@@ -17,8 +17,10 @@ from jaxlin.checkpoint.hub import config_file
 from jaxlin.common.errors import CheckpointError, ConfigError
 from jaxlin.common.files import read_json
 from jaxlin.common.printable import quoted
+from jaxlin.loading.joined import joined
 from jaxlin.loading.parameters import leading_axes, parameter_name
 from jaxlin.loading.registry import port_for
+from jaxlin.loading.stored import TensorSource
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
@@ -76,17 +78,20 @@ def abstract_model(
     """
     reader = ConfigReader(config, source)
     quantization = quantized_format(reader)
-    port, tensors = port_for(reader.peek("model_type")), None
+    port, packed = port_for(reader.peek("model_type")), None
+    tensors: TensorSource | None = folder
     if folder is not None:
-        tensors = folder if quantization is None else QuantizedFolder(folder, quantization)
-        port = port.as_named(tensors.names(), source)
+        if quantization is not None:
+            tensors = packed = QuantizedFolder(folder, quantization)
+        port = port.as_named((packed or folder).names(), source)
     model, stored_dtype = _decoder(reader, port, dtype, rule), _stored_dtype(config, source)
     if tensors is not None:
+        tensors = joined(tensors, port, model.config)
         port = port.in_layout_of(model.config, tensors.names(), source)
 
     def matrix(place: TensorRows, shape: tuple[int, ...], in_layer: bool) -> Any:
         tensor, is_stored = place.tensor, tensors is not None and place.tensor in tensors.names()
-        module = tensors.module(tensor) if isinstance(tensors, QuantizedFolder) else None
+        module = None if packed is None else packed.module(tensor)
         if is_stored:
             is_packed = module is not None
         else:

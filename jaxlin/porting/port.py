@@ -32,6 +32,9 @@ class Port:
             transposed; `jaxlin.porting.tensor_rows` has functions for fused projections and for experts. A tuple has
             one place for each layout in use, see `in_layout_of`. Axes of one element, as in the ``[c, 1, k]`` of a
             convolution that is a parameter ``[c, k]``, need no mention.
+        joined: from the decoder's config, the tensors of `names` that some files have in parts, by their names within a
+            layer: the name of each part, in order, and how many rows it has if it is a parameter. Where it has another
+            number the parts are one tensor, cut elsewhere.
         bodies: the prefixes that the names of the decoder's tensors may have; `as_named` finds which one they have.
         layers: what the list of layers is called, with a dot at its end.
         heads: the prefixes that the names of the unembedding's tensors may have.
@@ -42,6 +45,7 @@ class Port:
     model: Callable[..., Decoder]
     translate: Callable[[ConfigReader], Any]
     names: Callable[[Any], Names] = lambda config: {}
+    joined: Callable[[Any], Mapping[str, Mapping[str, int]]] = lambda config: {}
     bodies: tuple[str, ...] = ("model.", "")
     layers: str = "layers."
     heads: tuple[str, ...] = ("lm_head.",)

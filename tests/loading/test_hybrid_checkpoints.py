@@ -79,15 +79,43 @@ def test_bfloat16(name: str, folder: Callable[[str], Path], tmp_path: Path) -> N
     assert {leaf.dtype for leaf in jax.tree.leaves(model)} <= {np.dtype("uint16"), jax.numpy.bfloat16.dtype}
 
 
+CHANNELS = {"q_conv1d": 16, "k_conv1d": 16, "v_conv1d": 48}
+
+
+@pytest.mark.parametrize("channels", [CHANNELS, {"conv1d": 80}, dict.fromkeys(CHANNELS, 1)], ids=["hub", "one", "odd"])
+def test_convolutions_of_olmo_hybrid(channels: dict[str, int], folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Where the hub cuts their channels, where they are not cut, and anywhere else: transformers cuts into thirds."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name in sorted(name for name in tensors if "v_conv1d" in name):
+            parts = [tensors.pop(name.replace("v_conv1d", part)) for part in CHANNELS]
+            assert [len(part) for part in parts] == [27, 27, 26]
+            stops = np.cumsum([*channels.values()])[:-1].tolist()
+            cut = torch.cat(parts).tensor_split(stops)
+            tensors |= {name.replace("v_conv1d", part): a.clone() for part, a in zip(channels, cut, strict=True)}
+
+    expected, _ = jaxlin.load(folder("olmo_hybrid"))
+    path = rewritten(folder("olmo_hybrid"), tmp_path / "cut", change)
+    model, _ = jaxlin.load(path)
+    jax.tree.map(np.testing.assert_array_equal, model, expected)
+    assert_planned(path, model)
+
+
+def test_convolutions_of_too_few_channels(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "model.layers.0.linear_attn.v_conv1d.weight"
+    path = rewritten(
+        folder("olmo_hybrid"), tmp_path / "few", lambda tensors: tensors.update({name: tensors[name][1:].clone()})
+    )
+    with pytest.raises(CheckpointError, match=r"k_conv1d.weight: expected shape \(16, 4\); found \(27, 1, 4\)"):
+        jaxlin.load(path)
+
+
 def test_olmo_hybrid_as_its_modules_are_called(folder: Callable[[str], Path], tmp_path: Path) -> None:
-    """Norms by their places in transformers, and one convolution for queries, keys and values."""
+    """Norms by their places in transformers."""
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
         for name in sorted(tensors):
-            if "v_conv1d" in name:
-                parts = [tensors.pop(name.replace("v_conv1d", f"{part}_conv1d")) for part in "qkv"]
-                tensors[name.replace("v_conv1d", "conv1d")] = torch.cat(parts)
-            elif "_layer_norm." in name:
+            if "_layer_norm." in name:
                 place = name.replace(".attention_layer_norm.", ".input_layernorm.")
                 place = place.replace(".feedforward_layer_norm.", ".post_attention_layernorm.")
                 tensors[place] = tensors.pop(name)
