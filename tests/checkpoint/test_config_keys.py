@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 import transformers
 
 from benchmarks.config_keys.contexts import contexts
 from benchmarks.config_keys.keys import known_keys, values_of
 from benchmarks.config_keys.measure import edited
+from benchmarks.config_keys.odd import difference
 from benchmarks.config_keys.reference import Reference
 from jaxlin.checkpoint.config import HARMLESS, ConfigReader
 from jaxlin.checkpoint.key_table import TABLE, measured_keys
@@ -111,3 +113,10 @@ def test_a_part_that_is_not_measured() -> None:
     reader.part("quantization_config")
     with pytest.raises(ConfigError, match=r"use_cache.*quantization_config\.use_cache"):
         reader.finish()
+
+
+def test_float64_of_a_mixture() -> None:
+    """Which tells a difference of an odd config from rounding; transformers' default way of experts refuses it."""
+    reference = Reference({"model_type": "qwen3_moe", **tiny.VARIANTS["qwen3_moe"].options})
+    exact = reference.under(reference.config, torch.float64)
+    assert difference(reference.logits, exact) <= 2e-5
