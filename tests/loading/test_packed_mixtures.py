@@ -89,6 +89,18 @@ CASES: dict[str, Case] = {
 }
 """The checkpoint, what quantises a weight, the config, parts of the names of what is left, and the matrix in memory."""
 
+OTHER_CASES: dict[str, Case] = {
+    "DeepSeek-V3-AWQ": (
+        *("deepseek_v3", FORMATS["awq"][0]),
+        *({**AWQ, "modules_to_not_convert": ["gate"]}, "mlp.gate.", Affine),
+    ),
+    "Llama-4-Scout-bnb-4bit": (
+        *("llama4", FORMATS["nf4, nested, bfloat16"][0]),
+        *({**BNB4, "bnb_4bit_use_double_quant": True, "llm_int8_skip_modules": ["router"]}, "router", FourBit),
+    ),
+}
+"""Whose matrices are the same as those of another case, so that only logits are compared."""
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
@@ -121,6 +133,21 @@ def taken_apart(tensors: Tensors) -> Tensors:
             parts = matrix.chunk(len(names))
             apart |= {f"{module}.{e}.{part}.weight": each for part, each in zip(names, parts, strict=True)}
     return apart
+
+
+def put_together(folder: Path) -> None:
+    """Store Llama 4's experts in `folder` as transformers reads them, the inverse of `taken_apart`."""
+    tensors = load_file(folder / "model.safetensors")
+    experts: dict[str, list[torch.Tensor]] = {}
+    for name in sorted(name for name in tensors if ".experts." in name):
+        module, _, projection, _ = name.rsplit(".", 3)
+        experts.setdefault(f"{module}.{projection}", []).append(tensors.pop(name).T)
+    stacks = {name: torch.stack(matrices) for name, matrices in experts.items()}
+    for name in [name for name in stacks if name.endswith("gate_proj")]:
+        both = stacks.pop(name), stacks.pop(name.replace("gate_proj", "up_proj"))
+        stacks[name.replace("gate_proj", "gate_up_proj")] = torch.cat(both, dim=-1)
+    contents = {**tensors, **{name: stack.contiguous() for name, stack in stacks.items()}}
+    save_file(contents, folder / "model.safetensors", {"format": "pt"})
 
 
 def packed(source: Path, folder: Path, case: Case) -> Path:
@@ -174,8 +201,23 @@ def test_every_matrix(name: str, source: Callable[[str], Path], tmp_path: Path) 
         assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
 
 
-def test_logits(source: Callable[[str], Path], tmp_path: Path, x64: None) -> None:
-    """Those of the values, and a map that reconstructs them."""
+@pytest.mark.parametrize(
+    "name", ["Mistral-Small-4", "DeepSeek-V3", "Llama-4-Scout-FP8-dynamic", "Llama-4-Scout-w4a16", *OTHER_CASES]
+)
+def test_logits(name: str, source: Callable[[str], Path], tmp_path: Path, x64: None) -> None:
+    """Those of the values, of one case of each layout of experts and each matrix in memory."""
+    case = {**CASES, **OTHER_CASES}[name]
+    folder = packed(source(case[0]), tmp_path / "packed", case)
+    model, _ = jaxlin.load(folder, dtype="float64")
+    x = model.embed(tiny.IDS[:5])
+    logits = model.unembed(jax.jit(lambda model, x: model(x))(model, x))
+    if case[0] == "llama4":
+        put_together(folder / "values")
+    np.testing.assert_allclose(logits, oracle.logits(folder / "values", tiny.IDS[:5], torch.float64), atol=1e-10)
+
+
+def test_logits_and_map(source: Callable[[str], Path], tmp_path: Path, x64: None) -> None:
+    """Logits are those of the values, and the map reconstructs them."""
     folder = packed(source("qwen3_moe"), tmp_path / "packed", CASES["Qwen3-30B-A3B-FP8"])
     model, _ = jaxlin.load(folder, dtype="float64")
     x = model.embed(tiny.IDS)
