@@ -14,10 +14,11 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Programs are compiled as always but for LLVM's own optimisation and XLA's newer emitters of fused loops, which took
 # half of the time of a file of tests; jaxlib 0.11 no longer has the older ones. The miscompilation of jax 0.10.2
-# (`test_batched_rows_equal_single_rows`) is seen without them too.
+# (`test_batched_rows_equal_single_rows`) is seen without them too. A program is one module for LLVM: divided among
+# threads, whose modules each need a compiler of their own, it takes half as much time again.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0"
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
 )
 
