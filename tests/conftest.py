@@ -24,6 +24,7 @@ os.environ.setdefault(
 
 import fast
 import jax
+import jaxtyping
 import pytest
 import tiny
 import torch
@@ -65,6 +66,14 @@ def x64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(scope="module")
+def without_annotation_checks() -> Iterator[None]:
+    """No checks of annotations, for a file whose functions other tests call too: they take a tenth of its time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -36,6 +36,10 @@ from jaxlin.nn import freeze_rules
 from jaxlin.nn.sites import InnerSite
 from jaxlin.steering import add, edited
 
+# `test_parity`, `test_proofs` and `test_generation` check the annotations in each type, and each analysis has tests of
+# its own.
+pytestmark = pytest.mark.usefixtures("without_annotation_checks")
+
 CACHES = (
     "gemma2",
     "phi",
