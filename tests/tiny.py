@@ -242,7 +242,14 @@ VARIANTS: dict[str, Variant] = {
     ),
     "gemma4_text": Variant("Gemma4TextConfig", GEMMA4),
     "gemma4_text, k = v": Variant("Gemma4TextConfig", {**GEMMA4, **K_EQ_V}, seed=3),
-    "gemma4_text, experts": Variant("Gemma4TextConfig", {**GEMMA4, **K_EQ_V, **GEMMA4_EXPERTS}),
+    "gemma4_text, experts": Variant(
+        "Gemma4TextConfig",
+        {
+            **{**GEMMA4, **K_EQ_V, **GEMMA4_EXPERTS, "num_hidden_layers": 4},
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+        seed=1,
+    ),
     "gemma4": Variant(
         "Gemma4Config", {"text_config": GEMMA4, **GEMMA4_TOKENS, "vision_config": None, "audio_config": None}
     ),
@@ -465,7 +472,7 @@ VARIANTS: dict[str, Variant] = {
     "qwen3_moe": Variant("Qwen3MoeConfig", {**GQA, **MOE, "head_dim": 32, "norm_topk_prob": True}),
     "qwen3_moe, dense layers": Variant(
         "Qwen3MoeConfig",
-        {**GQA, **MOE, "attention_bias": True, "mlp_only_layers": [1], "use_sliding_window": True, "sliding_window": 6},
+        {**GQA, **MOE, "attention_bias": True, "mlp_only_layers": [0], "use_sliding_window": True, "sliding_window": 6},
         biases=True,
     ),
     "qwen2_moe": Variant(

@@ -113,7 +113,7 @@ LINEAR, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention
         ("llama4_text, interleaved", {"moe_layers": [0, 2]}),
         ("deepseek_v3", {"first_k_dense_replace": 2}),
         ("mistral4", {"first_k_dense_replace": 0}),
-        ("qwen3_moe, dense layers", {"mlp_only_layers": [0]}),
+        ("qwen3_moe, dense layers", {"mlp_only_layers": [1]}),
         ("qwen2_moe, dense layers", {"decoder_sparse_step": 4}),
     ],
 )
