@@ -76,7 +76,9 @@ def _unpack(package: Path, folder: Path) -> Path:
 
         (folder / "chromium").write_bytes(read("chromium"))
         (folder / "chromium").chmod(0o755)
+        # Python before 3.11.4 has no filters; the package is the one whose digest is known.
+        options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         for name in ("al2023.tar", "fonts.tar", "swiftshader.tar"):
             with tarfile.open(fileobj=io.BytesIO(read(name))) as inner:
-                inner.extractall(folder, filter="data")
+                inner.extractall(folder, **options)
     return folder
