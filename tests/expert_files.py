@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from jaxlin.loading.parameters import read_parameters
 from jaxlin.loading.stored import TensorSource
 from jaxlin.nn.config import Config
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.modules import RMSNorm, normal
+from jaxlin.nn.modules import RMSNorm, normal, without_values
 from jaxlin.porting import Port, either, fused_experts, single_experts
 from jaxlin.quantized import open_quantized
 from jaxlin.quantized.format import QuantizedFolder
@@ -80,7 +79,7 @@ def decoder(biases: bool = False, experts: int | None = None) -> Any:
     sizes |= {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": FEATURES, "max_position_embeddings": 9}
     numbers: dict[str, Any] = {**sizes, "norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": True}
     config = ExpertConfig(**numbers, ropes=(), windows=(None,) * LAYERS, biases=biases, num_experts=experts or EXPERTS)
-    return jax.eval_shape(lambda: ExpertDecoder(config, rngs=nnx.Rngs(0)))
+    return without_values(lambda rngs: ExpertDecoder(config, rngs=rngs))
 
 
 def values(biases: bool = False) -> dict[str, np.ndarray]:

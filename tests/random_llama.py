@@ -1,10 +1,12 @@
 """A small random Llama that is built in memory, for tests that need a model and no checkpoint."""
 
 import jax
-from flax import nnx
+import jax.numpy as jnp
+import numpy as np
 
 from jaxlin.models.llama import Llama, LlamaConfig
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.modules import UndrawnRngs
 from jaxlin.porting.rope_parameters import rope_from_parameters
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
@@ -32,8 +34,6 @@ def build(
         attention_bias=biases,
         mlp_bias=biases,
     )
-    leaves, structure = jax.tree.flatten(Llama(config, rngs=nnx.Rngs(seed), **options))
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return structure.unflatten(
-        [a + 0.3 * jax.random.normal(key, a.shape, a.dtype) for a, key in zip(leaves, keys, strict=True)]
-    )
+    rng = np.random.default_rng(seed)
+    model = Llama(config, rngs=UndrawnRngs(0), **options)
+    return jax.tree.map(lambda a: a + jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype), model)

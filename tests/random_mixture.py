@@ -12,7 +12,7 @@ from jaxlin.nn.attention import Attention
 from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.experts import ExpertConfig, ExpertMLP
-from jaxlin.nn.modules import RMSNorm
+from jaxlin.nn.modules import RMSNorm, without_values
 from jaxlin.nn.ropes import no_rope
 from jaxlin.nn.routers import SoftmaxRouter
 
@@ -48,9 +48,8 @@ def mixture(shared: int = 0, layers: int = LAYERS, experts: int = EXPERTS, **opt
         tie_word_embeddings=False, ropes=(no_rope(8),) * layers, windows=(None,) * layers, num_experts=experts,
         num_experts_per_tok=CHOSEN, moe_intermediate_size=F, shared_expert_intermediate_size=shared,
     )  # fmt: skip
-    leaves, structure = jax.tree.flatten(Mixture(config, rngs=nnx.Rngs(0), dtype="float64"))
-    rng = np.random.default_rng(0)
-    return structure.unflatten([jnp.asarray(rng.normal(size=leaf.shape) / leaf.shape[-1] ** 0.5) for leaf in leaves])
+    model, rng = without_values(lambda rngs: Mixture(config, rngs=rngs, dtype="float64")), np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / leaf.shape[-1] ** 0.5), model)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

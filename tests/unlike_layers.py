@@ -5,6 +5,8 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxlin.models.llama import Llama, LlamaConfig
@@ -12,7 +14,7 @@ from jaxlin.nn.attention import Attention
 from jaxlin.nn.blocks import PreNorm
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.mlp import GatedMLP
-from jaxlin.nn.modules import RMSNorm
+from jaxlin.nn.modules import RMSNorm, UndrawnRngs
 from jaxlin.porting.rope_parameters import rope_from_parameters
 
 KINDS = {
@@ -53,8 +55,6 @@ def build(kinds: tuple[str, ...] = LAYERS, **options: Any) -> Decoder:
         attention_bias=True,
         mlp_bias=True,
     )
-    leaves, structure = jax.tree.flatten(UnlikeLayers(config, rngs=nnx.Rngs(0), **options))
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    return structure.unflatten(
-        [a + 0.3 * jax.random.normal(key, a.shape, a.dtype) for a, key in zip(leaves, keys, strict=True)]
-    )
+    rng = np.random.default_rng(0)
+    model = UnlikeLayers(config, rngs=UndrawnRngs(0), **options)
+    return jax.tree.map(lambda a: a + jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype), model)

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader
 from jaxlin.loading.parameters import leading_axes, parameter_name
 from jaxlin.loading.registry import port_for
+from jaxlin.nn.modules import without_values
 from jaxlin.nn.stack import layers_at
 from jaxlin.porting.tensor_rows import EXPERT
 
@@ -112,7 +112,7 @@ def tensors_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Random tensors of any valid config."""
     port = port_for(config["model_type"])
     translated = port.translate(ConfigReader(copy.deepcopy(config), "a sample"))
-    model = jax.eval_shape(lambda: port.model(translated, rngs=nnx.Rngs(0)))
+    model = without_values(lambda rngs: port.model(translated, rngs=rngs))
     draw, shapes = np.random.default_rng(0), {}
     for path, array in jax.tree_util.tree_leaves_with_path(model):
         name = parameter_name(path)

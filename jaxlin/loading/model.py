@@ -30,9 +30,10 @@ from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.loading.unembedding import with_unembedding
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule, checked_rule
+from jaxlin.nn.modules import without_values
 from jaxlin.nn.precision import Precision, checked_precision
 from jaxlin.nn.sharding import checked_mesh
-from jaxlin.quantized import PackedMatrix, open_quantized
+from jaxlin.quantized import open_quantized
 from jaxlin.tokenizer import Tokenizer, read_tokenizer
 
 HASHED_BYTES = 2**20
@@ -106,16 +107,14 @@ def load(
     tensors = joined(tensors, port, config)
     config = with_unembedding(config, tensors, port, reader.peek("architectures"), checkpoint.source)
 
-    def build(dtype: str) -> Decoder:
-        modes = {"linearize": linearize, "rule": rule, "precision": precision_mode, "dtype": dtype}
-        return port.model(config, rngs=nnx.Rngs(0), **modes)
+    def build(rngs: nnx.Rngs) -> Decoder:
+        modes = {"linearize": linearize, "rule": rule, "precision": precision_mode}
+        return port.model(config, rngs=rngs, dtype=compute_dtype or "float32", **modes)
 
-    # The first model only names the parameters: the dtype is known when one of them has been read.
-    model = read_parameters(jax.eval_shape(lambda: build("float32")), tensors, port, checkpoint.source, devices)
-    stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
-    structure = jax.tree.structure(jax.eval_shape(lambda: build(compute_dtype or checked_dtype(stored))))
-    parameters = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, PackedMatrix))
-    model = jax.tree.unflatten(structure, parameters)
+    model = read_parameters(without_values(build), tensors, port, checkpoint.source, devices)
+    if compute_dtype is None:  # which a weight of the file tells
+        stored = jnp.promote_types(model.embed_tokens.weight.get_value().dtype, jnp.float32)
+        model = model.copy_with(dtype=checked_dtype(stored))
     note_checkpoint(
         model, _provenance("the small model of jaxlin" if name is None else os.fspath(name), checkpoint, tokenizer)
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.folder import CheckpointFolder
@@ -24,6 +23,7 @@ from jaxlin.loading.stored import TensorSource
 from jaxlin.loading.translated_gguf import TranslatedGGUF
 from jaxlin.nn.decoder import Decoder
 from jaxlin.nn.freeze_rules import Rule
+from jaxlin.nn.modules import without_values
 from jaxlin.nn.stack import layers_at
 from jaxlin.porting.port import Port
 from jaxlin.porting.tensor_rows import EXPERT, TensorRows
@@ -129,7 +129,7 @@ def _decoder(reader: ConfigReader, port: Port, dtype: str, rule: Rule) -> Decode
     """The model of a config.json, with shapes in the place of values that are not stored in any format."""
     config = port.translate(reader)
     reader.finish()
-    return jax.eval_shape(lambda: port.model(config, rngs=nnx.Rngs(0), rule=rule, dtype=dtype))
+    return without_values(lambda rngs: port.model(config, rngs=rngs, rule=rule, dtype=dtype))
 
 
 def _as_stored(model: Decoder, port: Port, matrix: Callable[[TensorRows, tuple[int, ...], bool], Any]) -> Decoder:

@@ -68,17 +68,18 @@ class Decoder(NotesIds, Layers):
         self.config, self.linearize, self.rule, self.dtype = config, linearize, rule, dtype
         self.precision, self.edits = precision, nnx.data(None)
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
-        self.layers = nnx.data(self.make_layers(jax.random.split(rngs.params(), config.num_hidden_layers)))
+        self.layers = nnx.data(self.make_layers(rngs))
         self.norm = self.final_norm(config)
         self.lm_head = Unembedding(config, bias=self.head_bias, rngs=rngs) if config.has_unembedding else None
 
-    def make_layers(self, keys: Array) -> Any:
-        """The blocks of all layers, from the key of each: a stacked block, or a `Stack` if not all are alike."""
+    def make_layers(self, rngs: nnx.Rngs) -> Any:
+        """The blocks of all layers: a stacked block, or a `Stack` if not all are alike."""
+        keys = jax.random.split(rngs.params(), self.config.num_hidden_layers)
 
         def blocks_at(layers: range) -> Any:
             kind = self.config.layer_kinds[layers.start] if self.config.layer_kinds else ""
             rows = slice(layers.start, layers.stop, layers.step)
-            return jax.vmap(lambda key: self.make_block(self.config, kind, nnx.Rngs(key)))(keys[rows])
+            return jax.vmap(lambda key: self.make_block(self.config, kind, type(rngs)(key)))(keys[rows])
 
         layout = self.layout
         if layout.is_uniform:

@@ -4,7 +4,8 @@ A weight is ``[out, in]`` as torch stores it. It stays in the dtype of its file 
 activations where it is used, so that one layer at a time is wide.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,25 @@ from jaxlin.nn import layers
 from jaxlin.nn.config import Config
 from jaxlin.nn.context import Context
 
+Model = TypeVar("Model")
+
+
+class UndrawnRngs(nnx.Rngs):
+    """The `rngs` of a model of which only the shapes are asked for: `normal` gives zeros.
+
+    Most of the time of tracing a model's construction would be that of its random numbers.
+    """
+
+
+def without_values(build: Callable[[nnx.Rngs], Model]) -> Model:
+    """The model that `build` makes, with a `jax.ShapeDtypeStruct` in the place of each array."""
+    return jax.eval_shape(lambda: build(UndrawnRngs(0)))
+
 
 def normal(rngs: nnx.Rngs, *shape: int, std: float = 0.02) -> nnx.Param:
     """A parameter drawn from a normal distribution (transformers' initializer_range)."""
+    if isinstance(rngs, UndrawnRngs):
+        return nnx.Param(jnp.zeros(shape))
     return nnx.Param(std * jax.random.normal(rngs.params(), shape))
 
 

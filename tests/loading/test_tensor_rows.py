@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -19,7 +18,7 @@ from jaxlin.common.errors import CheckpointError
 from jaxlin.loading.parameters import read_parameters
 from jaxlin.nn.config import Config
 from jaxlin.nn.decoder import Decoder
-from jaxlin.nn.modules import RMSNorm, normal
+from jaxlin.nn.modules import RMSNorm, normal, without_values
 from jaxlin.porting import Port, TensorRows, part_rows, stacked_rows
 from jaxlin.quantized import open_quantized
 
@@ -71,7 +70,7 @@ def read(tensors: Mapping[str, np.ndarray], names: Mapping[str, Any], folder: Pa
     sizes |= {"num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": HEAD_DIM}
     numbers: dict[str, Any] = {**sizes, "norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": True}
     decoder_config = Config(**numbers, max_position_embeddings=None, ropes=(), windows=(None, None))
-    abstract: Any = jax.eval_shape(lambda: OddDecoder(decoder_config, rngs=nnx.Rngs(0)))
+    abstract: Any = without_values(lambda rngs: OddDecoder(decoder_config, rngs=rngs))
     checkpoint = open_quantized(CheckpointFolder(folder), ConfigReader(config, "here"))
     port = Port(OddDecoder, lambda json: None, names=lambda config: names)
     return read_parameters(abstract, checkpoint, port, "here").layers

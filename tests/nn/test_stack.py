@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import unlike_layers
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from jaxlin.causal import head_ablation, without_heads
 from jaxlin.linearize.every_layer import sweep
 from jaxlin.nn.context import Context
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.modules import without_values
 from jaxlin.nn.stack import Layout, Stack, layer_of, padded
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
@@ -55,6 +57,12 @@ def test_a_layout_has_every_layer_once_in_order(kinds: list[str], ends: tuple[in
         for place in run.places
     ]
     assert within == list(range(start, stop))
+
+
+def test_a_model_without_values_has_the_shapes_of_one_that_is_drawn(model: Decoder) -> None:
+    drawn = jax.eval_shape(lambda: type(model)(model.config, rngs=nnx.Rngs(0)))
+    undrawn = without_values(lambda rngs: type(model)(model.config, rngs=rngs))
+    assert jax.tree.flatten(undrawn) == jax.tree.flatten(drawn)
 
 
 def test_a_period_is_found_whatever_surrounds_it() -> None:

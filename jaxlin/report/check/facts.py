@@ -4,7 +4,6 @@ import math
 from collections import Counter
 
 import jax
-from flax import nnx
 
 from jaxlin.checkpoint.config import ConfigReader, without_keys
 from jaxlin.checkpoint.folder import CheckpointFolder
@@ -12,6 +11,7 @@ from jaxlin.checkpoint.gguf import GGUFFile
 from jaxlin.common.printable import printable, quoted
 from jaxlin.loading.registry import port_for
 from jaxlin.nn.decoder import Decoder
+from jaxlin.nn.modules import without_values
 from jaxlin.quantized import open_quantized
 from jaxlin.tokenizer import Tokenizer
 
@@ -65,5 +65,5 @@ def _dtypes(checkpoint: CheckpointFolder | GGUFFile) -> str:
 
 def _parameters(model: Decoder) -> int:
     """The number of parameters of the model, in whatever format they are stored."""
-    abstract = jax.eval_shape(lambda: type(model)(model.config, rngs=nnx.Rngs(0)))
+    abstract = without_values(lambda rngs: type(model)(model.config, rngs=rngs))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
