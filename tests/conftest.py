@@ -10,8 +10,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The two workers have a core each; LAPACK would give each of its small matrices to threads on both.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Programs are compiled as always but for LLVM's own optimisation and XLA's newer emitters of fused loops, which took
 # half of the time of a file of tests; jaxlib 0.11 no longer has the older ones. The miscompilation of jax 0.10.2
 # (`test_batched_rows_equal_single_rows`) is seen without them too. A program is one module for LLVM: divided among
@@ -26,6 +29,7 @@ import fast
 import jax
 import jaxtyping
 import pytest
+import thorough
 import tiny
 import torch
 import transformers
@@ -45,11 +49,32 @@ transformers.utils.logging.disable_progress_bar()
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the fast selection."""
-    for item in items:
-        if fast.is_fast(item.nodeid.removeprefix("tests/")):
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="run what tests/thorough.py leaves out, too")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what is left out."""
+    leaves_out = thorough.is_whole_suite(config) and not config.option.thorough
+    return "tests/thorough.py: left out; pytest --thorough runs it" if leaves_out else "tests: all that are named"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist what only the first process knows."""
+    node.workerinput["is_whole_suite"] = thorough.is_whole_suite(node.config)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of the fast selection, and leave out those of the thorough one."""
+    nodes = {item.nodeid.removeprefix("tests/"): item for item in items}
+    for node, item in nodes.items():
+        if fast.is_fast(node):
             item.add_marker(pytest.mark.fast)
+    if thorough.is_whole_suite(config) and not config.option.thorough:
+        left_out = thorough.left_out(nodes)
+        config.hook.pytest_deselected(items=[nodes[node] for node in left_out])
+        items[:] = [item for node, item in nodes.items() if node not in left_out]
 
 
 @pytest.fixture(scope="module", autouse=True)
