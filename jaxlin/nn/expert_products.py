@@ -7,6 +7,8 @@ The loops run over blocks. A block has the rows of one expert, so that its matri
 once. Where many vectors pass each token, as the rows of a map do, a block is one token: its vectors alone make a wide
 product, and nothing is computed that is not needed. Where few do, as in a forward pass over a long prompt, the tokens
 of a group are sorted by expert, and a block has several of them.
+
+No index is negative, which indexing and division by their operators would allow for: that is as many operations again.
 """
 
 import functools
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxlin.nn.layers import product
 
@@ -34,11 +36,13 @@ class Blocks(NamedTuple):
         expert: the expert of each block, ``[g, n]``.
         choices: the rows of each block, ``[g, n, r]``: row ``k t + i`` is the ``i``-th expert of token ``t`` of the
             group; ``c k`` where a block of ``r`` rows is not full.
+        tokens: the token of each row of each block, ``[g, n, r]``; ``c`` where a block is not full.
         places: where the product of each row is, counted over the rows of all blocks, ``[g, c, k]``.
     """
 
     expert: Int[Array, "g n"]
     choices: Int[Array, "g n r"]
+    tokens: Int[Array, "g n r"]
     places: Int[Array, "g c k"]
 
     @property
@@ -59,11 +63,10 @@ def blocks_of(experts: Int[Array, "t k"], count: int, vectors: int) -> Blocks:
     group, rows = _sizes(tokens, k, count, vectors)
     groups = -(-tokens // group)
     # The tokens that fill the last group have no expert, so that they are in no block.
-    grouped = jnp.pad(experts, ((0, groups * group - tokens), (0, 0)), constant_values=count)
-    grouped = grouped.reshape(groups, group, k)
+    grouped = _filled(experts, groups * group, count).reshape(groups, group, k)
     if rows == 1:
         choices = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32)[None, :, None], (groups, k, 1))
-        return Blocks(grouped[:, 0], choices, choices.reshape(groups, 1, k))
+        return Blocks(grouped[:, 0], choices, jnp.zeros_like(choices), choices.reshape(groups, 1, k))
     return jax.vmap(functools.partial(_sorted_blocks, count=count, rows=rows))(grouped)
 
 
@@ -82,21 +85,23 @@ def _sizes(tokens: int, k: int, count: int, vectors: int) -> tuple[int, int]:
 
 def _sorted_blocks(experts: Int[Array, "c k"], *, count: int, rows: int) -> Blocks:
     """The blocks of one group: the rows of each expert, in as many blocks as they fill."""
-    flat = experts.reshape(-1)
+    flat, k = experts.reshape(-1), experts.shape[-1]
     total = flat.shape[0]
     blocks = total // rows + count  # at most one block of each expert is not full
     order = jnp.argsort(flat).astype(jnp.int32)
-    expert = flat[order]
-    sizes = jnp.zeros(count, jnp.int32).at[flat].add(1, mode="drop")
-    filled = -(-sizes // rows)
-    first_row, first_block = jnp.cumsum(sizes) - sizes, jnp.cumsum(filled) - filled
-    rank = jnp.arange(total, dtype=jnp.int32) - first_row.at[expert].get(mode="clip")
-    places = (first_block.at[expert].get(mode="clip") + rank // rows) * rows + rank % rows
+    expert = _take(flat, order, "clip")
+    sizes = jnp.zeros(count, jnp.int32).at[flat].add(1, mode="drop", wrap_negative_indices=False)
+    filled = _quotient(sizes + (rows - 1), rows)
+    # In units of rows, where each expert begins at a block of its own.
+    start = (jnp.cumsum(filled) - filled) * rows - (jnp.cumsum(sizes) - sizes)
+    places = jnp.arange(total, dtype=jnp.int32) + _take(start, expert, "clip")
     places = jnp.where(expert < count, places, blocks * rows)
+    choices = _placed(order, places, jnp.full(blocks * rows, total, jnp.int32)).reshape(blocks, rows)
     return Blocks(
-        jnp.zeros(blocks, jnp.int32).at[places // rows].set(expert, mode="drop"),
-        jnp.full(blocks * rows, total, jnp.int32).at[places].set(order, mode="drop").reshape(blocks, rows),
-        jnp.zeros(total, jnp.int32).at[order].set(places).reshape(experts.shape),
+        _placed(expert, _quotient(places, rows), jnp.zeros(blocks, jnp.int32)),
+        choices,
+        _quotient(choices, k),
+        _placed(places, order, jnp.zeros(total, jnp.int32)).reshape(experts.shape),
     )
 
 
@@ -116,11 +121,11 @@ def to_hidden(x: Float[Array, "t *b d"], weights: Any, blocks: Blocks) -> Float[
         # Without the checkpoint the matrices of all blocks would be stored for the transpose.
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def block_product(_: None, block: tuple[Array, Array]) -> tuple[None, Array]:
-            expert, choices = block
-            rows = tokens if one_token else _take(tokens, choices // k)
+            expert, of_rows = block
+            rows = tokens if one_token else _take(tokens, of_rows)
             return None, product("...i,oi->...o", rows, weights[expert].astype(rows.dtype))
 
-        _, hidden = jax.lax.scan(block_product, None, (blocks.expert, blocks.choices))
+        _, hidden = jax.lax.scan(block_product, None, (blocks.expert, blocks.tokens))
         hidden = hidden.reshape(-1, *hidden.shape[2:])
         hidden = hidden if one_token else _take(hidden, blocks.places.reshape(-1))
         return jnp.moveaxis(hidden.reshape(-1, k, *hidden.shape[1:]), 1, -2)
@@ -136,7 +141,7 @@ def from_hidden(h: Float[Array, "t *b k f"], weights: Any, blocks: Blocks) -> Fl
         weights: ``weights[e]`` is the matrix of an expert, ``[d, f]``.
         blocks: see `blocks_of`.
     """
-    k, one_token = blocks.places.shape[-1], blocks.one_token
+    one_token = blocks.one_token
     features = jax.eval_shape(lambda: weights[0]).shape[0]
 
     def group_products(group: tuple[Array, Blocks]) -> Array:
@@ -149,25 +154,42 @@ def from_hidden(h: Float[Array, "t *b k f"], weights: Any, blocks: Blocks) -> Fl
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def add_block(y: Array, block: tuple[Array, Array, Array]) -> tuple[Array, None]:
-            expert, choices, rows = block
+            expert, of_rows, rows = block
             added = product("...i,oi->...o", rows, weights[expert].astype(rows.dtype))
-            return y + added if one_token else y.at[choices // k].add(added, mode="drop"), None
+            if one_token:
+                return y + added, None
+            return y.at[of_rows].add(added, mode="drop", wrap_negative_indices=False), None
 
-        return jax.lax.scan(add_block, zeros, (blocks.expert, blocks.choices, rows))[0]
+        return jax.lax.scan(add_block, zeros, (blocks.expert, blocks.tokens, rows))[0]
 
     return _ungrouped(jax.lax.map(group_products, (_grouped(h, blocks), blocks)), h.shape[0])
 
 
 def _grouped(x: Float[Array, "t ..."], blocks: Blocks) -> Float[Array, "g c ..."]:
     groups, group, _ = blocks.places.shape
-    x = jnp.pad(x, ((0, groups * group - x.shape[0]), *[(0, 0)] * (x.ndim - 1)))
-    return x.reshape(groups, group, *x.shape[1:])
+    return _filled(x, groups * group).reshape(groups, group, *x.shape[1:])
+
+
+def _filled(x: Shaped[Array, "t ..."], rows: int, value: int = 0) -> Shaped[Array, "n ..."]:
+    """`x` with so many rows, the last of this value."""
+    missing = rows - x.shape[0]
+    return jnp.pad(x, ((0, missing), *[(0, 0)] * (x.ndim - 1)), constant_values=value) if missing else x
 
 
 def _ungrouped(x: Float[Array, "g c ..."], tokens: int) -> Float[Array, "t ..."]:
     return x.reshape(math.prod(x.shape[:2]), *x.shape[2:])[:tokens]
 
 
-def _take(x: Float[Array, "n ..."], index: Int[Array, " m"]) -> Float[Array, "m ..."]:
-    """The rows of `x`; zeros where an index is past the last."""
-    return x.at[index].get(mode="fill", fill_value=0)
+def _take(x: Shaped[Array, "n ..."], index: Int[Array, " m"], mode: str = "fill") -> Shaped[Array, "m ..."]:
+    """The rows of `x`; zeros where an index is past the last, or with the mode ``"clip"`` the last."""
+    return x.at[index].get(mode=mode, fill_value=0 if mode == "fill" else None, wrap_negative_indices=False)
+
+
+def _quotient(x: Int[Array, "..."], divisor: int) -> Int[Array, "..."]:
+    """`x` over `divisor`, rounded down."""
+    return jax.lax.div(x, jnp.asarray(divisor, x.dtype))
+
+
+def _placed(x: Int[Array, " m"], index: Int[Array, " m"], into: Int[Array, " n"]) -> Int[Array, " n"]:
+    """`into` with the numbers `x`, but for those whose index is past the last."""
+    return into.at[index].set(x, mode="drop", wrap_negative_indices=False)

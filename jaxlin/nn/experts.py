@@ -106,6 +106,8 @@ class ExpertMatrices:
 
     def __getitem__(self, expert: int | Int[Array, ""]) -> Float[Array, "o i"]:
         """The matrix of an expert."""
+        if isinstance(self.stack, jax.Array):
+            return self.stack.at[self.layer, expert].get(mode="promise_in_bounds", wrap_negative_indices=False)
         return self.stack[self.layer, expert]
 
 
