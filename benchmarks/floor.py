@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from benchmarks.timing import seconds
 from jaxlin.linearize.operator import LocalMap
+from jaxlin.models.qwen_hybrid import QwenHybridConfig
 from jaxlin.nn.config import Config
+from jaxlin.porting.hybrid_fields import LINEAR
 
 SIDE, COPIED = 4096, 256 * 2**20
 """The side of the large product and the bytes of the large copy on a CPU. Elsewhere `ACCELERATED`: these would be too
@@ -70,11 +72,12 @@ def row_products(config: Config, rows: int, tokens: int, layers: int | None = No
     depth = config.num_hidden_layers if layers is None else layers
     if depth == 0:
         return 0
-    d, heads = config.hidden_size, config.num_attention_heads * config.head_dim
-    values, after = d * config.num_key_value_heads * config.head_dim, heads * d + 2 * d * config.neurons
-    inner = tokens * (values + after) + heads * tokens * (tokens + 1) // 2
-    top = tokens * values + after + heads * tokens
-    return 2 * rows * ((depth - 1) * inner + top)
+    d, total = config.hidden_size, 0
+    for layer in range(config.num_hidden_layers - depth, config.num_hidden_layers):
+        mixer, is_top = _mixer(config, layer), layer == config.num_hidden_layers - 1
+        after = mixer.heads * d + 2 * d * config.neurons
+        total += tokens * d * mixer.values + (1 if is_top else tokens) * after + mixer.pattern(tokens, is_top)
+    return 2 * rows * total
 
 
 def folded_products(config: Config, rows: int, tokens: int, layers: int | None = None) -> int:
@@ -94,10 +97,45 @@ def map_products(lmap: LocalMap, layers: int | None = None) -> int:
 
 def forward_products(config: Config, tokens: int) -> int:
     """Operations of a forward pass at every position, to the final norm."""
-    d, k = config.hidden_size, config.head_dim
-    weights = 2 * d * k * (config.num_attention_heads + config.num_key_value_heads) + 3 * d * config.neurons
-    patterns = 2 * config.num_attention_heads * k * tokens * (tokens + 1) // 2
-    return 2 * config.num_hidden_layers * (tokens * weights + patterns)
+    d, total = config.hidden_size, 0
+    for layer in range(config.num_hidden_layers):
+        mixer = _mixer(config, layer)
+        weights = mixer.inputs + mixer.values + mixer.heads + 3 * config.neurons
+        total += tokens * d * weights + 2 * mixer.pattern(tokens)
+    return 2 * total
+
+
+@dataclass(frozen=True)
+class _Mixer:
+    """The features of the part of a block that mixes tokens.
+
+    Attributes:
+        heads: those of all heads together, which the output projection reads.
+        values: those of all values.
+        inputs: those of what the pattern, and a gate of the heads, are computed from.
+        state: those of a state beside each of `heads`, for a delta rule; None for attention.
+    """
+
+    heads: int
+    values: int
+    inputs: int
+    state: int | None = None
+
+    def pattern(self, tokens: int, is_top: bool = False) -> int:
+        """Multiplications of a pattern with values: at the last position alone, or at all; through a state if less."""
+        seen = tokens if is_top else tokens * (tokens + 1) // 2
+        return self.heads * (seen if self.state is None else min(seen, 2 * self.state * tokens))
+
+
+def _mixer(config: Config, layer: int) -> _Mixer:
+    """Attention, or the delta rule of a hybrid."""
+    heads, values = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+    sizes = getattr(config, "delta_net", None)
+    if sizes is None or not config.layer_kinds[layer].startswith(LINEAR):
+        is_gated = isinstance(config, QwenHybridConfig)
+        return _Mixer(heads, values, (2 if is_gated else 1) * heads + values)
+    heads, keys = sizes.value_heads * sizes.value_dim, sizes.key_heads * sizes.key_dim
+    return _Mixer(heads, heads, 2 * keys + heads + 2 * sizes.value_heads, sizes.key_dim)
 
 
 def nbytes(tree: Any) -> int:

@@ -14,7 +14,7 @@ from benchmarks import precision
 from benchmarks.floor import forward_products, map_products, nbytes, row_products
 from benchmarks.results import Finding, Ratio, Row
 from benchmarks.setting import Clock, ratio
-from benchmarks.shapes import LARGE, LLAMA_70B, NF4, random_model
+from benchmarks.shapes import LARGE, LLAMA_70B, NF4, UNLIKE, random_model
 from benchmarks.spectrum import TOL, K, counted
 from benchmarks.timing import compiled
 from jaxlin.linearize.linalg.lanczos import default_width
@@ -22,14 +22,16 @@ from jaxlin.linearize.linalg.triplets import SVD
 from jaxlin.linearize.operator import LocalMap
 
 TOKENS = {"dense map": 8, "precision": 8, "attribution": 2048, "spectrum": 512}
+OF_UNLIKE = {"dense map": 8, "attribution": 2048}
 PACKED = {"Llama-3.3-70B, NF4": {**LLAMA_70B, "quantization_config": NF4}}
 OF_PACKED = {"rows": 8, "attribution": 2048}
 """For a large model in 4 bits one block of rows is measured: all rows of its map would take minutes."""
 
 
 def measure(clock: Clock) -> Iterator[Finding]:
-    """Every task for the shapes of `LARGE`, and those of `OF_PACKED` for a model in 4 bits."""
+    """Every task for the shapes of `LARGE`, some for a hybrid and a mixture, and those of `OF_PACKED` in 4 bits."""
     yield from each(clock, LARGE, TOKENS)
+    yield from each(clock, UNLIKE, OF_UNLIKE)
     yield from each(clock, PACKED, OF_PACKED)
 
 

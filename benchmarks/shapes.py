@@ -46,8 +46,23 @@ NF4: dict[str, Any] = {
 }  # fmt: skip
 """The `quantization_config` of a checkpoint in 4 bits with double quantisation."""
 LARGE = {"Llama-3.2-3B": LLAMA_3B, "Qwen3-8B": QWEN_8B, "Gemma-3-12B": GEMMA_12B}
+QWEN_35_4B: dict[str, Any] = {
+    "model_type": "qwen3_5_text", "hidden_size": 2560, "intermediate_size": 9216, "num_hidden_layers": 32,
+    "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 248320,
+    "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+    "full_attention_interval": 4, "max_position_embeddings": 262144, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25}, "dtype": "bfloat16",
+}  # fmt: skip
+QWEN_30B_A3B: dict[str, Any] = {
+    **QWEN_8B, "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 48, "num_key_value_heads": 4,
+    "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True,
+}  # fmt: skip
+UNLIKE = {"Qwen3.5-4B": QWEN_35_4B, "Qwen3-30B-A3B": QWEN_30B_A3B}
+"""A hybrid, and a mixture of experts."""
 
 
+ONE_IS_ADDED = ("gemma", "qwen3_5", "qwen3_next")
+"""How the names of types begin that add one to the weights of norms, but for those of the heads of a delta rule."""
 LEVELS = np.linspace(-1, 1, 16, dtype=np.float32)
 """Sixteen values that stand for those of NF4."""
 
@@ -67,22 +82,23 @@ def random_model(config: dict[str, Any], seed: int = 0) -> jaxlin.Decoder:
     Matrices have entries of variance 1 / fan-in; the weights of norms are one, or zero where one is added to them.
     """
     abstract = abstract_model(config, "config", "float32", "gate")
-    parts, structure = jax.tree.flatten(abstract, is_leaf=lambda node: isinstance(node, BFloat16 | FourBit))
-    norm = 0.0 if config["model_type"].startswith("gemma") else 1.0
+    located, structure = jax.tree.flatten_with_path(abstract, is_leaf=lambda node: isinstance(node, BFloat16 | FourBit))
+    one_is_added = config["model_type"].startswith(ONE_IS_ADDED)
 
-    def value(part: Any, key: jax.Array) -> Any:
+    def value(path: Any, part: Any, key: jax.Array) -> Any:
         if isinstance(part, FourBit):
             return _four_bit(key, part)
         if isinstance(part, BFloat16):
             return BFloat16(jax.lax.bitcast_convert_type(_drawn(key, part.shape, jnp.bfloat16), jnp.uint16))
         matrix = part.ndim == 3 or part.shape[0] == config["vocab_size"]
+        norm = 0.0 if one_is_added and "o_norm" not in jax.tree_util.keystr(path) else 1.0
         return _drawn(key, part.shape, part.dtype) if matrix else jnp.full(part.shape, norm, part.dtype)
 
-    keys = jax.random.split(jax.random.key(seed), len(parts))
+    keys = jax.random.split(jax.random.key(seed), len(located))
     # One program a matrix, and each awaited: the random bits of several would take more than the model.
     drawn = [
-        jax.block_until_ready(jax.jit(lambda key, part=part: value(part, key))(key))
-        for part, key in zip(parts, keys, strict=True)
+        jax.block_until_ready(jax.jit(lambda key, path=path, part=part: value(path, part, key))(key))
+        for (path, part), key in zip(located, keys, strict=True)
     ]
     return jax.tree.unflatten(structure, drawn)
 

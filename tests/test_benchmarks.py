@@ -11,8 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
+import tiny
 import torch
+import transformers
 from kinds import PROVEN
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,6 +48,7 @@ from benchmarks.results import Ratio, Row, commit, document
 from benchmarks.setting import Clock, Setting
 from jaxlin.common.errors import JaxlinError
 from jaxlin.loading.plan import memory_plan
+from jaxlin.loading.shapes import abstract_model
 from jaxlin.nn.precision import MATMUL_PRECISIONS, PRECISIONS
 from jaxlin.quantized import FourBit
 
@@ -312,14 +316,54 @@ def test_precisions_that_a_device_tells_apart(monkeypatch: pytest.MonkeyPatch) -
     assert findings[-1] == Ratio("precision, residual", {"tokens": 4}, rows[0].figures["residual"])
 
 
-@pytest.mark.parametrize(("name", "billions"), [("Llama-3.2-3B", 3.2), ("Qwen3-8B", 8.2), ("Gemma-3-12B", 11.8)])
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("Llama-3.2-3B", 3.2), ("Qwen3-8B", 8.2), ("Gemma-3-12B", 11.8), ("Qwen3.5-4B", 4.2), ("Qwen3-30B-A3B", 30.5)],
+)
 @pytest.mark.usefixtures("uncompiled_plans")
 def test_large_shapes(name: str, billions: float) -> None:
     """They are those models: as many parameters, and a memory plan."""
-    config = {**shapes.LARGE[name], "num_hidden_layers": 1}
-    shape = {**shapes.LARGE[name]}
-    one, two = (memory_plan({**config, "num_hidden_layers": n}, tokens=2).parameters for n in (1, 2))
-    assert one + (shape["num_hidden_layers"] - 1) * (two - one) == pytest.approx(billions * 1e9, rel=0.02)
+    shape = {**shapes.LARGE, **shapes.UNLIKE}[name]
+    period = shape.get("full_attention_interval", 1)
+    one, two = (memory_plan({**shape, "num_hidden_layers": n}, tokens=2).parameters for n in (period, 2 * period))
+    periods = shape["num_hidden_layers"] // period
+    assert one + (periods - 1) * (two - one) == pytest.approx(billions * 1e9, rel=0.02)
+
+
+def test_the_products_of_a_hybrid_and_a_mixture(checkpoint: Callable[[str], Path]) -> None:
+    """Against PyTorch's count of a forward pass, which has routers, convolutions and inverses too."""
+    settings = {**shapes.QWEN_35_4B, "num_hidden_layers": 4, "vocab_size": 256}
+    with torch.device("meta"):
+        hybrid: Any = transformers.Qwen3_5TextModel(transformers.Qwen3_5TextConfig(**settings))
+        ids = torch.zeros(1, 64, dtype=torch.long)
+    mixture = oracle.load(checkpoint("qwen3_moe"), torch.float32).model
+    of_mixture = jaxlin.load(checkpoint("qwen3_moe"))[0].config
+    of_hybrid = abstract_model(settings, "settings", "float32", "gate").config
+    for reference, config, tokens in (
+        (hybrid, of_hybrid, ids),
+        (mixture, of_mixture, torch.tensor([tiny.IDS[:8]])),
+    ):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            reference(input_ids=tokens)
+        counted = floor.forward_products(config, tokens.shape[1])
+        assert 0.85 * counter.get_total_flops() <= counted <= counter.get_total_flops()
+        # Rows leave out the gate projection, and what a pattern and a gate are computed from.
+        assert 0.3 * counted < floor.row_products(config, 1, tokens.shape[1]) < 0.8 * counted
+
+
+def test_gpu_tasks_of_a_hybrid_and_a_mixture() -> None:
+    sizes = {"num_hidden_layers": 4, "hidden_size": 64, "vocab_size": 128, "num_attention_heads": 2, "head_dim": 32}
+    sizes |= {"num_key_value_heads": 1, "intermediate_size": 96}
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
+    hybrid = {**shapes.QWEN_35_4B, **sizes, **heads, "linear_value_head_dim": 8}
+    mixture = {**shapes.QWEN_30B_A3B, **sizes, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    with Clock(runs=1, side=64) as clock:
+        findings = list(gpu.each(clock, {"hybrid": hybrid, "mixture": mixture}, {"dense map": 4, "attribution": 12}))
+    rows = [row for row in findings if isinstance(row, Row)]
+    assert [row.name for row in rows] == ["dense map", "attribution", "forward pass"] * 2
+    assert all(row.fraction for row in rows)
+    assert all(0 < row.figures["residual"] <= 3e-6 for row in rows if row.name == "dense map")
+    assert all(row.figures["defect"] <= 1e-5 for row in rows if row.name == "attribution")
 
 
 def test_random_model_is_as_stored() -> None:

@@ -60,6 +60,7 @@ LONG: tuple[str, ...] = (
     "test_benchmarks.py::test_dense_map_against_its_peers",
     "test_benchmarks.py::test_dense_map_reaches_its_floor",
     "test_benchmarks.py::test_gpu_tasks_at_a_small_shape",
+    "test_benchmarks.py::test_gpu_tasks_of_a_hybrid_and_a_mixture",
     "test_benchmarks.py::test_gpu_tasks_of_two_shapes_in_four_bits",
     "test_benchmarks.py::test_patterns_of_the_delta_rule",
     "test_benchmarks.py::test_products_with_packed_weights",
