@@ -1,4 +1,4 @@
-"""The tests that `pytest` leaves to `pytest --thorough`, so that the check of a change takes less than half an hour.
+"""The tests that `pytest` leaves to `pytest --thorough`, so that the check of a change takes less time.
 
 Nearly all of the time of the suite goes into tracing and compiling one more program: for one more type of model under
 an analysis that others pass through. A fault in a type fails under most analyses, and one in an analysis with most
