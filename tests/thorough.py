@@ -59,7 +59,6 @@ LONG: tuple[str, ...] = (
     "test_benchmarks.py::test_a_few_layers_say_what_all_take",
     "test_benchmarks.py::test_dense_map_against_its_peers",
     "test_benchmarks.py::test_dense_map_reaches_its_floor",
-    "test_benchmarks.py::test_gpu_tasks_at_a_small_shape",
     "test_benchmarks.py::test_gpu_tasks_of_a_hybrid_and_a_mixture",
     "test_benchmarks.py::test_gpu_tasks_of_two_shapes_in_four_bits",
     "test_benchmarks.py::test_patterns_of_the_delta_rule",
@@ -67,7 +66,7 @@ LONG: tuple[str, ...] = (
     "test_benchmarks.py::test_rows_through_experts",
     "test_benchmarks.py::test_what_a_circuit_costs",
 )
-"""Tests, or cases of tests, that the check leaves out, each beside others of the same code."""
+"""Tests that the check leaves out, whole."""
 
 
 def is_whole_suite(config: pytest.Config) -> bool:

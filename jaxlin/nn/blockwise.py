@@ -165,5 +165,6 @@ def _over_keys(rows: Blocked, step: Callable[..., Array], carry: Array, *xs: Flo
 def in_blocks(x: Array, size: int, padding: int = 0) -> Array:
     """`x` in blocks of `size` along its first axis, the last of them padded."""
     missing = -x.shape[0] % size
-    padded = jnp.pad(x, [(0, missing), *[(0, 0)] * (x.ndim - 1)], constant_values=padding)
+    padding_rows = [(0, missing), *[(0, 0)] * (x.ndim - 1)]
+    padded = jnp.pad(x, padding_rows, constant_values=padding) if missing else x
     return padded.reshape(-1, size, *x.shape[1:])

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxlin.nn.blockwise import in_blocks
 from jaxlin.nn.layers import product
 
 MANY_VECTORS = 32
@@ -61,12 +62,11 @@ def blocks_of(experts: Int[Array, "t k"], count: int, vectors: int) -> Blocks:
     """
     tokens, k = experts.shape
     group, rows = _sizes(tokens, k, count, vectors)
-    groups = -(-tokens // group)
     # The tokens that fill the last group have no expert, so that they are in no block.
-    grouped = _filled(experts, groups * group, count).reshape(groups, group, k)
+    grouped = in_blocks(experts, group, count)
     if rows == 1:
-        choices = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32)[None, :, None], (groups, k, 1))
-        return Blocks(grouped[:, 0], choices, jnp.zeros_like(choices), choices.reshape(groups, 1, k))
+        choices = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32)[None, :, None], (tokens, k, 1))
+        return Blocks(grouped[:, 0], choices, jnp.zeros_like(choices), choices.reshape(tokens, 1, k))
     return jax.vmap(functools.partial(_sorted_blocks, count=count, rows=rows))(grouped)
 
 
@@ -166,14 +166,7 @@ def from_hidden(h: Float[Array, "t *b k f"], weights: Any, blocks: Blocks) -> Fl
 
 
 def _grouped(x: Float[Array, "t ..."], blocks: Blocks) -> Float[Array, "g c ..."]:
-    groups, group, _ = blocks.places.shape
-    return _filled(x, groups * group).reshape(groups, group, *x.shape[1:])
-
-
-def _filled(x: Shaped[Array, "t ..."], rows: int, value: int = 0) -> Shaped[Array, "n ..."]:
-    """`x` with so many rows, the last of this value."""
-    missing = rows - x.shape[0]
-    return jnp.pad(x, ((0, missing), *[(0, 0)] * (x.ndim - 1)), constant_values=value) if missing else x
+    return in_blocks(x, blocks.places.shape[1])
 
 
 def _ungrouped(x: Float[Array, "g c ..."], tokens: int) -> Float[Array, "t ..."]:
